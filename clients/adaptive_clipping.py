@@ -1,0 +1,36 @@
+"""Adaptive gradient clipping (Brock et al., ICML 2021, arXiv 2102.06171, Eq. 3), as FedWon uses it on its clients."""
+
+import torch
+from torch import nn
+
+WEIGHT_FLOOR = 1e-3
+GRADIENT_FLOOR = 1e-6
+
+
+def unitwise_norm(tensor: torch.Tensor) -> torch.Tensor:
+    """The L2 norm of each unit, in a shape that broadcasts against ``tensor``.
+
+    A unit is an output channel of a convolution (over in, kh, kw) or a row of a linear layer (over in). Tensors that are
+    vectors once axes of length one are dropped, biases and the gains (C_out, 1, 1, 1), are one unit as a whole.
+    """
+    if tensor.squeeze().dim() <= 1:
+        return torch.linalg.vector_norm(tensor)
+    return torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.dim())), keepdim=True)
+
+
+@torch.no_grad()
+def clip_adaptively(parameters: list[nn.Parameter], clip: float) -> None:
+    """Scales each unit's gradient G down to ``clip * max(|W|, 1e-3)`` where it is longer, in place."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        limit = clip * unitwise_norm(parameter).clamp(min=WEIGHT_FLOOR)
+        norm = unitwise_norm(parameter.grad)
+        parameter.grad.mul_(torch.where(norm > limit, limit / norm.clamp(min=GRADIENT_FLOOR), 1.0))
+
+
+def all_but_last_linear(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are clipped: those of the last linear layer, the classifier, are left alone."""
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    spared = {id(parameter) for parameter in linear[-1].parameters()} if linear else set()
+    return [parameter for parameter in model.parameters() if id(parameter) not in spared]

@@ -1,0 +1,75 @@
+"""Plain local SGD: what every client does unless its method says otherwise.
+
+A method overrides the step that differs (``loss``, ``before_step``, ``train``, ``evaluate``) and inherits the rest. Loading
+the model, keeping the personal part and building the reply are the simulator's work (``fedsim/client_host.py``).
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from datasets.federation import Examples
+from fedsim.method import LocalTraining, Turn
+
+EVALUATION_BATCH = 512
+
+
+class LocalSGD:
+    """``local_epochs`` passes of SGD over the client's images, with a new optimizer in every round.
+
+    Metrics: ``loss`` and ``accuracy``, means over the images, and ``num-examples`` (the images, not the passes).
+    """
+
+    def __init__(self, training: LocalTraining) -> None:
+        self.training = training
+
+    def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
+        model.train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=self.training.lr, momentum=self.training.momentum)
+        device = data.labels.device
+        # Sums stay on the device, so that a GPU is not made to wait for every batch.
+        loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
+        seen = 0
+        for _ in range(self.training.local_epochs):
+            for indices in self.batches(len(data), turn.generator):
+                images, labels = data.batch(indices.to(device))
+                optimizer.zero_grad(set_to_none=True)
+                logits = model(images)
+                loss = self.loss(model, logits, labels)
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.before_step(model)
+                optimizer.step()
+                loss_sum += loss.detach() * len(labels)
+                correct += (logits.detach().argmax(1) == labels).sum()
+                seen += len(labels)
+        return {"num-examples": len(data), "loss": loss_sum.item() / seen, "accuracy": correct.item() / seen}
+
+    def batches(self, examples: int, generator: torch.Generator) -> list[torch.Tensor]:
+        """Indices of one pass in random order; a last batch of a single image is left out.
+
+        BatchNorm over a linear layer cannot estimate a variance from one image. The rule holds for every norm, so that
+        all of them see the same images; it does not apply where one image is the batch size or all there is.
+        """
+        order = torch.randperm(examples, generator=generator)
+        batches = list(order.split(self.training.batch_size))
+        if len(batches) > 1 and len(batches[-1]) == 1 and self.training.batch_size > 1:
+            batches.pop()
+        return batches
+
+    def loss(self, model: nn.Module, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits, labels)
+
+    def before_step(self, model: nn.Module) -> None:
+        """Between backward and the optimizer's step; the gradients stand in ``parameter.grad``."""
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+        """``num-examples``, ``correct`` (a count, so that test sets can be pooled) and the mean ``loss``."""
+        model.eval()
+        loss_sum, correct = torch.zeros((), device=data.labels.device), 0
+        for indices in torch.arange(len(data)).split(EVALUATION_BATCH):
+            images, labels = data.batch(indices.to(data.labels.device))
+            logits = model(images)
+            loss_sum += F.cross_entropy(logits, labels, reduction="sum")
+            correct += int((logits.argmax(1) == labels).sum())
+        return {"num-examples": len(data), "correct": correct, "loss": loss_sum.item() / len(data)}

@@ -1,0 +1,73 @@
+"""Tensors inside Flower's records, serialized only when a wire needs bytes.
+
+Flower's ``Array`` holds ``np.save`` bytes, which takes 0.2 s to write for a model of 14 M parameters. The engines of one
+machine need no bytes, so ``TensorArray`` keeps the tensor and makes the bytes when somebody reads ``data``.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from flwr.app import Array, ArrayRecord
+
+
+class TensorArray(Array):
+    """An ``Array`` that holds a tensor; ``data`` (the ``np.save`` bytes) is made on demand and kept."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        # Array.__init__ would serialize; the four fields it promises are set here, the last one lazily.
+        self.tensor = tensor.detach()
+        self.dtype = str(self.tensor.dtype).removeprefix("torch.")
+        self.shape = tuple(self.tensor.shape)
+        self.stype = "numpy.ndarray"
+
+    def numpy(self) -> npt.NDArray[np.generic]:
+        return self.tensor.cpu().numpy()
+
+    def __getattr__(self, name: str) -> bytes:
+        # Only reached while the instance has no ``data`` yet.
+        if name != "data":
+            raise AttributeError(name)
+        self.data = Array.from_numpy_ndarray(self.numpy()).data
+        return self.data
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # As a numpy array, so that pickle protocol 5 can hand its buffer over without a copy.
+        return _tensor_array, (self.numpy(),)
+
+
+def _tensor_array(array: npt.NDArray[np.generic]) -> TensorArray:
+    return TensorArray(torch.from_numpy(array))
+
+
+def to_tensor(array: Array) -> torch.Tensor:
+    """The tensor of an ``Array``: shared with it, not copied, where it is a ``TensorArray``."""
+    if isinstance(array, TensorArray):
+        return array.tensor
+    return torch.from_numpy(array.numpy().copy())
+
+
+def to_record(tensors: Mapping[str, torch.Tensor]) -> ArrayRecord:
+    """An ``ArrayRecord`` that shares memory with ``tensors``."""
+    record = ArrayRecord()
+    for name, tensor in tensors.items():  # the constructor would turn each entry into a plain, serialized Array
+        record[name] = TensorArray(tensor)
+    return record
+
+
+def to_tensors(record: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+    return {name: to_tensor(array) for name, array in record.items()}
+
+
+def select(record: ArrayRecord, names: Iterable[str]) -> ArrayRecord:
+    """The entries ``names`` of a record, in that order, shared and not copied."""
+    chosen = ArrayRecord()
+    for name in names:
+        chosen[name] = record[name]
+    return chosen
+
+
+def count_bytes(record: Mapping[str, Array]) -> int:
+    """Bytes of the values: what travels, without the few bytes of framing that each transport adds."""
+    return sum(int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize for array in record.values())

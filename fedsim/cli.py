@@ -1,0 +1,117 @@
+"""The command line: checks everything first, then lets Hydra run one job or a sweep.
+
+Wrong settings are refused before Hydra makes a directory, with one sentence and exit status 2.
+"""
+
+import argparse
+import itertools
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from fedsim.config import CONFIG_DIR, CONFIG_NAME, compose, load, register_resolvers
+from fedsim.errors import FedsimError, UserError
+from fedsim.progress import console_reporter
+from fedsim.recording import check_run_dir
+from fedsim.report import run_table
+from fedsim.settings import Settings
+from fedsim.simulation import prepare, run
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+def main() -> None:
+    """Runs what ``sys.argv`` says and exits."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a bug of ours shows its whole traceback
+    try:
+        options, overrides = _parse(sys.argv[1:])
+        if options.runs:
+            for number, job in enumerate(_jobs(overrides, options.multirun)):
+                _check(job, options, number)
+        register_resolvers()
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(_job)()
+    except FedsimError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("stopped; what was recorded is intact", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _job(config: DictConfig) -> None:
+    """One run, in the directory that Hydra has made for it."""
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    container = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(container, dict)
+    settings = _settings({str(key): value for key, value in container.items()})
+    try:
+        result = run(prepare(settings), run_dir, console_reporter())
+    except (KeyboardInterrupt, FedsimError):
+        print(f"go on with: python run.py resume={_shown(run_dir)}", file=sys.stderr)
+        raise
+    console = Console()
+    console.print(run_table(result))
+    console.print(f"run directory: {_shown(run_dir)}", highlight=False, soft_wrap=True)
+
+
+def _check(overrides: Sequence[str], options: argparse.Namespace, number: int) -> None:
+    settings = _settings(compose(overrides, options.config_dir, options.config_name))
+    if settings.resume is not None and len(overrides) > 1:
+        other = next(text for text in overrides if not text.startswith("resume="))
+        raise UserError(f"{other} cannot be given with resume=: a resumed run keeps the settings it was started with.")
+    prepare(settings)
+    if settings.out_dir is not None and settings.resume is None:
+        check_run_dir(Path(settings.out_dir, str(number)) if options.multirun else Path(settings.out_dir))
+
+
+def _settings(config: dict[str, object]) -> Settings:
+    """The checked settings; those of the run directory where a run is resumed."""
+    if config.get("resume") is not None:
+        resume = Path(str(config["resume"]))
+        config = {**load(resume), "resume": str(resume)}
+    return Settings.from_config(config)
+
+
+def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The few of Hydra's flags that decide what will run; Hydra itself reads all of them again."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--config-path", "-cp", "--config-dir", "-cd", dest="config_dir", type=Path, default=CONFIG_DIR)
+    parser.add_argument("--config-name", "-cn", default=CONFIG_NAME)
+    parser.add_argument("overrides", nargs="*")
+    options, flags = parser.parse_known_args(arguments)
+    options.runs = not flags  # --help, --cfg job and the like only print
+    return options, options.overrides
+
+
+def _jobs(overrides: list[str], multirun: bool) -> Iterator[list[str]]:
+    """The overrides of each job of a sweep, as Hydra's basic sweeper forms them: every combination."""
+    if not multirun:
+        yield overrides
+        return
+    parser = OverridesParser.create()
+    alternatives: list[list[str]] = []
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException as error:
+            raise UserError(f"{text!r} cannot be read: write key=value, or key=value,value for a sweep.") from error
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            alternatives.append([text])
+    yield from (list(job) for job in itertools.product(*alternatives))
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

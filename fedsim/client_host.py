@@ -1,0 +1,114 @@
+"""The client side of every engine: takes a message, lets the method's client half work, and builds the reply.
+
+What the server does not send is personal: entries of the model that a train or evaluate message lacks are taken from
+``Context.state`` (or, before the first training, from the initial model, which every client builds from the same seed),
+kept there after training, and not sent back. So the state split is declared once, by the strategy.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from datasets.federation import Examples, Federation
+from fedsim.arrays import to_record, to_tensors
+from fedsim.binding import bind_half
+from fedsim.messages import ARRAYS, DOMAIN, METRICS, ROUND, arrays_of, config_of
+from fedsim.method import ClientHalf, LocalTraining, Turn
+from fedsim.models import build_model
+from fedsim.seeding import global_seed, torch_generator
+from fedsim.settings import Settings
+
+PERSONAL = "personal"
+"""The record of ``Context.state`` that holds the personal part of the model."""
+
+
+@dataclass(frozen=True)
+class ClientAppFactory:
+    """Makes the ``ClientApp`` in the process that will run it; small enough to be sent there, but for the images."""
+
+    settings: Settings
+    federation: Federation
+
+    def __call__(self, device: torch.device) -> ClientApp:
+        host = ClientHost(self.settings, self.federation, device)
+        app = ClientApp()
+        app.train()(host.train)
+        app.evaluate()(host.evaluate)
+        app.evaluate("global_model")(host.evaluate_global)
+        app.query("state")(host.state)
+        return app
+
+
+class ClientHost:
+    """Plays any client of the federation, one message at a time, with one resident model."""
+
+    def __init__(self, settings: Settings, federation: Federation, device: torch.device) -> None:
+        self.seed = settings.seed
+        self.federation = federation
+        self.device = device
+        self.model = build_model(settings.model, settings.norm, federation.num_classes, settings.seed).to(device)
+        self.initial = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.half = client_half(settings)
+
+    def train(self, message: Message, context: Context) -> Message:
+        client, round = _partition(context), int(str(config_of(message)[ROUND]))
+        received = arrays_of(message)
+        self._load(received, context.state)
+        turn = Turn(
+            round=round,
+            generator=torch_generator(self.seed, "batches", round=round, client=client),
+            config=config_of(message),
+            state=context.state,
+        )
+        with global_seed(self.seed, "train", round=round, client=client):
+            metrics = self.half.train(self.model, self._examples(client, test=False), turn)
+        # Cloned, since the resident model goes on to play other clients.
+        trained = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        personal = {name: tensor for name, tensor in trained.items() if name not in received}
+        if personal:
+            context.state[PERSONAL] = to_record(personal)
+        return self._reply(message, metrics, to_record({name: trained[name] for name in received}))
+
+    def evaluate(self, message: Message, context: Context) -> Message:
+        """The model this client would use, shared plus personal part, on its own test set."""
+        self._load(arrays_of(message), context.state)
+        return self._reply(message, self.half.evaluate(self.model, self._examples(_partition(context), test=True)))
+
+    def evaluate_global(self, message: Message, context: Context) -> Message:
+        """The complete model of the message on all test images of one domain."""
+        self._load(arrays_of(message), RecordDict())
+        indices = self.federation.domain_tests[str(config_of(message)[DOMAIN])]
+        return self._reply(message, self.half.evaluate(self.model, self.federation.examples(indices).to(self.device)))
+
+    def state(self, message: Message, context: Context) -> Message:
+        return Message(context.state, reply_to=message)
+
+    def _load(self, received: ArrayRecord, state: RecordDict) -> None:
+        kept = state.get(PERSONAL, ArrayRecord())
+        assert isinstance(kept, ArrayRecord)
+        # Names that are not the model's raise here, with the names in the error.
+        self.model.load_state_dict({**self.initial, **to_tensors(kept), **to_tensors(received)})
+
+    def _examples(self, client: int, *, test: bool) -> Examples:
+        partition = self.federation.partitions[client]
+        return self.federation.examples(partition.test if test else partition.train).to(self.device)
+
+    @staticmethod
+    def _reply(message: Message, metrics: dict[str, float], arrays: ArrayRecord | None = None) -> Message:
+        content = RecordDict({METRICS: MetricRecord({**metrics})})
+        if arrays is not None:
+            content[ARRAYS] = arrays
+        return Message(content, reply_to=message)
+
+
+def client_half(settings: Settings) -> ClientHalf:
+    """The method's client half with the settings of local training."""
+    training = LocalTraining(settings.local_epochs, settings.batch_size, settings.lr, settings.momentum)
+    half: ClientHalf = bind_half(settings.strategy, "client", training)
+    return half
+
+
+def _partition(context: Context) -> int:
+    return int(context.node_config["partition-id"])

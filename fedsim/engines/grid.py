@@ -1,0 +1,101 @@
+"""What the engines have in common: they are Flower Grids whose node ids are partition ids."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from flwr.app import Context, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+SERVER_NODE = 0xFED
+"""Source node id of the server's messages; any number serves, since replies return to the caller."""
+
+
+class FederationGrid(Grid):
+    """A ``Grid`` for one federation: replies in the order of the messages, and the clients' states can be read."""
+
+    @abstractmethod
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Replies in the order of the messages, as they come; a client that raises answers with an error message."""
+
+    @abstractmethod
+    def client_states(self) -> dict[int, RecordDict]:
+        """What each client keeps between rounds."""
+
+    def peak_memory_mb(self) -> float:
+        """Largest memory of the processes this engine started, added up; 0 for none."""
+        return 0.0
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+
+class LocalGrid(FederationGrid):
+    """A ``Grid`` over ``num_nodes`` clients whose ``Context`` it keeps, so that a worker that dies loses no state.
+
+    It has no timeout: on one machine a client ends, raises, or takes its worker down with it, and each is answered.
+
+    Use it as a context manager; leaving the block ends what the engine started.
+    """
+
+    def __init__(self, num_nodes: int, run_config: dict[str, Any] | None = None) -> None:
+        self.contexts = {
+            node: Context(
+                run_id=1,
+                node_id=node,
+                node_config={"partition-id": node, "num-partitions": num_nodes},
+                state=RecordDict(),
+                run_config=run_config or {},
+            )
+            for node in range(num_nodes)
+        }
+        # Flower's Message reads the sender from here; its runtime sets it before an app starts, and here nobody else does.
+        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SERVER_NODE
+        self._pushed: dict[str, Message] = {}
+        self._pushed_count = 0
+
+    @classmethod
+    def check(cls, devices: Sequence[torch.device], options: Mapping[str, Any]) -> None:
+        """Whether this engine can be started with the options of its configuration.
+
+        Errors: ``UserError`` if not.
+        """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Nothing to end, unless an engine says otherwise."""
+
+    def client_states(self) -> dict[int, RecordDict]:
+        return {node: context.state for node, context in self.contexts.items()}
+
+    def restore_client_states(self, states: dict[int, RecordDict]) -> None:
+        for node, state in states.items():
+            self.contexts[node].state = state
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self.contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        ids = []
+        for message in messages:
+            self._pushed_count += 1
+            ids.append(str(self._pushed_count))
+            self._pushed[ids[-1]] = message
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Runs the pushed messages and returns their replies."""
+        return list(self.send_and_receive([self._pushed.pop(id_) for id_ in message_ids]))
+
+    def set_run(self, run: Any) -> None:
+        """A local grid serves one run and needs no description of it."""
+
+    @property
+    def run(self) -> Any:
+        raise RuntimeError("a local grid has no Flower run: there is no SuperLink behind it")

@@ -1,0 +1,30 @@
+"""``engine=inline``: every client in this process, one after the other. For debugging, and for one GPU."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from flwr.app import Message
+from flwr.clientapp import ClientApp
+
+from fedsim.engines.grid import LocalGrid
+from fedsim.engines.handle import fix_threads, handle
+
+
+class InlineGrid(LocalGrid):
+    """Runs the app that ``make_app`` returns for the first of ``devices``."""
+
+    def __init__(
+        self, make_app: Callable[[torch.device], ClientApp], num_nodes: int, devices: Sequence[torch.device]
+    ) -> None:
+        super().__init__(num_nodes)
+        self._threads_before = fix_threads()
+        self._app = make_app(devices[0])
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        for message in messages:
+            context = self.contexts[message.metadata.dst_node_id]
+            reply, context.state = handle(self._app, message, context)
+            yield reply
+
+    def __exit__(self, *exc: object) -> None:
+        torch.set_num_threads(self._threads_before)

@@ -1,0 +1,236 @@
+"""``engine=process``: clients on a pool of worker processes, one thread each; all cores, or several workers per GPU.
+
+Any idle worker takes the next client: the clients' states live in this process and travel with the message through shared
+memory, which balances clients of different size and lets a client start over, with the same result, when its worker dies.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from typing import Any
+
+import torch
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedsim.engines.grid import LocalGrid
+from fedsim.engines.handle import CLIENT_RAISED
+from fedsim.engines.shared_memory import Packed, pack, receive, send
+from fedsim.engines.worker import READY, serve
+from fedsim.errors import FedsimError, UserError
+from fedsim.messages import ROUND, config_of
+
+log = logging.getLogger(__name__)
+
+AHEAD = 2
+"""Messages per worker that may be answered before an earlier one is: bounds the replies that wait for their turn."""
+ATTEMPTS = 3
+"""How often a client is begun before the death of its workers is taken to be its own fault."""
+
+
+@dataclass(eq=False)
+class _Task:
+    index: int
+    message: Message
+    content: Packed
+    attempts: int = 0
+
+
+@dataclass(eq=False)
+class _Worker:
+    number: int
+    device: torch.device
+    process: ForkServerProcess
+    connection: Connection
+    task: _Task | None = None
+    peak_memory_mb: float = 0.0
+
+
+class ProcessGrid(LocalGrid):
+    """A pool of workers, each holding the app that ``make_app`` (picklable) returns for its device.
+
+    ``workers=None`` means one per core on the CPU and ``workers_per_gpu`` on each GPU, but not more than clients.
+    """
+
+    def __init__(
+        self,
+        make_app: Callable[[torch.device], ClientApp],
+        num_nodes: int,
+        devices: Sequence[torch.device],
+        workers: int | None = None,
+        workers_per_gpu: int = 1,
+    ) -> None:
+        count = worker_count(devices, workers, workers_per_gpu)
+        super().__init__(num_nodes)
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([serve.__module__])
+        self._make_app = pack(make_app)
+        self._workers: list[_Worker] = []
+        try:
+            for number in range(min(count, num_nodes)):
+                self._workers.append(self._start(number, devices[number % len(devices)]))
+            for worker in self._workers:
+                self._await_ready(worker)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    @classmethod
+    def check(cls, devices: Sequence[torch.device], options: Mapping[str, Any]) -> None:
+        worker_count(devices, options["workers"], options["workers_per_gpu"])
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        waiting = list(reversed(list(_tasks(messages))))
+        total, yielded = len(waiting), 0
+        in_flight: set[_Task] = set()
+        replies: dict[int, Message] = {}
+        while yielded < total:
+            for worker in self._workers:
+                if worker.task is None and waiting and waiting[-1].index < yielded + AHEAD * len(self._workers):
+                    if any(_client(task) == _client(waiting[-1]) for task in in_flight):
+                        break  # the client's own earlier message comes first
+                    task = waiting.pop()
+                    in_flight.add(task)
+                    self._dispatch(worker, task)
+            if yielded in replies:
+                yielded += 1
+                yield replies.pop(yielded - 1)
+                continue
+            for connection in wait([worker.connection for worker in self._workers if worker.task is not None]):
+                worker = next(worker for worker in self._workers if worker.connection is connection)
+                task = worker.task
+                assert task is not None
+                answer = self._collect(worker, task)
+                if answer is not None and task in in_flight:  # not one that a caller before stopped waiting for
+                    in_flight.remove(task)
+                    replies[task.index], self.contexts[_client(task)].state = answer
+
+    def peak_memory_mb(self) -> float:
+        return sum(worker.peak_memory_mb for worker in self._workers)
+
+    def worker_process_ids(self) -> list[int]:
+        return [_process_id(worker) for worker in self._workers]
+
+    def __exit__(self, *exc: object) -> None:
+        for worker in self._workers:
+            worker.connection.close()  # an idle worker ends by itself
+            if worker.task is not None:
+                worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(timeout=5)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+        self._workers.clear()
+
+    def _start(self, number: int, device: torch.device) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=serve, args=(theirs, device, os.getpid()), name=f"fedsim-worker-{number}", daemon=True
+        )
+        process.start()
+        theirs.close()
+        worker = _Worker(number, device, process, ours)
+        send(ours, self._make_app, _process_id(worker))
+        return worker
+
+    def _await_ready(self, worker: _Worker) -> None:
+        try:
+            answer = worker.connection.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            answer = f"it died at start ({_cause_of_death(worker)})"
+        if answer != READY:
+            raise FedsimError(f"worker {worker.number} could not be started: {answer}")
+
+    def _dispatch(self, worker: _Worker, task: _Task) -> None:
+        task.attempts += 1
+        worker.task = task
+        envelope = copy(task.message)
+        envelope.content = RecordDict()  # the content is packed once for all clients that are sent the same
+        context: Context = self.contexts[_client(task)]
+        try:
+            send(worker.connection, task.content, _process_id(worker))
+            send(worker.connection, pack((envelope, context)), _process_id(worker))
+        except OSError:
+            log.debug("worker %d was gone before its message was sent; noticed when its reply is due", worker.number)
+
+    def _collect(self, worker: _Worker, task: _Task) -> tuple[Message, RecordDict] | None:
+        """The reply and the client's new state; ``None`` if the worker has died and its task was begun again."""
+        try:
+            reply: Message = receive(worker.connection)
+            state, worker.peak_memory_mb = receive(worker.connection, copy=True)
+        except (EOFError, OSError):
+            return self._replace(worker, task)
+        worker.task = None
+        return reply, state
+
+    def _replace(self, worker: _Worker, task: _Task) -> tuple[Message, RecordDict] | None:
+        worker.process.join(timeout=5)
+        cause = _cause_of_death(worker)
+        where = f"client {_client(task)} in round {config_of(task.message).get(ROUND, '?')}"
+        log.warning(
+            "worker %d (process %s) died (%s) while it computed %s; it is replaced",
+            *(worker.number, worker.process.pid, cause, where),
+        )
+        worker.connection.close()
+        fresh = self._start(worker.number, worker.device)
+        fresh.peak_memory_mb = worker.peak_memory_mb
+        self._workers[self._workers.index(worker)] = fresh
+        self._await_ready(fresh)
+        if task.attempts < ATTEMPTS:
+            self._dispatch(fresh, task)
+            return None
+        error = Error(CLIENT_RAISED, f"its worker died {ATTEMPTS} times ({cause})")
+        return Message(error, reply_to=task.message), self.contexts[_client(task)].state
+
+
+def worker_count(devices: Sequence[torch.device], workers: int | None, workers_per_gpu: int) -> int:
+    """How many workers the settings ask for.
+
+    Errors: ``UserError`` for a number below one, or where processes cannot hand file descriptors over.
+    """
+    for key, value in (("workers", workers), ("workers_per_gpu", workers_per_gpu)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise UserError(f"engine.{key}={value} is not possible: choose a whole number of at least 1.")
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        raise UserError("engine=process is not possible on this operating system: choose engine=inline.")
+    if workers is not None:
+        return workers
+    if devices[0].type == "cuda":
+        return workers_per_gpu * len(devices)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _tasks(messages: Iterable[Message]) -> Iterator[_Task]:
+    """Packs each content once, however many messages carry it."""
+    packed: dict[int, Packed] = {}
+    kept: list[RecordDict] = []  # alive until the end, so that an id means one object
+    for index, message in enumerate(messages):
+        content = message.content
+        if id(content) not in packed:
+            kept.append(content)
+            packed[id(content)] = pack(content)
+        yield _Task(index, message, packed[id(content)])
+
+
+def _client(task: _Task) -> int:
+    return task.message.metadata.dst_node_id
+
+
+def _process_id(worker: _Worker) -> int:
+    assert worker.process.pid is not None
+    return worker.process.pid
+
+
+def _cause_of_death(worker: _Worker) -> str:
+    code = worker.process.exitcode
+    if code is None or code >= 0:
+        return f"exit status {code}"
+    return f"signal {signal.Signals(-code).name}"

@@ -1,0 +1,87 @@
+"""Objects sent between processes of one machine, their large buffers in shared memory instead of in the pipe.
+
+Pickle protocol 5 hands the buffers of arrays out separately; they are laid into one anonymous file whose descriptor goes
+over the connection, and the receiver's arrays lie directly on it. The file has no name, so nothing is left behind when a
+process is killed, and it is not limited by the size of /dev/shm.
+"""
+
+import mmap
+import os
+import pickle
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle, send_handle
+from typing import Any
+
+ALIGNMENT = 64
+
+
+@dataclass
+class Packed:
+    """An object ready to be sent, as often as one likes; the file lives until the last process lets go of it."""
+
+    pickled: bytes
+    sizes: list[int]
+    file: int | None
+
+    def __del__(self) -> None:
+        if self.file is not None:
+            os.close(self.file)
+
+
+def pack(value: object) -> Packed:
+    buffers: list[pickle.PickleBuffer] = []
+    pickled = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    views = [buffer.raw() for buffer in buffers]
+    sizes = [view.nbytes for view in views]
+    if not sum(sizes):
+        return Packed(pickled, sizes, None)
+    starts, end = _layout(sizes)
+    packed = Packed(pickled, sizes, _anonymous_file(end))
+    assert packed.file is not None
+    with mmap.mmap(packed.file, end) as memory:
+        for start, view in zip(starts, views, strict=True):
+            memory[start : start + view.nbytes] = view
+    return packed
+
+
+def send(connection: Connection, packed: Packed, process_id: int) -> None:
+    connection.send((packed.pickled, packed.sizes, packed.file is not None))
+    if packed.file is not None:
+        send_handle(connection, packed.file, process_id)
+
+
+def receive(connection: Connection, *, copy: bool = False) -> Any:
+    """The object; its arrays lie on the shared file, or with ``copy`` in memory of their own, which needs no descriptor.
+
+    Errors: ``EOFError`` or ``OSError`` if the other side is gone.
+    """
+    pickled, sizes, has_file = connection.recv()
+    if not has_file:
+        return pickle.loads(pickled, buffers=[bytearray(size) for size in sizes])
+    file = recv_handle(connection)
+    try:
+        starts, end = _layout(sizes)
+        memory = memoryview(mmap.mmap(file, end))
+    finally:
+        os.close(file)
+    views = [memory[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+    return pickle.loads(pickled, buffers=[bytearray(view) for view in views] if copy else views)
+
+
+def _layout(sizes: Sequence[int]) -> tuple[list[int], int]:
+    starts = [0, *accumulate((size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT for size in sizes)]
+    return starts[:-1], starts[-1]
+
+
+def _anonymous_file(size: int) -> int:
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("fedsim")
+    else:  # macOS: a file without a name on the disk's cache
+        with tempfile.TemporaryFile() as temporary:
+            file = os.dup(temporary.fileno())
+    os.truncate(file, size)
+    return file

@@ -1,0 +1,46 @@
+"""A worker process: builds its ``ClientApp`` once, then answers messages until the pipe closes."""
+
+import signal
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+import torch
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+# Imported here although only the app uses them: the fork server imports this module once for all workers.
+import clients  # noqa: F401
+import fedsim.client_host  # noqa: F401
+from fedsim.engines.handle import fix_threads, handle
+from fedsim.engines.shared_memory import pack, receive, send
+from fedsim.memory import peak_memory_mb
+
+READY = "ready"
+
+
+def serve(connection: Connection, device: torch.device, parent: int) -> None:
+    """Receives the app's factory, answers ``READY`` or the traceback that the factory raised, then serves messages."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
+    fix_threads()
+    try:
+        make_app: Callable[[torch.device], ClientApp] = receive(connection)
+        app = make_app(device)
+    except EOFError:
+        return
+    except Exception:
+        connection.send(traceback.format_exc())
+        return
+    connection.send(READY)
+    while True:
+        try:
+            message: Message
+            context: Context
+            content: RecordDict = receive(connection)
+            message, context = receive(connection)
+        except (EOFError, OSError):  # the parent has ended, with or without saying so
+            return
+        message.content = content
+        reply, state = handle(app, message, context)
+        send(connection, pack(reply), parent)
+        send(connection, pack((state, peak_memory_mb())), parent)

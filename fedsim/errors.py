@@ -1,0 +1,17 @@
+"""The errors that end a run, each one sentence for the person who started it."""
+
+
+class FedsimError(Exception):
+    """Base of the errors that are reported as one sentence and not as a traceback."""
+
+    exit_status = 1
+
+
+class UserError(FedsimError):
+    """A wrong setting: the sentence names the key, the value and what is allowed."""
+
+    exit_status = 2
+
+
+class RoundFailed(FedsimError):
+    """So many clients failed in one round that its average would mean something else."""

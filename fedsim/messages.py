@@ -1,0 +1,48 @@
+"""What the messages of a run hold, in one place: the names of their records, entries and types."""
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+
+ARRAYS = "arrays"
+CONFIG = "config"
+METRICS = "metrics"
+# The names Flower's own strategies use, so that ours and theirs can talk to each other's clients.
+ROUND = "server-round"
+NUM_EXAMPLES = "num-examples"
+
+TRAIN = MessageType.TRAIN
+EVALUATE = MessageType.EVALUATE
+EVALUATE_GLOBAL = "evaluate.global_model"
+"""The complete model in the message, nothing personal, on the test set of the domain that the config names."""
+QUERY_STATE = "query.state"
+"""Asks for all that a client keeps; for measuring (the averaged personal part), never for a method."""
+DOMAIN = "domain"
+
+
+def message(type_: str, client: int, arrays: ArrayRecord | None, config: ConfigRecord | None = None) -> Message:
+    content = RecordDict({CONFIG: ConfigRecord() if config is None else config})
+    if arrays is not None:
+        content[ARRAYS] = arrays
+    return Message(content=content, message_type=type_, dst_node_id=client)
+
+
+def config_of(message: Message) -> ConfigRecord:
+    record = message.content.get(CONFIG, ConfigRecord())
+    assert isinstance(record, ConfigRecord)
+    return record
+
+
+def arrays_of(message: Message) -> ArrayRecord:
+    """The message's one ``ArrayRecord``, under whatever name; empty where there is none."""
+    return next(iter(message.content.array_records.values()), ArrayRecord())
+
+
+def metrics_of(message: Message) -> MetricRecord:
+    """The message's one ``MetricRecord``, under whatever name; empty where there is none."""
+    return next(iter(message.content.metric_records.values()), MetricRecord())
+
+
+def number(metrics: MetricRecord, name: str) -> float:
+    value = metrics[name]
+    if isinstance(value, list):
+        raise TypeError(f"the metric {name} is a list, not a number")
+    return float(value)

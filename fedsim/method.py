@@ -1,0 +1,71 @@
+"""What a federated method is to the simulator: a server half and a client half.
+
+The classes under ``strategies/`` and ``clients/`` fulfil these protocols; nothing under ``fedsim/`` knows one by name.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from torch import nn
+
+from datasets.federation import Examples
+
+
+class ServerHalf(Protocol):
+    """A Flower ``Strategy`` that says which entries of the model are personal and can be saved and restored."""
+
+    personal: frozenset[str]
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]: ...
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]: ...
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]: ...
+
+    def state(self) -> RecordDict:
+        """What the server keeps between rounds beside the model; empty for most methods."""
+
+    def load_state(self, state: RecordDict) -> None: ...
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """The settings of local training that every method has."""
+
+    local_epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+
+
+@dataclass
+class Turn:
+    """What a client knows while it answers one message."""
+
+    round: int
+    generator: torch.Generator
+    """Draws the batches; the client's own for this round."""
+    config: ConfigRecord
+    """What the server sent beside the arrays."""
+    state: RecordDict
+    """What the client keeps from message to message (Flower's ``Context.state``)."""
+
+
+class ClientHalf(Protocol):
+    """Trains and evaluates a model that holds the received and the personal part; returns metrics."""
+
+    def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
+        """Trains in place; the metrics hold at least ``num-examples``."""
+
+    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+        """``num-examples``, ``correct`` (a count, so that test sets can be pooled) and the mean ``loss``."""

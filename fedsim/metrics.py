@@ -1,0 +1,95 @@
+"""The numbers of one round, under the names they have in ``rounds.csv`` and ``summary.json``.
+
+* *global accuracy*: the global model on the union of the test sets, each image counted once, and on each domain's.
+* *client accuracy*: the model that client would use on its own test set; the mean is over all clients, unweighted, with
+  the one weighted by test images beside it; the standard deviation is the spread over the clients (population formula).
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from datasets.federation import Federation
+from fedsim.evaluation import Evaluation, Tested
+
+Row = dict[str, Any]
+
+
+def round_metrics(evaluation: Evaluation, federation: Federation) -> Row:
+    """Names with a dot hold one number per domain: ``domain_accuracy.plain``."""
+    accuracy = np.array([tested.accuracy for tested in evaluation.clients.values()])
+    examples = np.array([tested.num_examples for tested in evaluation.clients.values()])
+    union = pool(evaluation.domains.values())
+    return {
+        "global_accuracy": union.accuracy,
+        "global_loss": union.loss,
+        "client_accuracy_mean": float(accuracy.mean()),
+        "client_accuracy_weighted": float(np.average(accuracy, weights=examples)),
+        "client_accuracy_std": float(accuracy.std()),
+        "client_accuracy_worst": float(accuracy.min()),
+        **{f"domain_accuracy.{domain}": tested.accuracy for domain, tested in evaluation.domains.items()},
+        **{
+            f"client_domain_accuracy.{domain}": mean
+            for domain, mean in client_mean_by_domain(evaluation, federation).items()
+        },
+    }
+
+
+def client_rows(evaluation: Evaluation, federation: Federation, round: int) -> list[Row]:
+    """The rows of ``clients.csv``."""
+    return [
+        {
+            "round": round,
+            "client": client,
+            "domain": federation.partitions[client].domain,
+            "split": "test",
+            "num_examples": tested.num_examples,
+            "loss": tested.loss,
+            "accuracy": tested.accuracy,
+        }
+        for client, tested in evaluation.clients.items()
+    ]
+
+
+def pool(tested: Iterable[Tested]) -> Tested:
+    """One result for several test sets without a common image."""
+    parts = list(tested)
+    examples = sum(part.num_examples for part in parts)
+    return Tested(
+        num_examples=examples,
+        correct=sum(part.correct for part in parts),
+        loss=sum(part.loss * part.num_examples for part in parts) / examples,
+    )
+
+
+def client_mean_by_domain(evaluation: Evaluation, federation: Federation) -> dict[str, float]:
+    """The unweighted mean of client accuracy over the clients of each domain: the rows of the papers' tables."""
+    by_domain: dict[str, list[float]] = {domain: [] for domain in federation.domain_tests}
+    for client, tested in evaluation.clients.items():
+        by_domain[federation.partitions[client].domain].append(tested.accuracy)
+    return {domain: float(np.mean(accuracies)) for domain, accuracies in by_domain.items() if accuracies}
+
+
+def nested(row: Mapping[str, Any]) -> Row:
+    """``{"a.b": 1}`` as ``{"a": {"b": 1}}``, for JSON."""
+    result: Row = {}
+    for name, value in row.items():
+        group, dot, inner = name.partition(".")
+        if dot:
+            result.setdefault(group, {})[inner] = value
+        else:
+            result[name] = value
+    return result
+
+
+def best_row(rows: Iterable[Row]) -> Row:
+    """The evaluated round with the highest mean client accuracy, the earliest of equals.
+
+    Chosen on the test images, so it flatters; it is reported beside the final round and never in its place.
+    """
+    return max(evaluated(rows), key=lambda row: (row["client_accuracy_mean"], -row["round"]))
+
+
+def evaluated(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if row.get("client_accuracy_mean") is not None]

@@ -1,0 +1,82 @@
+"""``norm=sws``: scaled weight standardization, the normalization-free layer of FedWon.
+
+FedWon (Zhuang & Lyu, ICLR 2024, arXiv 2306.05879), Eq. 3; the layer goes back to NF-ResNets (Brock et al., ICLR 2021).
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fedsim.norms.none import remove_norm
+from fedsim.norms.replace import replace_layers
+
+RELU_GAIN = 1.7139588594436646
+"""sqrt(2 / (1 - 1/pi)) as NFNet's code has it: a ReLU shrinks the standard deviation of N(0, 1) by this factor."""
+
+
+class ScaledWSConv2d(nn.Conv2d):
+    r"""A convolution whose weights are standardized per output channel before each use.
+
+    .. math:: \hat W_{i,j} = g_i \, \gamma \, (W_{i,j} - \mu_i) / \sqrt{\max(N \sigma_i^2, \epsilon)}
+
+    with :math:`\mu_i` and the biased variance :math:`\sigma_i^2` over the fan-in
+    :math:`N = C_{in} / groups \cdot k_h k_w` of output channel i, a constant :math:`\gamma` for the nonlinearity in front
+    and a learnable gain :math:`g` of shape (C_out, 1, 1, 1) that starts at one. Shapes are those of ``nn.Conv2d``.
+    """
+
+    gain: nn.Parameter
+
+    @classmethod
+    def like(cls, conv: nn.Conv2d, gamma: float = RELU_GAIN, eps: float = 1e-4) -> "ScaledWSConv2d":
+        """The standardized convolution of the same shape and the same initial weights, always with a bias.
+
+        The bias takes the place of BatchNorm's beta, so it starts at zero where ``conv`` had none.
+        """
+        layer = cls(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]  # torch annotates it wider than its own constructor
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            conv.dilation,  # type: ignore[arg-type]
+            conv.groups,
+            bias=True,
+            padding_mode=conv.padding_mode,
+            gamma=gamma,
+            eps=eps,
+        )
+        with torch.no_grad():
+            layer.weight.copy_(conv.weight)
+            assert layer.bias is not None
+            layer.bias.copy_(conv.bias if conv.bias is not None else torch.zeros_like(layer.bias))
+        return layer
+
+    def __init__(self, *args, gamma: float = RELU_GAIN, eps: float = 1e-4, **kwargs) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(*args, **kwargs)
+        self.gamma, self.eps = gamma, eps
+        self.gain = nn.Parameter(torch.ones(self.out_channels, 1, 1, 1))
+
+    def standardized_weight(self) -> torch.Tensor:
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
+        fan_in = self.weight[0].numel()
+        scale = torch.rsqrt(torch.clamp(variance * fan_in, min=self.eps)) * (self.gain * self.gamma)
+        return (self.weight - mean) * scale
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(input, self.standardized_weight(), self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, gamma={self.gamma:.4f}, eps={self.eps}"
+
+
+def use_scaled_ws(model: nn.Module, gamma: float = RELU_GAIN, eps: float = 1e-4) -> nn.Module:
+    """Removes every BatchNorm and standardizes every convolution; linear layers stay as they are.
+
+    ``gamma`` stands at every convolution, as Eq. 3 has it. (Strictly it belongs to those whose input is a ReLU.)
+    """
+    model = remove_norm(model)
+    return replace_layers(
+        model,
+        (nn.Conv2d,),
+        lambda layer: ScaledWSConv2d.like(layer, gamma, eps) if isinstance(layer, nn.Conv2d) else layer,
+    )

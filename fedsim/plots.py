@@ -1,0 +1,155 @@
+"""The pictures of a run and of a comparison; every one is a function of the recorded tables."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from datasets.federation import Federation
+
+# Okabe & Ito's colours, which people with any colour vision can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+STYLE = {
+    "figure.dpi": 130,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+}
+
+
+@contextmanager
+def picture(path: Path, width: float, height: float, columns: int = 1) -> Iterator[list[Axes]]:
+    """Axes to draw on; the picture is written when the block ends.
+
+    Made without pyplot, which would keep state and might open a window.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield [figure.add_subplot(1, columns, column + 1) for column in range(columns)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+
+
+def plot_run(clients: pd.DataFrame, rounds: pd.DataFrame, federation: Federation, folder: Path) -> None:
+    """Accuracy over rounds, final accuracy per client, and which labels each client holds."""
+    plot_accuracy(clients, rounds, folder / "accuracy.png")
+    plot_clients(clients, folder / "clients.png")
+    plot_labels(federation, folder / "labels.png")
+
+
+def plot_accuracy(clients: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> None:
+    """The mean over clients with the range of the clients, the global model, and beside them each domain."""
+    evaluated = rounds.dropna(subset="client_accuracy_mean")
+    by_round = clients.groupby("round")["accuracy"]
+    with picture(path, 8.5, 3.4, columns=2) as (overall, domains):
+        overall.plot(evaluated["round"], 100 * evaluated["client_accuracy_mean"], color=COLOURS[0], label="client mean")
+        overall.fill_between(
+            by_round.min().index,
+            100 * by_round.min(),
+            100 * by_round.max(),
+            color=COLOURS[0],
+            alpha=0.15,
+            linewidth=0,
+            label="worst to best client",
+        )
+        overall.plot(
+            evaluated["round"], 100 * evaluated["global_accuracy"], color=COLOURS[1], linestyle="--", label="global model"
+        )
+        _percent(overall, "all clients")
+        means = clients.groupby(["domain", "round"], sort=False)["accuracy"].mean()
+        for number, domain in enumerate(clients["domain"].unique()):
+            series = means[domain]
+            domains.plot(series.index, 100 * series, color=COLOURS[number % len(COLOURS)], label=domain)
+        _percent(domains, "clients of each domain")
+        for axes in (overall, domains):
+            axes.set_xlabel("round")
+            axes.legend(fontsize=7, loc="lower right")
+
+
+def plot_clients(clients: pd.DataFrame, path: Path) -> None:
+    """Each client's accuracy after the last round, coloured by domain."""
+    final = clients[clients["round"] == clients["round"].max()]
+    domains = {domain: number for number, domain in enumerate(final["domain"].unique())}
+    with picture(path, max(4.5, min(14, 1.5 + 0.6 * len(final))), 3.2) as (axes,):
+        for domain, number in domains.items():
+            mine = final[final["domain"] == domain]
+            axes.bar(mine["client"], 100 * mine["accuracy"], color=COLOURS[number % len(COLOURS)], label=domain)
+        mean = 100 * final["accuracy"].mean()
+        axes.axhline(mean, color="black", linewidth=1, linestyle=":")
+        axes.annotate(f"mean {mean:.1f}", (1, mean), xycoords=("axes fraction", "data"), fontsize=7, va="bottom", ha="right")
+        _percent(axes, f"test accuracy of each client, round {final['round'].max()}")
+        axes.set_xlabel("client")
+        if len(final) <= 30:
+            axes.set_xticks(list(final["client"]))
+        axes.legend(fontsize=7, ncols=len(domains), loc="upper center", bbox_to_anchor=(0.5, -0.18))
+
+
+def plot_labels(federation: Federation, path: Path) -> None:
+    """How many training images of each class a client holds."""
+    counts = federation.label_counts()
+    names = [f"{partition.client} {partition.domain}" for partition in federation.partitions]
+    few = len(names) <= 40
+    with picture(path, 1.5 + 0.45 * counts.shape[1], max(2.2, min(12, 1.2 + 0.25 * len(names)))) as (axes,):
+        axes.grid(False)
+        image = axes.imshow(counts, aspect="auto", cmap="Blues", vmin=0)
+        axes.set_xlabel("class")
+        axes.set_xticks(range(counts.shape[1]))
+        axes.set_yticks(range(len(names)), names) if few else axes.set_ylabel("client")
+        axes.set_title("training images per client and class", fontsize=9)
+        if few:
+            for (row, column), count in np.ndenumerate(counts):
+                colour = "white" if count > 0.6 * counts.max() else "black"
+                axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
+        figure = axes.figure
+        assert isinstance(figure, Figure)
+        figure.colorbar(image, ax=axes, shrink=0.8)
+
+
+def plot_comparison_by_domain(table: pd.DataFrame, path: Path) -> None:
+    """Grouped bars with one standard deviation: ``table`` has label, domain, mean and std (in percent)."""
+    labels, domains = list(table["label"].unique()), list(table["domain"].unique())
+    width = 0.8 / len(labels)
+    with picture(path, max(6, 1.2 * len(domains) + 1.5), 3.4) as (axes,):
+        for number, label in enumerate(labels):
+            mine = table[table["label"] == label].set_index("domain").reindex(domains)
+            places = np.arange(len(domains)) + (number - (len(labels) - 1) / 2) * width
+            axes.bar(
+                places,
+                mine["mean"],
+                width,
+                yerr=mine["std"].fillna(0),
+                color=COLOURS[number % len(COLOURS)],
+                label=label,
+                error_kw={"linewidth": 0.8},
+            )
+        axes.set_xticks(range(len(domains)), domains)
+        _percent(axes, "client accuracy after the last round, mean and standard deviation over seeds")
+        axes.legend(fontsize=8, ncols=len(labels), loc="upper center", bbox_to_anchor=(0.5, -0.1))
+
+
+def plot_comparison_over_rounds(curves: Mapping[str, pd.DataFrame], path: Path) -> None:
+    """Mean client accuracy over rounds with a band of one standard deviation over seeds; frames are rounds × runs."""
+    with picture(path, 6, 3.4) as (axes,):
+        for number, (label, frame) in enumerate(curves.items()):
+            mean, std = 100 * frame.mean(axis=1), 100 * frame.std(axis=1).fillna(0)
+            colour = COLOURS[number % len(COLOURS)]
+            axes.plot(frame.index, mean, color=colour, label=label)
+            axes.fill_between(frame.index, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
+        _percent(axes, "mean client accuracy, band: one standard deviation over seeds")
+        axes.set_xlabel("round")
+        axes.legend(fontsize=8, loc="lower right")
+
+
+def _percent(axes: Axes, title: str) -> None:
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("accuracy (%)")
+    axes.set_title(title, fontsize=9)

@@ -1,0 +1,139 @@
+"""The run directory: what a run leaves behind, complete at every moment it could be stopped."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import torch
+from flwr.app import RecordDict
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+from fedsim.config import ROOT
+from fedsim.engines.grid import FederationGrid
+from fedsim.errors import UserError
+from fedsim.evaluation import personal_part
+from fedsim.files import write_atomically
+from fedsim.memory import peak_memory_mb
+from fedsim.metrics import Row, best_row, evaluated, nested
+from fedsim.settings import Settings
+from fedsim.tables import Table
+
+PACKAGES = ("flwr", "torch", "torchvision", "numpy")
+PER_ROUND = ("train_", "seconds", "bytes_")
+"""Beginnings of the columns of ``rounds.csv`` that describe the round and not its model."""
+
+
+class Recorder:
+    """Writes ``config.yaml``, ``clients.csv``, ``rounds.csv``, ``summary.json``, the models and the label counts."""
+
+    def __init__(self, run_dir: Path, settings: Settings) -> None:
+        self.run_dir = run_dir
+        self.settings = settings
+        self.checkpoints = run_dir / "checkpoints"
+        self._clients = Table(run_dir / "clients.csv")
+        self._rounds = Table(run_dir / "rounds.csv")
+        self._rows: list[Row] = []
+
+    def open(self) -> None:
+        """Makes the directory and writes the configuration.
+
+        Errors: ``UserError`` if it cannot be written, or already holds a run that is not being resumed.
+        """
+        if self.settings.resume is None:
+            check_run_dir(self.run_dir)
+        config = OmegaConf.create({**self.settings.to_config(), "resume": None})
+        write_atomically(self.run_dir / "config.yaml", lambda path: OmegaConf.save(config, path))
+
+    def go_back_to(self, round: int) -> None:
+        """Forgets the rounds after a checkpoint's."""
+        self._clients.go_back_to(round)
+        self._rounds.go_back_to(round)
+        self._rows = [{name: _number(value) for name, value in row.items()} for row in self._rounds.read()]
+
+    def record_clients(self, rows: list[Row]) -> None:
+        self._clients.append(rows)
+
+    def record_round(self, row: Row, grid: FederationGrid) -> None:
+        self._rows.append(row)
+        self._rounds.append([row])
+        if evaluated([row]):
+            self._write_summary(grid)
+
+    def save_models(
+        self, model: Mapping[str, torch.Tensor], personal: frozenset[str], states: Mapping[int, RecordDict]
+    ) -> None:
+        """``model.safetensors``, the global model, and ``clients/ID.safetensors``, what each client kept of its own."""
+        _save_tensors(self.run_dir / "model.safetensors", model)
+        if personal:
+            (self.run_dir / "clients").mkdir(exist_ok=True)
+            for client, state in states.items():
+                _save_tensors(self.run_dir / "clients" / f"{client}.safetensors", personal_part(model, personal, state))
+
+    def _write_summary(self, grid: FederationGrid) -> None:
+        done = [row for row in self._rows if row.get("seconds") is not None]
+        summary = {
+            "strategy": self.settings.strategy["name"],
+            "norm": self.settings.norm["name"],
+            "model": self.settings.model["name"],
+            "dataset": self.settings.dataset["name"],
+            "seed": self.settings.seed,
+            "rounds": self.settings.rounds,
+            "seconds": sum(row["seconds"] for row in done),
+            "peak_memory_mb": peak_memory_mb() + grid.peak_memory_mb(),
+            "bytes_up": int(sum(row.get("bytes_up") or 0 for row in done)),
+            "bytes_down": int(sum(row.get("bytes_down") or 0 for row in done)),
+            "versions": {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
+            "commit": _commit(),
+            "final": _model_part(evaluated(self._rows)[-1]),
+            "best": _model_part(best_row(self._rows)),
+        }
+        text = json.dumps(summary, indent=2) + "\n"
+        write_atomically(self.run_dir / "summary.json", lambda path: path.write_text(text))
+
+
+def check_run_dir(run_dir: Path) -> None:
+    """Makes the directory and tries to write there.
+
+    Errors: ``UserError`` if that fails, or if it already holds a run.
+    """
+    if (run_dir / "config.yaml").exists():
+        raise UserError(f"out_dir={run_dir} already holds a run: choose another directory, or resume={run_dir}.")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=run_dir):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"out_dir={run_dir} cannot be written ({error.strerror}): choose a directory you may write to."
+        ) from error
+
+
+def _model_part(row: Row) -> Row:
+    return nested({name: value for name, value in row.items() if not name.startswith(PER_ROUND) and value is not None})
+
+
+def _save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    on_cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, lambda temporary: save_file(on_cpu, temporary))
+
+
+def _number(text: str) -> int | float | None:
+    if not text:
+        return None
+    return int(text) if text.isdecimal() else float(text)
+
+
+def _commit() -> str | None:
+    """The commit of the checkout, with ``-dirty`` if it was changed since; ``None`` outside a checkout."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None

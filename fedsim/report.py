@@ -1,0 +1,190 @@
+"""Tables and pictures of one run or many: ``python -m fedsim.report multirun/2026-11-23/21-04-11``.
+
+Runs that differ only in their seed are one row, *mean ± standard deviation* (sample formula) over the seeds.
+"""
+
+import argparse
+import html
+import io
+import sys
+from pathlib import Path
+
+import pandas as pd
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from fedsim.errors import UserError
+from fedsim.plots import plot_comparison_by_domain, plot_comparison_over_rounds
+from fedsim.results import Result, find_runs, read_result
+
+NOT_COMPARED = ("seed", "out_dir", "resume", "device", "engine", "verbose", "checkpoint_every")
+"""Settings in which the runs of one row may differ: they do not change what is measured."""
+MEAN = "mean"
+GLOBAL = "global"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m fedsim.report", description="Tables and pictures of runs.")
+    parser.add_argument("folders", nargs="+", type=Path, help="run directories, or folders with run directories below")
+    parser.add_argument("--out", type=Path, help="where table and pictures go (default: the first folder)")
+    options = parser.parse_args(arguments)
+    try:
+        runs = find_runs(options.folders)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    out: Path = options.out or options.folders[0]
+    groups = group_by_settings(runs)
+    table = accuracy_table(groups)
+    Console().print(render(table))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "comparison.md").write_text(to_markdown(table))
+    table.to_csv(out / "comparison.csv", index=False)
+    domains = table[~table["domain"].isin([GLOBAL])]
+    plot_comparison_by_domain(domains, out / "comparison_domains.png")
+    plot_comparison_over_rounds(learning_curves(groups), out / "comparison_rounds.png")
+    print(f"written to {out}: comparison.md, comparison.csv, comparison_domains.png, comparison_rounds.png")
+    return 0
+
+
+def group_by_settings(runs: list[Result]) -> dict[str, list[Result]]:
+    """Runs by label: the strategy, and the other settings in which the runs differ."""
+    settings = [_flat(run) for run in runs]
+    keys = dict.fromkeys(key for flat in settings for key in flat)
+    differing = [key for key in keys if len({str(flat.get(key)) for flat in settings}) > 1]
+    # What a strategy brings with it (its halves, options and norm) is said by its name.
+    of_strategy = [
+        key
+        for key in differing
+        if key != "strategy.name" and _determined_by(key, "strategy.name", settings)
+    ]
+    shown = [key for key in differing if key not in of_strategy and key != "strategy.name"]
+    groups: dict[str, list[Result]] = {}
+    for run, flat in zip(runs, settings, strict=True):
+        extra = [f"{key.removesuffix('.name')}={flat[key]}" for key in shown if key in flat and _says_more(key)]
+        groups.setdefault(" ".join([str(flat["strategy.name"]), *extra]), []).append(run)
+    return groups
+
+
+def accuracy_table(groups: dict[str, list[Result]]) -> pd.DataFrame:
+    """Label, domain, mean, std and number of runs, in percent: client accuracy after the last round per domain.
+
+    ``mean`` is the unweighted mean over all clients, ``global`` the accuracy of the global model on the union.
+    """
+    rows = []
+    for label, runs in groups.items():
+        finals = [run.summary["final"] for run in runs]
+        columns = {
+            domain: [final["client_domain_accuracy"][domain] for final in finals]
+            for domain in finals[0]["client_domain_accuracy"]
+        }
+        columns[MEAN] = [final["client_accuracy_mean"] for final in finals]
+        columns[GLOBAL] = [final["global_accuracy"] for final in finals]
+        for domain, values in columns.items():
+            series = 100 * pd.Series(values)
+            rows.append((label, domain, series.mean(), series.std(), len(series)))
+    return pd.DataFrame(rows, columns=["label", "domain", "mean", "std", "runs"])
+
+
+def learning_curves(groups: dict[str, list[Result]]) -> dict[str, pd.DataFrame]:
+    """Mean client accuracy, rounds × runs."""
+    return {
+        label: pd.DataFrame(
+            {
+                number: run.rounds.dropna(subset="client_accuracy_mean").set_index("round")["client_accuracy_mean"]
+                for number, run in enumerate(runs)
+            }
+        )
+        for label, runs in groups.items()
+    }
+
+
+def cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Strategies × domains, ``mean ± std`` as text; without a deviation where there is one run."""
+    text = table.assign(
+        cell=[
+            f"{row.mean:.1f}" if row.runs == 1 else f"{row.mean:.1f} ± {row.std:.1f}"
+            for row in table.itertuples()
+        ]
+    )
+    wide = text.pivot(index="label", columns="domain", values="cell")
+    return wide.reindex(index=table["label"].unique(), columns=table["domain"].unique()).fillna("")
+
+
+def render(table: pd.DataFrame) -> Table:
+    wide = cells(table)
+    runs = table["runs"].max()
+    shown = Table(title=f"client accuracy after the last round (%), {runs} run{'s' if runs > 1 else ''} per row")
+    shown.add_column("")
+    for domain in wide.columns:
+        shown.add_column(domain, justify="right")
+    for label, row in wide.iterrows():
+        shown.add_row(str(label), *row)
+    return shown
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    wide = cells(table)
+    lines = ["| | " + " | ".join(wide.columns) + " |", "|---|" + "---:|" * len(wide.columns)]
+    lines += [f"| {label} | " + " | ".join(row) + " |" for label, row in wide.iterrows()]
+    return "\n".join(lines) + "\n"
+
+
+def run_table(result: Result) -> Table:
+    """What is printed at the end of a run: each domain's client accuracy and the global model's."""
+    final, best = result.summary["final"], result.summary["best"]
+    shown = Table(title=f"{result.summary['strategy']}: accuracy (%)")
+    for name in ("domain", "clients", f"clients, best round {best['round']}", "global model"):
+        shown.add_column(name, justify="left" if name == "domain" else "right")
+    for domain, accuracy in final["client_domain_accuracy"].items():
+        best_accuracy, global_accuracy = best["client_domain_accuracy"][domain], final["domain_accuracy"][domain]
+        shown.add_row(domain, *(f"{100 * value:.1f}" for value in (accuracy, best_accuracy, global_accuracy)))
+    shown.add_section()
+    totals = (final["client_accuracy_mean"], best["client_accuracy_mean"], final["global_accuracy"])
+    shown.add_row("all", *(f"{100 * value:.1f}" for value in totals))
+    return shown
+
+
+def write_html(run_dir: Path) -> None:
+    """``report.html``: the settings, the final numbers and the pictures of one run on one page."""
+    result = read_result(run_dir)
+    console = Console(record=True, width=100, file=io.StringIO())
+    console.print(run_table(result))
+    table = console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+    pictures = "".join(f'<img src="plots/{path.name}" alt="{path.stem}">' for path in sorted((run_dir / "plots").glob("*.png")))
+    config = html.escape((run_dir / "config.yaml").read_text())
+    (run_dir / "report.html").write_text(
+        "<!doctype html><meta charset=utf-8><title>fedsim run</title>"
+        "<style>body{font-family:sans-serif;margin:2em;max-width:75em}img{max-width:100%;display:block;margin:1em 0}</style>"
+        f"<h1>{html.escape(result.summary['strategy'])} on {html.escape(result.summary['dataset'])}</h1>"
+        f"{table}{pictures}<h2>Configuration</h2><pre>{config}</pre>\n"
+    )
+
+
+def _flat(run: Result) -> dict[str, object]:
+    config = OmegaConf.to_container(OmegaConf.load(run.run_dir / "config.yaml"))
+    assert isinstance(config, dict)
+    flat: dict[str, object] = {}
+    for key, value in config.items():
+        if key in NOT_COMPARED:
+            continue
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": each for inner, each in value.items()}
+        else:
+            flat[str(key)] = value
+    return flat
+
+
+def _determined_by(key: str, other: str, settings: list[dict[str, object]]) -> bool:
+    """Whether runs that agree in ``other`` always agree in ``key``."""
+    seen: dict[object, object] = {}
+    return all(seen.setdefault(flat.get(other), flat.get(key)) == flat.get(key) for flat in settings)
+
+
+def _says_more(key: str) -> bool:
+    return not key.endswith("._target_")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Reading run directories back."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fedsim.errors import UserError
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run, finished or not, as tables."""
+
+    run_dir: Path
+    clients: pd.DataFrame
+    """One row per evaluated round and client: round, client, domain, split, num_examples, loss, accuracy."""
+    rounds: pd.DataFrame
+    """One row per round; cells are empty for rounds that were not evaluated."""
+    summary: Mapping[str, Any]
+
+
+def read_result(run_dir: Path) -> Result:
+    return Result(
+        run_dir=run_dir,
+        clients=pd.read_csv(run_dir / "clients.csv", float_precision="round_trip"),
+        rounds=pd.read_csv(run_dir / "rounds.csv", float_precision="round_trip"),
+        summary=json.loads((run_dir / "summary.json").read_text()),
+    )
+
+
+def find_runs(folders: list[Path]) -> list[Result]:
+    """All runs in or under the folders, in the order of their paths; numbers sort as numbers.
+
+    Errors: ``UserError`` for a folder without a run.
+    """
+    results = []
+    for folder in folders:
+        summaries = sorted(folder.rglob("summary.json"), key=lambda path: [_natural(part) for part in path.parts])
+        if not summaries:
+            raise UserError(f"{folder} holds no run: choose a directory with a summary.json in it or below it.")
+        results += [read_result(path.parent) for path in summaries]
+    return results
+
+
+def _natural(part: str) -> tuple[int, str]:
+    return (int(part), "") if part.isdecimal() else (-1, part)

@@ -1,0 +1,96 @@
+"""The settings of a run, checked: every value that gets past here is one the rest of the simulator can work with."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from fedsim.binding import unused_options
+from fedsim.errors import UserError
+
+Group = Mapping[str, Any]
+
+
+def _whole(minimum: int) -> tuple[Callable[[Any], bool], str]:
+    def allowed(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+    return allowed, f"a whole number of at least {minimum}"
+
+
+def _number(allowed: Callable[[float], bool], words: str) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and allowed(value), words
+
+
+_TEXT: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, str), "a text")
+_PATH: tuple[Callable[[Any], bool], str] = (lambda value: value is None or isinstance(value, str), "a path or null")
+
+_ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "rounds": _whole(1),
+    "local_epochs": _whole(1),
+    "batch_size": _whole(1),
+    "lr": _number(lambda value: 0 < value < float("inf"), "a number above 0"),
+    "momentum": _number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    "fraction": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
+    "evaluate_every": _whole(1),
+    "checkpoint_every": _whole(0),
+    "min_fraction_success": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
+    "seed": _whole(0),
+    "device": _TEXT,
+    "data_dir": _PATH,
+    "out_dir": _PATH,
+    "resume": _PATH,
+    "verbose": (lambda value: isinstance(value, bool), "true or false"),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What ``configs/config.yaml`` holds; the six groups stay mappings, since each choice has its own entries."""
+
+    dataset: Group
+    split: Group
+    model: Group
+    norm: Group
+    engine: Group
+    strategy: Group
+    rounds: int
+    local_epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+    fraction: float
+    evaluate_every: int
+    checkpoint_every: int
+    min_fraction_success: float
+    seed: int
+    device: str
+    data_dir: str | None
+    out_dir: str | None
+    resume: str | None
+    verbose: bool
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Checks a resolved configuration key by key.
+
+        Errors: ``UserError`` naming the first key whose value is not allowed, or that is missing or unknown.
+        """
+        known = {field.name for field in fields(cls)}
+        for key in config:
+            if key not in known:
+                raise UserError(f"{key}={config[key]} is not a setting: the settings are {', '.join(sorted(known))}.")
+        for key in sorted(known):
+            if key not in config:
+                raise UserError(f"{key} is missing from the configuration: give it as {key}=VALUE.")
+            if key in _ALLOWED:
+                allowed, words = _ALLOWED[key]
+                if not allowed(config[key]):
+                    raise UserError(f"{key}={config[key]} is not possible: choose {words}.")
+            elif not isinstance(config[key], Mapping):
+                raise UserError(f"{key}={config[key]} is not possible: choose a file of configs/{key}.")
+        for option in unused_options(config["strategy"]):
+            raise UserError(f"strategy.{option} is not an option of {config['strategy']['name']}: leave it out.")
+        return cls(**config)
+
+    def to_config(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,88 @@
+"""From settings to a finished run: the one place where data, model, method, engine and recorder meet."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from hydra.utils import get_object
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from datasets.federation import Federation, build_federation
+from fedsim.binding import bind_half, instantiate
+from fedsim.client_host import ClientAppFactory, client_half
+from fedsim.devices import resolve_devices
+from fedsim.engines.grid import FederationGrid, LocalGrid
+from fedsim.errors import UserError
+from fedsim.loop import FederatedLoop
+from fedsim.method import ServerHalf
+from fedsim.models import build_model
+from fedsim.plots import plot_run
+from fedsim.progress import Reporter, logging_to
+from fedsim.recording import Recorder
+from fedsim.report import write_html
+from fedsim.results import Result, read_result
+from fedsim.settings import Settings
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that can be wrong with the settings has been tried, and nothing has been written or started."""
+
+    settings: Settings
+    federation: Federation
+    model: nn.Module
+    strategy: ServerHalf
+    devices: list[torch.device]
+
+
+def prepare(settings: Settings) -> Prepared:
+    """Loads the data and builds the model and both halves of the method.
+
+    Errors: ``UserError`` for settings that do not go together.
+    """
+    devices = resolve_devices(settings.device)
+    get_object(settings.engine["_target_"]).check(devices, settings.engine)
+    federation = build_federation(settings.dataset, settings.split, settings.seed)
+    model = build_model(settings.model, settings.norm, federation.num_classes, settings.seed)
+    client_half(settings)
+    if settings.batch_size == 1 and any(isinstance(layer, _BatchNorm) for layer in model.modules()):
+        raise UserError("batch_size=1 gives BatchNorm no batch to normalize over: choose at least 2, or another norm.")
+    strategy: ServerHalf = bind_half(settings.strategy, "server", model, fraction=settings.fraction, seed=settings.seed)
+    return Prepared(settings, federation, model, strategy, devices)
+
+
+def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationGrid | None = None) -> Result:
+    """Runs on the settings' engine, or on ``grid`` where Flower's runtime brings one, and fills the run directory.
+
+    Errors: ``UserError`` if the directory cannot be used, ``RoundFailed`` if too many clients fail.
+    """
+    settings = prepared.settings
+    recorder = Recorder(run_dir, settings)
+    recorder.open()
+    with logging_to(reporter, verbose=settings.verbose):
+        try:
+            if grid is None:
+                with start_engine(prepared) as local:
+                    _play(prepared, local, recorder, reporter)
+            else:
+                _play(prepared, grid, recorder, reporter)
+        finally:
+            reporter.close()
+    result = read_result(run_dir)
+    plot_run(result.clients, result.rounds, prepared.federation, run_dir / "plots")
+    write_html(result.run_dir)
+    return result
+
+
+def start_engine(prepared: Prepared) -> LocalGrid:
+    """The Grid that ``engine=`` names, ready to take messages."""
+    factory = ClientAppFactory(prepared.settings, prepared.federation)
+    grid = instantiate(prepared.settings.engine, factory, len(prepared.federation.clients), prepared.devices)
+    assert isinstance(grid, LocalGrid)
+    return grid
+
+
+def _play(prepared: Prepared, grid: FederationGrid, recorder: Recorder, reporter: Reporter) -> None:
+    initial = {name: tensor.clone() for name, tensor in prepared.model.state_dict().items()}
+    FederatedLoop(prepared.settings, prepared.federation, grid, prepared.strategy, initial, recorder, reporter).run()

@@ -1,0 +1,18 @@
+"""Which part of a model's state travels and which stays on the client, decided by module type.
+
+A test for ``"bn"`` in a name misses the BatchNorm of a residual shortcut (15 of the 100 BatchNorm tensors of torchvision's
+ResNet-18, named ``downsample.1``); ``isinstance`` does not.
+"""
+
+from torch import nn
+
+
+def entries_of(model: nn.Module, types: tuple[type[nn.Module], ...]) -> tuple[str, ...]:
+    """Names of the ``state_dict`` entries, parameters and buffers, of all modules of the given types.
+
+    The entries of a module inside a matching module belong to it too, so ``nn.Module`` selects everything.
+    """
+    prefixes = tuple(
+        f"{name}." if name else "" for name, module in model.named_modules() if types and isinstance(module, types)
+    )
+    return tuple(name for name in model.state_dict() if name.startswith(prefixes)) if prefixes else ()

@@ -1,0 +1,56 @@
+"""CSV files that grow by rows, survive a kill, and can go back to an earlier round."""
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedsim.files import write_atomically
+
+
+class Table:
+    """An append-only CSV file with a ``round`` column.
+
+    A row with a new column makes the file be written anew with that column, so a method may add numbers at any round.
+    Floats are written so that reading them gives the same float back.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.columns: list[str] = []
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        rows = list(rows)
+        new = [name for row in rows for name in row if name not in self.columns]
+        if new:
+            self.columns += dict.fromkeys(new)
+            self._rewrite(self.read())
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns).writerows(rows)
+
+    def read(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def go_back_to(self, round: int) -> None:
+        """Drops the rows of later rounds, and a last line that a kill cut short.
+
+        With ``round=-1`` nothing is left.
+        """
+        if not self.path.exists():
+            return
+        with self.path.open(newline="") as file:
+            self.columns = next(csv.reader(file), [])
+        # Rounds are complete up to a checkpoint's, so a row that cannot be read belongs to a later one.
+        self._rewrite([row for row in self.read() if row["round"].isdecimal() and int(row["round"]) <= round])
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        def write(path: Path) -> None:
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self.columns)
+                writer.writeheader()
+                writer.writerows(rows)
+
+        write_atomically(self.path, write)

@@ -1,0 +1,150 @@
+"""FedAvg (McMahan et al., AISTATS 2017, arXiv 1602.05629): the server sends its model and averages what comes back.
+
+The other methods of this folder derive from it: most differ only in the part of the state that travels.
+"""
+
+import logging
+from collections.abc import Iterable
+from typing import ClassVar
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from torch import nn
+
+from fedsim.arrays import select, to_record, to_tensors
+from fedsim.averaging import RunningAverage
+from fedsim.errors import UserError
+from fedsim.messages import ARRAYS, CONFIG, EVALUATE, NUM_EXAMPLES, ROUND, TRAIN, arrays_of, metrics_of, number
+from fedsim.seeding import draw_cohort
+from fedsim.state_split import entries_of
+
+log = logging.getLogger(__name__)
+
+
+class FedAvg(Strategy):
+    r"""Averages the replies, :math:`w \leftarrow \sum_k n_k w_k / \sum_k n_k`, over the cohort of each round.
+
+    BatchNorm's running statistics are averaged like weights; its counters take the maximum (``RunningAverage``).
+
+    Parameters
+    ----------
+    model
+        The network, from which a method with a personal part learns the names of that part's entries. FedAvg itself has
+        none and can do without.
+    weighting
+        ``"examples"`` weighs a client by its ``num-examples`` (the paper), ``"uniform"`` weighs all alike (FedBN's code).
+    fraction
+        Share of the clients in each round's cohort, in (0, 1]; at least one is drawn.
+    seed
+        Decides the cohorts: round r draws the same clients whatever happened before. (In an app of your own, node ids are
+        Flower's and random; in this simulator they are partition ids, so cohorts repeat.)
+    """
+
+    personal_modules: ClassVar[tuple[type[nn.Module], ...]] = ()
+    """The module types whose parameters and buffers never leave a client: the method's declared state split."""
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        *,
+        weighting: str = "examples",
+        fraction: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        if weighting not in ("examples", "uniform"):
+            raise UserError(f"strategy.weighting={weighting} is not known: choose examples or uniform.")
+        if not 0 < fraction <= 1:
+            raise UserError(f"fraction={fraction} is not possible: choose a number above 0 and at most 1.")
+        if self.personal_modules and model is None:
+            raise ValueError(f"{type(self).__name__} needs the model to know which of its entries are personal")
+        self.personal = frozenset(entries_of(model, self.personal_modules) if model is not None else ())
+        self.weighting = weighting
+        self.fraction = fraction
+        self.seed = seed
+
+    def shared(self, arrays: ArrayRecord) -> ArrayRecord:
+        """The part of the model that travels."""
+        return select(arrays, (name for name in arrays if name not in self.personal))
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        cohort = draw_cohort(list(grid.get_node_ids()), self.fraction, self.seed, server_round)
+        return self._messages(TRAIN, cohort, server_round, arrays, config)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The average of the replies' arrays and of their metrics, each reply let go before the next is read."""
+        arrays, metrics = RunningAverage(), _MetricAverage()
+        for reply in replies:
+            if reply.has_error():
+                log.warning("client %d failed in round %d: %s", *_source(reply), server_round, reply.error.reason)
+                continue
+            reply_metrics = metrics_of(reply)
+            examples = number(reply_metrics, NUM_EXAMPLES)
+            arrays.add(to_tensors(self.shared(arrays_of(reply))), 1.0 if self.weighting == "uniform" else examples)
+            metrics.add(reply_metrics, examples)
+        if metrics.empty:
+            return None, None
+        return to_record(arrays.result()), metrics.result()
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Every client is evaluated, not only the cohort."""
+        return self._messages(EVALUATE, sorted(grid.get_node_ids()), server_round, arrays, config)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        metrics = _MetricAverage()
+        for reply in replies:
+            if reply.has_error():
+                log.warning("client %d failed in round %d: %s", *_source(reply), server_round, reply.error.reason)
+                continue
+            metrics.add(metrics_of(reply), number(metrics_of(reply), NUM_EXAMPLES))
+        return None if metrics.empty else metrics.result()
+
+    def state(self) -> RecordDict:
+        """What a checkpoint must hold beside the model; FedAvg keeps nothing."""
+        return RecordDict()
+
+    def load_state(self, state: RecordDict) -> None:
+        """Takes back what ``state`` returned."""
+
+    def summary(self) -> None:
+        log.info(
+            "%s: weighting %s, fraction %g, %d personal entries",
+            *(type(self).__name__, self.weighting, self.fraction, len(self.personal)),
+        )
+
+    def _messages(
+        self, type_: str, clients: list[int], server_round: int, arrays: ArrayRecord, config: ConfigRecord
+    ) -> Iterable[Message]:
+        config = config.copy()
+        config[ROUND] = server_round
+        content = RecordDict({ARRAYS: self.shared(arrays), CONFIG: config})  # one for all: an engine packs it once
+        return [Message(content, client, type_) for client in clients]
+
+
+class _MetricAverage:
+    """The average of the clients' metrics, weighted by examples, as Flower's strategies form it."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._examples = 0.0
+        self.empty = True
+
+    def add(self, metrics: MetricRecord, examples: float) -> None:
+        self.empty = False
+        self._examples += examples
+        for name in metrics:
+            if name != NUM_EXAMPLES:
+                self._sums[name] = self._sums.get(name, 0.0) + examples * number(metrics, name)
+
+    def result(self) -> MetricRecord:
+        return MetricRecord({name: total / self._examples for name, total in self._sums.items()})
+
+
+def _source(reply: Message) -> tuple[int]:
+    return (reply.metadata.src_node_id,)

@@ -1,0 +1,31 @@
+"""FedBN (Li et al., ICLR 2021, arXiv 2102.07623): every client keeps its own BatchNorm layers."""
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedsim.errors import UserError
+from strategies.fedavg import FedAvg
+
+
+class FedBN(FedAvg):
+    """FedAvg over everything but BatchNorm.
+
+    The affine parameters, running statistics and counters of all BatchNorm1d/2d/3d layers, found by type, are sent in
+    neither direction. A client starts with the values its model is built with and keeps its own in ``Context.state``.
+
+    Weights are ``uniform`` by default, as in the official code (``client_weights = [1/K] * K``).
+
+    Errors: ``UserError`` if the model has no BatchNorm, because FedBN would then silently be FedAvg.
+    """
+
+    personal_modules = (_BatchNorm,)
+
+    def __init__(
+        self, model: nn.Module, *, weighting: str = "uniform", fraction: float = 1.0, seed: int = 0
+    ) -> None:
+        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed)
+        if not self.personal:
+            raise UserError(
+                "strategy=fedbn needs BatchNorm layers to keep on the clients, and this model has none: "
+                "choose norm=bn or another strategy."
+            )
