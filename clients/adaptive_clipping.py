@@ -10,12 +10,13 @@ GRADIENT_FLOOR = 1e-6
 def unitwise_norm(tensor: torch.Tensor) -> torch.Tensor:
     """The L2 norm of each unit, in a shape that broadcasts against ``tensor``.
 
-    A unit is an output channel of a convolution (over in, kh, kw) or a row of a linear layer (over in). Tensors that are
-    vectors once axes of length one are dropped, biases and the gains (C_out, 1, 1, 1), are one unit as a whole.
+    A unit is an output channel of a convolution (over in, kh, kw) or a row of a linear layer (over in). Tensors that
+    are vectors once axes of length one are dropped, biases and the gains (C_out, 1, 1, 1), are one unit as a whole.
     """
-    if tensor.squeeze().dim() <= 1:
-        return torch.linalg.vector_norm(tensor)
-    return torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.dim())), keepdim=True)
+    whole = tensor.squeeze().dim() <= 1
+    axes = None if whole else tuple(range(1, tensor.dim()))
+    norm: torch.Tensor = torch.linalg.vector_norm(tensor, dim=axes, keepdim=not whole)
+    return norm
 
 
 @torch.no_grad()

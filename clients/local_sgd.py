@@ -1,7 +1,8 @@
 """Plain local SGD: what every client does unless its method says otherwise.
 
-A method overrides the step that differs (``loss``, ``before_step``, ``train``, ``evaluate``) and inherits the rest. Loading
-the model, keeping the personal part and building the reply are the simulator's work (``fedsim/client_host.py``).
+A method overrides the step that differs (``loss``, ``before_step``, ``train``, ``evaluate``) and inherits the rest.
+Loading the model, keeping the personal part and building the reply are the simulator's work
+(``fedsim/client_host.py``).
 """
 
 import torch
@@ -36,7 +37,7 @@ class LocalSGD:
                 optimizer.zero_grad(set_to_none=True)
                 logits = model(images)
                 loss = self.loss(model, logits, labels)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 self.before_step(model)
                 optimizer.step()
                 loss_sum += loss.detach() * len(labels)

@@ -150,7 +150,8 @@ def _street(stroke: Grey, rng: np.random.Generator) -> Colour:
     for side in (-1, 1):  # the digits to the left and right of the one in the middle, cut by the border
         neighbour = _font_stroke(int(rng.integers(10)), rng)
         coverage = np.maximum(coverage, _shift_columns(neighbour, side * int(rng.integers(19, 24))))
-    shade = np.linspace(*rng.uniform(0.8, 1.1, 2), SIZE)[None, :, None]
+    left, right = rng.uniform(0.8, 1.1, 2)
+    shade = np.linspace(float(left), float(right), SIZE)[None, :, None]
     colour = np.clip((ground + coverage[..., None] * (ink - ground)) * shade, 0, 1)
     blurred = Image.fromarray(np.round(colour * 255).astype(np.uint8)).filter(
         ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.0)))

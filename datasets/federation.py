@@ -96,9 +96,7 @@ class Federation:
 
     def label_counts(self) -> npt.NDArray[np.int64]:
         """Training images per client and class, (clients, classes)."""
-        return np.stack(
-            [np.bincount(self.source.labels[p.train], minlength=self.num_classes) for p in self.partitions]
-        )
+        return np.stack([np.bincount(self.source.labels[p.train], minlength=self.num_classes) for p in self.partitions])
 
 
 def build_federation(dataset: Mapping[str, Any], split: Mapping[str, Any], seed: int) -> Federation:

@@ -1,7 +1,7 @@
 """Tensors inside Flower's records, serialized only when a wire needs bytes.
 
-Flower's ``Array`` holds ``np.save`` bytes, which takes 0.2 s to write for a model of 14 M parameters. The engines of one
-machine need no bytes, so ``TensorArray`` keeps the tensor and makes the bytes when somebody reads ``data``.
+Flower's ``Array`` holds ``np.save`` bytes, which takes 0.2 s to write for a model of 14 M parameters. The engines of
+one machine need no bytes, so ``TensorArray`` keeps the tensor and makes the bytes when somebody reads ``data``.
 """
 
 from collections.abc import Iterable, Mapping

@@ -17,7 +17,9 @@ def instantiate(group: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
     options = {key: value for key, value in group.items() if key not in ("_target_", "name")}
     factory = get_object(group["_target_"])
     for key in options.keys() - inspect.signature(factory).parameters.keys():
-        raise UserError(f"{key}={options[key]} is not an option of {group.get('name', group['_target_'])}: leave it out.")
+        raise UserError(
+            f"{key}={options[key]} is not an option of {group.get('name', group['_target_'])}: leave it out."
+        )
     return factory(*args, **options, **kwargs)
 
 
@@ -34,7 +36,9 @@ def bind_half(strategy: Mapping[str, Any], half: str, *args: Any, **kwargs: Any)
 
 def unused_options(strategy: Mapping[str, Any]) -> list[str]:
     """Options of a method that neither of its halves takes."""
-    taken = {"name", "server", "client"}.union(*(_parameters(get_object(strategy[half])) for half in ("server", "client")))
+    taken = {"name", "server", "client"}.union(
+        *(_parameters(get_object(strategy[half])) for half in ("server", "client"))
+    )
     return sorted(strategy.keys() - taken)
 
 

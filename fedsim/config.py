@@ -40,9 +40,7 @@ def register_resolvers() -> None:
     )
 
 
-def compose(
-    overrides: Sequence[str], config_dir: Path = CONFIG_DIR, config_name: str = CONFIG_NAME
-) -> dict[str, Any]:
+def compose(overrides: Sequence[str], config_dir: Path = CONFIG_DIR, config_name: str = CONFIG_NAME) -> dict[str, Any]:
     """The resolved configuration as plain dictionaries.
 
     Errors: ``UserError`` for an unknown key or choice, or a value that cannot be read.
@@ -112,8 +110,8 @@ def _settings(overrides: Sequence[str], config_dir: Path, config_name: str) -> l
         config = OmegaConf.to_container(hydra_compose(config_name, overrides=groups))
     names: list[str] = []
     assert isinstance(config, dict)
-    for key, value in config.items():
-        names += [f"{key}.{inner}" for inner in value if inner != "_target_"] if isinstance(value, dict) else [str(key)]
+    for key, value in ((str(key), value) for key, value in config.items()):
+        names += [f"{key}.{inner}" for inner in value if inner != "_target_"] if isinstance(value, dict) else [key]
     return names
 
 

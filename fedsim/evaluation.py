@@ -63,10 +63,12 @@ def evaluate(
     round: int,
     successful: Callable[[Iterable[Message], int], Iterable[Message]],
 ) -> Evaluation:
-    """Evaluates ``model``, the complete global one, per domain, and ``arrays``, what the strategy sends, on all clients.
+    """Evaluates ``model``, the complete global one, per domain, and ``arrays``, what the strategy sends, on all
+    clients.
 
-    A client without a personal part, tested on its whole domain, has the number of its domain: the same model on the same
-    images. It is computed once. ``successful`` passes the replies on and drops, or ends the run for, those that failed.
+    A client without a personal part, tested on its whole domain, has the number of its domain: the same model on the
+    same images. It is computed once. ``successful`` passes the replies on and drops, or ends the run for, those that
+    failed.
     """
     complete = to_record(model)
     first_of = {p.domain: p.client for p in reversed(federation.partitions)}

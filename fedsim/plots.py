@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,7 +15,7 @@ from datasets.federation import Federation
 
 # Okabe & Ito's colours, which people with any colour vision can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 130,
     "font.size": 9,
     "axes.spines.top": False,
@@ -61,9 +62,8 @@ def plot_accuracy(clients: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> No
             linewidth=0,
             label="worst to best client",
         )
-        overall.plot(
-            evaluated["round"], 100 * evaluated["global_accuracy"], color=COLOURS[1], linestyle="--", label="global model"
-        )
+        global_accuracy = 100 * evaluated["global_accuracy"]
+        overall.plot(evaluated["round"], global_accuracy, color=COLOURS[1], linestyle="--", label="global model")
         _percent(overall, "all clients")
         means = clients.groupby(["domain", "round"], sort=False)["accuracy"].mean()
         for number, domain in enumerate(clients["domain"].unique()):
@@ -85,7 +85,8 @@ def plot_clients(clients: pd.DataFrame, path: Path) -> None:
             axes.bar(mine["client"], 100 * mine["accuracy"], color=COLOURS[number % len(COLOURS)], label=domain)
         mean = 100 * final["accuracy"].mean()
         axes.axhline(mean, color="black", linewidth=1, linestyle=":")
-        axes.annotate(f"mean {mean:.1f}", (1, mean), xycoords=("axes fraction", "data"), fontsize=7, va="bottom", ha="right")
+        place = axes.get_yaxis_transform()  # x as a share of the axes, y as data
+        axes.text(1, mean, f"mean {mean:.1f}", transform=place, fontsize=7, va="bottom", ha="right")
         _percent(axes, f"test accuracy of each client, round {final['round'].max()}")
         axes.set_xlabel("client")
         if len(final) <= 30:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
 
 import torch
 from flwr.app import RecordDict

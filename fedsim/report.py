@@ -55,9 +55,7 @@ def group_by_settings(runs: list[Result]) -> dict[str, list[Result]]:
     differing = [key for key in keys if len({str(flat.get(key)) for flat in settings}) > 1]
     # What a strategy brings with it (its halves, options and norm) is said by its name.
     of_strategy = [
-        key
-        for key in differing
-        if key != "strategy.name" and _determined_by(key, "strategy.name", settings)
+        key for key in differing if key != "strategy.name" and _determined_by(key, "strategy.name", settings)
     ]
     shown = [key for key in differing if key not in of_strategy and key != "strategy.name"]
     groups: dict[str, list[Result]] = {}
@@ -103,10 +101,7 @@ def learning_curves(groups: dict[str, list[Result]]) -> dict[str, pd.DataFrame]:
 def cells(table: pd.DataFrame) -> pd.DataFrame:
     """Strategies × domains, ``mean ± std`` as text; without a deviation where there is one run."""
     text = table.assign(
-        cell=[
-            f"{row.mean:.1f}" if row.runs == 1 else f"{row.mean:.1f} ± {row.std:.1f}"
-            for row in table.itertuples()
-        ]
+        cell=[f"{row.mean:.1f}" if row.runs == 1 else f"{row.mean:.1f} ± {row.std:.1f}" for row in table.itertuples()]
     )
     wide = text.pivot(index="label", columns="domain", values="cell")
     return wide.reindex(index=table["label"].unique(), columns=table["domain"].unique()).fillna("")
@@ -152,11 +147,12 @@ def write_html(run_dir: Path) -> None:
     console = Console(record=True, width=100, file=io.StringIO())
     console.print(run_table(result))
     table = console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
-    pictures = "".join(f'<img src="plots/{path.name}" alt="{path.stem}">' for path in sorted((run_dir / "plots").glob("*.png")))
+    plots = sorted((run_dir / "plots").glob("*.png"))
+    pictures = "".join(f'<img src="plots/{path.name}" alt="{path.stem}">' for path in plots)
     config = html.escape((run_dir / "config.yaml").read_text())
     (run_dir / "report.html").write_text(
         "<!doctype html><meta charset=utf-8><title>fedsim run</title>"
-        "<style>body{font-family:sans-serif;margin:2em;max-width:75em}img{max-width:100%;display:block;margin:1em 0}</style>"
+        "<style>body{font-family:sans-serif;margin:2em;max-width:75em}img{max-width:100%;display:block}</style>"
         f"<h1>{html.escape(result.summary['strategy'])} on {html.escape(result.summary['dataset'])}</h1>"
         f"{table}{pictures}<h2>Configuration</h2><pre>{config}</pre>\n"
     )
@@ -166,13 +162,13 @@ def _flat(run: Result) -> dict[str, object]:
     config = OmegaConf.to_container(OmegaConf.load(run.run_dir / "config.yaml"))
     assert isinstance(config, dict)
     flat: dict[str, object] = {}
-    for key, value in config.items():
+    for key, value in ((str(key), value) for key, value in config.items()):
         if key in NOT_COMPARED:
             continue
         if isinstance(value, dict):
             flat |= {f"{key}.{inner}": each for inner, each in value.items()}
         else:
-            flat[str(key)] = value
+            flat[key] = value
     return flat
 
 

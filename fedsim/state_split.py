@@ -1,7 +1,7 @@
 """Which part of a model's state travels and which stays on the client, decided by module type.
 
-A test for ``"bn"`` in a name misses the BatchNorm of a residual shortcut (15 of the 100 BatchNorm tensors of torchvision's
-ResNet-18, named ``downsample.1``); ``isinstance`` does not.
+A test for ``"bn"`` in a name misses the BatchNorm of a residual shortcut (15 of the 100 BatchNorm tensors of
+torchvision's ResNet-18, named ``downsample.1``); ``isinstance`` does not.
 """
 
 from torch import nn

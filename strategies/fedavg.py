@@ -33,12 +33,13 @@ class FedAvg(Strategy):
         The network, from which a method with a personal part learns the names of that part's entries. FedAvg itself has
         none and can do without.
     weighting
-        ``"examples"`` weighs a client by its ``num-examples`` (the paper), ``"uniform"`` weighs all alike (FedBN's code).
+        ``"examples"`` weighs a client by its ``num-examples`` (the paper), ``"uniform"`` weighs all alike (FedBN's
+        code).
     fraction
         Share of the clients in each round's cohort, in (0, 1]; at least one is drawn.
     seed
-        Decides the cohorts: round r draws the same clients whatever happened before. (In an app of your own, node ids are
-        Flower's and random; in this simulator they are partition ids, so cohorts repeat.)
+        Decides the cohorts: round r draws the same clients whatever happened before. (In an app of your own, node ids
+        are Flower's and random; in this simulator they are partition ids, so cohorts repeat.)
     """
 
     personal_modules: ClassVar[tuple[type[nn.Module], ...]] = ()

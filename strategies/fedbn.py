@@ -20,9 +20,7 @@ class FedBN(FedAvg):
 
     personal_modules = (_BatchNorm,)
 
-    def __init__(
-        self, model: nn.Module, *, weighting: str = "uniform", fraction: float = 1.0, seed: int = 0
-    ) -> None:
+    def __init__(self, model: nn.Module, *, weighting: str = "uniform", fraction: float = 1.0, seed: int = 0) -> None:
         super().__init__(model, weighting=weighting, fraction=fraction, seed=seed)
         if not self.personal:
             raise UserError(

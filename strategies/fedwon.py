@@ -1,4 +1,4 @@
-"""FedWon (Zhuang & Lyu, ICLR 2024, arXiv 2306.05879): no normalization layers, scaled weight standardization instead."""
+"""FedWon (Zhuang & Lyu, ICLR 2024, arXiv 2306.05879): standardized weights instead of normalization layers."""
 
 from torch import nn
 
@@ -10,20 +10,18 @@ from strategies.fedavg import FedAvg
 class FedWon(FedAvg):
     """FedAvg over all parameters, gains included, of a network without normalization layers.
 
-    What makes it FedWon is the network (``norm=sws``, Section 4.1 and Eq. 3) and adaptive gradient clipping on the clients
+    What makes it FedWon is the network (``norm=sws``, Eq. 3) and adaptive gradient clipping on the clients
     (``clients/clipped_sgd.py``); the server averages by examples.
 
     Errors: ``UserError`` if the model has a normalization layer or no standardized convolution.
     """
 
-    def __init__(
-        self, model: nn.Module, *, weighting: str = "examples", fraction: float = 1.0, seed: int = 0
-    ) -> None:
+    def __init__(self, model: nn.Module, *, weighting: str = "examples", fraction: float = 1.0, seed: int = 0) -> None:
         super().__init__(model, weighting=weighting, fraction=fraction, seed=seed)
         layers = list(model.modules())
         left = sorted({type(layer).__name__ for layer in layers if isinstance(layer, NORM_LAYERS)})
         if left or not any(isinstance(layer, ScaledWSConv2d) for layer in layers):
             raise UserError(
-                "strategy=fedwon needs a network of standardized convolutions without normalization layers, and this one "
-                f"has {', '.join(left) or 'no standardized convolution'}: leave norm out or choose norm=sws."
+                "strategy=fedwon needs standardized convolutions and no normalization layer, and this network has "
+                f"{', '.join(left) or 'no standardized convolution'}: leave norm out or choose norm=sws."
             )

@@ -1,8 +1,9 @@
 """``flwr run``: a Grid over Flower's own runtime that speaks of partitions instead of nodes.
 
-Flower's node ids are random, and there may be fewer SuperNodes than clients (Flower simulates two unless told otherwise).
-Here a node hosts the partitions p with p mod nodes = its rank, so the same federation runs on any number of nodes, and the
-replies come in the order of the messages, so the same seed gives the same numbers as the other engines.
+Flower's node ids are random, and there may be fewer SuperNodes than clients (Flower simulates two unless told
+otherwise). Here a node hosts the partitions p with p mod nodes = its rank, so the same federation runs on any number
+of nodes, and the replies come in the order of the messages, so the same seed gives the same numbers as the other
+engines.
 """
 
 import time
@@ -24,7 +25,7 @@ SETTLED = 3.0
 
 
 class PartitionGrid(FederationGrid):
-    """Wraps the ``Grid`` that Flower hands to a ServerApp; node ids are partition ids from 0 to ``num_partitions - 1``."""
+    """Wraps the ``Grid`` that Flower hands to a ServerApp; its node ids are partition ids, counted from zero."""
 
     def __init__(self, grid: Grid, num_partitions: int) -> None:
         self._grid = grid
@@ -46,7 +47,8 @@ class PartitionGrid(FederationGrid):
         replies: dict[int, Message] = {}
         while any(queues.values()):
             wave = {node: queue.popleft() for node, queue in queues.items() if queue}
-            for reply in self._grid.send_and_receive([self._addressed(each) for each in wave.values()], timeout=timeout):
+            addressed = [self._addressed(each) for each in wave.values()]
+            for reply in self._grid.send_and_receive(addressed, timeout=timeout):
                 original = wave[reply.metadata.src_node_id]
                 # As if the partition itself had answered: the reply's source is what the original was addressed to.
                 replies[id(original)] = (

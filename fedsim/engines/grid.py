@@ -53,7 +53,8 @@ class LocalGrid(FederationGrid):
             )
             for node in range(num_nodes)
         }
-        # Flower's Message reads the sender from here; its runtime sets it before an app starts, and here nobody else does.
+        # Flower's Message reads the sender from here; its runtime sets it before an app starts, and here nobody else
+        # does.
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SERVER_NODE
         self._pushed: dict[str, Message] = {}
         self._pushed_count = 0

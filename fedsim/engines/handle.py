@@ -14,8 +14,8 @@ CLIENT_RAISED = 2
 def handle(app: ClientApp, message: Message, context: Context) -> tuple[Message, RecordDict]:
     """The app's reply and the client's new state.
 
-    If the app raises, the reply is an error whose reason is the exception's last line followed by its traceback, and the
-    state is what it was before.
+    If the app raises, the reply is an error whose reason is the exception's last line followed by its traceback, and
+    the state is what it was before.
     """
     trial = copy(context)
     trial.state = context.state.copy()

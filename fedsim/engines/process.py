@@ -1,7 +1,8 @@
 """``engine=process``: clients on a pool of worker processes, one thread each; all cores, or several workers per GPU.
 
-Any idle worker takes the next client: the clients' states live in this process and travel with the message through shared
-memory, which balances clients of different size and lets a client start over, with the same result, when its worker dies.
+Any idle worker takes the next client: the clients' states live in this process and travel with the message through
+shared memory, which balances clients of different size and lets a client start over, with the same result, when its
+worker dies.
 """
 
 import logging
@@ -40,6 +41,10 @@ class _Task:
     message: Message
     content: Packed
     attempts: int = 0
+
+    @property
+    def client(self) -> int:
+        return self.message.metadata.dst_node_id
 
 
 @dataclass(eq=False)
@@ -86,30 +91,32 @@ class ProcessGrid(LocalGrid):
         worker_count(devices, options["workers"], options["workers_per_gpu"])
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        waiting = list(reversed(list(_tasks(messages))))
-        total, yielded = len(waiting), 0
+        upcoming = _tasks(messages)
+        task = next(upcoming, None)
         in_flight: set[_Task] = set()
         replies: dict[int, Message] = {}
-        while yielded < total:
-            for worker in self._workers:
-                if worker.task is None and waiting and waiting[-1].index < yielded + AHEAD * len(self._workers):
-                    if any(_client(task) == _client(waiting[-1]) for task in in_flight):
-                        break  # the client's own earlier message comes first
-                    task = waiting.pop()
-                    in_flight.add(task)
-                    self._dispatch(worker, task)
+        yielded = 0
+        while task is not None or in_flight or replies:
+            for worker in [worker for worker in self._workers if worker.task is None]:
+                if task is None or task.index >= yielded + AHEAD * len(self._workers):
+                    break
+                if any(other.client == task.client for other in in_flight):
+                    break  # the client's own earlier message comes first
+                in_flight.add(task)
+                self._dispatch(worker, task)
+                task = next(upcoming, None)
             if yielded in replies:
                 yielded += 1
                 yield replies.pop(yielded - 1)
                 continue
-            for connection in wait([worker.connection for worker in self._workers if worker.task is not None]):
-                worker = next(worker for worker in self._workers if worker.connection is connection)
-                task = worker.task
-                assert task is not None
-                answer = self._collect(worker, task)
-                if answer is not None and task in in_flight:  # not one that a caller before stopped waiting for
-                    in_flight.remove(task)
-                    replies[task.index], self.contexts[_client(task)].state = answer
+            busy = {worker.connection: worker for worker in self._workers if worker.task is not None}
+            for connection in wait(list(busy)):
+                worker = busy[connection]  # type: ignore[index]  # wait returns what it was given
+                assert worker.task is not None
+                done, answer = worker.task, self._collect(worker, worker.task)
+                if answer is not None and done in in_flight:  # not one that an earlier caller stopped waiting for
+                    in_flight.remove(done)
+                    replies[done.index], self.contexts[done.client].state = answer
 
     def peak_memory_mb(self) -> float:
         return sum(worker.peak_memory_mb for worker in self._workers)
@@ -154,7 +161,7 @@ class ProcessGrid(LocalGrid):
         worker.task = task
         envelope = copy(task.message)
         envelope.content = RecordDict()  # the content is packed once for all clients that are sent the same
-        context: Context = self.contexts[_client(task)]
+        context: Context = self.contexts[task.client]
         try:
             send(worker.connection, task.content, _process_id(worker))
             send(worker.connection, pack((envelope, context)), _process_id(worker))
@@ -174,7 +181,7 @@ class ProcessGrid(LocalGrid):
     def _replace(self, worker: _Worker, task: _Task) -> tuple[Message, RecordDict] | None:
         worker.process.join(timeout=5)
         cause = _cause_of_death(worker)
-        where = f"client {_client(task)} in round {config_of(task.message).get(ROUND, '?')}"
+        where = f"client {task.client} in round {config_of(task.message).get(ROUND, '?')!s}"
         log.warning(
             "worker %d (process %s) died (%s) while it computed %s; it is replaced",
             *(worker.number, worker.process.pid, cause, where),
@@ -188,7 +195,7 @@ class ProcessGrid(LocalGrid):
             self._dispatch(fresh, task)
             return None
         error = Error(CLIENT_RAISED, f"its worker died {ATTEMPTS} times ({cause})")
-        return Message(error, reply_to=task.message), self.contexts[_client(task)].state
+        return Message(error, reply_to=task.message), self.contexts[task.client].state
 
 
 def worker_count(devices: Sequence[torch.device], workers: int | None, workers_per_gpu: int) -> int:
@@ -209,19 +216,13 @@ def worker_count(devices: Sequence[torch.device], workers: int | None, workers_p
 
 
 def _tasks(messages: Iterable[Message]) -> Iterator[_Task]:
-    """Packs each content once, however many messages carry it."""
-    packed: dict[int, Packed] = {}
-    kept: list[RecordDict] = []  # alive until the end, so that an id means one object
+    """Packs a content once for all the messages in a row that carry the same one."""
+    content: RecordDict | None = None
     for index, message in enumerate(messages):
-        content = message.content
-        if id(content) not in packed:
-            kept.append(content)
-            packed[id(content)] = pack(content)
-        yield _Task(index, message, packed[id(content)])
-
-
-def _client(task: _Task) -> int:
-    return task.message.metadata.dst_node_id
+        if message.content is not content:
+            content = message.content
+            packed = pack(content)
+        yield _Task(index, message, packed)
 
 
 def _process_id(worker: _Worker) -> int:

@@ -1,8 +1,8 @@
 """Objects sent between processes of one machine, their large buffers in shared memory instead of in the pipe.
 
-Pickle protocol 5 hands the buffers of arrays out separately; they are laid into one anonymous file whose descriptor goes
-over the connection, and the receiver's arrays lie directly on it. The file has no name, so nothing is left behind when a
-process is killed, and it is not limited by the size of /dev/shm.
+Pickle protocol 5 hands the buffers of arrays out separately; they are laid into one anonymous file whose descriptor
+goes over the connection, and the receiver's arrays lie directly on it. The file has no name, so nothing is left
+behind when a process is killed, and it is not limited by the size of /dev/shm.
 """
 
 import mmap
@@ -55,7 +55,8 @@ def send(connection: Connection, packed: Packed, process_id: int) -> None:
 
 
 def receive(connection: Connection, *, copy: bool = False) -> Any:
-    """The object; its arrays lie on the shared file, or with ``copy`` in memory of their own, which needs no descriptor.
+    """The object; its arrays lie on the shared file, or with ``copy`` in memory of their own, which needs no
+    descriptor.
 
     Errors: ``EOFError`` or ``OSError`` if the other side is gone.
     """

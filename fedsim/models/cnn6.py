@@ -1,4 +1,4 @@
-"""``model=cnn6``: the six-layer network of FedBN's digits benchmark (Li et al., ICLR 2021, arXiv 2102.07623, Table 3)."""
+"""``model=cnn6``: the six-layer network of FedBN's digits benchmark (Li et al., ICLR 2021, arXiv 2102.07623)."""
 
 import torch
 from torch import nn

@@ -10,7 +10,8 @@ from fedsim.norms.replace import replace_layers
 
 
 def use_group_norm(model: nn.Module, groups: int = 32) -> nn.Module:
-    """Replaces every BatchNorm of C channels by ``GroupNorm(groups, C)``, which also takes the (N, C) of a linear layer.
+    """Replaces every BatchNorm of C channels by ``GroupNorm(groups, C)``, which also takes the (N, C) of a linear
+    layer.
 
     Errors: ``UserError`` if ``groups`` does not divide the channels of a layer.
     """

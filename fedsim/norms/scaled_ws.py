@@ -5,7 +5,6 @@ FedWon (Zhuang & Lyu, ICLR 2024, arXiv 2306.05879), Eq. 3; the layer goes back t
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from fedsim.norms.none import remove_norm
 from fedsim.norms.replace import replace_layers
@@ -20,8 +19,9 @@ class ScaledWSConv2d(nn.Conv2d):
     .. math:: \hat W_{i,j} = g_i \, \gamma \, (W_{i,j} - \mu_i) / \sqrt{\max(N \sigma_i^2, \epsilon)}
 
     with :math:`\mu_i` and the biased variance :math:`\sigma_i^2` over the fan-in
-    :math:`N = C_{in} / groups \cdot k_h k_w` of output channel i, a constant :math:`\gamma` for the nonlinearity in front
-    and a learnable gain :math:`g` of shape (C_out, 1, 1, 1) that starts at one. Shapes are those of ``nn.Conv2d``.
+    :math:`N = C_{in} / groups \cdot k_h k_w` of output channel i, a constant :math:`\gamma` for the nonlinearity in
+    front and a learnable gain :math:`g` of shape (C_out, 1, 1, 1) that starts at one. Shapes are those of
+    ``nn.Conv2d``.
     """
 
     gain: nn.Parameter
@@ -35,10 +35,10 @@ class ScaledWSConv2d(nn.Conv2d):
         layer = cls(
             conv.in_channels,
             conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]  # torch annotates it wider than its own constructor
-            conv.stride,  # type: ignore[arg-type]
-            conv.padding,  # type: ignore[arg-type]
-            conv.dilation,  # type: ignore[arg-type]
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
             conv.groups,
             bias=True,
             padding_mode=conv.padding_mode,
@@ -60,13 +60,15 @@ class ScaledWSConv2d(nn.Conv2d):
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
         fan_in = self.weight[0].numel()
         scale = torch.rsqrt(torch.clamp(variance * fan_in, min=self.eps)) * (self.gain * self.gamma)
-        return (self.weight - mean) * scale
+        weight: torch.Tensor = (self.weight - mean) * scale
+        return weight
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return self._conv_forward(input, self.standardized_weight(), self.bias)
+        output: torch.Tensor = self._conv_forward(input, self.standardized_weight(), self.bias)
+        return output
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, gamma={self.gamma:.4f}, eps={self.eps}"
+        return f"{nn.Conv2d.extra_repr(self)}, gamma={self.gamma:.4f}, eps={self.eps}"
 
 
 def use_scaled_ws(model: nn.Module, gamma: float = RELU_GAIN, eps: float = 1e-4) -> nn.Module:
