@@ -38,7 +38,8 @@ class TensorArray(Array):
 
 
 def _tensor_array(array: npt.NDArray[np.generic]) -> TensorArray:
-    return TensorArray(torch.from_numpy(array))
+    # Ray hands out arrays that lie read-only in its object store; torch wants memory it may write to.
+    return TensorArray(torch.from_numpy(array if array.flags.writeable else array.copy()))
 
 
 def to_tensor(array: Array) -> torch.Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 from omegaconf import OmegaConf
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -49,19 +50,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def group_by_settings(runs: list[Result]) -> dict[str, list[Result]]:
-    """Runs by label: the strategy, and the other settings in which the runs differ."""
-    settings = [_flat(run) for run in runs]
-    keys = dict.fromkeys(key for flat in settings for key in flat)
-    differing = [key for key in keys if len({str(flat.get(key)) for flat in settings}) > 1]
-    # What a strategy brings with it (its halves, options and norm) is said by its name.
-    of_strategy = [
-        key for key in differing if key != "strategy.name" and _determined_by(key, "strategy.name", settings)
-    ]
-    shown = [key for key in differing if key not in of_strategy and key != "strategy.name"]
+    """Runs by label: the strategy and, where runs of one strategy differ in more than the seed, what they differ in."""
+    by_strategy: dict[str, list[tuple[Result, dict[str, object]]]] = {}
+    for run in runs:
+        flat = _flat(run)
+        by_strategy.setdefault(str(flat["strategy.name"]), []).append((run, flat))
     groups: dict[str, list[Result]] = {}
-    for run, flat in zip(runs, settings, strict=True):
-        extra = [f"{key.removesuffix('.name')}={flat[key]}" for key in shown if key in flat and _says_more(key)]
-        groups.setdefault(" ".join([str(flat["strategy.name"]), *extra]), []).append(run)
+    for strategy, members in by_strategy.items():
+        settings = [flat for _, flat in members]
+        shown = [key for key in dict.fromkeys(key for flat in settings for key in flat) if _tells_apart(key, settings)]
+        for run, flat in members:
+            extra = [
+                f"{key.removesuffix('.name')}={'null' if flat[key] is None else flat[key]}"
+                for key in shown
+                if key in flat
+            ]
+            groups.setdefault(" ".join([strategy, *extra]), []).append(run)
     return groups
 
 
@@ -110,10 +114,11 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
 def render(table: pd.DataFrame) -> Table:
     wide = cells(table)
     runs = table["runs"].max()
-    shown = Table(title=f"client accuracy after the last round (%), {runs} run{'s' if runs > 1 else ''} per row")
-    shown.add_column("")
+    title = f"client accuracy after the last round (%), {runs} run{'s' if runs > 1 else ''} per row"
+    shown = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    shown.add_column("", overflow="fold")
     for domain in wide.columns:
-        shown.add_column(domain, justify="right")
+        shown.add_column(domain, justify="right", no_wrap=True)
     for label, row in wide.iterrows():
         shown.add_row(str(label), *row)
     return shown
@@ -129,7 +134,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 def run_table(result: Result) -> Table:
     """What is printed at the end of a run: each domain's client accuracy and the global model's."""
     final, best = result.summary["final"], result.summary["best"]
-    shown = Table(title=f"{result.summary['strategy']}: accuracy (%)")
+    shown = Table(title=f"{result.summary['strategy']}: accuracy (%)", box=SIMPLE_HEAD)
     for name in ("domain", "clients", f"clients, best round {best['round']}", "global model"):
         shown.add_column(name, justify="left" if name == "domain" else "right")
     for domain, accuracy in final["client_domain_accuracy"].items():
@@ -172,14 +177,13 @@ def _flat(run: Result) -> dict[str, object]:
     return flat
 
 
-def _determined_by(key: str, other: str, settings: list[dict[str, object]]) -> bool:
-    """Whether runs that agree in ``other`` always agree in ``key``."""
-    seen: dict[object, object] = {}
-    return all(seen.setdefault(flat.get(other), flat.get(key)) == flat.get(key) for flat in settings)
-
-
-def _says_more(key: str) -> bool:
-    return not key.endswith("._target_")
+def _tells_apart(key: str, settings: list[dict[str, object]]) -> bool:
+    """Whether the runs differ in ``key``, and not only because they differ in the name of the group it belongs to."""
+    value_by_name: dict[object, set[str]] = {}
+    name = f"{key.partition('.')[0]}.name"
+    for flat in settings:
+        value_by_name.setdefault(flat.get(name) if key != name else None, set()).add(str(flat.get(key)))
+    return any(len(values) > 1 for values in value_by_name.values())
 
 
 if __name__ == "__main__":

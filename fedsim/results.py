@@ -26,8 +26,8 @@ class Result:
 def read_result(run_dir: Path) -> Result:
     return Result(
         run_dir=run_dir,
-        clients=pd.read_csv(run_dir / "clients.csv", float_precision="round_trip"),
-        rounds=pd.read_csv(run_dir / "rounds.csv", float_precision="round_trip"),
+        clients=pd.read_csv(run_dir / "clients.csv"),
+        rounds=pd.read_csv(run_dir / "rounds.csv"),
         summary=json.loads((run_dir / "summary.json").read_text()),
     )
 
