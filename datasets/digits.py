@@ -27,8 +27,12 @@ from sklearn.datasets import load_digits, load_sample_images
 from sklearn.utils import Bunch
 
 from datasets.federation import Source
+from fedsim.errors import UserError
 
 SIZE = 28
+HANDWRITTEN_DIGITS = 1797
+MARGIN = 4
+"""Images per domain that are never used, since what is left at the end of the deal is not of all classes."""
 FONTS = (
     *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSansMono-BoldOblique"),
     *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic"),
@@ -42,9 +46,19 @@ Colour = npt.NDArray[np.float64]
 Style = Callable[[Grey, np.random.Generator], Colour]
 
 
+@lru_cache(maxsize=1)  # the jobs of a sweep share it
 def load(train_per_domain: int = 240, test_per_domain: int = 110) -> Source:
-    """The source: ``train_per_domain`` and ``test_per_domain`` images of each of the six domains, 3x28x28."""
+    """The source: ``train_per_domain`` and ``test_per_domain`` images of each of the six domains, 3x28x28.
+
+    Errors: ``UserError`` if there are not so many.
+    """
     per_domain = train_per_domain + test_per_domain
+    most = HANDWRITTEN_DIGITS // len(HANDWRITTEN) - MARGIN
+    if train_per_domain < 1 or test_per_domain < 1 or per_domain > most:
+        raise UserError(
+            f"dataset.train_per_domain={train_per_domain} and dataset.test_per_domain={test_per_domain} cannot be had: "
+            f"choose at most {most} in all, and at least 1 of each."
+        )
     handwritten = _deal_handwritten(len(HANDWRITTEN), per_domain)
     images, labels = [], []
     for number, style in enumerate(HANDWRITTEN.values()):
@@ -82,8 +96,6 @@ def _deal_handwritten(domains: int, per_domain: int) -> list[tuple[Grey, npt.NDA
         mine = by_class[domain::domains]
         rank_in_class = np.concatenate([np.arange(n) for n in np.bincount(bunch.target[mine])])
         mine = mine[np.argsort(rank_in_class, kind="stable")][:per_domain]
-        if len(mine) < per_domain:
-            raise ValueError(f"a domain has {len(mine)} handwritten digits, fewer than the {per_domain} asked for")
         dealt.append((bunch.images[mine] / 16.0, bunch.target[mine]))
     return dealt
 

@@ -24,7 +24,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Tested:
+class Measured:
     """A model on a test set."""
 
     num_examples: int
@@ -37,7 +37,7 @@ class Tested:
         return self.correct / self.num_examples
 
     @classmethod
-    def from_reply(cls, reply: Message) -> "Tested":
+    def from_reply(cls, reply: Message) -> "Measured":
         metrics = metrics_of(reply)
         return cls(
             num_examples=int(number(metrics, "num-examples")),
@@ -50,8 +50,8 @@ class Tested:
 class Evaluation:
     """All results of one round, for clients in ascending order and for domains in the source's order."""
 
-    clients: dict[int, Tested]
-    domains: dict[str, Tested]
+    clients: dict[int, Measured]
+    domains: dict[str, Measured]
 
 
 def evaluate(
@@ -85,10 +85,10 @@ def evaluate(
     replies = iter(grid.send_and_receive(chain(global_messages, client_messages)))
     domains = {}
     for domain, reply in zip(federation.domain_tests, replies, strict=False):
-        for ok in successful([reply], 1):
-            domains[domain] = Tested.from_reply(ok)
+        for ok in successful([reply], 1):  # alone: without one of its domains the global accuracy is another number
+            domains[domain] = Measured.from_reply(ok)
     tested = {
-        reply.metadata.src_node_id: Tested.from_reply(reply) for reply in successful(replies, len(client_messages))
+        reply.metadata.src_node_id: Measured.from_reply(reply) for reply in successful(replies, len(client_messages))
     }
     tested |= {client: domains[federation.partitions[client].domain] for client in alike}
     return Evaluation(clients=dict(sorted(tested.items())), domains=domains)

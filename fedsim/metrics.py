@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from datasets.federation import Federation
-from fedsim.evaluation import Evaluation, Tested
+from fedsim.evaluation import Evaluation, Measured
 
 Row = dict[str, Any]
 
@@ -52,11 +52,11 @@ def client_rows(evaluation: Evaluation, federation: Federation, round: int) -> l
     ]
 
 
-def pool(tested: Iterable[Tested]) -> Tested:
+def pool(tested: Iterable[Measured]) -> Measured:
     """One result for several test sets without a common image."""
     parts = list(tested)
     examples = sum(part.num_examples for part in parts)
-    return Tested(
+    return Measured(
         num_examples=examples,
         correct=sum(part.correct for part in parts),
         loss=sum(part.loss * part.num_examples for part in parts) / examples,

@@ -1,0 +1,51 @@
+"""ClientApps that worker processes of the tests run; they must be importable there by name."""
+
+import os
+import signal
+from pathlib import Path
+
+import torch
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedsim.arrays import to_record, to_tensors
+from fedsim.messages import arrays_of
+
+
+def counting_app(device: torch.device) -> ClientApp:
+    """Adds the client's id to what it receives and counts its own calls in its state.
+
+    ``config`` can ask a client to raise, or to kill its worker (every time, or once per file).
+    """
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        client = int(context.node_config["partition-id"])
+        config = message.content.config_records.get("config", ConfigRecord())
+        calls = int(context.state.get("calls", MetricRecord({"n": 0}))["n"]) + 1
+        context.state["calls"] = MetricRecord({"n": calls})
+        if config.get("raise") == client:
+            raise ValueError(f"client {client} was told to raise")
+        if config.get("kill") == client:
+            os.kill(os.getpid(), signal.SIGKILL)
+        once = Path(str(config.get("kill_once", "")), str(client))
+        if "kill_once" in config and not once.exists():
+            once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        received = to_tensors(arrays_of(message))
+        context.state["last"] = to_record({name: tensor + client for name, tensor in received.items()})
+        arrays = to_record({name: tensor + client for name, tensor in received.items()})
+        metrics = MetricRecord({"client": client, "calls": calls, "pid": os.getpid()})
+        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+
+    return app
+
+
+def broken_app(device: torch.device) -> ClientApp:
+    raise RuntimeError("the app cannot be built")
+
+
+def dying_app(device: torch.device) -> ClientApp:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("not reached")

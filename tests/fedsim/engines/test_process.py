@@ -1,0 +1,147 @@
+"""The pool of workers: order, state, deaths, and what it leaves behind."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+
+from fedsim.arrays import to_record, to_tensors
+from fedsim.engines.process import ATTEMPTS, ProcessGrid, worker_count
+from fedsim.errors import FedsimError, UserError
+from fedsim.messages import arrays_of, metrics_of
+from tests.apps import broken_app, counting_app, dying_app
+
+CPU = [torch.device("cpu")]
+
+
+@pytest.fixture
+def grid() -> Iterator[ProcessGrid]:
+    with ProcessGrid(counting_app, 7, CPU, workers=2) as grid:
+        yield grid
+
+
+def messages(config: dict[str, object] | None = None, clients: int = 7) -> list[Message]:
+    arrays = to_record({"w": torch.arange(1000.0), "n": torch.tensor(1)})
+    content = RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": 4, **(config or {})})})
+    return [Message(content, client, "train") for client in range(clients)]
+
+
+def alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{process_id}/stat").read_text().split(")")[1][:3]
+
+
+def test_replies_come_in_the_order_of_the_messages_from_both_workers(grid: ProcessGrid) -> None:
+    replies = list(grid.send_and_receive(reversed(messages())))
+    assert [metrics_of(reply)["client"] for reply in replies] == [6, 5, 4, 3, 2, 1, 0]
+    for reply in replies:
+        client = int(str(metrics_of(reply)["client"]))
+        assert torch.equal(to_tensors(arrays_of(reply))["w"], torch.arange(1000.0) + client)
+    assert {metrics_of(reply)["pid"] for reply in replies} == set(grid.worker_process_ids())
+
+
+def test_a_client_keeps_its_state_whichever_worker_it_meets(grid: ProcessGrid) -> None:
+    for call in (1, 2, 3):
+        replies = list(grid.send_and_receive(messages()[call - 1 :]))
+        assert [metrics_of(reply)["calls"] for reply in replies] == [min(call, c + 1) for c in range(7)][call - 1 :]
+    states = grid.client_states()
+    assert isinstance(states[5]["last"], ArrayRecord)
+    assert torch.equal(to_tensors(states[5]["last"])["w"], torch.arange(1000.0) + 5)
+
+
+def test_messages_of_one_client_are_answered_one_after_the_other(grid: ProcessGrid) -> None:
+    replies = list(grid.send_and_receive([messages()[3]] * 5))
+    assert [metrics_of(reply)["calls"] for reply in replies] == [1, 2, 3, 4, 5]
+
+
+def test_a_client_that_raises_answers_with_an_error_and_keeps_its_state(grid: ProcessGrid) -> None:
+    list(grid.send_and_receive(messages()))
+    replies = list(grid.send_and_receive(messages({"raise": 2})))
+    assert [reply.has_error() for reply in replies] == [False, False, True, False, False, False, False]
+    assert replies[2].metadata.src_node_id == 2
+    reason = replies[2].error.reason
+    assert reason is not None
+    assert reason.startswith("ValueError: client 2 was told to raise\nTraceback")
+    assert grid.client_states()[2]["calls"] == {"n": 1}
+
+
+def test_a_killed_worker_is_named_and_replaced_and_its_client_starts_over(
+    grid: ProcessGrid, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = grid.worker_process_ids()
+    replies = list(grid.send_and_receive(messages({"kill_once": str(tmp_path)})))
+    assert [metrics_of(reply)["client"] for reply in replies] == list(range(7))
+    assert [metrics_of(reply)["calls"] for reply in replies] == [1] * 7
+    assert "died (signal SIGKILL) while it computed client 3 in round 4; it is replaced" in caplog.text
+    assert caplog.text.count("it is replaced") == 7
+    assert not set(before) & set(grid.worker_process_ids())
+
+
+def test_an_idle_worker_that_was_killed_is_replaced(grid: ProcessGrid) -> None:
+    os.kill(grid.worker_process_ids()[0], signal.SIGKILL)
+    replies = list(grid.send_and_receive(messages()))
+    assert [metrics_of(reply)["client"] for reply in replies] == list(range(7))
+
+
+def test_a_client_that_always_kills_its_worker_fails_alone(grid: ProcessGrid) -> None:
+    replies = list(grid.send_and_receive(messages({"kill": 1})))
+    assert [reply.has_error() for reply in replies] == [False, True, False, False, False, False, False]
+    assert replies[1].error.reason == f"its worker died {ATTEMPTS} times (signal SIGKILL)"
+
+
+def test_replies_nobody_waits_for_are_dropped(grid: ProcessGrid) -> None:
+    replies = grid.send_and_receive(messages())
+    next(iter(replies))
+    replies.close()  # type: ignore[attr-defined]  # a generator
+    again = list(grid.send_and_receive(messages()))
+    assert [metrics_of(reply)["client"] for reply in again] == list(range(7))
+
+
+def test_pushed_messages_are_pulled(grid: ProcessGrid) -> None:
+    ids = list(grid.push_messages(messages(clients=3)))
+    assert [metrics_of(reply)["client"] for reply in grid.pull_messages(ids)] == [0, 1, 2]
+
+
+def test_no_worker_is_left_behind() -> None:
+    with ProcessGrid(counting_app, 4, CPU, workers=3) as grid:
+        pids = grid.worker_process_ids()
+        list(grid.send_and_receive(messages(clients=4)))
+        assert grid.peak_memory_mb() > 10
+    assert len(set(pids)) == 3
+    deadline = time.monotonic() + 10
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in pids if alive(pid)]
+
+
+@pytest.mark.parametrize(
+    ("factory", "cause"),
+    [(broken_app, "RuntimeError: the app cannot be built"), (dying_app, r"it died at start \(signal SIGKILL\)")],
+)
+def test_an_app_that_cannot_be_built_is_an_error(factory: object, cause: str) -> None:
+    with pytest.raises(FedsimError, match=rf"(?s)worker 0 could not be started: .*{cause}"):
+        ProcessGrid(factory, 2, CPU, workers=2)  # type: ignore[arg-type]
+
+
+def test_how_many_workers() -> None:
+    gpus = [torch.device("cuda", 0), torch.device("cuda", 1)]
+    assert worker_count(CPU, None, 1) == len(os.sched_getaffinity(0))
+    assert worker_count(CPU, 5, 1) == 5
+    assert worker_count(gpus, None, 3) == 6
+    assert worker_count(gpus, 4, 3) == 4
+
+
+@pytest.mark.parametrize(
+    ("workers", "per_gpu", "key"), [(0, 1, "workers"), (-1, 1, "workers"), (None, 0, "workers_per_gpu")]
+)
+def test_too_few_workers_are_refused(workers: int | None, per_gpu: int, key: str) -> None:
+    with pytest.raises(UserError, match=rf"engine\.{key}=.*at least 1"):
+        worker_count(CPU, workers, per_gpu)

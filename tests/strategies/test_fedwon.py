@@ -1,0 +1,47 @@
+"""FedWon: which networks it takes, and that all of them travels."""
+
+from collections.abc import Callable
+
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord
+from torch import nn
+from torchvision.models import resnet18
+
+from fedsim.engines.inline import InlineGrid
+from fedsim.errors import UserError
+from fedsim.messages import arrays_of
+from fedsim.models import CNN6
+from fedsim.norms import NORM_LAYERS, ScaledWSConv2d, use_group_norm, use_scaled_ws
+from strategies import FedWon
+
+
+@pytest.mark.parametrize("make", [CNN6, lambda: resnet18(weights=None)], ids=["cnn6", "resnet18"])
+def test_every_norm_layer_is_gone_and_every_convolution_standardized(make: Callable[[], nn.Module]) -> None:
+    model = use_scaled_ws(make())
+    FedWon(model)
+    assert not [layer for layer in model.modules() if isinstance(layer, NORM_LAYERS)]
+    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    assert convolutions
+    assert all(isinstance(layer, ScaledWSConv2d) and layer.bias is not None for layer in convolutions)
+
+
+def test_everything_travels_gains_included(grid: InlineGrid) -> None:
+    model = use_scaled_ws(CNN6())
+    messages = FedWon(model).configure_train(1, ArrayRecord(model.state_dict()), ConfigRecord(), grid)
+    sent = set(arrays_of(next(iter(messages))))
+    assert sent == set(model.state_dict())
+    assert len([name for name in sent if name.endswith("gain")]) == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "has"),
+    [
+        (CNN6(), "BatchNorm1d, BatchNorm2d"),
+        (use_group_norm(CNN6()), "GroupNorm"),
+        (nn.Sequential(nn.Conv2d(1, 1, 1)), "no standardized convolution"),
+    ],
+    ids=["bn", "gn", "plain"],
+)
+def test_another_network_is_refused(model: nn.Module, has: str) -> None:
+    with pytest.raises(UserError, match=rf"this network has {has}: leave norm out or choose norm=sws"):
+        FedWon(model)
