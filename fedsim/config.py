@@ -27,16 +27,21 @@ CONFIG_NAME = "config"
 _STARTED = datetime.now()
 
 
-def run_directory(out_dir: str | None, resume: str | None, started: datetime = _STARTED) -> str:
-    """Where a run is written: ``resume``, else ``out_dir``, else a dated folder under ``outputs/``."""
-    return resume or out_dir or f"outputs/{started:%Y-%m-%d}/{started:%H-%M-%S}"
+def run_directory(
+    out_dir: str | None, resume: str | None, started: datetime = _STARTED, folder: str = "outputs"
+) -> str:
+    """Where a run is written: ``resume``, else ``out_dir``, else a dated folder under ``folder``."""
+    for path in (resume, out_dir):
+        if path is not None:
+            return str(path)  # YAML reads a path like 7 as a number
+    return f"{folder}/{started:%Y-%m-%d}/{started:%H-%M-%S}"
 
 
 def register_resolvers() -> None:
     """The two resolvers that say where a run and a sweep are written."""
     OmegaConf.register_new_resolver("fedsim.run_dir", run_directory, replace=True)
     OmegaConf.register_new_resolver(
-        "fedsim.sweep_dir", lambda out_dir: out_dir or f"multirun/{_STARTED:%Y-%m-%d}/{_STARTED:%H-%M-%S}", replace=True
+        "fedsim.sweep_dir", lambda out_dir: run_directory(out_dir, None, folder="multirun"), replace=True
     )
 
 
@@ -59,18 +64,23 @@ def compose(overrides: Sequence[str], config_dir: Path = CONFIG_DIR, config_name
 
 
 def load(run_dir: Path) -> dict[str, Any]:
-    """The configuration a run directory was made with.
+    """The settings a run directory was made with.
 
-    Errors: ``UserError`` if there is none.
+    Errors: ``UserError`` if it holds none.
     """
     path = run_dir / "config.yaml"
     if not path.is_file():
-        raise UserError(f"resume={run_dir} is not a run directory: choose one that holds a config.yaml.")
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
-    resolved = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}
+        raise UserError(f"{run_dir} is not a run directory: choose one that holds a config.yaml.")
+    config = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items() if key not in ("defaults", "hydra")}
+
+
+def repeatable(settings: dict[str, Any]) -> DictConfig:
+    """The settings as a configuration file of their own, which Hydra can run again into another directory."""
+    hydra = OmegaConf.load(CONFIG_DIR / f"{CONFIG_NAME}.yaml").hydra
+    defaults = ["_self_", {"override hydra/job_logging": "disabled"}]
+    return OmegaConf.create({"defaults": defaults, **settings, "out_dir": None, "resume": None, "hydra": hydra})
 
 
 def choices(group: str, config_dir: Path = CONFIG_DIR) -> list[str]:

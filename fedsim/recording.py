@@ -13,7 +13,7 @@ from flwr.app import RecordDict
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from fedsim.config import ROOT
+from fedsim.config import ROOT, repeatable
 from fedsim.engines.grid import FederationGrid
 from fedsim.errors import UserError
 from fedsim.evaluation import personal_part
@@ -46,7 +46,7 @@ class Recorder:
         """
         if self.settings.resume is None:
             check_run_dir(self.run_dir)
-        config = OmegaConf.create({**self.settings.to_config(), "resume": None})
+        config = repeatable(self.settings.to_config())
         write_atomically(self.run_dir / "config.yaml", lambda path: OmegaConf.save(config, path))
 
     def go_back_to(self, round: int) -> None:

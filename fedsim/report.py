@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from omegaconf import OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from fedsim.config import load
 from fedsim.errors import UserError
 from fedsim.plots import plot_comparison_by_domain, plot_comparison_over_rounds
 from fedsim.results import Result, find_runs, read_result
@@ -112,15 +112,18 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def render(table: pd.DataFrame) -> Table:
-    wide = cells(table)
+    """For a terminal: a row for each domain, a column for each strategy."""
     runs = table["runs"].max()
-    title = f"client accuracy after the last round (%), {runs} run{'s' if runs > 1 else ''} per row"
-    shown = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    shown.add_column("", overflow="fold")
+    title = f"client accuracy after the last round (%), {runs} run{'s' if runs > 1 else ''} each"
+    shown = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    wide = cells(table)
+    shown.add_column("")
+    for label in wide.index:
+        shown.add_column(str(label), justify="right", min_width=max(map(len, wide.loc[label])))
     for domain in wide.columns:
-        shown.add_column(domain, justify="right", no_wrap=True)
-    for label, row in wide.iterrows():
-        shown.add_row(str(label), *row)
+        if domain == MEAN:
+            shown.add_section()
+        shown.add_row(domain, *wide[domain])
     return shown
 
 
@@ -164,10 +167,8 @@ def write_html(run_dir: Path) -> None:
 
 
 def _flat(run: Result) -> dict[str, object]:
-    config = OmegaConf.to_container(OmegaConf.load(run.run_dir / "config.yaml"))
-    assert isinstance(config, dict)
     flat: dict[str, object] = {}
-    for key, value in ((str(key), value) for key, value in config.items()):
+    for key, value in load(run.run_dir).items():
         if key in NOT_COMPARED:
             continue
         if isinstance(value, dict):

@@ -22,7 +22,11 @@ def _number(allowed: Callable[[float], bool], words: str) -> tuple[Callable[[Any
 
 
 _TEXT: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, str), "a text")
-_PATH: tuple[Callable[[Any], bool], str] = (lambda value: value is None or isinstance(value, str), "a path or null")
+_PATH: tuple[Callable[[Any], bool], str] = (
+    lambda value: value is None or (isinstance(value, str | int) and not isinstance(value, bool)),
+    "a path or null",
+)
+PATHS = ("data_dir", "out_dir", "resume")
 
 _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rounds": _whole(1),
@@ -36,9 +40,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "min_fraction_success": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
     "seed": _whole(0),
     "device": _TEXT,
-    "data_dir": _PATH,
-    "out_dir": _PATH,
-    "resume": _PATH,
+    **dict.fromkeys(PATHS, _PATH),
     "verbose": (lambda value: isinstance(value, bool), "true or false"),
 }
 
@@ -90,7 +92,9 @@ class Settings:
                 raise UserError(f"{key}={config[key]} is not possible: choose a file of configs/{key}.")
         for option in unused_options(config["strategy"]):
             raise UserError(f"strategy.{option} is not an option of {config['strategy']['name']}: leave it out.")
-        return cls(**config)
+        # YAML reads a path like 7 as a number.
+        paths = {key: None if config[key] is None else str(config[key]) for key in PATHS}
+        return cls(**{**config, **paths})
 
     def to_config(self) -> dict[str, Any]:
         return asdict(self)

@@ -47,7 +47,7 @@ def run_py(tmp_path: Path) -> CommandLine:
     """Runs ``python run.py`` with the small federation, in a folder of its own."""
 
     def run(*arguments: str, small: bool = True) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, str(ROOT / "run.py"), *arguments, *(SMALL if small else ())]
+        command = [sys.executable, str(ROOT / "run.py"), *(SMALL if small else ()), *arguments]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
 
     return run

@@ -1,0 +1,44 @@
+"""The digits network of FedBN, counted and computed by hand."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fedsim.models import CNN6
+from fedsim.norms import remove_norm, use_scaled_ws
+
+CHANNELS = (64, 64, 128)
+WIDTHS = (2048, 512)
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_it_has_as_many_parameters_as_fedbns_network() -> None:
+    model = CNN6()
+    assert count(model) == 14_219_210
+    norms = 2 * sum(CHANNELS + WIDTHS)
+    assert count(remove_norm(model)) == 14_219_210 - norms
+    assert count(use_scaled_ws(model)) == 14_219_210 - norms + sum(CHANNELS)  # a gain per channel
+
+
+def test_the_logits_are_those_of_the_layers_written_out() -> None:
+    torch.manual_seed(0)
+    model = CNN6(num_classes=7).eval()
+    images = torch.randn(2, 3, 28, 28)
+    state = model.state_dict()
+
+    def layer(values: torch.Tensor, index: int) -> torch.Tensor:
+        weight, bias = state[f"features.{index}.weight"], state[f"features.{index}.bias"]
+        values = F.conv2d(values, weight, bias, padding=2) if weight.dim() == 4 else F.linear(values, weight, bias)
+        norm = [state[f"features.{index + 1}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
+        return F.batch_norm(values, *norm).relu()
+
+    values = F.max_pool2d(layer(images, 0), 2)
+    values = F.max_pool2d(layer(values, 4), 2)
+    values = layer(values, 8).flatten(1)
+    values = layer(layer(values, 12), 15)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), F.linear(values, state["head.weight"], state["head.bias"]))
+        assert model(images).shape == (2, 7)

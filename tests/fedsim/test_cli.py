@@ -1,0 +1,202 @@
+"""The command line as a person uses it: real runs, wrong settings, a kill, Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fedsim import cli
+from tests.conftest import ROOT, SMALL, CommandLine
+
+SETTINGS_SECTION_5 = {"config.yaml", "clients.csv", "rounds.csv", "summary.json", "model.safetensors", "report.html"}
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """``python run.py`` in this process, in an empty folder; returns the exit status."""
+
+    def call(*arguments: str) -> int:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        assert isinstance(exit.value.code, int)
+        return exit.value.code
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["strategy=fedfoo"], "strategy=fedfoo is not known: choose fedavg, fedbn, fedwon, local."),
+        (["dataset=imagenet"], "dataset=imagenet is not known: choose digits."),
+        (["model=resnet9000"], "model=resnet9000 is not known: choose cnn6, cnn_small."),
+        (["norm=x"], "norm=x is not known: choose bn, gn, none, sws."),
+        (["experiment=x"], "experiment=x is not known: choose fedwon_small_batch."),
+        (["roundz=3"], "roundz=3 is not a setting: did you mean rounds?"),
+        (["strategy.clap=3", "strategy=fedwon"], "strategy.clap=3 is not a setting: did you mean strategy.clip?"),
+        (["+extra=3"], "extra=3 is not a setting: the settings are "),
+        (["+strategy.extra=3"], "strategy.extra is not an option of fedavg: leave it out."),
+        (["rounds"], "'rounds' cannot be read: write key=value."),
+        (["rounds=0"], "rounds=0 is not possible: choose a whole number of at least 1."),
+        (["rounds=1.5"], "rounds=1.5 is not possible: choose a whole number of at least 1."),
+        (["rounds=many"], "rounds=many is not possible: choose a whole number of at least 1."),
+        (["fraction=0"], "fraction=0 is not possible: choose a number above 0 and at most 1."),
+        (["fraction=2"], "fraction=2 is not possible: choose a number above 0 and at most 1."),
+        (["batch_size=-4"], "batch_size=-4 is not possible: choose a whole number of at least 1."),
+        (["batch_size=1"], "batch_size=1 gives BatchNorm no batch to normalize over"),
+        (["lr=0"], "lr=0 is not possible: choose a number above 0."),
+        (["seed=-1"], "seed=-1 is not possible: choose a whole number of at least 0."),
+        (["device=tpu"], "device=tpu is not possible: choose auto or cpu"),
+        (["device=cuda:99"], "device=cuda:99 is not possible: choose auto or cpu"),
+        (["engine.workers=0"], "engine.workers=0 is not possible: choose a whole number of at least 1."),
+        (["split.clients_per_domain=0"], "split.clients_per_domain=0 is not possible: choose from 1 to 240"),
+        (["strategy.weighting=size"], "strategy.weighting=size is not known: choose examples or uniform."),
+        (["strategy=fedwon", "strategy.clip=-1"], "strategy.clip=-1 is not possible: choose a number above 0"),
+        (["strategy=fedbn", "norm=gn"], "strategy=fedbn needs BatchNorm layers to keep on the clients"),
+        (["strategy=fedwon", "norm=bn"], "strategy=fedwon needs standardized convolutions and no normalization layer"),
+        (["norm=gn", "norm.groups=5"], "norm.groups=5 does not divide the 32 channels"),
+        (["out_dir=/dev/null/run"], "out_dir=/dev/null/run cannot be written (Not a directory)"),
+        (["resume=nowhere"], "nowhere is not a run directory: choose one that holds a config.yaml."),
+        (["-m", "strategy=fedavg,fedfoo"], "strategy=fedfoo is not known"),
+        (["-m", "strategy=fedbn", "norm=bn,gn"], "strategy=fedbn needs BatchNorm layers"),
+        (["--config-name", "other"], "--config-name=other is not in "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_settings_are_one_sentence_and_exit_status_2(
+    main: Callable[..., int],
+    arguments: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    assert main(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {sentence}")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []  # nothing was started
+
+
+def test_a_run_leaves_the_promised_files_and_prints_where(run_py: CommandLine, tmp_path: Path) -> None:
+    done = run_py("strategy=fedbn", "out_dir=here")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("run directory: here")
+    assert "round 2/2  client accuracy" in done.stdout
+    run_dir = tmp_path / "here"
+    files = {path.name for path in run_dir.iterdir()}
+    assert files == SETTINGS_SECTION_5 | {"checkpoints", "plots", "clients"}
+    assert {path.name for path in (run_dir / "plots").iterdir()} == {"accuracy.png", "clients.png", "labels.png"}
+    assert {path.name for path in (run_dir / "clients").iterdir()} == {f"{c}.safetensors" for c in range(6)}
+
+    clients = pd.read_csv(run_dir / "clients.csv")
+    assert list(clients) == ["round", "client", "domain", "split", "num_examples", "loss", "accuracy"]
+    assert len(clients) == 3 * 6
+    final = json.loads((run_dir / "summary.json").read_text())["final"]
+    last = clients[clients["round"] == 2]
+    assert final["client_accuracy_mean"] == pytest.approx(last["accuracy"].mean())
+    assert final["client_accuracy_worst"] == pytest.approx(last["accuracy"].min())
+    assert final["client_accuracy_std"] == pytest.approx(last["accuracy"].std(ddof=0))
+    # Each domain's test set has 20 images, so the union's accuracy is the mean of the domains'.
+    assert final["global_accuracy"] == pytest.approx(sum(final["domain_accuracy"].values()) / 6)
+
+    # The configuration that was left behind repeats the run.
+    again = run_py("--config-path", str(run_dir), "--config-name", "config", "out_dir=again", small=False)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "again" / "clients.csv").read_bytes() == (run_dir / "clients.csv").read_bytes()
+
+    # A second run into the same directory would destroy the first.
+    refused = run_py("out_dir=here")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: out_dir=here already holds a run")
+
+
+@pytest.mark.slow
+def test_inline_and_any_number_of_workers_write_the_same_bytes(run_py: CommandLine, tmp_path: Path) -> None:
+    engines = ["engine=inline", *(f"engine.workers={count}" for count in (1, 2, 3))]
+    for number, engine in enumerate(engines):
+        done = run_py("strategy=fedbn", "fraction=0.7", "split.clients_per_domain=2", engine, f"out_dir={number}")
+        assert done.returncode == 0, done.stderr
+    written = {(tmp_path / str(number) / "clients.csv").read_bytes() for number in range(4)}
+    assert len(written) == 1
+
+
+@pytest.mark.slow
+def test_a_sweep_is_run_and_reported(run_py: CommandLine, tmp_path: Path) -> None:
+    done = run_py("-m", "strategy=fedavg,fedwon", "seed=0,1", "out_dir=sweep", "rounds=1")
+    assert done.returncode == 0, done.stderr
+    report = subprocess.run(
+        [sys.executable, "-m", "fedsim.report", str(tmp_path / "sweep")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert report.returncode == 0, report.stderr
+    table = pd.read_csv(tmp_path / "sweep" / "comparison.csv")
+    assert table["label"].unique().tolist() == ["fedavg", "fedwon"]
+    assert set(table["runs"]) == {2}
+    finals = [json.loads((tmp_path / "sweep" / str(job) / "summary.json").read_text())["final"] for job in range(4)]
+    mean = table[(table["label"] == "fedwon") & (table["domain"] == "mean")].iloc[0]
+    values = pd.Series([100 * final["client_accuracy_mean"] for final in finals[2:]])
+    assert mean["mean"] == pytest.approx(values.mean())
+    assert mean["std"] == pytest.approx(values.std())
+
+
+def started(tmp_path: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """A run in a process group of its own, as a terminal would start it, that has written its first rounds."""
+    command = [sys.executable, str(ROOT / "run.py"), *SMALL, "strategy=fedbn", *arguments]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    rounds = tmp_path / "run" / "rounds.csv"
+    deadline = time.monotonic() + 120
+    while not (rounds.exists() and len(rounds.read_text().splitlines()) >= 4):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["kill -9", "Ctrl-C"])
+def test_a_stopped_run_is_resumed_to_the_same_bytes(run_py: CommandLine, tmp_path: Path, how: str) -> None:
+    process = started(tmp_path, "rounds=12", "out_dir=run")
+    if how == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Traceback" not in errors
+        assert "go on with: python run.py resume=run" in errors
+        assert "stopped; what was recorded is intact" in errors
+        final = json.loads((tmp_path / "run" / "summary.json").read_text())["final"]
+        assert final["round"] == pd.read_csv(tmp_path / "run" / "rounds.csv")["round"].max()
+    else:
+        process.kill()
+        process.communicate(timeout=60)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+    resumed = run_py("resume=run", small=False)
+    assert resumed.returncode == 0, resumed.stderr
+    straight = run_py("strategy=fedbn", "out_dir=straight", "rounds=12")
+    assert straight.returncode == 0, straight.stderr
+    assert (tmp_path / "run" / "clients.csv").read_bytes() == (tmp_path / "straight" / "clients.csv").read_bytes()
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+    refused = run_py("resume=run", "lr=0.1", small=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: lr=0.1 cannot be given with resume=")
+
+
+def test_run_py_can_be_imported_by_workers_without_cost() -> None:
+    program = "import sys, run; assert 'torch' not in sys.modules and 'hydra' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
