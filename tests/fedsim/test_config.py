@@ -1,0 +1,140 @@
+"""Overrides become a configuration, or one sentence that says which of them is wrong and what would be right."""
+
+import re
+import shutil
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from fedsim.config import CONFIG_DIR, choices, compose, load, repeatable, run_directory
+from fedsim.errors import UserError
+
+STRATEGIES = "fedavg, fedbn, fedwon, local"
+
+
+def test_overrides_change_what_they_name_and_nothing_else() -> None:
+    changed = compose(["rounds=3", "lr=1e-3", "data_dir=/data", "dataset.train_per_domain=40"])
+    assert (changed["rounds"], changed["lr"], changed["data_dir"]) == (3, 0.001, "/data")
+    assert changed["dataset"]["train_per_domain"] == 40
+    defaults = compose([])
+    changed["dataset"]["train_per_domain"] = defaults["dataset"]["train_per_domain"]
+    assert {**changed, "rounds": 60, "lr": 0.05, "data_dir": None} == defaults
+
+
+def test_the_result_is_plain_and_without_hydras_own_settings() -> None:
+    config = compose(["strategy=fedbn"])
+    assert "hydra" not in config
+    assert type(config["strategy"]) is dict
+    assert config["strategy"]["server"] == "strategies.FedBN"
+
+
+def test_fedwon_brings_its_norm_unless_another_is_asked_for() -> None:
+    assert compose([])["norm"]["name"] == "bn"
+    assert compose(["strategy=fedwon"])["norm"]["name"] == "sws"
+    for overrides in (["strategy=fedwon", "norm=gn"], ["norm=gn", "strategy=fedwon"]):
+        assert compose(overrides)["norm"] == {"name": "gn", "_target_": "fedsim.norms.use_group_norm", "groups": 32}
+    assert compose(["strategy=fedwon", "strategy.clip=null"])["strategy"]["clip"] is None
+
+
+def xfail(*values: object, reason: str) -> object:
+    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=reason))
+
+
+ERROR_IN_ERROR = "_settings composes with the wrong choice again, and what Hydra raises then is not caught"
+BLAMES_ANOTHER = "the first override that is no setting of the defaults is blamed, though Hydra accepts it"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["roundz=3"], "roundz=3 is not a setting: did you mean rounds?"),
+        (["rounds=3", "batchsize=8"], "batchsize=8 is not a setting: did you mean batch_size?"),
+        (["xyzzy=1"], "xyzzy=1 is not a setting: the settings are batch_size, checkpoint_every, "),
+        (["strategy=fedwon", "strategy.clap=1"], "strategy.clap=1 is not a setting: did you mean strategy.clip?"),
+        (["norm.groups=4"], "norm.groups=4 is not a setting: "),  # of norm=bn
+        (["strategy=fedsgd"], f"strategy=fedsgd is not known: choose {STRATEGIES}."),
+        (["strategy=fedsgd", "rounds=3"], f"strategy=fedsgd is not known: choose {STRATEGIES}."),
+        (["norm=gn", "strategy=fedsgd"], f"strategy=fedsgd is not known: choose {STRATEGIES}."),
+        (["experiment=nothing"], "experiment=nothing is not known: choose "),
+        (["strategy="], f"strategy= is not known: choose {STRATEGIES}."),
+        (["model=resnet"], "model=resnet is not known: choose "),
+        (["rounds"], "'rounds' cannot be read: write key=value."),
+        (["rounds: 3"], "'rounds: 3' cannot be read: write key=value."),
+        (["lr=[1"], "'lr=[1' cannot be read: write key=value."),
+        (["out_dir=${nothing}"], "Interpolation key 'nothing' not found"),
+        (["seed=0,1"], "Ambiguous value for argument 'seed=0,1'"),
+        xfail(
+            ["rounds=3", "strategy=fedsgd"],
+            f"strategy=fedsgd is not known: choose {STRATEGIES}.",
+            reason=ERROR_IN_ERROR,
+        ),
+        xfail(["strategy=null"], "strategy=None is not known", reason="Hydra raises a bare ValueError"),
+        xfail(["hydra.run.dir=x", "roundz=3"], "roundz=3 is not a setting", reason=BLAMES_ANOTHER),
+        xfail(["+model.width=3", "roundz=3"], "roundz=3 is not a setting", reason=BLAMES_ANOTHER),
+    ],
+)
+def test_a_wrong_override_is_explained_in_one_sentence(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}") as raised:
+        compose(overrides)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_setting_removed_by_hand_is_missing_and_not_replaced() -> None:
+    assert "lr" not in compose(["~lr"])
+
+
+def test_configurations_of_ones_own_are_found(tmp_path: Path) -> None:
+    folder = tmp_path / "configs"
+    shutil.copytree(CONFIG_DIR, folder)
+    (folder / "strategy" / "mine.yaml").write_text("name: mine\n")
+    (folder / "short.yaml").write_text("defaults: [config, _self_]\nrounds: 2\n")
+    assert compose(["strategy=mine"], folder)["strategy"] == {"name": "mine"}
+    assert choices("strategy", folder) == ["fedavg", "fedbn", "fedwon", "local", "mine"]
+    assert compose([], folder, "short")["rounds"] == 2
+    with pytest.raises(UserError, match=f"choose {STRATEGIES}, mine"):
+        compose(["strategy=yours"], folder)
+
+
+def test_a_missing_configuration_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--config-path=.*/none is not a folder: choose one that holds a config.yaml"):
+        compose([], tmp_path / "none")
+    with pytest.raises(UserError, match=r"--config-name=other is not in .*: choose a YAML file of that folder"):
+        compose([], CONFIG_DIR, "other")
+
+
+def test_the_choices_are_the_files_of_the_group() -> None:
+    assert ", ".join(choices("strategy")) == STRATEGIES
+    assert {"bn", "gn", "none", "sws"} <= set(choices("norm"))
+    assert choices("nothing") == []
+
+
+def test_the_run_directory_is_resume_or_out_dir_or_dated() -> None:
+    started = datetime(2026, 3, 4, 5, 6, 7)
+    assert run_directory("a", "b", started) == "b"
+    assert run_directory("a", None, started) == "a"
+    assert run_directory(7, None, started) == "7"  # type: ignore[arg-type]  # as YAML reads it
+    assert run_directory(None, None, started, "multirun") == "multirun/2026-03-04/05-06-07"
+    assert run_directory(None, None, started) == "outputs/2026-03-04/05-06-07"
+
+
+def test_a_runs_settings_are_loaded_from_its_directory(tmp_path: Path) -> None:
+    config = {**compose(["strategy=fedwon", "lr=0.1"]), "out_dir": None}
+    OmegaConf.save(repeatable(config), tmp_path / "config.yaml")
+    assert load(tmp_path) == config
+    with pytest.raises(UserError, match=r"/empty is not a run directory: choose one that holds a config.yaml"):
+        load(tmp_path / "empty")
+
+
+def test_a_runs_settings_can_be_run_again_elsewhere(tmp_path: Path) -> None:
+    config = compose(["experiment=fedwon_small_batch", "rounds=3", "out_dir=here", "resume=there"])
+    OmegaConf.save(repeatable(config), tmp_path / "config.yaml")
+    assert compose([], tmp_path) == {**config, "out_dir": None, "resume": None}
+    assert compose(["seed=1", "strategy.clip=0.5"], tmp_path)["strategy"] == {**config["strategy"], "clip": 0.5}
+
+
+def test_an_experiment_changes_what_it_names_and_an_override_wins_over_it() -> None:
+    config = compose(["experiment=fedwon_small_batch", "lr=0.5"])
+    assert (config["batch_size"], config["lr"], config["strategy"]["clip"]) == (2, 0.5, None)
+    assert (config["strategy"]["name"], config["norm"]["name"]) == ("fedwon", "sws")

@@ -1,0 +1,93 @@
+"""The Flower app on Flower's own runtime: the same numbers as the inline engine."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedsim import simulate
+from tests.conftest import ROOT, SMALL
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+def flower(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An environment with a Flower home of its own; what ``flwr run`` leaves running there is stopped by process id."""
+    home = tmp_path / "flower"
+    home.mkdir()
+    yield {**os.environ, "FLWR_HOME": str(home), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"FLWR_HOME={home}".encode() in environment.split(b"\0") and int(process.name) != os.getpid():
+            os.kill(int(process.name), signal.SIGTERM)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="the daemon is found in /proc")
+def test_flwr_run_gives_the_numbers_of_the_inline_engine(flower: dict[str, str], tmp_path: Path) -> None:
+    overrides = [*SMALL, "strategy=fedbn", "local_epochs=2"]
+    config = " ".join([*overrides, f"out_dir={tmp_path / 'flower_run'}"])
+    done = subprocess.run(
+        [str(BIN / "flwr"), "run", str(ROOT), "--stream", "--run-config", f'overrides="{config}"'],
+        cwd=tmp_path,
+        env=flower,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "flower_run" / "summary.json").exists(), done.stdout + done.stderr
+    inline = simulate(*overrides, "engine=inline", f"out_dir={tmp_path / 'inline_run'}")
+    # Two simulated SuperNodes host six clients in two processes; not a bit differs.
+    assert (tmp_path / "flower_run" / "clients.csv").read_bytes() == (
+        tmp_path / "inline_run" / "clients.csv"
+    ).read_bytes()
+    summary = json.loads((tmp_path / "flower_run" / "summary.json").read_text())
+    assert summary["final"] == inline.summary["final"]
+    assert summary["bytes_up"] == inline.summary["bytes_up"]
+
+
+@pytest.mark.slow
+def test_the_bundle_holds_everything_the_app_needs_and_no_data(flower: dict[str, str], tmp_path: Path) -> None:
+    """What Flower ships to other machines is enough to compose every configuration."""
+    checkout = tmp_path / "checkout"
+    shutil.copytree(
+        ROOT, checkout, ignore=shutil.ignore_patterns(".git", "outputs", "multirun", "*cache*", "*.egg-info")
+    )
+    built = subprocess.run(
+        [str(BIN / "flwr"), "build", "--app", str(checkout)],
+        cwd=tmp_path,
+        env=flower,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    (bundle,) = tmp_path.rglob("*.fab")
+    unpacked = tmp_path / "unpacked"
+    zipfile.ZipFile(bundle).extractall(unpacked)
+    assert bundle.stat().st_size < 1e6
+    program = (
+        "import fedsim.server_app, fedsim.client_app\n"
+        "from fedsim.config import choices, compose\n"
+        "for group in ('strategy', 'dataset', 'split', 'model', 'norm', 'engine', 'experiment'):\n"
+        "    [compose([f'{group}={choice}']) for choice in choices(group)]\n"
+        "print(choices('strategy'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=unpacked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"\w+", done.stdout) == ["fedavg", "fedbn", "fedwon", "local"]

@@ -1,0 +1,84 @@
+"""The numbers of a round, computed by hand for three clients of two domains."""
+
+import pytest
+
+from datasets.federation import Federation
+from fedsim.evaluation import Evaluation, Measured
+from fedsim.metrics import best_row, client_mean_by_domain, client_rows, evaluated, nested, pool, round_metrics
+
+EVALUATION = Evaluation(
+    clients={0: Measured(10, 9, 0.5), 1: Measured(20, 10, 1.0), 2: Measured(50, 35, 0.75)},  # accuracies 0.9, 0.5, 0.7
+    domains={"domain0": Measured(60, 45, 0.4), "domain1": Measured(20, 5, 1.6)},
+)
+
+
+@pytest.fixture
+def federation(make_federation: object) -> Federation:
+    assert callable(make_federation)
+    made = make_federation(3)
+    assert isinstance(made, Federation)
+    return made
+
+
+def test_every_number_of_a_round_is_the_one_computed_by_hand(federation: Federation) -> None:
+    variance = ((0.9 - 0.7) ** 2 + (0.5 - 0.7) ** 2 + 0) / 3  # the population's
+    assert round_metrics(EVALUATION, federation) == pytest.approx(
+        {
+            "global_accuracy": 50 / 80,
+            "global_loss": (0.4 * 60 + 1.6 * 20) / 80,
+            "client_accuracy_mean": (0.9 + 0.5 + 0.7) / 3,
+            "client_accuracy_weighted": (9 + 10 + 35) / 80,
+            "client_accuracy_std": variance**0.5,
+            "client_accuracy_worst": 0.5,
+            "domain_accuracy.domain0": 45 / 60,
+            "domain_accuracy.domain1": 5 / 20,
+            "client_domain_accuracy.domain0": (0.9 + 0.7) / 2,  # clients 0 and 2, whatever their sizes
+            "client_domain_accuracy.domain1": 0.5,
+        },
+        rel=1e-12,
+    )
+
+
+def test_numbers_are_pythons_own(federation: Federation) -> None:
+    assert {type(value) for value in round_metrics(EVALUATION, federation).values()} == {float}
+
+
+def test_there_is_a_row_for_every_client(federation: Federation) -> None:
+    rows = client_rows(EVALUATION, federation, round=4)
+    assert [(row["round"], row["client"], row["domain"]) for row in rows] == [
+        (4, 0, "domain0"),
+        (4, 1, "domain1"),
+        (4, 2, "domain0"),
+    ]
+    where = {"round": 4, "client": 1, "domain": "domain1", "split": "test"}
+    assert rows[1] == {**where, "num_examples": 20, "loss": 1.0, "accuracy": 0.5}
+
+
+def test_pooling_counts_every_image_once() -> None:
+    pooled = pool(measured for measured in EVALUATION.clients.values())
+    assert (pooled.num_examples, pooled.correct) == (80, 54)
+    assert pooled.accuracy == 54 / 80
+    assert pooled.loss == pytest.approx((5 + 20 + 37.5) / 80)
+
+
+def test_a_domain_without_an_evaluated_client_has_no_mean(federation: Federation) -> None:
+    only = Evaluation(clients={1: Measured(20, 10, 1.0)}, domains=EVALUATION.domains)
+    assert client_mean_by_domain(only, federation) == {"domain1": 0.5}
+
+
+def test_names_with_a_dot_are_nested_once() -> None:
+    assert nested({"a": 1, "b.x": 2, "c": 3, "b.y.z": 4}) == {"a": 1, "b": {"x": 2, "y.z": 4}, "c": 3}
+
+
+def test_the_best_round_is_the_earliest_of_equals_and_was_evaluated() -> None:
+    rows = [
+        {"round": 0, "client_accuracy_mean": 0.1},
+        {"round": 1},
+        {"round": 2, "client_accuracy_mean": 0.8},
+        {"round": 3, "client_accuracy_mean": None},
+        {"round": 4, "client_accuracy_mean": 0.8},
+        {"round": 5, "client_accuracy_mean": 0.7},
+    ]
+    assert [row["round"] for row in evaluated(rows)] == [0, 2, 4, 5]
+    assert best_row(rows)["round"] == 2
+    assert best_row(reversed(rows))["round"] == 2
