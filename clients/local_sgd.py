@@ -33,7 +33,7 @@ class LocalSGD:
         seen = 0
         for _ in range(self.training.local_epochs):
             for indices in self.batches(len(data), turn.generator):
-                images, labels = data.batch(indices.to(device))
+                images, labels = data.batch(indices.to(device, non_blocking=True))
                 optimizer.zero_grad(set_to_none=True)
                 logits = model(images)
                 loss = self.loss(model, logits, labels)
