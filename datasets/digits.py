@@ -73,7 +73,7 @@ def load(train_per_domain: int = 240, test_per_domain: int = 110) -> Source:
 
     names = (*HANDWRITTEN, "font")
     return Source(
-        images=np.round(np.stack(images).transpose(0, 3, 1, 2) * 255).astype(np.uint8),
+        images=np.ascontiguousarray(np.round(np.stack(images) * 255).astype(np.uint8).transpose(0, 3, 1, 2)),
         labels=np.concatenate(labels).astype(np.int64),
         domains=np.repeat(np.arange(len(names)), per_domain),
         is_test=np.tile(np.arange(per_domain) >= train_per_domain, len(names)),

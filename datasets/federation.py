@@ -18,7 +18,7 @@ class Source:
     """All images of a dataset, as its file under ``datasets/`` loads them."""
 
     images: npt.NDArray[np.uint8]
-    """(N, channels, height, width)"""
+    """(N, channels, height, width), contiguous in that order"""
     labels: npt.NDArray[np.int64]
     """(N,), from 0 to ``num_classes - 1``"""
     domains: npt.NDArray[np.int64]
@@ -27,6 +27,10 @@ class Source:
     """(N,), true for the images no client trains on"""
     domain_names: tuple[str, ...]
     num_classes: int
+
+    def __post_init__(self) -> None:
+        if not self.images.flags.c_contiguous:
+            raise ValueError("the images of a source must be contiguous, so that workers can share them without a copy")
 
     def indices(self, domain: int, *, test: bool) -> Indices:
         return np.flatnonzero((self.domains == domain) & (self.is_test == test))

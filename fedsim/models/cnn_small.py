@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from fedsim.models.layout import fast_layout
+
 
 class CNNSmall(nn.Module):
     """Three 3x3 convolutions of 32, 64 and 64 channels, each with BatchNorm, and one linear layer.
@@ -21,5 +23,5 @@ class CNNSmall(nn.Module):
         self.head = nn.Linear(64 * 3 * 3, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.head(self.features(images))
+        logits: torch.Tensor = self.head(self.features(fast_layout(images)))
         return logits

@@ -1,5 +1,7 @@
 """The numbers of a round, computed by hand for three clients of two domains."""
 
+from collections.abc import Callable
+
 import pytest
 
 from datasets.federation import Federation
@@ -13,11 +15,8 @@ EVALUATION = Evaluation(
 
 
 @pytest.fixture
-def federation(make_federation: object) -> Federation:
-    assert callable(make_federation)
-    made = make_federation(3)
-    assert isinstance(made, Federation)
-    return made
+def federation(make_federation: Callable[..., Federation]) -> Federation:
+    return make_federation(3)
 
 
 def test_every_number_of_a_round_is_the_one_computed_by_hand(federation: Federation) -> None:

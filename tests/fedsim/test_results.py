@@ -1,5 +1,6 @@
 """Run directories are read back as tables, in the order a person would list them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ import pytest
 from fedsim.errors import UserError
 from fedsim.results import find_runs, read_result
 
+MakeRun = Callable[..., Path]
 
-def test_a_run_is_read_back(tmp_path: Path, make_run: object) -> None:
-    assert callable(make_run)
+
+def test_a_run_is_read_back(tmp_path: Path, make_run: MakeRun) -> None:
     run_dir = make_run(tmp_path / "run", accuracy={"plain": 0.8, "font": 0.6}, global_accuracy=0.5)
     result = read_result(run_dir)
     assert result.run_dir == run_dir
@@ -19,8 +21,7 @@ def test_a_run_is_read_back(tmp_path: Path, make_run: object) -> None:
     assert result.clients.groupby("domain")["accuracy"].max().to_dict() == {"plain": 0.8, "font": 0.6}
 
 
-def test_runs_are_found_at_any_depth_and_counted_as_people_count(tmp_path: Path, make_run: object) -> None:
-    assert callable(make_run)
+def test_runs_are_found_at_any_depth_and_counted_as_people_count(tmp_path: Path, make_run: MakeRun) -> None:
     for name in ("sweep/10", "sweep/9", "sweep/1", "sweep/1/again", "other"):
         make_run(tmp_path / name, accuracy={"plain": 0.5})
     (tmp_path / "sweep" / "2").mkdir()  # a run that was stopped before its first round
@@ -32,8 +33,7 @@ def test_runs_are_found_at_any_depth_and_counted_as_people_count(tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", ["empty", "missing"])
-def test_a_folder_without_a_run_is_refused(tmp_path: Path, make_run: object, name: str) -> None:
-    assert callable(make_run)
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, make_run: MakeRun, name: str) -> None:
     make_run(tmp_path / "run", accuracy={"plain": 0.5})
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=rf"/{name} holds no run: choose a directory with a summary.json"):
