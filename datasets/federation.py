@@ -105,5 +105,5 @@ class Federation:
 
 def build_federation(dataset: Mapping[str, Any], split: Mapping[str, Any], seed: int) -> Federation:
     """Loads ``dataset=`` and cuts it into clients as ``split=`` says; the seed decides the cut, not the images."""
-    source = instantiate(dataset)
-    return Federation(source, instantiate(split, source, seed=seed))
+    source = instantiate("dataset", dataset)
+    return Federation(source, instantiate("split", split, source, seed=seed))

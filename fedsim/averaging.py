@@ -19,9 +19,10 @@ class RunningAverage:
         self._sums: dict[str, torch.Tensor] = {}
         self._dtypes: dict[str, torch.dtype] = {}
         self._weight = 0.0
+        self._empty = True
 
     def add(self, tensors: Mapping[str, torch.Tensor], weight: float) -> None:
-        first = not self._dtypes
+        first, self._empty = self._empty, False
         if first:
             self._dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
         elif tensors.keys() != self._dtypes.keys():
@@ -30,7 +31,7 @@ class RunningAverage:
         for name, tensor in tensors.items():
             if first:
                 floating = tensor.is_floating_point()
-                self._sums[name] = tensor.double().mul_(weight) if floating else tensor.clone()
+                self._sums[name] = tensor.to(torch.float64, copy=True).mul_(weight) if floating else tensor.clone()
                 continue
             total = self._sums[name]
             if tensor.shape != total.shape:

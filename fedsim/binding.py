@@ -1,26 +1,37 @@
-"""Making the objects that the configuration groups describe."""
+"""Making the objects that the configuration groups describe, with their options checked against what they take."""
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from types import NoneType, UnionType
+from typing import Any, get_args, get_type_hints
 
 from hydra.utils import get_object
 
 from fedsim.errors import UserError
 
+Factory = Callable[..., Any]
+SET_BY_THE_SIMULATOR = frozenset({"model", "fraction", "seed", "training"})
+"""What both halves of a method are handed anyway, so that it cannot be an option of the method too."""
+KINDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    NoneType: "null",
+}
 
-def instantiate(group: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-    """Calls ``group["_target_"]`` with the group's other entries; ``name`` is for people and not passed on.
 
-    Errors: ``UserError`` for an entry that the target does not take.
+def instantiate(group: str, options: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls ``options["_target_"]`` with the other options of the group; ``name`` is for people and not passed on.
+
+    Errors: ``UserError`` for an option that the target does not take or that is of another type.
     """
-    options = {key: value for key, value in group.items() if key not in ("_target_", "name")}
-    factory = get_object(group["_target_"])
-    for key in options.keys() - inspect.signature(factory).parameters.keys():
-        raise UserError(
-            f"{key}={options[key]} is not an option of {group.get('name', group['_target_'])}: leave it out."
-        )
-    return factory(*args, **options, **kwargs)
+    factory = _locate(group, options, "_target_")
+    given = {key: value for key, value in options.items() if key not in ("_target_", "name")}
+    parameters = _parameters(factory)
+    _refuse(group, options, given.keys() - set(parameters[len(args) :]) | given.keys() & kwargs.keys())
+    check_types(group, given, factory)
+    return factory(*args, **given, **kwargs)
 
 
 def bind_half(strategy: Mapping[str, Any], half: str, *args: Any, **kwargs: Any) -> Any:
@@ -28,19 +39,66 @@ def bind_half(strategy: Mapping[str, Any], half: str, *args: Any, **kwargs: Any)
 
     ``configs/strategy/NAME.yaml`` names the two classes under ``server`` and ``client``; what else stands there are the
     method's options, so that a user writes ``strategy.clip=0.1`` without knowing which half clips.
+
+    Errors: ``UserError`` for an option of another type.
     """
-    factory = get_object(strategy[half])
-    options = {key: strategy[key] for key in _parameters(factory) if key in strategy}
+    factory = _locate("strategy", strategy, half)
+    mine = [key for key in _parameters(factory) if key in strategy and key not in SET_BY_THE_SIMULATOR]
+    options = {key: strategy[key] for key in mine}
+    check_types("strategy", options, factory)
     return factory(*args, **options, **kwargs)
 
 
-def unused_options(strategy: Mapping[str, Any]) -> list[str]:
-    """Options of a method that neither of its halves takes."""
-    taken = {"name", "server", "client"}.union(
-        *(_parameters(get_object(strategy[half])) for half in ("server", "client"))
-    )
-    return sorted(strategy.keys() - taken)
+def refuse_unused_options(strategy: Mapping[str, Any]) -> None:
+    """Errors: ``UserError`` for an option of a method that neither of its halves takes."""
+    halves = [set(_parameters(_locate("strategy", strategy, half))) for half in ("server", "client")]
+    taken = {"name", "server", "client"}.union(*halves) - SET_BY_THE_SIMULATOR
+    _refuse("strategy", strategy, strategy.keys() - taken)
 
 
-def _parameters(factory: Callable[..., Any]) -> list[str]:
+def target_of(group: str, options: Mapping[str, Any]) -> Any:
+    """The class or function that ``_target_`` names, once the group's options are of the types it takes."""
+    factory = _locate(group, options, "_target_")
+    check_types(group, options, factory)
+    return factory
+
+
+def check_types(group: str, options: Mapping[str, Any], factory: Factory) -> None:
+    """Compares numbers, texts and nulls with the annotations of the factory; other types are left to the factory.
+
+    Errors: ``UserError`` naming the first option that does not fit.
+    """
+    hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    for key, value in options.items():
+        hint = hints.get(key, Any)
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        if all(kind in KINDS for kind in kinds) and not any(_is_a(value, kind) for kind in kinds):
+            allowed = " or ".join(KINDS[kind] for kind in kinds)
+            raise UserError(f"{group}.{key}={value} is not possible: choose {allowed}.")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float) if kind is float else isinstance(value, kind)
+
+
+def _refuse(group: str, options: Mapping[str, Any], keys: Iterable[str]) -> None:
+    for key in sorted(keys):
+        owner = options.get("name", options.get("_target_"))
+        raise UserError(f"{group}.{key}={options[key]} is not an option of {owner}: leave it out.")
+
+
+def _locate(group: str, options: Mapping[str, Any], key: str) -> Factory:
+    if not isinstance(options.get(key), str):
+        raise UserError(f"{group}.{key}={options.get(key)} is not possible: choose the dotted name of a class.")
+    try:
+        factory: Factory = get_object(options[key])
+    except (ImportError, AttributeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{group}.{key}={options[key]} cannot be imported ({reason}): choose a class.") from error
+    return factory
+
+
+def _parameters(factory: Factory) -> list[str]:
     return list(inspect.signature(factory).parameters)

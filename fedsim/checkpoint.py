@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from fedsim.arrays import to_record, to_tensors
 from fedsim.files import write_atomically
 
-SEPARATOR = "|"
 KINDS: dict[str, type[ConfigRecord] | type[MetricRecord]] = {"config": ConfigRecord, "metrics": MetricRecord}
 
 
@@ -38,6 +37,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         **{str(client): state for client, state in checkpoint.clients.items()},
     }
     tensors: dict[str, torch.Tensor] = {}
+    stored: set[int] = set()
     records: list[dict[str, Any]] = []
     for owner, state in owners.items():
         for name, record in state.items():
@@ -45,11 +45,19 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
                 # An array record may be empty, so it is listed as well as stored.
                 records.append({"owner": owner, "name": name, "kind": "arrays"})
                 for key, tensor in to_tensors(record).items():
-                    tensors[SEPARATOR.join((owner, name, key))] = tensor.cpu().contiguous()
+                    tensor = tensor.cpu().contiguous()
+                    # The file format refuses tensors that share memory, as a record and its copy do.
+                    shared = tensor.data_ptr() in stored
+                    tensors[json.dumps((owner, name, key))] = tensor.clone() if shared else tensor
+                    stored.add(tensor.data_ptr())
             else:
                 kind = "config" if isinstance(record, ConfigRecord) else "metrics"
                 records.append({"owner": owner, "name": name, "kind": kind, "values": _to_json(record)})
-    metadata = {"round": str(checkpoint.round), "records": json.dumps(records), "clients": str(len(checkpoint.clients))}
+    metadata = {
+        "round": str(checkpoint.round),
+        "records": json.dumps(records),
+        "clients": json.dumps(list(checkpoint.clients)),
+    }
     path = folder / f"round_{checkpoint.round:05d}.safetensors"
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
     for older in folder.glob("round_*.safetensors"):
@@ -66,7 +74,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         metadata = file.metadata()
         entries: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
         for key in file.keys():  # noqa: SIM118  # not a mapping
-            owner, name, entry = key.split(SEPARATOR, 2)
+            owner, name, entry = json.loads(key)
             entries.setdefault((owner, name), {})[entry] = file.get_tensor(key)
     states: dict[str, RecordDict] = {}
     for record in json.loads(metadata["records"]):
@@ -82,13 +90,27 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         round=int(metadata["round"]),
         arrays=arrays,
         strategy=states.get("strategy", RecordDict()),
-        clients={client: states.get(str(client), RecordDict()) for client in range(int(metadata["clients"]))},
+        clients={client: states.get(str(client), RecordDict()) for client in json.loads(metadata["clients"])},
     )
 
 
 def _to_json(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: {"hex": value.hex()} if isinstance(value, bytes) else value for key, value in record.items()}
+    """JSON has no bytes: they become ``{"hex": ...}``, also inside lists."""
+    return {
+        key: [_hex(each) for each in value] if isinstance(value, list) else _hex(value) for key, value in record.items()
+    }
 
 
 def _from_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: bytes.fromhex(value["hex"]) if isinstance(value, dict) else value for key, value in values.items()}
+    return {
+        key: [_unhex(each) for each in value] if isinstance(value, list) else _unhex(value)
+        for key, value in values.items()
+    }
+
+
+def _hex(value: Any) -> Any:
+    return {"hex": value.hex()} if isinstance(value, bytes) else value
+
+
+def _unhex(value: Any) -> Any:
+    return bytes.fromhex(value["hex"]) if isinstance(value, dict) else value

@@ -53,8 +53,10 @@ def _job(config: DictConfig) -> None:
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
     settings = _settings({str(key): value for key, value in container.items()})
+    prepared = prepare(settings)
+    print(prepared, flush=True)
     try:
-        result = run(prepare(settings), run_dir, console_reporter())
+        result = run(prepared, run_dir, console_reporter())
     except (KeyboardInterrupt, FedsimError):
         print(f"go on with: python run.py resume={_shown(run_dir)}", file=sys.stderr)
         raise

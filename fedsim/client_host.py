@@ -62,7 +62,7 @@ class ClientHost:
             config=config_of(message),
             state=context.state,
         )
-        with global_seed(self.seed, "train", round=round, client=client):
+        with global_seed(self.seed, "train", round=round, client=client, device=self.device):
             metrics = self.half.train(self.model, self._examples(client, test=False), turn)
         # Cloned, since the resident model goes on to play other clients.
         trained = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}

@@ -13,7 +13,8 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,6 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 """The checkout, or the unpacked Flower app: where ``configs/`` and the other top-level folders lie."""
 CONFIG_DIR = ROOT / "configs"
 CONFIG_NAME = "config"
+GROUPS = ("strategy", "dataset", "split", "model", "norm", "engine", "experiment")
+OPTIONAL_GROUPS = ("experiment",)
 
 _STARTED = datetime.now()
 
@@ -53,12 +56,18 @@ def compose(overrides: Sequence[str], config_dir: Path = CONFIG_DIR, config_name
     register_resolvers()
     if not config_dir.is_dir():
         raise UserError(f"--config-path={config_dir} is not a folder: choose one that holds a {config_name}.yaml.")
-    try:
-        with initialize_config_dir(config_dir=str(config_dir.resolve()), version_base="1.3"):
-            config = hydra_compose(config_name, overrides=list(overrides))
-            resolved = OmegaConf.to_container(config, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_sentence(error, overrides, config_dir, config_name)) from error
+    if not (config_dir / f"{config_name}.yaml").is_file():
+        raise UserError(f"--config-name={config_name} is not in {config_dir}: choose a YAML file of that folder.")
+    parsed = [_parse(text) for text in overrides]
+    for override in parsed:
+        _refuse_unknown_choice(override, config_dir)
+    with initialize_config_dir(config_dir=str(config_dir.resolve()), version_base="1.3"):
+        try:
+            resolved = OmegaConf.to_container(hydra_compose(config_name, overrides=list(overrides)), resolve=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            groups = [override for override in parsed if (config_dir / override.key_or_group).is_dir()]
+            known = _settings(hydra_compose(config_name, overrides=[str(group.input_line) for group in groups]))
+            raise UserError(_explain(error, parsed, known)) from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
 
@@ -88,42 +97,44 @@ def choices(group: str, config_dir: Path = CONFIG_DIR) -> list[str]:
     return sorted(path.stem for path in (config_dir / group).glob("*.yaml"))
 
 
-def _sentence(error: Exception, overrides: Sequence[str], config_dir: Path, config_name: str) -> str:
-    """Says which override is wrong and what would be right."""
-    if isinstance(error, MissingConfigException) and not (config_dir / f"{config_name}.yaml").is_file():
-        return f"--config-name={config_name} is not in {config_dir}: choose a YAML file of that folder."
-    for text in overrides:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException:
-            return f"{text!r} cannot be read: write key=value."
-        key, group = override.key_or_group, config_dir / override.key_or_group
-        if group.is_dir():
-            if isinstance(error, MissingConfigException) and override.value() not in choices(key, config_dir):
-                allowed = ", ".join(choices(key, config_dir)) or "nothing, there is none yet"
-                return f"{key}={override.value()} is not known: choose {allowed}."
-        elif isinstance(error, HydraException) and not _is_setting(key, overrides, config_dir, config_name):
-            return unknown_key(text, key, _settings(overrides, config_dir, config_name))
+def _parse(text: str) -> Override:
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise UserError(f"{text!r} cannot be read: write key=value.") from error
+    if not override.key_or_group:
+        raise UserError(f"{text!r} cannot be read: write key=value.")
+    if override.is_sweep_override():
+        raise UserError(f"{text} names several values: choose one, or add -m for a sweep over all of them.")
+    return override
+
+
+def _refuse_unknown_choice(override: Override, config_dir: Path) -> None:
+    group = override.key_or_group
+    known = choices(group, config_dir)
+    left_out = override.value() is None and (group in OPTIONAL_GROUPS or override.is_delete())
+    if (config_dir / group).is_dir() and override.value() not in known and not left_out:
+        value = override.get_value_element_as_str()
+        raise UserError(f"{group}={value} is not known: choose {', '.join(known)}.")
+
+
+def _explain(error: Exception, overrides: Sequence[Override], known: Sequence[str]) -> str:
+    """One sentence for what Hydra reports: almost always a key that is not there."""
+    for override in overrides:
+        key = override.key_or_group
+        if override.is_add() or key in known or key in GROUPS or key.startswith("hydra"):
+            continue
+        visible = [name for name in known if not name.endswith("._target_")]
+        close = difflib.get_close_matches(key, visible, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"the settings are {', '.join(sorted(visible))}."
+        return f"{override.input_line} is not a setting: {hint}"
     return " ".join(str(error).split())
 
 
-def unknown_key(text: str, key: str, allowed: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, allowed, n=1)
-    hint = f"did you mean {close[0]}?" if close else "the settings are " + ", ".join(sorted(allowed)) + "."
-    return f"{text} is not a setting: {hint}"
-
-
-def _settings(overrides: Sequence[str], config_dir: Path, config_name: str) -> list[str]:
-    """Dotted names of all settings under the group choices among the overrides, the wrong keys left aside."""
-    groups = [text for text in overrides if (config_dir / text.lstrip("+~").partition("=")[0]).is_dir()]
-    with initialize_config_dir(config_dir=str(config_dir.resolve()), version_base="1.3"):
-        config = OmegaConf.to_container(hydra_compose(config_name, overrides=groups))
+def _settings(config: DictConfig) -> list[str]:
+    """Dotted names of all settings, two levels deep."""
     names: list[str] = []
-    assert isinstance(config, dict)
-    for key, value in ((str(key), value) for key, value in config.items()):
-        names += [f"{key}.{inner}" for inner in value if inner != "_target_"] if isinstance(value, dict) else [key]
+    for key in map(str, config):
+        value = config._get_node(key)
+        names += [f"{key}.{inner}" for inner in map(str, value)] if isinstance(value, DictConfig) else [key]
     return names
-
-
-def _is_setting(key: str, overrides: Sequence[str], config_dir: Path, config_name: str) -> bool:
-    return key in _settings(overrides, config_dir, config_name)

@@ -68,14 +68,14 @@ class FederatedLoop:
         self.reporter.cohort(round, len(messages))
         traffic = {"bytes_down": sum(count_bytes(arrays_of(message)) for message in messages), "bytes_up": 0}
 
-        def counted(replies: Iterable[Message]) -> Iterator[Message]:
+        def observed(replies: Iterable[Message]) -> Iterator[Message]:
             for reply in replies:
-                traffic["bytes_up"] += count_bytes(arrays_of(reply))
                 self.reporter.client_done()
+                traffic["bytes_up"] += count_bytes(arrays_of(reply)) if reply.has_content() else 0
                 yield reply
 
-        replies = self._successful(self.grid.send_and_receive(messages), len(messages), round)
-        arrays, metrics = self.strategy.aggregate_train(round, counted(replies))
+        replies = self._successful(observed(self.grid.send_and_receive(messages)), len(messages), round)
+        arrays, metrics = self.strategy.aggregate_train(round, replies)
         if arrays is not None:
             self.arrays = arrays
         return {f"train_{name}": value for name, value in (metrics or MetricRecord()).items()} | traffic

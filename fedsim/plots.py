@@ -9,12 +9,23 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from datasets.federation import Federation
 
 # Okabe & Ito's colours, which people with any colour vision can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+
+
+def colour(number: int) -> str:
+    """A colour for the n-th line or bar; beyond the eighth from a longer, less distinct list."""
+    if number < len(_COLOURS):
+        return _COLOURS[number]
+    return to_hex(matplotlib.colormaps["tab20"]((number - len(_COLOURS)) % 20))
+
+
 STYLE: dict[Any, Any] = {
     "figure.dpi": 130,
     "font.size": 9,
@@ -52,26 +63,26 @@ def plot_accuracy(clients: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> No
     evaluated = rounds.dropna(subset="client_accuracy_mean")
     by_round = clients.groupby("round")["accuracy"]
     with picture(path, 8.5, 3.4, columns=2) as (overall, domains):
-        overall.plot(evaluated["round"], 100 * evaluated["client_accuracy_mean"], color=COLOURS[0], label="client mean")
+        overall.plot(evaluated["round"], 100 * evaluated["client_accuracy_mean"], color=colour(0), label="client mean")
         overall.fill_between(
             by_round.min().index,
             100 * by_round.min(),
             100 * by_round.max(),
-            color=COLOURS[0],
+            color=colour(0),
             alpha=0.15,
             linewidth=0,
             label="worst to best client",
         )
         global_accuracy = 100 * evaluated["global_accuracy"]
-        overall.plot(evaluated["round"], global_accuracy, color=COLOURS[1], linestyle="--", label="global model")
+        overall.plot(evaluated["round"], global_accuracy, color=colour(1), linestyle="--", label="global model")
         _percent(overall, "all clients")
         means = clients.groupby(["domain", "round"], sort=False)["accuracy"].mean()
         for number, domain in enumerate(clients["domain"].unique()):
             series = means[domain]
-            domains.plot(series.index, 100 * series, color=COLOURS[number % len(COLOURS)], label=domain)
+            domains.plot(series.index, 100 * series, color=colour(number), label=domain)
         _percent(domains, "clients of each domain")
         for axes in (overall, domains):
-            axes.set_xlabel("round")
+            _rounds(axes)
             axes.legend(fontsize=7, loc="lower right")
 
 
@@ -82,7 +93,7 @@ def plot_clients(clients: pd.DataFrame, path: Path) -> None:
     with picture(path, max(4.5, min(14, 1.5 + 0.6 * len(final))), 3.2) as (axes,):
         for domain, number in domains.items():
             mine = final[final["domain"] == domain]
-            axes.bar(mine["client"], 100 * mine["accuracy"], color=COLOURS[number % len(COLOURS)], label=domain)
+            axes.bar(mine["client"], 100 * mine["accuracy"], color=colour(number), label=domain)
         mean = 100 * final["accuracy"].mean()
         axes.axhline(mean, color="black", linewidth=1, linestyle=":")
         place = axes.get_yaxis_transform()  # x as a share of the axes, y as data
@@ -91,7 +102,7 @@ def plot_clients(clients: pd.DataFrame, path: Path) -> None:
         axes.set_xlabel("client")
         if len(final) <= 30:
             axes.set_xticks(list(final["client"]))
-        axes.legend(fontsize=7, ncols=len(domains), loc="upper center", bbox_to_anchor=(0.5, -0.18))
+        legend_below(axes)
 
 
 def plot_labels(federation: Federation, path: Path) -> None:
@@ -108,8 +119,8 @@ def plot_labels(federation: Federation, path: Path) -> None:
         axes.set_title("training images per client and class", fontsize=9)
         if few:
             for (row, column), count in np.ndenumerate(counts):
-                colour = "white" if count > 0.6 * counts.max() else "black"
-                axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
+                ink = "white" if count > 0.6 * counts.max() else "black"
+                axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=ink)
         figure = axes.figure
         assert isinstance(figure, Figure)
         figure.colorbar(image, ax=axes, shrink=0.8)
@@ -128,13 +139,13 @@ def plot_comparison_by_domain(table: pd.DataFrame, path: Path) -> None:
                 mine["mean"],
                 width,
                 yerr=mine["std"].fillna(0),
-                color=COLOURS[number % len(COLOURS)],
+                color=colour(number),
                 label=label,
                 error_kw={"linewidth": 0.8},
             )
         axes.set_xticks(range(len(domains)), domains)
         _percent(axes, "client accuracy after the last round, mean and standard deviation over seeds")
-        axes.legend(fontsize=8, ncols=len(labels), loc="upper center", bbox_to_anchor=(0.5, -0.1))
+        legend_below(axes)
 
 
 def plot_comparison_over_rounds(curves: Mapping[str, pd.DataFrame], path: Path) -> None:
@@ -142,12 +153,26 @@ def plot_comparison_over_rounds(curves: Mapping[str, pd.DataFrame], path: Path) 
     with picture(path, 6, 3.4) as (axes,):
         for number, (label, frame) in enumerate(curves.items()):
             mean, std = 100 * frame.mean(axis=1), 100 * frame.std(axis=1).fillna(0)
-            colour = COLOURS[number % len(COLOURS)]
-            axes.plot(frame.index, mean, color=colour, label=label)
-            axes.fill_between(frame.index, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
+            axes.plot(frame.index, mean, color=colour(number), label=label)
+            axes.fill_between(frame.index, mean - std, mean + std, color=colour(number), alpha=0.15, linewidth=0)
         _percent(axes, "mean client accuracy, band: one standard deviation over seeds")
-        axes.set_xlabel("round")
+        _rounds(axes)
         axes.legend(fontsize=8, loc="lower right")
+
+
+def legend_below(axes: Axes) -> None:
+    """Outside the axes, in as many rows as the labels need."""
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    handles, labels = axes.get_legend_handles_labels()
+    inches_per_label = 0.6 + 0.065 * max(map(len, labels))  # the handle, and eight-point letters
+    columns = max(1, int(figure.get_figwidth() / inches_per_label))
+    figure.legend(handles, labels, fontsize=8, ncols=columns, loc="outside lower center")
+
+
+def _rounds(axes: Axes) -> None:
+    axes.set_xlabel("round")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _percent(axes: Axes, title: str) -> None:

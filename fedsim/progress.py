@@ -116,7 +116,7 @@ def logging_to(reporter: Reporter, *, verbose: bool) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     ours = [logging.getLogger(name) for name in ("fedsim", "strategies", "clients", "datasets")]
     flower = logging.getLogger("flwr")
-    flower_level = flower.level
+    levels = {logger: logger.level for logger in (*ours, flower)}
     for logger in ours:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO if verbose else logging.WARNING)
@@ -124,7 +124,8 @@ def logging_to(reporter: Reporter, *, verbose: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        flower.setLevel(flower_level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
         for logger in ours:
             logger.removeHandler(handler)
 

@@ -23,7 +23,7 @@ from fedsim.metrics import Row, best_row, evaluated, nested
 from fedsim.settings import Settings
 from fedsim.tables import Table
 
-PACKAGES = ("flwr", "torch", "torchvision", "numpy")
+PACKAGES = ("flwr", "torchvision", "numpy")
 PER_ROUND = ("train_", "seconds", "bytes_")
 """Beginnings of the columns of ``rounds.csv`` that describe the round and not its model."""
 
@@ -87,7 +87,11 @@ class Recorder:
             "peak_memory_mb": peak_memory_mb() + grid.peak_memory_mb(),
             "bytes_up": int(sum(row.get("bytes_up") or 0 for row in done)),
             "bytes_down": int(sum(row.get("bytes_down") or 0 for row in done)),
-            "versions": {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
+            "versions": {
+                "python": sys.version.split()[0],
+                **{name: version(name) for name in PACKAGES},
+                "torch": torch.__version__,
+            },
             "commit": _commit(),
             "final": _model_part(evaluated(self._rows)[-1]),
             "best": _model_part(best_row(self._rows)),

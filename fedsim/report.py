@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     out: Path = options.out or options.folders[0]
     groups = group_by_settings(runs)
     table = accuracy_table(groups)
-    Console().print(render(table))
+    print_whole(render(table))
     out.mkdir(parents=True, exist_ok=True)
     (out / "comparison.md").write_text(to_markdown(table))
     table.to_csv(out / "comparison.csv", index=False)
@@ -60,11 +60,10 @@ def group_by_settings(runs: list[Result]) -> dict[str, list[Result]]:
         settings = [flat for _, flat in members]
         shown = [key for key in dict.fromkeys(key for flat in settings for key in flat) if _tells_apart(key, settings)]
         for run, flat in members:
-            extra = [
-                f"{key.removesuffix('.name')}={'null' if flat[key] is None else flat[key]}"
-                for key in shown
-                if key in flat
-            ]
+            extra = [f"{key.removesuffix('.name')}={_written(flat[key])}" for key in shown if key in flat]
+            reached, asked = run.summary["final"]["round"], run.summary["rounds"]
+            if reached < asked:
+                extra.append(f"(stopped in round {reached} of {asked})")
             groups.setdefault(" ".join([strategy, *extra]), []).append(run)
     return groups
 
@@ -127,6 +126,13 @@ def render(table: pd.DataFrame) -> Table:
     return shown
 
 
+def print_whole(table: Table) -> None:
+    """Prints a table as wide as it is: on a narrow terminal its lines wrap, where rich would leave columns out."""
+    console = Console()
+    needed = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    Console(width=max(console.width, needed)).print(table)
+
+
 def to_markdown(table: pd.DataFrame) -> str:
     wide = cells(table)
     lines = ["| | " + " | ".join(wide.columns) + " |", "|---|" + "---:|" * len(wide.columns)]
@@ -183,8 +189,17 @@ def _tells_apart(key: str, settings: list[dict[str, object]]) -> bool:
     value_by_name: dict[object, set[str]] = {}
     name = f"{key.partition('.')[0]}.name"
     for flat in settings:
-        value_by_name.setdefault(flat.get(name) if key != name else None, set()).add(str(flat.get(key)))
+        value_by_name.setdefault(flat.get(name) if key != name else None, set()).add(_comparable(flat.get(key)))
     return any(len(values) > 1 for values in value_by_name.values())
+
+
+def _written(value: object) -> str:
+    return "null" if value is None else str(value)
+
+
+def _comparable(value: object) -> str:
+    """1 and 1.0 are the same setting, True is not."""
+    return str(float(value)) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 if __name__ == "__main__":

@@ -37,13 +37,13 @@ def find_runs(folders: list[Path]) -> list[Result]:
 
     Errors: ``UserError`` for a folder without a run.
     """
-    results = []
+    found: dict[Path, None] = {}  # a run under two of the folders counts once
     for folder in folders:
         summaries = sorted(folder.rglob("summary.json"), key=lambda path: [_natural(part) for part in path.parts])
         if not summaries:
             raise UserError(f"{folder} holds no run: choose a directory with a summary.json in it or below it.")
-        results += [read_result(path.parent) for path in summaries]
-    return results
+        found |= dict.fromkeys(path.parent.resolve() for path in summaries)
+    return [read_result(run_dir) for run_dir in found]
 
 
 def _natural(part: str) -> tuple[int, str]:

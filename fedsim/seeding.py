@@ -34,17 +34,25 @@ def torch_generator(seed: int, purpose: str, *, round: int = 0, client: int = SE
 
 
 @contextmanager
-def global_seed(seed: int, purpose: str, *, round: int = 0, client: int = SERVER) -> Iterator[None]:
-    """Seeds torch's global generators inside the block (weight initialization, dropout) and restores them after it."""
-    with torch.random.fork_rng():
+def global_seed(
+    seed: int, purpose: str, *, round: int = 0, client: int = SERVER, device: torch.device | None = None
+) -> Iterator[None]:
+    """Seeds torch's global generators inside the block (weight initialization, dropout) and restores them after it.
+
+    That of a GPU only if it is ``device``, since touching it would start CUDA.
+    """
+    gpus = [device.index or 0] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(gpus):
         torch.manual_seed(derive_seed(seed, purpose, round=round, client=client))
         yield
 
 
 def draw_cohort(clients: list[int], fraction: float, seed: int, round: int) -> list[int]:
-    """The clients of one round: ``max(1, round(fraction * K))`` of them without replacement, in ascending order."""
+    """The clients of one round: ``fraction * K`` of them, halves rounded up and at least one, in ascending order."""
     size = max(1, int(fraction * len(clients) + 0.5))
     if size >= len(clients):
         return sorted(clients)
-    chosen = numpy_generator(seed, "cohort", round=round).choice(np.sort(clients), size, replace=False)
-    return sorted(int(client) for client in chosen)
+    # Places and not ids are drawn: numpy would turn 64-bit node ids into floats.
+    places = numpy_generator(seed, "cohort", round=round).choice(len(clients), size, replace=False)
+    ordered = sorted(clients)
+    return sorted(ordered[place] for place in places)

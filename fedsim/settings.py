@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from fedsim.binding import unused_options
+from fedsim.binding import refuse_unused_options
 from fedsim.errors import UserError
 
 Group = Mapping[str, Any]
@@ -23,7 +23,7 @@ def _number(allowed: Callable[[float], bool], words: str) -> tuple[Callable[[Any
 
 _TEXT: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, str), "a text")
 _PATH: tuple[Callable[[Any], bool], str] = (
-    lambda value: value is None or (isinstance(value, str | int) and not isinstance(value, bool)),
+    lambda value: value is None or (isinstance(value, str | int) and not isinstance(value, bool) and value != ""),
     "a path or null",
 )
 PATHS = ("data_dir", "out_dir", "resume")
@@ -90,8 +90,7 @@ class Settings:
                     raise UserError(f"{key}={config[key]} is not possible: choose {words}.")
             elif not isinstance(config[key], Mapping):
                 raise UserError(f"{key}={config[key]} is not possible: choose a file of configs/{key}.")
-        for option in unused_options(config["strategy"]):
-            raise UserError(f"strategy.{option} is not an option of {config['strategy']['name']}: leave it out.")
+        refuse_unused_options(config["strategy"])
         # YAML reads a path like 7 as a number.
         paths = {key: None if config[key] is None else str(config[key]) for key in PATHS}
         return cls(**{**config, **paths})

@@ -13,6 +13,8 @@ def entries_of(model: nn.Module, types: tuple[type[nn.Module], ...]) -> tuple[st
     The entries of a module inside a matching module belong to it too, so ``nn.Module`` selects everything.
     """
     prefixes = tuple(
-        f"{name}." if name else "" for name, module in model.named_modules() if types and isinstance(module, types)
+        f"{name}." if name else ""
+        for name, module in model.named_modules(remove_duplicate=False)
+        if types and isinstance(module, types)
     )
     return tuple(name for name in model.state_dict() if name.startswith(prefixes)) if prefixes else ()

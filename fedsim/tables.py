@@ -41,10 +41,10 @@ class Table:
         """
         if not self.path.exists():
             return
-        with self.path.open(newline="") as file:
-            self.columns = next(csv.reader(file), [])
-        # Rounds are complete up to a checkpoint's, so a row that cannot be read belongs to a later one.
-        self._rewrite([row for row in self.read() if row["round"].isdecimal() and int(row["round"]) <= round])
+        whole = self.path.read_text(encoding="utf-8").rpartition("\n")[0]
+        rows = list(csv.DictReader(whole.splitlines()))
+        self.columns = next(csv.reader(whole.splitlines()), [])
+        self._rewrite([row for row in rows if int(row["round"]) <= round])
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         def write(path: Path) -> None:

@@ -7,5 +7,5 @@ from fedsim.norms.replace import replace_layers
 
 
 def remove_norm(model: nn.Module) -> nn.Module:
-    """Every BatchNorm becomes the identity; the convolution before it gets the bias that BatchNorm's beta was."""
+    """Every BatchNorm becomes the identity; the other layers stay as they are, with or without a bias."""
     return replace_layers(model, (_BatchNorm,), lambda layer: nn.Identity())

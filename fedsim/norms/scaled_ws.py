@@ -6,6 +6,7 @@ FedWon (Zhuang & Lyu, ICLR 2024, arXiv 2306.05879), Eq. 3; the layer goes back t
 import torch
 from torch import nn
 
+from fedsim.errors import UserError
 from fedsim.norms.none import remove_norm
 from fedsim.norms.replace import replace_layers
 
@@ -76,9 +77,11 @@ def use_scaled_ws(model: nn.Module, gamma: float = RELU_GAIN, eps: float = 1e-4)
 
     ``gamma`` stands at every convolution, as Eq. 3 has it. (Strictly it belongs to those whose input is a ReLU.)
     """
-    model = remove_norm(model)
-    return replace_layers(
-        model,
-        (nn.Conv2d,),
-        lambda layer: ScaledWSConv2d.like(layer, gamma, eps) if isinstance(layer, nn.Conv2d) else layer,
-    )
+
+    def make(layer: nn.Module) -> nn.Module:
+        assert isinstance(layer, nn.Conv2d)
+        return layer if isinstance(layer, ScaledWSConv2d) else ScaledWSConv2d.like(layer, gamma, eps)
+
+    if not eps > 0:
+        raise UserError(f"norm.eps={eps} is not possible: choose a number above 0.")
+    return replace_layers(remove_norm(model), (nn.Conv2d,), make)

@@ -67,7 +67,13 @@ def make_run() -> MakeRun:
             "client_domain_accuracy": dict(accuracy),
             "domain_accuracy": dict.fromkeys(accuracy, global_accuracy),
         }
-        summary = {"strategy": config["strategy"]["name"], "dataset": "digits", "final": final, "best": final}
+        summary = {
+            "strategy": config["strategy"]["name"],
+            "dataset": "digits",
+            "rounds": 2,
+            "final": final,
+            "best": final,
+        }
         (run_dir / "summary.json").write_text(json.dumps(summary))
         return run_dir
 

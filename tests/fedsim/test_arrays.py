@@ -85,7 +85,6 @@ def test_flowers_array_record_reads_and_copies_ours() -> None:
         assert torch.equal(tensor, TENSORS[name])
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="the class name in the object's head is TensorArray")
 def test_records_survive_flowers_wire_format() -> None:
     """What HttpGrid does between a SuperLink and its SuperNodes."""
     content = RecordDict({"arrays": to_record({"weight": torch.arange(6.0).reshape(2, 3)})})

@@ -120,7 +120,6 @@ def test_flowers_log_is_silent_unless_asked_for(verbose: bool) -> None:
     assert flower.level == logging.DEBUG
 
 
-@pytest.mark.xfail(strict=True, reason="only Flower's level is put back")
 def test_the_levels_of_our_loggers_are_put_back() -> None:
     logger = logging.getLogger("strategies")
     logger.setLevel(logging.DEBUG)

@@ -86,7 +86,7 @@ def test_an_unknown_setting_is_named_with_those_there_are(defaults: dict[str, An
 
 def test_an_option_of_another_strategy_is_refused(defaults: dict[str, Any]) -> None:
     strategy = {**defaults["strategy"], "clip": 0.1}
-    with pytest.raises(UserError, match=r"^strategy\.clip is not an option of fedavg: leave it out\.$"):
+    with pytest.raises(UserError, match=r"^strategy\.clip=0\.1 is not an option of fedavg: leave it out\.$"):
         Settings.from_config({**defaults, "strategy": strategy})
 
 

@@ -1,6 +1,5 @@
 """Entries of a model by module type, on a network whose BatchNorm is not always called ``bn``."""
 
-import pytest
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import resnet18
@@ -54,7 +53,6 @@ def test_what_a_matching_module_holds_belongs_to_it() -> None:
     )
 
 
-@pytest.mark.xfail(strict=True, reason="named_modules lists a module once, the state_dict under all of its names")
 def test_a_layer_used_twice_is_selected_under_both_names() -> None:
     norm = nn.BatchNorm1d(2)
     model = nn.Sequential(nn.Linear(2, 2), norm, nn.Linear(2, 2), norm)

@@ -72,10 +72,10 @@ def test_a_constant_filter_has_a_finite_gradient() -> None:
     assert layer.weight.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("shape", SHAPES[:3])
+@pytest.mark.parametrize("shape", [(2, 2, 2, 1), (2, 4, (1, 3), 2)])
 def test_the_gradient_is_the_derivative(shape: tuple[int, int, int, int]) -> None:
     layer = layer_with_random_gain(shape, torch.float64)
-    images = torch.randn(1, shape[0], 3, 5, dtype=torch.float64, requires_grad=True)
+    images = torch.randn(1, shape[0], 2, 3, dtype=torch.float64, requires_grad=True)
 
     def output(images: torch.Tensor, weight: torch.Tensor, gain: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         parameters = {"weight": weight, "gain": gain, "bias": bias}
