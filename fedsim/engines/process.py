@@ -74,7 +74,8 @@ class ProcessGrid(LocalGrid):
         count = worker_count(devices, workers, workers_per_gpu)
         super().__init__(num_nodes)
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([serve.__module__])
+        # Imported once for all workers, torch with them, instead of once in each.
+        self._context.set_forkserver_preload([serve.__module__, make_app.__module__])
         self._make_app = pack(make_app)
         self._workers: list[_Worker] = []
         try:

@@ -9,9 +9,6 @@ import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-# Imported here although only the app uses them: the fork server imports this module once for all workers.
-import clients  # noqa: F401
-import fedsim.client_host  # noqa: F401
 from fedsim.engines.handle import fix_threads, handle
 from fedsim.engines.shared_memory import pack, receive, send
 from fedsim.memory import peak_memory_mb
