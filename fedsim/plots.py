@@ -52,10 +52,11 @@ def picture(path: Path, width: float, height: float, columns: int = 1) -> Iterat
 
 
 def plot_run(clients: pd.DataFrame, rounds: pd.DataFrame, federation: Federation, folder: Path) -> None:
-    """Accuracy over rounds, final accuracy per client, and which labels each client holds."""
+    """Accuracy over rounds, final accuracy per client, which labels each client holds, and some of its images."""
     plot_accuracy(clients, rounds, folder / "accuracy.png")
     plot_clients(clients, folder / "clients.png")
     plot_labels(federation, folder / "labels.png")
+    plot_images(federation, folder / "images.png")
 
 
 def plot_accuracy(clients: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> None:
@@ -124,6 +125,25 @@ def plot_labels(federation: Federation, path: Path) -> None:
         figure = axes.figure
         assert isinstance(figure, Figure)
         figure.colorbar(image, ax=axes, shrink=0.8)
+
+
+def plot_images(federation: Federation, path: Path, columns: int = 16) -> None:
+    """A row of training images of each domain, the first of its first client."""
+    rows, names = [], []
+    for domain in federation.domain_tests:
+        train = next(partition.train for partition in federation.partitions if partition.domain == domain)
+        images = federation.source.images[np.resize(train, columns)].transpose(0, 2, 3, 1)
+        rows.append(np.concatenate(list(images), axis=1))
+        names.append(domain)
+    sheet = np.concatenate(rows)
+    size = len(rows[0])
+    with picture(path, 8.5, 0.4 + 7.5 / columns * len(rows)) as (axes,):
+        axes.grid(False)
+        axes.imshow(sheet, cmap="gray", interpolation="nearest")  # the colour map is used for one channel only
+        axes.set_yticks([size * (row + 0.5) for row in range(len(rows))], names)
+        axes.set_xticks([])
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
 
 
 def plot_comparison_by_domain(table: pd.DataFrame, path: Path) -> None:

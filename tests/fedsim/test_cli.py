@@ -15,7 +15,8 @@ import pytest
 from fedsim import cli
 from tests.conftest import ROOT, SMALL, CommandLine
 
-SETTINGS_SECTION_5 = {"config.yaml", "clients.csv", "rounds.csv", "summary.json", "model.safetensors", "report.html"}
+PICTURES = {"accuracy.png", "clients.png", "labels.png", "images.png"}
+FILES = {"config.yaml", "clients.csv", "rounds.csv", "summary.json", "model.safetensors", "report.html"}
 
 
 @pytest.fixture
@@ -94,8 +95,8 @@ def test_a_run_leaves_the_promised_files_and_prints_where(run_py: CommandLine, t
     assert "round 2/2  client accuracy" in done.stdout
     run_dir = tmp_path / "here"
     files = {path.name for path in run_dir.iterdir()}
-    assert files == SETTINGS_SECTION_5 | {"checkpoints", "plots", "clients"}
-    assert {path.name for path in (run_dir / "plots").iterdir()} == {"accuracy.png", "clients.png", "labels.png"}
+    assert files == FILES | {"checkpoints", "plots", "clients"}
+    assert {path.name for path in (run_dir / "plots").iterdir()} == PICTURES
     assert {path.name for path in (run_dir / "clients").iterdir()} == {f"{c}.safetensors" for c in range(6)}
 
     clients = pd.read_csv(run_dir / "clients.csv")

@@ -17,6 +17,7 @@ from fedsim.plots import (
     plot_clients,
     plot_comparison_by_domain,
     plot_comparison_over_rounds,
+    plot_images,
     plot_labels,
     plot_run,
 )
@@ -52,7 +53,7 @@ def client_table(clients: int, accuracy: float, domains: int = 2) -> pd.DataFram
 
 
 @pytest.mark.parametrize("clients", [1, 6, 100])
-def test_a_run_has_three_pictures_however_many_clients(
+def test_a_run_has_four_pictures_however_many_clients(
     clients: int, tmp_path: Path, make_federation: Callable[..., Federation]
 ) -> None:
     rounds = pd.DataFrame(
@@ -63,7 +64,7 @@ def test_a_run_has_three_pictures_however_many_clients(
     assert pictures["accuracy.png"] == (int(8.5 * DPI), int(3.4 * DPI))
     assert pictures["clients.png"] == (int(min(14, max(4.5, 1.5 + 0.6 * clients)) * DPI), int(3.2 * DPI))
     assert pictures["labels.png"] == (int((1.5 + 0.45 * 3) * DPI), int(min(12, max(2.2, 1.2 + 0.25 * clients)) * DPI))
-    assert len(pictures) == 3
+    assert len(pictures) == 4
     assert all(len(np.unique(pixels(tmp_path / "plots" / name) @ (65536, 256, 1))) > 20 for name in pictures)
 
 
@@ -141,3 +142,12 @@ def test_a_picture_makes_its_folder_and_leaves_the_style_as_it_was(tmp_path: Pat
 
 def test_colours_repeat_late() -> None:
     assert len({colour(number) for number in range(20)}) == 20
+
+
+def test_the_sheet_shows_the_training_images_of_each_domain(tmp_path: Path, federation: Federation) -> None:
+    """Enlarged without smoothing, so the colours of an image are those of the sheet."""
+    plot_images(federation, tmp_path / "images.png", columns=4)
+    shown = {tuple(pixel) for pixel in pixels(tmp_path / "images.png").reshape(-1, 3)}
+    for partition in federation.partitions:
+        colours = federation.source.images[partition.train[:4]].transpose(0, 2, 3, 1).reshape(-1, 3)
+        assert np.mean([tuple(each) in shown for each in colours]) > 0.9, partition.domain
