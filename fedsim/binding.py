@@ -2,10 +2,9 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from pkgutil import resolve_name
 from types import NoneType, UnionType
 from typing import Any, get_args, get_type_hints
-
-from hydra.utils import get_object
 
 from fedsim.errors import UserError
 
@@ -93,7 +92,7 @@ def _locate(group: str, options: Mapping[str, Any], key: str) -> Factory:
     if not isinstance(options.get(key), str):
         raise UserError(f"{group}.{key}={options.get(key)} is not possible: choose the dotted name of a class.")
     try:
-        factory: Factory = get_object(options[key])
+        factory: Factory = resolve_name(options[key])
     except (ImportError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{group}.{key}={options[key]} cannot be imported ({reason}): choose a class.") from error

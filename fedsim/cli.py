@@ -35,13 +35,15 @@ def main() -> None:
     try:
         options, overrides = _parse(sys.argv[1:])
         if options.runs:
-            for number, job in enumerate(_jobs(overrides, options.multirun)):
-                _check(job, options, number)
+            _check([*_jobs(overrides, options.multirun)], options)
         register_resolvers()
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(_job)()
     except FedsimError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+    except HydraException as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(UserError.exit_status)
     except KeyboardInterrupt:
         print("stopped; what was recorded is intact", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -58,21 +60,25 @@ def _job(config: DictConfig) -> None:
     try:
         result = run(prepared, run_dir, console_reporter())
     except (KeyboardInterrupt, FedsimError):
-        print(f"go on with: python run.py resume={_shown(run_dir)}", file=sys.stderr)
+        if (run_dir / "checkpoints").exists():
+            print(f"go on with: python run.py resume={_shown(run_dir)}", file=sys.stderr)
         raise
     console = Console()
     console.print(run_table(result))
     console.print(f"run directory: {_shown(run_dir)}", highlight=False, soft_wrap=True)
 
 
-def _check(overrides: Sequence[str], options: argparse.Namespace, number: int) -> None:
-    settings = _settings(compose(overrides, options.config_dir, options.config_name))
-    if settings.resume is not None and len(overrides) > 1:
-        other = next(text for text in overrides if not text.startswith("resume="))
-        raise UserError(f"{other} cannot be given with resume=: a resumed run keeps the settings it was started with.")
-    prepare(settings)
-    if settings.out_dir is not None and settings.resume is None:
-        check_run_dir(Path(settings.out_dir, str(number)) if options.multirun else Path(settings.out_dir))
+def _check(jobs: Sequence[Sequence[str]], options: argparse.Namespace) -> None:
+    """Tries the settings of every job, and only then whether their directories can be written."""
+    settings = [_settings(compose(overrides, options.config_dir, options.config_name)) for overrides in jobs]
+    for each, overrides in zip(settings, jobs, strict=True):
+        if each.resume is not None and len(overrides) > 1:
+            other = next(text for text in overrides if not text.startswith("resume="))
+            raise UserError(f"{other} cannot be given with resume=: a resumed run keeps its own settings.")
+        prepare(each)
+    for number, each in enumerate(settings):
+        if each.out_dir is not None and each.resume is None:
+            check_run_dir(Path(each.out_dir, str(number)) if options.multirun else Path(each.out_dir))
 
 
 def _settings(config: dict[str, object]) -> Settings:
@@ -87,7 +93,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The few of Hydra's flags that decide what will run; Hydra itself reads all of them again."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--multirun", "-m", action="store_true")
-    parser.add_argument("--config-path", "-cp", "--config-dir", "-cd", dest="config_dir", type=Path, default=CONFIG_DIR)
+    parser.add_argument("--config-path", "-cp", dest="config_dir", type=Path, default=CONFIG_DIR)
     parser.add_argument("--config-name", "-cn", default=CONFIG_NAME)
     parser.add_argument("overrides", nargs="*")
     options, flags = parser.parse_known_args(arguments)

@@ -17,7 +17,7 @@ from fedsim.arrays import to_record, to_tensors
 from fedsim.averaging import RunningAverage
 from fedsim.client_host import PERSONAL
 from fedsim.engines.grid import FederationGrid
-from fedsim.messages import DOMAIN, EVALUATE_GLOBAL, ROUND, message, metrics_of, number
+from fedsim.messages import DOMAIN, EVALUATE_GLOBAL, NUM_EXAMPLES, ROUND, message, metrics_of, number
 from fedsim.method import ServerHalf
 
 Tensors = Mapping[str, torch.Tensor]
@@ -40,7 +40,7 @@ class Measured:
     def from_reply(cls, reply: Message) -> "Measured":
         metrics = metrics_of(reply)
         return cls(
-            num_examples=int(number(metrics, "num-examples")),
+            num_examples=int(number(metrics, NUM_EXAMPLES)),
             correct=int(number(metrics, "correct")),
             loss=number(metrics, "loss"),
         )
@@ -63,8 +63,7 @@ def evaluate(
     round: int,
     successful: Callable[[Iterable[Message], int], Iterable[Message]],
 ) -> Evaluation:
-    """Evaluates ``model``, the complete global one, per domain, and ``arrays``, what the strategy sends, on all
-    clients.
+    """Evaluates ``model``, the global one, on each domain, and what the strategy sends of ``arrays`` on all clients.
 
     A client without a personal part, tested on its whole domain, has the number of its domain: the same model on the
     same images. It is computed once. ``successful`` passes the replies on and drops, or ends the run for, those that

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -132,6 +133,7 @@ def _number(text: str) -> int | float | None:
     return int(text) if text.isdecimal() else float(text)
 
 
+@cache
 def _commit() -> str | None:
     """The commit of the checkout, with ``-dirty`` if it was changed since; ``None`` outside a checkout."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -81,7 +81,7 @@ class FedAvg(Strategy):
         arrays, metrics = RunningAverage(), _MetricAverage()
         for reply in replies:
             if reply.has_error():
-                log.warning("client %d failed in round %d: %s", *_source(reply), server_round, reply.error.reason)
+                _name_failure(reply, server_round)
                 continue
             reply_metrics = metrics_of(reply)
             examples = number(reply_metrics, NUM_EXAMPLES)
@@ -101,7 +101,7 @@ class FedAvg(Strategy):
         metrics = _MetricAverage()
         for reply in replies:
             if reply.has_error():
-                log.warning("client %d failed in round %d: %s", *_source(reply), server_round, reply.error.reason)
+                _name_failure(reply, server_round)
                 continue
             metrics.add(metrics_of(reply), number(metrics_of(reply), NUM_EXAMPLES))
         return None if metrics.empty else metrics.result()
@@ -147,5 +147,6 @@ class _MetricAverage:
         return MetricRecord({name: total / self._examples for name, total in self._sums.items()})
 
 
-def _source(reply: Message) -> tuple[int]:
-    return (reply.metadata.src_node_id,)
+def _name_failure(reply: Message, server_round: int) -> None:
+    """Only in an app of your own: this simulator's loop deals with failures before they get here."""
+    log.warning("client %d failed in round %d: %s", reply.metadata.src_node_id, server_round, reply.error.reason)

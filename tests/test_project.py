@@ -46,6 +46,13 @@ def test_every_file_the_readme_names_is_there() -> None:
     assert not [link for link in links if not (ROOT / link).exists()]
 
 
+def test_ci_runs_the_readmes_commands_to_the_letter() -> None:
+    block = README.partition("```\n")[2].partition("```")[0]
+    commands = [line.partition("#")[0].strip() for line in block.splitlines()]
+    assert commands == ["pip install -e . && python run.py strategy=fedwon", 'pip install -e ".[test]" && pytest']
+    assert set(commands) <= set((ROOT / ".ci" / "run").read_text().splitlines())
+
+
 @pytest.mark.slow
 def test_the_readmes_example_of_a_new_method_runs(tmp_path: Path) -> None:
     """Its files are put where it says, and nothing else is touched."""
