@@ -32,6 +32,8 @@ INTERRUPTED = 130
 def main() -> None:
     """Runs what ``sys.argv`` says and exits."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a bug of ours shows its whole traceback
+    # Hydra's parser does not take overrides on both sides of a flag: flags go first.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda text: "=" in text and not text.startswith("-"))
     try:
         options, overrides = _parse(sys.argv[1:])
         if options.runs:

@@ -45,7 +45,7 @@ def foreign_app(device: torch.device) -> ClientApp:
         sent = set(next(iter(message.content.array_records.values())))
         context.state["mine"] = ArrayRecord({name: tensor for name, tensor in state.items() if name not in sent})
         reply = ArrayRecord({name: tensor for name, tensor in state.items() if name in sent})
-        metrics = MetricRecord({"num-examples": 10 * (client + 1), "loss": float(loss)})
+        metrics = MetricRecord({"num-examples": 10 * (client + 1), "loss": loss.item()})
         return Message(RecordDict({"arrays": reply, "metrics": metrics}), reply_to=message)
 
     @app.evaluate()
