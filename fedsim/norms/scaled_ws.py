@@ -3,6 +3,8 @@
 FedWon (Zhuang & Lyu, ICLR 2024, arXiv 2306.05879), Eq. 3; the layer goes back to NF-ResNets (Brock et al., ICLR 2021).
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -52,7 +54,7 @@ class ScaledWSConv2d(nn.Conv2d):
             layer.bias.copy_(conv.bias if conv.bias is not None else torch.zeros_like(layer.bias))
         return layer
 
-    def __init__(self, *args, gamma: float = RELU_GAIN, eps: float = 1e-4, **kwargs) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, *args: Any, gamma: float = RELU_GAIN, eps: float = 1e-4, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.gamma, self.eps = gamma, eps
         self.gain = nn.Parameter(torch.ones(self.out_channels, 1, 1, 1))
