@@ -157,7 +157,14 @@ def started(tmp_path: Path, *arguments: str) -> "subprocess.Popen[str]":
     """A run in a process group of its own, as a terminal would start it, that has written its first rounds."""
     command = [sys.executable, str(ROOT / "run.py"), *SMALL, "strategy=fedbn", *arguments]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell without job control starts what runs in its background, this test perhaps, deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     rounds = tmp_path / "run" / "rounds.csv"
     deadline = time.monotonic() + 120
