@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from datasets.federation import Examples
+from datasets.examples import Examples
 from fedsim.method import LocalTraining, Turn
 
 EVALUATION_BATCH = 512
@@ -33,7 +33,7 @@ class LocalSGD:
         seen = 0
         for _ in range(self.training.local_epochs):
             for indices in self.batches(len(data), turn.generator):
-                images, labels = data.batch(indices.to(device, non_blocking=True))
+                images, labels = data.batch(indices.to(device, non_blocking=True), turn.generator)
                 optimizer.zero_grad(set_to_none=True)
                 logits = model(images)
                 loss = self.loss(model, logits, labels)

@@ -26,7 +26,7 @@ from PIL.ImageDraw import Draw
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.utils import Bunch
 
-from datasets.federation import Source
+from datasets.source import Part, Source
 from fedsim.errors import UserError
 
 SIZE = 28
@@ -76,9 +76,11 @@ def load(train_per_domain: int = 240, test_per_domain: int = 110) -> Source:
         images=np.ascontiguousarray(np.round(np.stack(images) * 255).astype(np.uint8).transpose(0, 3, 1, 2)),
         labels=np.concatenate(labels).astype(np.int64),
         domains=np.repeat(np.arange(len(names)), per_domain),
-        is_test=np.tile(np.arange(per_domain) >= train_per_domain, len(names)),
+        parts=np.tile(np.where(np.arange(per_domain) < train_per_domain, Part.TRAIN, Part.TEST), len(names)).astype(
+            np.uint8
+        ),
         domain_names=names,
-        num_classes=10,
+        class_names=tuple(map(str, range(10))),
     )
 
 

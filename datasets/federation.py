@@ -1,39 +1,32 @@
-"""The federation: labelled images of several domains, and which of them each client trains and is tested on."""
+"""The federation: a source, and which of its images each client trains and is tested on."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedsim.binding import instantiate
+from datasets.examples import Examples
+from datasets.source import MIXED, Indices, Part, Source
 
-Indices = npt.NDArray[np.int64]
+NONE: Indices = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
-class Source:
-    """All images of a dataset, as its file under ``datasets/`` loads them."""
+class Noise:
+    """Gaussian noise on all images of a client, the same whenever they are used."""
 
-    images: npt.NDArray[np.uint8]
-    """(N, channels, height, width), contiguous in that order"""
-    labels: npt.NDArray[np.int64]
-    """(N,), from 0 to ``num_classes - 1``"""
-    domains: npt.NDArray[np.int64]
-    """(N,), index into ``domain_names``"""
-    is_test: npt.NDArray[np.bool_]
-    """(N,), true for the images no client trains on"""
-    domain_names: tuple[str, ...]
-    num_classes: int
+    deviation: float
+    """in units of the pixels' range"""
+    seed: int
 
-    def __post_init__(self) -> None:
-        if not self.images.flags.c_contiguous:
-            raise ValueError("the images of a source must be contiguous, so that workers can share them without a copy")
-
-    def indices(self, domain: int, *, test: bool) -> Indices:
-        return np.flatnonzero((self.domains == domain) & (self.is_test == test))
+    def added(self, images: torch.Tensor, part: Part) -> torch.Tensor:
+        """uint8 from uint8, rounded and cut to the range of pixels."""
+        rng = np.random.default_rng([self.seed, part])
+        noise = rng.standard_normal(images.shape, np.float32) * np.float32(255 * self.deviation)
+        return (images.float() + torch.from_numpy(noise)).round_().clamp_(0, 255).byte()
 
 
 @dataclass(frozen=True)
@@ -42,68 +35,91 @@ class Partition:
 
     client: int
     domain: str
+    """Its domain's name, or ``MIXED``"""
     train: Indices
-    test: Indices
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Images and labels as tensors on one device, normalized batch by batch."""
-
-    images: torch.Tensor
-    """uint8 (N, channels, height, width)"""
-    labels: torch.Tensor
-    """int64 (N,)"""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The images as float32 in [-1, 1] (FedBN's ``Normalize(0.5, 0.5)``) and their labels."""
-        return self.images[indices].float().div_(127.5).sub_(1.0), self.labels[indices]
-
-    def to(self, device: torch.device) -> "Examples":
-        return Examples(self.images.to(device), self.labels.to(device))
+    test: Indices | None = None
+    """Test images of its own; None for the whole test set of its domain, or of all domains if it is mixed"""
+    validation: Indices = field(default_factory=lambda: NONE)
+    noise: Noise | None = None
 
 
 class Federation:
     """The source and its partitions; client ids count from zero."""
 
-    def __init__(self, source: Source, partitions: Sequence[Partition]) -> None:
+    def __init__(self, source: Source, partitions: Sequence[Partition], unseen: Sequence[str] = ()) -> None:
+        """``unseen`` names the domains that no client trains on and the global model is tested on nevertheless."""
         self.source = source
         self.partitions = tuple(partitions)
-        self.domain_tests = {
-            name: source.indices(domain, test=True)
-            for domain, name in enumerate(source.domain_names)
-            if any(partition.domain == name for partition in self.partitions)
-        }
+        held = {partition.domain for partition in self.partitions}
+        seen = [name for name in source.domain_names if name not in unseen and (name in held or MIXED in held)]
+        self.domain_tests = {name: self._test(name) for name in seen}
         """The test images of each domain that a client belongs to; together the union that global accuracy is over."""
+        self.unseen_tests = {name: self._test(name) for name in unseen}
+        """The test images of each domain that was left out."""
+
+    def _test(self, domain: str) -> Indices:
+        return self.source.indices(self.source.domain_names.index(domain), Part.TEST)
 
     @property
     def clients(self) -> range:
         return range(len(self.partitions))
 
+    @cached_property
+    def validated(self) -> frozenset[int]:
+        """The clients that have validation images."""
+        return frozenset(partition.client for partition in self.partitions if len(partition.validation))
+
     @property
     def num_classes(self) -> int:
         return self.source.num_classes
+
+    def test_domains(self, client: int) -> tuple[str, ...]:
+        """The domains whose test sets together are the client's, so that one evaluation serves both; else none."""
+        partition = self.partitions[client]
+        if partition.test is not None or partition.noise is not None:
+            return ()
+        return tuple(self.domain_tests) if partition.domain == MIXED else (partition.domain,)
 
     def examples(self, indices: Indices) -> Examples:
         return Examples(
             torch.from_numpy(self.source.images[indices]),
             torch.from_numpy(self.source.labels[indices]),
+            self.source.transform,
         )
 
-    def tested_on_domain(self, client: int) -> bool:
-        """Whether the client's test set is its whole domain's, so that one evaluation serves both."""
+    @cached_property
+    def _all_tests(self) -> Indices:
+        return np.concatenate(list(self.domain_tests.values()))
+
+    def examples_of(self, client: int, part: Part) -> Examples:
+        """What the client trains, is validated or is tested on, with the noise that its images have."""
         partition = self.partitions[client]
-        return np.array_equal(partition.test, self.domain_tests[partition.domain])
+        examples = self.examples(self._indices_of(partition, part))
+        if partition.noise is None:
+            return examples
+        return replace(examples, images=partition.noise.added(examples.images, part))
+
+    def _indices_of(self, partition: Partition, part: Part) -> Indices:
+        if part is Part.TRAIN:
+            return partition.train
+        if part is Part.VALIDATION:
+            return partition.validation
+        if partition.test is not None:
+            return partition.test
+        if partition.domain == MIXED:
+            return self._all_tests
+        return self.domain_tests[partition.domain]
+
+    def domain_examples(self, domain: str) -> Examples:
+        """The test images of a domain, also of one that was left out."""
+        return self.examples({**self.domain_tests, **self.unseen_tests}[domain])
+
+    def num_images(self, client: int, part: Part) -> int:
+        return len(self._indices_of(self.partitions[client], part))
 
     def label_counts(self) -> npt.NDArray[np.int64]:
         """Training images per client and class, (clients, classes)."""
-        return np.stack([np.bincount(self.source.labels[p.train], minlength=self.num_classes) for p in self.partitions])
-
-
-def build_federation(dataset: Mapping[str, Any], split: Mapping[str, Any], seed: int) -> Federation:
-    """Loads ``dataset=`` and cuts it into clients as ``split=`` says; the seed decides the cut, not the images."""
-    source = instantiate("dataset", dataset)
-    return Federation(source, instantiate("split", split, source, seed=seed))
+        owner = np.repeat(np.arange(len(self.partitions)), [len(p.train) for p in self.partitions])
+        labels = self.source.labels[np.concatenate([p.train for p in self.partitions])]
+        cells = np.bincount(owner * self.num_classes + labels, minlength=len(self.partitions) * self.num_classes)
+        return cells.reshape(len(self.partitions), self.num_classes)

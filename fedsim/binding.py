@@ -20,17 +20,32 @@ KINDS: dict[Any, str] = {
 }
 
 
-def instantiate(group: str, options: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+def instantiate(
+    group: str, options: Mapping[str, Any], *args: Any, offered: Mapping[str, Any] | None = None, **kwargs: Any
+) -> Any:
     """Calls ``options["_target_"]`` with the other options of the group; ``name`` is for people and not passed on.
+
+    Of what is ``offered`` the target gets what it names.
 
     Errors: ``UserError`` for an option that the target does not take or that is of another type.
     """
-    factory = _locate(group, options, "_target_")
+    factory = locate(group, "_target_", options.get("_target_"))
     given = {key: value for key, value in options.items() if key not in ("_target_", "name")}
     parameters = _parameters(factory)
-    _refuse(group, options, given.keys() - set(parameters[len(args) :]) | given.keys() & kwargs.keys())
+    handed = {**{key: value for key, value in (offered or {}).items() if key in parameters}, **kwargs}
+    _refuse(group, options, given.keys() - set(parameters[len(args) :]) | given.keys() & handed.keys())
     check_types(group, given, factory)
-    return factory(*args, **given, **kwargs)
+    return factory(*args, **given, **handed)
+
+
+def bind(group: str, options: Mapping[str, Any], factory: Factory, *args: Any, **kwargs: Any) -> Any:
+    """Calls the factory with those options of the group that it names, where several share the group's options.
+
+    Errors: ``UserError`` for an option of another type.
+    """
+    mine = {key: options[key] for key in _parameters(factory) if key in options and key not in SET_BY_THE_SIMULATOR}
+    check_types(group, mine, factory)
+    return factory(*args, **mine, **kwargs)
 
 
 def bind_half(strategy: Mapping[str, Any], half: str, *args: Any, **kwargs: Any) -> Any:
@@ -41,23 +56,25 @@ def bind_half(strategy: Mapping[str, Any], half: str, *args: Any, **kwargs: Any)
 
     Errors: ``UserError`` for an option of another type.
     """
-    factory = _locate("strategy", strategy, half)
-    mine = [key for key in _parameters(factory) if key in strategy and key not in SET_BY_THE_SIMULATOR]
-    options = {key: strategy[key] for key in mine}
-    check_types("strategy", options, factory)
-    return factory(*args, **options, **kwargs)
+    return bind("strategy", strategy, locate("strategy", half, strategy.get(half)), *args, **kwargs)
 
 
-def refuse_unused_options(strategy: Mapping[str, Any]) -> None:
-    """Errors: ``UserError`` for an option of a method that neither of its halves takes."""
-    halves = [set(_parameters(_locate("strategy", strategy, half))) for half in ("server", "client")]
-    taken = {"name", "server", "client"}.union(*halves) - SET_BY_THE_SIMULATOR
-    _refuse("strategy", strategy, strategy.keys() - taken)
+def refuse_unused_options(
+    group: str, options: Mapping[str, Any], factories: Iterable[Factory], structure: Iterable[str]
+) -> None:
+    """Errors: ``UserError`` for an option that none of the factories takes; ``structure`` names what is no option."""
+    taken = set(structure).union(*map(_parameters, factories)) - SET_BY_THE_SIMULATOR
+    _refuse(group, options, options.keys() - taken)
+
+
+def halves_of(strategy: Mapping[str, Any]) -> list[Factory]:
+    """Both halves of a method. Errors: ``UserError`` if one cannot be imported."""
+    return [locate("strategy", half, strategy.get(half)) for half in ("server", "client")]
 
 
 def target_of(group: str, options: Mapping[str, Any]) -> Any:
     """The class or function that ``_target_`` names, once the group's options are of the types it takes."""
-    factory = _locate(group, options, "_target_")
+    factory = locate(group, "_target_", options.get("_target_"))
     check_types(group, options, factory)
     return factory
 
@@ -88,14 +105,15 @@ def _refuse(group: str, options: Mapping[str, Any], keys: Iterable[str]) -> None
         raise UserError(f"{group}.{key}={options[key]} is not an option of {owner}: leave it out.")
 
 
-def _locate(group: str, options: Mapping[str, Any], key: str) -> Factory:
-    if not isinstance(options.get(key), str):
-        raise UserError(f"{group}.{key}={options.get(key)} is not possible: choose the dotted name of a class.")
+def locate(group: str, key: str, name: Any) -> Factory:
+    """The class or function with that dotted name. Errors: ``UserError`` if there is none."""
+    if not isinstance(name, str):
+        raise UserError(f"{group}.{key}={name} is not possible: choose the dotted name of a class.")
     try:
-        factory: Factory = resolve_name(options[key])
+        factory: Factory = resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{group}.{key}={options[key]} cannot be imported ({reason}): choose a class.") from error
+        raise UserError(f"{group}.{key}={name} cannot be imported ({reason}): choose a class.") from error
     return factory
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from datasets.federation import build_federation
+from datasets.build import build_federation
 from fedsim.client_host import ClientAppFactory
 from fedsim.config import compose
 from fedsim.devices import resolve_devices
@@ -49,5 +49,5 @@ def answer(message: Message, context: Context) -> Message:
 def _host(overrides: str) -> ClientApp:
     """The app that answers for every partition, built once per process."""
     settings = Settings.from_config(compose(shlex.split(overrides)))
-    federation = build_federation(settings.dataset, settings.split, settings.seed)
+    federation = build_federation(settings)
     return ClientAppFactory(settings, federation)(resolve_devices(settings.device)[0])

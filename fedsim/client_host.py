@@ -11,10 +11,12 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from datasets.federation import Examples, Federation
+from datasets.examples import Examples
+from datasets.federation import Federation
+from datasets.source import Part
 from fedsim.arrays import to_record, to_tensors
 from fedsim.binding import bind_half
-from fedsim.messages import ARRAYS, DOMAIN, METRICS, ROUND, arrays_of, config_of
+from fedsim.messages import ARRAYS, DOMAIN, METRICS, PART, ROUND, arrays_of, config_of
 from fedsim.method import ClientHalf, LocalTraining, Turn
 from fedsim.models import build_model
 from fedsim.seeding import global_seed, torch_generator
@@ -48,7 +50,9 @@ class ClientHost:
         self.seed = settings.seed
         self.federation = federation
         self.device = device
-        self.model = build_model(settings.model, settings.norm, federation.num_classes, settings.seed).to(device)
+        self.model = build_model(
+            settings.model, settings.norm, federation.num_classes, settings.seed, federation.source.image_shape
+        ).to(device)
         self.initial = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.half = client_half(settings)
 
@@ -63,7 +67,7 @@ class ClientHost:
             state=context.state,
         )
         with global_seed(self.seed, "train", round=round, client=client, device=self.device):
-            metrics = self.half.train(self.model, self._examples(client, test=False), turn)
+            metrics = self.half.train(self.model, self._examples(client, Part.TRAIN), turn)
         # Cloned, since the resident model goes on to play other clients.
         trained = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         personal = {name: tensor for name, tensor in trained.items() if name not in received}
@@ -72,15 +76,16 @@ class ClientHost:
         return self._reply(message, metrics, to_record({name: trained[name] for name in received}))
 
     def evaluate(self, message: Message, context: Context) -> Message:
-        """The model this client would use, shared plus personal part, on its own test set."""
+        """The model this client would use, shared plus personal part, on its own test or validation set."""
         self._load(arrays_of(message), context.state)
-        return self._reply(message, self.half.evaluate(self.model, self._examples(_partition(context), test=True)))
+        part = Part[str(config_of(message).get(PART, Part.TEST.name))]
+        return self._reply(message, self.half.evaluate(self.model, self._examples(_partition(context), part)))
 
     def evaluate_global(self, message: Message, context: Context) -> Message:
         """The complete model of the message on all test images of one domain."""
         self._load(arrays_of(message), RecordDict())
-        indices = self.federation.domain_tests[str(config_of(message)[DOMAIN])]
-        return self._reply(message, self.half.evaluate(self.model, self.federation.examples(indices).to(self.device)))
+        examples = self.federation.domain_examples(str(config_of(message)[DOMAIN])).to(self.device)
+        return self._reply(message, self.half.evaluate(self.model, examples))
 
     def state(self, message: Message, context: Context) -> Message:
         return Message(context.state, reply_to=message)
@@ -91,9 +96,8 @@ class ClientHost:
         # Names that are not the model's raise here, with the names in the error.
         self.model.load_state_dict({**self.initial, **to_tensors(kept), **to_tensors(received)})
 
-    def _examples(self, client: int, *, test: bool) -> Examples:
-        partition = self.federation.partitions[client]
-        return self.federation.examples(partition.test if test else partition.train).to(self.device)
+    def _examples(self, client: int, part: Part) -> Examples:
+        return self.federation.examples_of(client, part).to(self.device)
 
     @staticmethod
     def _reply(message: Message, metrics: dict[str, float], arrays: ArrayRecord | None = None) -> Message:

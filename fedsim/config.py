@@ -26,6 +26,8 @@ CONFIG_DIR = ROOT / "configs"
 CONFIG_NAME = "config"
 GROUPS = ("strategy", "dataset", "split", "model", "norm", "engine", "experiment")
 OPTIONAL_GROUPS = ("experiment",)
+COMPOSED_GROUPS = ("split",)
+"""Of these several files may be chosen at once: split=[longtail,domain]"""
 
 _STARTED = datetime.now()
 
@@ -111,11 +113,18 @@ def _parse(text: str) -> Override:
 
 def _refuse_unknown_choice(override: Override, config_dir: Path) -> None:
     group = override.key_or_group
+    if not (config_dir / group).is_dir():
+        return
     known = choices(group, config_dir)
-    left_out = override.value() is None and (group in OPTIONAL_GROUPS or override.is_delete())
-    if (config_dir / group).is_dir() and override.value() not in known and not left_out:
-        value = override.get_value_element_as_str()
+    chosen = override.value()
+    if chosen is None and (group in OPTIONAL_GROUPS or override.is_delete()):
+        return
+    names = chosen if group in COMPOSED_GROUPS and isinstance(chosen, list) and chosen else [chosen]
+    value = override.get_value_element_as_str()
+    if any(name not in known for name in names):
         raise UserError(f"{group}={value} is not known: choose {', '.join(known)}.")
+    if len(set(names)) < len(names):
+        raise UserError(f"{group}={value} is not possible: choose each of them once.")
 
 
 def _explain(error: Exception, overrides: Sequence[Override], known: Sequence[str]) -> str:

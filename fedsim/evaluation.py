@@ -5,19 +5,20 @@ unweighted, of their personal parts: FedBN's shared weights with averaged BatchN
 of all models. Reading those parts is measuring: it is no message of the method and not counted in its bytes.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, islice
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from datasets.federation import Federation
+from datasets.source import Part
 from fedsim.arrays import to_record, to_tensors
 from fedsim.averaging import RunningAverage
 from fedsim.client_host import PERSONAL
 from fedsim.engines.grid import FederationGrid
-from fedsim.messages import DOMAIN, EVALUATE_GLOBAL, NUM_EXAMPLES, ROUND, message, metrics_of, number
+from fedsim.messages import DOMAIN, EVALUATE_GLOBAL, NUM_EXAMPLES, PART, ROUND, message, metrics_of, number
 from fedsim.method import ServerHalf
 
 Tensors = Mapping[str, torch.Tensor]
@@ -51,7 +52,13 @@ class Evaluation:
     """All results of one round, for clients in ascending order and for domains in the source's order."""
 
     clients: dict[int, Measured]
+    """each client's own model on its own test set"""
     domains: dict[str, Measured]
+    """the global model on the test set of each domain that a client belongs to"""
+    unseen: dict[str, Measured] = field(default_factory=dict)
+    """the global model on the domains that were left out"""
+    validation: dict[int, Measured] = field(default_factory=dict)
+    """each client's own model on its validation images, for those that have any"""
 
 
 def evaluate(
@@ -65,32 +72,56 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates ``model``, the global one, on each domain, and what the strategy sends of ``arrays`` on all clients.
 
-    A client without a personal part, tested on its whole domain, has the number of its domain: the same model on the
-    same images. It is computed once. ``successful`` passes the replies on and drops, or ends the run for, those that
-    failed.
+    A client without a personal part whose test set is that of one or more domains has their numbers: the same model on
+    the same images. They are computed once. ``successful`` passes the replies on and drops, or ends the run for, those
+    that failed.
     """
     complete = to_record(model)
-    first_of = {p.domain: p.client for p in reversed(federation.partitions)}
-    global_messages = [
-        message(EVALUATE_GLOBAL, first_of[domain], complete, ConfigRecord({ROUND: round, DOMAIN: domain}))
-        for domain in federation.domain_tests
+    host = {partition.domain: partition.client for partition in reversed(federation.partitions)}
+    names = [*federation.domain_tests, *federation.unseen_tests]
+    on_domains = [
+        message(EVALUATE_GLOBAL, host.get(name, 0), complete, ConfigRecord({ROUND: round, DOMAIN: name}))
+        for name in names
     ]
-    alike = {c for c in federation.clients if not strategy.personal and federation.tested_on_domain(c)}
-    client_messages = [
-        client_message
-        for client_message in strategy.configure_evaluate(round, arrays, ConfigRecord(), grid)
-        if client_message.metadata.dst_node_id not in alike
-    ]
-    replies = iter(grid.send_and_receive(chain(global_messages, client_messages)))
-    domains = {}
-    for domain, reply in zip(federation.domain_tests, replies, strict=False):
+
+    def to_clients(part: Part, clients: Collection[int]) -> list[Message]:
+        config = ConfigRecord({PART: part.name})
+        messages = strategy.configure_evaluate(round, arrays, config, grid) if clients else ()
+        return [each for each in messages if each.metadata.dst_node_id in clients]
+
+    on_domain = {} if strategy.personal else {c: federation.test_domains(c) for c in federation.clients}
+    tests = to_clients(Part.TEST, {client for client in federation.clients if not on_domain.get(client)})
+    validations = to_clients(Part.VALIDATION, federation.validated)
+
+    replies = iter(grid.send_and_receive(chain(on_domains, tests, validations)))
+    measured = {}
+    for name, reply in zip(names, replies, strict=False):
         for ok in successful([reply], 1):  # alone: without one of its domains the global accuracy is another number
-            domains[domain] = Measured.from_reply(ok)
-    tested = {
-        reply.metadata.src_node_id: Measured.from_reply(reply) for reply in successful(replies, len(client_messages))
-    }
-    tested |= {client: domains[federation.partitions[client].domain] for client in alike}
-    return Evaluation(clients=dict(sorted(tested.items())), domains=domains)
+            measured[name] = Measured.from_reply(ok)
+
+    def by_client(count: int) -> dict[int, Measured]:
+        some = successful(islice(replies, count), count)
+        return {reply.metadata.src_node_id: Measured.from_reply(reply) for reply in some}
+
+    tested = by_client(len(tests))
+    tested |= {c: pool(measured[name] for name in domains) for c, domains in on_domain.items() if domains}
+    return Evaluation(
+        clients=dict(sorted(tested.items())),
+        domains={name: measured[name] for name in federation.domain_tests},
+        unseen={name: measured[name] for name in federation.unseen_tests},
+        validation=by_client(len(validations)),
+    )
+
+
+def pool(tested: Iterable[Measured]) -> Measured:
+    """One result for several test sets without a common image."""
+    parts = list(tested)
+    examples = sum(part.num_examples for part in parts)
+    return Measured(
+        num_examples=examples,
+        correct=sum(part.correct for part in parts),
+        loss=sum(part.loss * part.num_examples for part in parts) / examples,
+    )
 
 
 def complete_model(

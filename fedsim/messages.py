@@ -16,6 +16,8 @@ EVALUATE_GLOBAL = "evaluate.global_model"
 QUERY_STATE = "query.state"
 """Asks for all that a client keeps; for measuring (the averaged personal part), never for a method."""
 DOMAIN = "domain"
+PART = "part"
+"""What a client is evaluated on: ``TEST``, or ``VALIDATION``"""
 
 
 def message(type_: str, client: int, arrays: ArrayRecord | None, config: ConfigRecord | None = None) -> Message:

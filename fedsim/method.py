@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from torch import nn
 
-from datasets.federation import Examples
+from datasets.examples import Examples
 
 
 class ServerHalf(Protocol):
@@ -54,7 +54,7 @@ class Turn:
 
     round: int
     generator: torch.Generator
-    """Draws the batches; the client's own for this round."""
+    """Draws the batches and the augmentations; the client's own for this round."""
     config: ConfigRecord
     """What the server sent beside the arrays."""
     state: RecordDict

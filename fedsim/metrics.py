@@ -3,6 +3,8 @@
 * *global accuracy*: the global model on the union of the test sets, each image counted once, and on each domain's.
 * *client accuracy*: the model that client would use on its own test set; the mean is over all clients, unweighted, with
   the one weighted by test images beside it; the standard deviation is the spread over the clients (population formula).
+* *validation accuracy*: the same model on the client's validation images, if any client has some.
+* *unseen accuracy*: the global model on the test set of a domain that was left out; not part of global accuracy.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from datasets.federation import Federation
-from fedsim.evaluation import Evaluation, Measured
+from fedsim.evaluation import Evaluation, pool
 
 Row = dict[str, Any]
+VALIDATION = "validation_accuracy_mean"
 
 
 def round_metrics(evaluation: Evaluation, federation: Federation) -> Row:
@@ -33,7 +36,15 @@ def round_metrics(evaluation: Evaluation, federation: Federation) -> Row:
             f"client_domain_accuracy.{domain}": mean
             for domain, mean in client_mean_by_domain(evaluation, federation).items()
         },
+        **{f"unseen_accuracy.{domain}": tested.accuracy for domain, tested in evaluation.unseen.items()},
+        **_validation_metrics(evaluation),
     }
+
+
+def _validation_metrics(evaluation: Evaluation) -> Row:
+    if not evaluation.validation:
+        return {}
+    return {VALIDATION: float(np.mean([tested.accuracy for tested in evaluation.validation.values()]))}
 
 
 def client_rows(evaluation: Evaluation, federation: Federation, round: int) -> list[Row]:
@@ -43,31 +54,21 @@ def client_rows(evaluation: Evaluation, federation: Federation, round: int) -> l
             "round": round,
             "client": client,
             "domain": federation.partitions[client].domain,
-            "split": "test",
+            "split": part,
             "num_examples": tested.num_examples,
             "loss": tested.loss,
             "accuracy": tested.accuracy,
         }
-        for client, tested in evaluation.clients.items()
+        for part, measured in (("test", evaluation.clients), ("validation", evaluation.validation))
+        for client, tested in measured.items()
     ]
-
-
-def pool(tested: Iterable[Measured]) -> Measured:
-    """One result for several test sets without a common image."""
-    parts = list(tested)
-    examples = sum(part.num_examples for part in parts)
-    return Measured(
-        num_examples=examples,
-        correct=sum(part.correct for part in parts),
-        loss=sum(part.loss * part.num_examples for part in parts) / examples,
-    )
 
 
 def client_mean_by_domain(evaluation: Evaluation, federation: Federation) -> dict[str, float]:
     """The unweighted mean of client accuracy over the clients of each domain: the rows of the papers' tables."""
     by_domain: dict[str, list[float]] = {domain: [] for domain in federation.domain_tests}
     for client, tested in evaluation.clients.items():
-        by_domain[federation.partitions[client].domain].append(tested.accuracy)
+        by_domain.setdefault(federation.partitions[client].domain, []).append(tested.accuracy)
     return {domain: float(np.mean(accuracies)) for domain, accuracies in by_domain.items() if accuracies}
 
 
@@ -84,11 +85,12 @@ def nested(row: Mapping[str, Any]) -> Row:
 
 
 def best_row(rows: Iterable[Row]) -> Row:
-    """The evaluated round with the highest mean client accuracy, the earliest of equals.
+    """The evaluated round with the highest mean validation accuracy, or client accuracy if there is no validation.
 
-    Chosen on the test images, so it flatters; it is reported beside the final round and never in its place.
+    The earliest of equals. Without validation images it is chosen on the test images, so it flatters; it is reported
+    beside the final round and never in its place.
     """
-    return max(evaluated(rows), key=lambda row: (row["client_accuracy_mean"], -row["round"]))
+    return max(evaluated(rows), key=lambda row: (row.get(VALIDATION, row["client_accuracy_mean"]), -row["round"]))
 
 
 def evaluated(rows: Iterable[Row]) -> list[Row]:

@@ -13,8 +13,6 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from datasets.federation import Federation
-
 # Okabe & Ito's colours, which people with any colour vision can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
@@ -51,12 +49,11 @@ def picture(path: Path, width: float, height: float, columns: int = 1) -> Iterat
         figure.savefig(path)
 
 
-def plot_run(clients: pd.DataFrame, rounds: pd.DataFrame, federation: Federation, folder: Path) -> None:
-    """Accuracy over rounds, final accuracy per client, which labels each client holds, and some of its images."""
-    plot_accuracy(clients, rounds, folder / "accuracy.png")
-    plot_clients(clients, folder / "clients.png")
-    plot_labels(federation, folder / "labels.png")
-    plot_images(federation, folder / "images.png")
+def plot_run(clients: pd.DataFrame, rounds: pd.DataFrame, folder: Path) -> None:
+    """Accuracy over rounds, and final accuracy per client, both on the test sets."""
+    tests = clients[clients["split"] == "test"]
+    plot_accuracy(tests, rounds, folder / "accuracy.png")
+    plot_clients(tests, folder / "clients.png")
 
 
 def plot_accuracy(clients: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> None:
@@ -104,46 +101,6 @@ def plot_clients(clients: pd.DataFrame, path: Path) -> None:
         if len(final) <= 30:
             axes.set_xticks(list(final["client"]))
         legend_below(axes)
-
-
-def plot_labels(federation: Federation, path: Path) -> None:
-    """How many training images of each class a client holds."""
-    counts = federation.label_counts()
-    names = [f"{partition.client} {partition.domain}" for partition in federation.partitions]
-    few = len(names) <= 40
-    with picture(path, 1.5 + 0.45 * counts.shape[1], max(2.2, min(12, 1.2 + 0.25 * len(names)))) as (axes,):
-        axes.grid(False)
-        image = axes.imshow(counts, aspect="auto", cmap="Blues", vmin=0)
-        axes.set_xlabel("class")
-        axes.set_xticks(range(counts.shape[1]))
-        axes.set_yticks(range(len(names)), names) if few else axes.set_ylabel("client")
-        axes.set_title("training images per client and class", fontsize=9)
-        if few:
-            for (row, column), count in np.ndenumerate(counts):
-                ink = "white" if count > 0.6 * counts.max() else "black"
-                axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=ink)
-        figure = axes.figure
-        assert isinstance(figure, Figure)
-        figure.colorbar(image, ax=axes, shrink=0.8)
-
-
-def plot_images(federation: Federation, path: Path, columns: int = 16) -> None:
-    """A row of training images of each domain, the first of its first client."""
-    rows, names = [], []
-    for domain in federation.domain_tests:
-        train = next(partition.train for partition in federation.partitions if partition.domain == domain)
-        images = federation.source.images[np.resize(train, columns)].transpose(0, 2, 3, 1)
-        rows.append(np.concatenate(list(images), axis=1))
-        names.append(domain)
-    sheet = np.concatenate(rows)
-    size = len(rows[0])
-    with picture(path, 8.5, 0.4 + 7.5 / columns * len(rows)) as (axes,):
-        axes.grid(False)
-        axes.imshow(sheet, cmap="gray", interpolation="nearest")  # the colour map is used for one channel only
-        axes.set_yticks([size * (row + 0.5) for row in range(len(rows))], names)
-        axes.set_xticks([])
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
 
 
 def plot_comparison_by_domain(table: pd.DataFrame, path: Path) -> None:

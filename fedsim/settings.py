@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from fedsim.binding import refuse_unused_options
+from fedsim.binding import halves_of, refuse_unused_options
 from fedsim.errors import UserError
 
 Group = Mapping[str, Any]
@@ -26,6 +26,7 @@ _PATH: tuple[Callable[[Any], bool], str] = (
     lambda value: value is None or (isinstance(value, str | int) and not isinstance(value, bool) and value != ""),
     "a path or null",
 )
+_SWITCH: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, bool), "true or false")
 PATHS = ("data_dir", "out_dir", "resume")
 
 _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -41,7 +42,8 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _whole(0),
     "device": _TEXT,
     **dict.fromkeys(PATHS, _PATH),
-    "verbose": (lambda value: isinstance(value, bool), "true or false"),
+    "download": _SWITCH,
+    "verbose": _SWITCH,
 }
 
 
@@ -67,6 +69,7 @@ class Settings:
     seed: int
     device: str
     data_dir: str | None
+    download: bool
     out_dir: str | None
     resume: str | None
     verbose: bool
@@ -90,7 +93,9 @@ class Settings:
                     raise UserError(f"{key}={config[key]} is not possible: choose {words}.")
             elif not isinstance(config[key], Mapping):
                 raise UserError(f"{key}={config[key]} is not possible: choose a file of configs/{key}.")
-        refuse_unused_options(config["strategy"])
+        refuse_unused_options(
+            "strategy", config["strategy"], halves_of(config["strategy"]), ("name", "server", "client")
+        )
         # YAML reads a path like 7 as a number.
         paths = {key: None if config[key] is None else str(config[key]) for key in PATHS}
         return cls(**{**config, **paths})

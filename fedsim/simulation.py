@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from datasets.federation import Federation, build_federation
+from datasets.build import build_federation
+from datasets.federation import Federation
+from datasets.pictures import plot_federation
 from fedsim.binding import bind_half, instantiate, target_of
 from fedsim.client_host import ClientAppFactory, client_half
 from fedsim.devices import resolve_devices
@@ -51,8 +53,10 @@ def prepare(settings: Settings) -> Prepared:
     """
     devices = resolve_devices(settings.device)
     target_of("engine", settings.engine).check(devices, settings.engine)
-    federation = build_federation(settings.dataset, settings.split, settings.seed)
-    model = build_model(settings.model, settings.norm, federation.num_classes, settings.seed)
+    federation = build_federation(settings)
+    model = build_model(
+        settings.model, settings.norm, federation.num_classes, settings.seed, federation.source.image_shape
+    )
     client_half(settings)
     if settings.batch_size == 1 and any(isinstance(layer, _BatchNorm) for layer in model.modules()):
         raise UserError("batch_size=1 gives BatchNorm no batch to normalize over: choose at least 2, or another norm.")
@@ -78,7 +82,8 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
         finally:
             reporter.close()
     result = read_result(run_dir)
-    plot_run(result.clients, result.rounds, prepared.federation, run_dir / "plots")
+    plot_run(result.clients, result.rounds, run_dir / "plots")
+    plot_federation(prepared.federation, run_dir / "plots")
     write_html(result.run_dir)
     return result
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 # Before Flower or Ray is imported anywhere: neither may call home from a test.
@@ -16,7 +17,10 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
-from datasets.federation import Federation, build_federation
+from datasets.build import build_federation
+from datasets.cache import VARIABLE
+from datasets.federation import Federation, Partition
+from datasets.source import Part, Source
 from fedsim.config import compose
 from fedsim.settings import Settings
 
@@ -24,6 +28,7 @@ ROOT = Path(__file__).parent.parent
 SMALL = ("rounds=2", "dataset.train_per_domain=40", "dataset.test_per_domain=20", "device=cpu")
 """A federation of six clients that trains for two rounds in a second or two."""
 
+MakeFederation = Callable[..., Federation]
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -36,10 +41,42 @@ def small_settings_fixture() -> Callable[..., Settings]:
     return small_settings
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Decoded images of the tests go to a folder of their own."""
+    os.environ[VARIABLE] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def federation() -> Federation:
     settings = small_settings()
-    return build_federation(settings.dataset, settings.split, settings.seed)
+    return build_federation(settings)
+
+
+@pytest.fixture
+def make_federation() -> MakeFederation:
+    """Client k belongs to domain k modulo ``domains`` and trains on k + 1 images, all but one of them of class 0."""
+
+    def make(clients: int, domains: int = 2) -> Federation:
+        partitions, labels, owners, parts = [], [], [], []
+        for client in range(clients):
+            first, domain = len(labels), client % domains
+            labels += [1] + [0] * client + [2]
+            owners += [domain] * (client + 2)
+            parts += [Part.TRAIN] * (client + 1) + [Part.TEST]
+            train, test = np.arange(first, first + client + 1), np.array([first + client + 1])
+            partitions.append(Partition(client, f"domain{domain}", train, test))
+        source = Source(
+            images=np.zeros((len(labels), 1, 2, 2), np.uint8),
+            labels=np.array(labels),
+            domains=np.array(owners),
+            parts=np.array(parts, np.uint8),
+            domain_names=tuple(f"domain{number}" for number in range(domains)),
+            class_names=("0", "1", "2"),
+        )
+        return Federation(source, partitions)
+
+    return make
 
 
 @pytest.fixture

@@ -8,11 +8,24 @@ from torch import nn
 from fedsim.binding import instantiate
 from fedsim.seeding import global_seed
 
+ImageShape = tuple[int, int, int]
+"""(channels, height, width)"""
 
-def build_model(model: Mapping[str, Any], norm: Mapping[str, Any], num_classes: int, seed: int) -> nn.Module:
-    """The initial model: the same on the server and on every client, since both build it from the same seed."""
+
+def build_model(
+    model: Mapping[str, Any],
+    norm: Mapping[str, Any],
+    num_classes: int,
+    seed: int,
+    image_shape: ImageShape = (3, 28, 28),
+) -> nn.Module:
+    """The initial model: the same on the server and on every client, since both build it from the same seed.
+
+    A network is told the number of classes and the shape of the images, if it names them.
+    """
+    offered = {"num_classes": num_classes, "image_shape": image_shape}
     with global_seed(seed, "model"):
-        network = instantiate("model", model, num_classes=num_classes)
+        network = instantiate("model", model, offered=offered)
         network = instantiate("norm", norm, network)
     assert isinstance(network, nn.Module)
     return network

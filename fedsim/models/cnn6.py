@@ -9,17 +9,19 @@ from fedsim.models.layout import fast_layout
 class CNN6(nn.Module):
     """Three 5x5 convolutions and three linear layers, a BatchNorm after each but the last: 14,219,210 parameters.
 
-    Takes images (N, 3, 28, 28), returns logits (N, num_classes).
+    Takes images (N, *image_shape) of at least 4x4 pixels, returns logits (N, num_classes). The first linear layer grows
+    with the images; the published network takes 3x28x28.
     """
 
-    def __init__(self, num_classes: int = 10) -> None:
+    def __init__(self, num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 28, 28)) -> None:
         super().__init__()
+        channels, height, width = image_shape
         self.features = nn.Sequential(
-            *(nn.Conv2d(3, 64, 5, padding=2), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(channels, 64, 5, padding=2), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(64, 64, 5, padding=2), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(64, 128, 5, padding=2), nn.BatchNorm2d(128), nn.ReLU()),
             nn.Flatten(),
-            *(nn.Linear(128 * 7 * 7, 2048), nn.BatchNorm1d(2048), nn.ReLU()),
+            *(nn.Linear(128 * (height // 4) * (width // 4), 2048), nn.BatchNorm1d(2048), nn.ReLU()),
             *(nn.Linear(2048, 512), nn.BatchNorm1d(512), nn.ReLU()),
         )
         self.head = nn.Linear(512, num_classes)

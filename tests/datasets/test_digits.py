@@ -7,6 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from datasets import digits
+from datasets.source import Part
 from fedsim.errors import UserError
 
 
@@ -23,8 +24,8 @@ def test_shapes_and_names(source: digits.Source) -> None:
 
 def test_every_domain_holds_every_class_about_equally_often(source: digits.Source) -> None:
     for domain in range(6):
-        for test, per_class in ((False, 24), (True, 11)):
-            indices = source.indices(domain, test=test)
+        for part, per_class in ((Part.TRAIN, 24), (Part.TEST, 11)):
+            indices = source.indices(domain, part)
             assert len(indices) == 10 * per_class
             counts = np.bincount(source.labels[indices], minlength=10)
             assert np.abs(counts - per_class).max() <= 1
@@ -54,8 +55,8 @@ def test_labels_belong_to_the_images() -> None:
 
 
 def test_no_picture_is_both_trained_and_tested_on(source: digits.Source) -> None:
-    train = {image.tobytes() for image in source.images[~source.is_test]}
-    assert not [image for image in source.images[source.is_test] if image.tobytes() in train]
+    train = {image.tobytes() for image in source.images[source.parts == Part.TRAIN]}
+    assert not [image for image in source.images[source.parts == Part.TEST] if image.tobytes() in train]
 
 
 def test_domains_look_as_their_names_say(source: digits.Source) -> None:

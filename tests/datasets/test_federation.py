@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datasets.federation import Examples, Federation, Partition
+from datasets.examples import Examples
+from datasets.federation import Federation, Partition
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -37,11 +38,11 @@ def test_label_counts_add_up_to_the_training_images(federation: Federation) -> N
 
 def test_a_client_with_a_test_set_of_its_own_is_told_from_one_tested_on_its_domain(federation: Federation) -> None:
     first = federation.partitions[0]
-    own = Partition(0, first.domain, first.train, first.test[::2])
+    own = Partition(0, first.domain, first.train, federation.domain_tests[first.domain][::2])
     changed = Federation(federation.source, [own, *federation.partitions[1:]])
-    assert federation.tested_on_domain(0)
-    assert not changed.tested_on_domain(0)
-    assert changed.tested_on_domain(1)
+    assert federation.test_domains(0) == (first.domain,)
+    assert changed.test_domains(0) == ()
+    assert changed.test_domains(1) == (federation.partitions[1].domain,)
 
 
 def test_flower_ray_torchvision_and_pandas_work_with_our_datasets_first_on_the_path() -> None:

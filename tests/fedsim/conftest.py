@@ -1,45 +1,16 @@
-"""A federation without images worth looking at, and run directories without a run."""
+"""Run directories without a run."""
 
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from datasets.federation import Federation, Partition, Source
 from fedsim.config import compose
 from fedsim.tables import Table
 
-MakeFederation = Callable[..., Federation]
 MakeRun = Callable[..., Path]
-
-
-@pytest.fixture
-def make_federation() -> MakeFederation:
-    """Client k belongs to domain k modulo ``domains`` and trains on k + 1 images, all but one of them of class 0."""
-
-    def make(clients: int, domains: int = 2) -> Federation:
-        partitions, labels, owners, is_test = [], [], [], []
-        for client in range(clients):
-            first, domain = len(labels), client % domains
-            labels += [1] + [0] * client + [2]
-            owners += [domain] * (client + 2)
-            is_test += [False] * (client + 1) + [True]
-            train, test = np.arange(first, first + client + 1), np.array([first + client + 1])
-            partitions.append(Partition(client, f"domain{domain}", train, test))
-        source = Source(
-            images=np.zeros((len(labels), 1, 2, 2), np.uint8),
-            labels=np.array(labels),
-            domains=np.array(owners),
-            is_test=np.array(is_test),
-            domain_names=tuple(f"domain{number}" for number in range(domains)),
-            num_classes=3,
-        )
-        return Federation(source, partitions)
-
-    return make
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from fedsim.binding import bind_half, instantiate, refuse_unused_options, target_of
+from fedsim.binding import bind_half, halves_of, instantiate, refuse_unused_options, target_of
 from fedsim.config import compose
 from fedsim.errors import UserError
 from fedsim.method import LocalTraining
@@ -86,17 +86,21 @@ def test_each_half_takes_the_options_that_it_names() -> None:
     assert not hasattr(server, "clip")
 
 
+def refuse_unused(strategy: dict[str, Any]) -> None:
+    refuse_unused_options("strategy", strategy, halves_of(strategy), ("name", "server", "client"))
+
+
 def test_only_options_that_neither_half_takes_are_refused() -> None:
-    refuse_unused_options({**FEDWON, "clip": 0.1})
+    refuse_unused({**FEDWON, "clip": 0.1})
     with pytest.raises(UserError, match=r"^strategy\.alpha=2 is not an option of fedwon"):
-        refuse_unused_options({**FEDWON, "zeta": 1, "alpha": 2})
+        refuse_unused({**FEDWON, "zeta": 1, "alpha": 2})
     with pytest.raises(UserError, match=r"^strategy\.clip=0\.1 is not an option of fedwon"):
-        refuse_unused_options({**FEDWON, "client": "clients.LocalSGD", "clip": 0.1})
+        refuse_unused({**FEDWON, "client": "clients.LocalSGD", "clip": 0.1})
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedbn", "fedwon", "local"])
 def test_no_strategy_of_the_project_has_an_unused_option(strategy: str) -> None:
-    refuse_unused_options(compose([f"strategy={strategy}"])["strategy"])
+    refuse_unused(compose([f"strategy={strategy}"])["strategy"])
 
 
 def test_an_option_that_the_simulator_sets_itself_is_refused() -> None:
@@ -111,4 +115,4 @@ def test_an_option_that_the_simulator_sets_itself_is_refused() -> None:
 def test_an_option_of_a_strategy_that_the_simulator_sets_itself_is_refused(option: str) -> None:
     strategy = {"name": "fedavg", "server": "strategies.FedAvg", "client": "clients.LocalSGD", option: 0.3}
     with pytest.raises(UserError, match=rf"^strategy\.{option}=0\.3 is not an option of fedavg"):
-        refuse_unused_options(strategy)
+        refuse_unused(strategy)

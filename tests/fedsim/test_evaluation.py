@@ -8,6 +8,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from datasets.federation import Federation
+from datasets.source import Part
 from fedsim.arrays import to_record
 from fedsim.client_host import PERSONAL, ClientAppFactory
 from fedsim.engines.inline import InlineGrid
@@ -66,7 +67,7 @@ def test_without_a_personal_part_each_domain_is_evaluated_once(
     assert list(result.domains) == list(federation.source.domain_names)
     model.eval()
     for client, partition in enumerate(federation.partitions):
-        images, labels = federation.examples(partition.test).batch(torch.arange(20))
+        images, labels = federation.examples_of(client, Part.TEST).batch(torch.arange(20))
         correct = int((model(images).argmax(1) == labels).sum())
         assert result.clients[client] == result.domains[partition.domain]
         assert result.clients[client].correct == correct

@@ -8,7 +8,7 @@ import pytest
 import torch
 from flwr.app import ConfigRecord
 
-from datasets.federation import build_federation
+from datasets.build import build_federation
 from fedsim import simulate
 from fedsim.arrays import to_record, to_tensors
 from fedsim.client_host import ClientAppFactory
@@ -36,7 +36,7 @@ def one_round(settings: Settings, grid: InlineGrid | ProcessGrid) -> list[dict[s
 @pytest.mark.parametrize("strategy", ["fedavg", "fedbn", "fedwon"])
 def test_a_round_on_the_gpu_agrees_with_one_on_the_cpu(small_settings: Callable[..., Settings], strategy: str) -> None:
     settings = small_settings(f"strategy={strategy}", "engine=inline")
-    federation = build_federation(settings.dataset, settings.split, settings.seed)
+    federation = build_federation(settings)
     factory = ClientAppFactory(settings, federation)
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False  # TF32 keeps ten bits of a product; this compares all of float32
@@ -53,7 +53,7 @@ def test_a_round_on_the_gpu_agrees_with_one_on_the_cpu(small_settings: Callable[
 
 def test_workers_share_a_gpu_and_each_gpu_gets_its_workers(small_settings: Callable[..., Settings]) -> None:
     settings = small_settings("strategy=fedbn")
-    federation = build_federation(settings.dataset, settings.split, settings.seed)
+    federation = build_federation(settings)
     devices = resolve_devices("cuda")
     with ProcessGrid(ClientAppFactory(settings, federation), 6, devices, workers_per_gpu=3) as grid:
         assert len(grid.worker_process_ids()) == min(6, 3 * len(devices))

@@ -1,7 +1,7 @@
 """Pictures are written in the size asked for, without a warning, and grow with the numbers they show."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -10,15 +10,12 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageColor
 
-from datasets.federation import Federation
 from fedsim.plots import (
     colour,
     picture,
     plot_clients,
     plot_comparison_by_domain,
     plot_comparison_over_rounds,
-    plot_images,
-    plot_labels,
     plot_run,
 )
 
@@ -48,23 +45,22 @@ def count(path: Path, colour: str) -> int:
 
 
 def client_table(clients: int, accuracy: float, domains: int = 2) -> pd.DataFrame:
-    rows = [(round, k, f"domain{k % domains}", accuracy * round / 2) for round in range(3) for k in range(clients)]
-    return pd.DataFrame(rows, columns=["round", "client", "domain", "accuracy"])
+    rows = [
+        (round, k, f"domain{k % domains}", "test", accuracy * round / 2) for round in range(3) for k in range(clients)
+    ]
+    return pd.DataFrame(rows, columns=["round", "client", "domain", "split", "accuracy"])
 
 
 @pytest.mark.parametrize("clients", [1, 6, 100])
-def test_a_run_has_four_pictures_however_many_clients(
-    clients: int, tmp_path: Path, make_federation: Callable[..., Federation]
-) -> None:
+def test_a_run_has_two_pictures_of_its_accuracy_however_many_clients(clients: int, tmp_path: Path) -> None:
     rounds = pd.DataFrame(
         {"round": [0, 1, 2], "client_accuracy_mean": [0, None, 0.8], "global_accuracy": [0, None, 0.5]}
     )
-    plot_run(client_table(clients, 0.8), rounds, make_federation(clients), tmp_path / "plots")
+    plot_run(client_table(clients, 0.8), rounds, tmp_path / "plots")
     pictures = {path.name: size(path) for path in (tmp_path / "plots").iterdir()}
     assert pictures["accuracy.png"] == (int(8.5 * DPI), int(3.4 * DPI))
     assert pictures["clients.png"] == (int(min(14, max(4.5, 1.5 + 0.6 * clients)) * DPI), int(3.2 * DPI))
-    assert pictures["labels.png"] == (int((1.5 + 0.45 * 3) * DPI), int(min(12, max(2.2, 1.2 + 0.25 * clients)) * DPI))
-    assert len(pictures) == 4
+    assert len(pictures) == 2
     assert all(len(np.unique(pixels(tmp_path / "plots" / name) @ (65536, 256, 1))) > 20 for name in pictures)
 
 
@@ -82,16 +78,6 @@ def test_each_domain_has_its_own_colour(tmp_path: Path) -> None:
     plot_clients(client_table(5, 0.8, domains=2), tmp_path / "two.png")
     assert [count(tmp_path / "five.png", shade) > 1000 for shade in map(colour, range(6))] == [True] * 5 + [False]
     assert [count(tmp_path / "two.png", shade) > 1000 for shade in map(colour, range(6))] == [True] * 2 + [False] * 4
-
-
-def test_the_darkest_field_is_the_most_frequent_label(
-    tmp_path: Path, make_federation: Callable[..., Federation]
-) -> None:
-    plot_labels(make_federation(4), tmp_path / "labels.png")  # client 3 has three images of class 0, the most
-    dark = (pixels(tmp_path / "labels.png").astype(int) == (8, 48, 107)).all(axis=2)  # the end of "Blues"
-    rows, columns = np.nonzero(dark[:, : int(0.75 * dark.shape[1])])  # without the colour bar
-    assert rows.mean() > 0.6 * dark.shape[0]
-    assert columns.mean() < 0.5 * dark.shape[1]
 
 
 def comparison(labels: int, std: float = 2.0) -> pd.DataFrame:
@@ -142,12 +128,3 @@ def test_a_picture_makes_its_folder_and_leaves_the_style_as_it_was(tmp_path: Pat
 
 def test_colours_repeat_late() -> None:
     assert len({colour(number) for number in range(20)}) == 20
-
-
-def test_the_sheet_shows_the_training_images_of_each_domain(tmp_path: Path, federation: Federation) -> None:
-    """Enlarged without smoothing, so the colours of an image are those of the sheet."""
-    plot_images(federation, tmp_path / "images.png", columns=4)
-    shown = {tuple(pixel) for pixel in pixels(tmp_path / "images.png").reshape(-1, 3)}
-    for partition in federation.partitions:
-        colours = federation.source.images[partition.train[:4]].transpose(0, 2, 3, 1).reshape(-1, 3)
-        assert np.mean([tuple(each) in shown for each in colours]) > 0.9, partition.domain

@@ -1,5 +1,6 @@
 """Objects through shared memory: equal on the other side, large buffers not through the pipe, no descriptor left."""
 
+import gc
 import multiprocessing
 import os
 from multiprocessing.connection import Connection
@@ -81,6 +82,7 @@ def test_the_array_outlives_the_pack(pipe: tuple[Connection, Connection]) -> Non
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted in /proc")
 def test_copies_hold_no_descriptors(pipe: tuple[Connection, Connection]) -> None:
+    gc.collect()  # what earlier tests left would be let go of in between
     before = open_descriptors()
     kept = [through(pipe, np.full(1000, number), copy=True) for number in range(50)]
     assert open_descriptors() == before

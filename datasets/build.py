@@ -1,0 +1,21 @@
+"""``dataset=`` and ``split=`` made into a federation."""
+
+from pathlib import Path
+
+from datasets.federation import Federation
+from datasets.source import Source
+from datasets.splits.build import build_split
+from fedsim.binding import instantiate
+from fedsim.settings import Settings
+
+
+def build_federation(settings: Settings) -> Federation:
+    """Loads the images and cuts them into clients; the seed decides the cut, not the images.
+
+    Errors: ``UserError`` for files that are missing or damaged, and options that are wrong or do not go together.
+    """
+    data_dir = None if settings.data_dir is None else Path(settings.data_dir).expanduser()
+    offered = {"data_dir": data_dir, "download": settings.download}
+    source = instantiate("dataset", settings.dataset, offered=offered)
+    assert isinstance(source, Source)
+    return build_split(source, settings.split, settings.seed)

@@ -1,0 +1,104 @@
+"""Decoded once: arrays in a user cache directory, memory-mapped, checked, and safe under several processes.
+
+An entry is a folder of ``.npy`` files whose name holds a fingerprint of what it was made from, so that changed files or
+options make a new one. The first process to ask makes it under a lock, in a folder of its own that is put in place in
+one step; the others wait and map the same files. Checksums tell a damaged entry, which is made anew.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock
+from platformdirs import user_cache_path
+
+from fedsim.errors import UserError
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "FEDSIM_CACHE"
+"""The environment variable that names another folder."""
+FORMAT = 1
+"""Raised when the arrays of an entry come to mean something else."""
+CHECKSUMS = "checksums.json"
+CHUNK = 1 << 24
+
+
+def cache_dir() -> Path:
+    return Path(os.environ.get(VARIABLE) or user_cache_path("fedsim"))
+
+
+def fingerprint(options: object, files: Iterable[Path]) -> str:
+    """Of the options' text, and of every file's path, size and time of change."""
+    digest = hashlib.blake2b(f"{FORMAT} {options!r}".encode(), digest_size=16)
+    for file in sorted(files):
+        status = file.stat()
+        digest.update(f"\n{file.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def cached(name: str, digest: str, make: Callable[[Path], None]) -> Path:
+    """The folder that ``make`` has filled with ``.npy`` files, now or earlier.
+
+    Errors: ``UserError`` if the cache cannot be written; what ``make`` raises, and then nothing is kept.
+    """
+    root = cache_dir()
+    entry = root / f"{name}-{digest}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(str(root / f"{entry.name}.lock"))
+        with lock:
+            if _intact(entry):
+                return entry
+            temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=root))
+            try:
+                make(temporary)
+                sums = {file.name: _checksum(file) for file in sorted(temporary.glob("*.npy"))}
+                (temporary / CHECKSUMS).write_text(json.dumps(sums))
+                temporary.rename(entry)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"the cache {root} cannot be written ({error.strerror or error}): "
+            f"set {VARIABLE} to a folder with space that you may write to."
+        ) from error
+    return entry
+
+
+def mapped(entry: Path, name: str) -> npt.NDArray[np.uint8]:
+    """An array of an entry, read from the disk as it is used."""
+    array: npt.NDArray[np.uint8] = np.load(entry / f"{name}.npy", mmap_mode="r")
+    return array
+
+
+def _intact(entry: Path) -> bool:
+    """False where there is no entry; a damaged one is removed."""
+    if not entry.exists():
+        return False
+    try:
+        sums = json.loads((entry / CHECKSUMS).read_text())
+        if all(_checksum(entry / name) == expected for name, expected in sums.items()):
+            return True
+        reason = "its checksums are wrong"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    log.warning("the cached images in %s are damaged (%s) and made anew", entry, reason)
+    shutil.rmtree(entry)
+    return False
+
+
+def _checksum(file: Path) -> int:
+    total = 0
+    with file.open("rb") as opened:
+        while chunk := opened.read(CHUNK):
+            total = zlib.crc32(chunk, total)
+    return total

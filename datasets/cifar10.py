@@ -1,0 +1,21 @@
+"""``dataset=cifar10`` (Krizhevsky 2009), in its official halves.
+
+Read from the first of these: ``dataset.parquet``, a folder or hub address with ``train*.parquet`` and
+``test*.parquet``; ``dataset.npz`` in ``data_dir``; torchvision's files, fetched first with ``download=true``. Training
+images are shifted by up to 4 pixels and flipped.
+"""
+
+from torchvision.datasets import CIFAR10
+
+from datasets.readers.official import OfficialHalves
+from datasets.readers.torchvision_files import HALVES, OfficialSet
+from datasets.transforms import HorizontalFlip, RandomCrop
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
+load = OfficialHalves(
+    name="cifar10",
+    classes=CLASSES,
+    official=OfficialSet(CIFAR10, tuple(f"cifar-10-batches-py/{batch}" for batch in BATCHES), *HALVES),
+    augmentations=(RandomCrop(4), HorizontalFlip()),
+).load

@@ -1,0 +1,96 @@
+"""``dataset=digits5``: MNIST, SVHN, USPS, SynthDigits and MNIST-M, prepared as FedBN does.
+
+The paper is arXiv 2102.07623 (section 5.1). Each domain is read from the first of these that lies in ``data_dir``:
+
+1. FedBN's archive: ``MNIST/partitions/train_part0.pkl`` and its nine like, and ``MNIST/test.pkl``;
+2. ``mnist.npz`` with ``train_images``, ``train_labels``, ``test_images``, ``test_labels``, taken as split already;
+3. torchvision's files of MNIST, SVHN and USPS, fetched first with ``download=true``: the official sets pooled and split
+   80 to 20, stratified by class with seed 0.
+
+The first 7438 training images of a domain are its pool, of which ``percent`` is trained on: 743 at 0.1. Images are
+28x28 with three channels, normalized to plus or minus one. A name beyond the five is a domain if its ``.npz`` is there.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from torchvision.datasets import MNIST, SVHN, USPS
+
+from datasets.readers.arrays import checked_arrays, read_npz
+from datasets.readers.finding import check_domains, check_share, data_folder, first_there
+from datasets.readers.labelled import Labelled, OnDisk, Pixels, load_source, reading
+from datasets.readers.pickles import read_arrays
+from datasets.readers.torchvision_files import HALVES, IDX_FILES, OfficialSet
+from datasets.source import Indices, Source
+from datasets.transforms import PLUS_MINUS_ONE
+
+POOL = 7438
+"""Training images of USPS, the smallest domain; the others are cut to as many."""
+PARTITIONS = 10
+
+ARCHIVE = {"mnist": "MNIST", "svhn": "SVHN", "usps": "USPS", "synth_digits": "SynthDigits", "mnist_m": "MNIST_M"}
+"""Folders of FedBN's archive."""
+OFFICIAL = {
+    "mnist": OfficialSet(MNIST, tuple(f"MNIST/raw/{file}" for file in IDX_FILES), *HALVES),
+    "svhn": OfficialSet(SVHN, ("train_32x32.mat", "test_32x32.mat"), {"split": "train"}, {"split": "test"}),
+    "usps": OfficialSet(USPS, ("usps.bz2", "usps.t.bz2"), *HALVES),
+}
+
+
+def load(
+    data_dir: Path | None,
+    download: bool,
+    domains: Sequence[str] = tuple(ARCHIVE),
+    percent: float = 0.1,
+    image_size: int = 28,
+) -> Source:
+    """The source; all of a domain's test images are kept.
+
+    Errors: ``UserError`` for a domain that is not there, naming the files that were looked for, or for a damaged file.
+    """
+    check_share("percent", percent)
+    folder = data_folder("digits5", data_dir, make=download)
+    found = {name: _find(name, folder, download) for name in check_domains(domains)}
+    digits = [str(digit) for digit in range(10)]
+    source = load_source("digits5", found, digits, image_size=image_size, transform=PLUS_MINUS_ONE)
+    return source.limited(train=[int(POOL * percent)] * len(found))
+
+
+def _find(name: str, folder: Path, download: bool) -> OnDisk:
+    forms = []
+    if name in ARCHIVE:
+        forms.append(_archive(folder / ARCHIVE[name]))
+    npz = folder / f"{name}.npz"
+    forms.append(OnDisk((npz,), lambda: read_npz(npz).capped(POOL)))
+    if name in OFFICIAL:
+        official = OFFICIAL[name]
+        if download and not any(form.is_there() for form in forms):
+            official.download(folder)
+        forms.append(OnDisk(official.files(folder), lambda: official.read_pooled(folder).capped(POOL)))
+    return first_there(f"the domain {name}", forms)
+
+
+def _archive(folder: Path) -> OnDisk:
+    first, *others = (folder / "partitions" / f"train_part{number}.pkl" for number in range(PARTITIONS))
+    present = []
+    for part in others:
+        if not part.is_file():
+            break
+        present.append(part)
+    train, test = [first, *present], folder / "test.pkl"
+    return OnDisk((*train, test), partial(_read_archive, train, test))
+
+
+def _read_archive(train: Sequence[Path], test: Path) -> Labelled:
+    """The partitions as one training set, in their order."""
+    parts = [_read_pair(path) for path in train]
+    pool = tuple(np.concatenate(each) for each in zip(*parts, strict=True))
+    return Labelled.train_test(str(train[0].parent.parent), (pool[0], pool[1]), _read_pair(test))
+
+
+def _read_pair(path: Path) -> tuple[Pixels, Indices]:
+    with reading(path):
+        images, labels = read_arrays(path)
+        return checked_arrays(str(path), "images", images, "labels", np.asarray(labels).squeeze())

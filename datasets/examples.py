@@ -1,0 +1,30 @@
+"""The images and labels that a client half works on."""
+
+from dataclasses import dataclass
+
+import torch
+
+from datasets.transforms import PLUS_MINUS_ONE, Transform
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images and labels as tensors on one device, transformed batch by batch."""
+
+    images: torch.Tensor
+    """uint8 (N, channels, height, width)"""
+    labels: torch.Tensor
+    """int64 (N,)"""
+    transform: Transform = PLUS_MINUS_ONE
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(
+        self, indices: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The normalized images, float32, and their labels; augmented by draws of ``generator`` where one is given."""
+        return self.transform(self.images[indices], generator), self.labels[indices]
+
+    def to(self, device: torch.device) -> "Examples":
+        return Examples(self.images.to(device), self.labels.to(device), self.transform)

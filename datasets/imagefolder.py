@@ -1,0 +1,44 @@
+"""``dataset=imagefolder``: any folder ``DOMAIN/CLASS/*.jpg``, with nothing to write.
+
+Domains and classes are the folders' names, in alphabetical order; a domain may lack a class. Each domain is split 80 to
+20, stratified by class with seed 0. Images are resized to a square, normalized with ImageNet's mean and deviation, and
+flipped in training where ``augment`` is true.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets.readers.domain_folders import find_domain, share_of_each
+from datasets.readers.finding import check_domains, data_folder
+from datasets.readers.image_folder import subfolders
+from datasets.readers.labelled import load_source
+from datasets.source import Source
+from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, HorizontalFlip, Transform
+from fedsim.errors import UserError
+
+
+def load(
+    data_dir: Path | None,
+    domains: Sequence[str] | None = None,
+    percent: float | None = None,
+    image_size: int = 64,
+    augment: bool = True,
+) -> Source:
+    """All domains, or those named. Errors: ``UserError`` for a domain that is not there, or a damaged file."""
+    folder = data_folder("imagefolder", data_dir)
+    known = subfolders(folder)
+    names = known if domains is None else check_domains(domains)
+    for name in names:
+        if name not in known:
+            raise UserError(f"the domain {name} is not there: looked for the folder {folder / name}.")
+    classes = {name: subfolders(folder / name) for name in names}
+    class_names = sorted({each for mine in classes.values() for each in mine})
+    if not class_names:
+        raise UserError(f"data_dir={folder} holds no DOMAIN/CLASS folders: choose a folder that does.")
+    found = {
+        name: find_domain(folder, name, {each: class_names.index(each) for each in mine})
+        for name, mine in classes.items()
+    }
+    transform = Transform(IMAGENET_MEAN, IMAGENET_STD, (HorizontalFlip(),) if augment else ())
+    source = load_source("imagefolder", found, class_names, image_size=image_size, transform=transform)
+    return share_of_each(source, percent)

@@ -1,0 +1,155 @@
+"""Pictures of a federation: who holds which labels, how long the tail is, and what the images look like."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from datasets.federation import Federation
+from datasets.shots import SHOTS, shots_by_share
+from datasets.source import MIXED, Indices, Part
+from fedsim.plots import colour, picture
+
+NAMED_CLIENTS = 40
+"""More clients than these are drawn without their names and numbers."""
+NAMED_CLASSES = 20
+
+
+def plot_federation(federation: Federation, folder: Path) -> None:
+    """``labels.png``, ``longtail.png`` and ``images.png``."""
+    plot_labels(federation, folder / "labels.png")
+    plot_longtail(federation, folder / "longtail.png")
+    plot_images(federation, folder / "images.png")
+
+
+def plot_labels(federation: Federation, path: Path) -> None:
+    """How many training images of each class a client holds; the colour grows with the root, so that a tail is seen."""
+    counts = federation.label_counts()
+    clients, classes = counts.shape
+    named, few_classes = clients <= NAMED_CLIENTS, classes <= NAMED_CLASSES
+    width = 2.2 + (0.48 * classes if few_classes else min(10, 0.1 * classes))
+    with picture(path, max(4.5, width), max(2.4, min(12, 1.3 + 0.25 * clients) if named else 6)) as (axes,):
+        axes.grid(False)
+        drawn = axes.imshow(
+            counts, aspect="auto", cmap="Blues", norm=PowerNorm(0.5, 0, max(1, counts.max())), interpolation="nearest"
+        )
+        axes.set_title(f"training images per client and class ({counts.sum()} images)", fontsize=9)
+        axes.set_xlabel("class")
+        if few_classes:
+            _name_classes(axes, federation.source.class_names)
+        if named:
+            axes.set_yticks(range(clients), [f"{each.client} {each.domain}" for each in federation.partitions])
+        else:
+            axes.set_ylabel("client")
+            _name_domains(axes, [each.domain for each in federation.partitions])
+        if named and few_classes:
+            for (row, column), count in np.ndenumerate(counts):
+                ink = "white" if count > 0.35 * counts.max() else "black"  # 0.6 of the way through the colours
+                axes.text(column, row, str(count), ha="center", va="center", fontsize=6.5, color=ink)
+        figure = axes.figure
+        assert isinstance(figure, Figure)
+        figure.colorbar(drawn, ax=axes, shrink=0.8)
+
+
+def plot_longtail(federation: Federation, path: Path) -> None:
+    """Training images per class, the largest first, with the borders of many, medium and few; a line for each
+    domain."""
+    counts = federation.label_counts().sum(axis=0)
+    order = np.argsort(-counts, kind="stable")
+    shots = np.array(shots_by_share(counts), object)[order]
+    present = counts[counts > 0]
+    with picture(path, 6.5, 3.4) as (axes,):
+        places = np.arange(len(counts))
+        colours = {shot: colour(number) for number, shot in enumerate(SHOTS)}
+        axes.bar(places, counts[order], width=0.9, color=[colours[shot] for shot in shots], alpha=0.55)
+        for left in range(len(shots) - 1):
+            if shots[left] != shots[left + 1]:
+                axes.axvline(left + 0.5, color="black", linewidth=0.8, linestyle=":")
+        by_domain = _counts_by_domain(federation)
+        if len(by_domain) > 1:
+            for number, (domain, mine) in enumerate(by_domain.items()):
+                axes.plot(places, np.where(mine > 0, mine, np.nan)[order], ".-", color=colour(number + 3), label=domain)
+        if present.min() < 0.2 * present.max():
+            axes.set_yscale("log")
+            axes.set_ylim(bottom=0.7)
+        axes.set_ylabel("training images")
+        axes.set_xlabel("class, the largest first")
+        if len(counts) <= NAMED_CLASSES:
+            _name_classes(axes, [federation.source.class_names[label] for label in order])
+        missing = len(counts) - len(present)
+        axes.set_title(
+            f"{counts.sum()} images, imbalance factor {present.min() / present.max():.3g}"
+            + (f", {missing} classes without images" if missing else ""),
+            fontsize=9,
+        )
+        bars = [Patch(color=colours[shot], alpha=0.55, label=shot) for shot in SHOTS if shot in shots]
+        axes.legend(
+            handles=[*bars, *axes.get_legend_handles_labels()[0]],
+            fontsize=7,
+            loc="center left",
+            bbox_to_anchor=(1.0, 0.5),
+        )
+
+
+def plot_images(federation: Federation, path: Path, columns: int = 16) -> None:
+    """A row of images of each domain, class after class; with noisy clients also a row of the noisiest."""
+    source = federation.source
+    train = np.concatenate([partition.train for partition in federation.partitions])
+    rows: list[tuple[str, npt.NDArray[np.uint8]]] = []
+    for domain in federation.domain_tests:
+        mine = train[source.domains[train] == source.domain_names.index(domain)]
+        if len(mine):
+            rows.append((domain, source.images[_one_of_each_class(mine, source.labels[mine], columns)]))
+    for domain, test in federation.unseen_tests.items():
+        rows.append((f"{domain} (left out)", source.images[_one_of_each_class(test, source.labels[test], columns)]))
+    noisiest = max(federation.partitions, key=lambda each: each.noise.deviation if each.noise else 0.0)
+    if noisiest.noise is not None:
+        examples = federation.examples_of(noisiest.client, Part.TRAIN)
+        chosen = _one_of_each_class(np.arange(len(examples)), examples.labels.numpy(), columns)
+        name = f"client {noisiest.client}, noise {noisiest.noise.deviation:g}"
+        rows.append((name, examples.images.numpy()[chosen]))
+    strips = [np.concatenate(list(images.transpose(0, 2, 3, 1)), axis=1) for _, images in rows]
+    height = len(strips[0])
+    with picture(path, 8.5, 0.4 + 7.5 / columns * len(rows)) as (axes,):
+        axes.grid(False)
+        smooth = "nearest" if height <= 64 else "auto"
+        axes.imshow(np.concatenate(strips), cmap="gray", interpolation=smooth)  # the colour map is for one channel only
+        axes.set_yticks([height * (row + 0.5) for row in range(len(rows))], [name for name, _ in rows])
+        axes.set_xticks([])
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+
+
+def _one_of_each_class(images: Indices, labels: Indices, count: int) -> Indices:
+    """The first image of each class, then the second of each and so on; from the beginning again if there are too
+    few."""
+    by_class = np.argsort(labels, kind="stable")
+    sizes = np.bincount(labels)
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return images[by_class[np.resize(np.argsort(rank, kind="stable"), count)]]
+
+
+def _counts_by_domain(federation: Federation) -> dict[str, Indices]:
+    counts = federation.label_counts()
+    domains = np.array([partition.domain for partition in federation.partitions])
+    return {domain: counts[domains == domain].sum(axis=0) for domain in dict.fromkeys(domains) if domain != MIXED}
+
+
+def _name_classes(axes: Axes, names: "tuple[str, ...] | list[str]") -> None:
+    long = max(map(len, names)) > 3
+    axes.set_xticks(range(len(names)), names, rotation=40 if long else 0, ha="right" if long else "center")
+
+
+def _name_domains(axes: Axes, domains: list[str]) -> None:
+    """A tick in the middle of each run of clients of one domain, and lines between them."""
+    starts = [0, *(at for at in range(1, len(domains)) if domains[at] != domains[at - 1]), len(domains)]
+    if 2 < len(starts) <= NAMED_CLIENTS:
+        middles = [(first + last - 1) / 2 for first, last in pairwise(starts)]
+        axes.set_yticks(middles, [f"{domains[at]} from {at}" for at in starts[:-1]])
+        for at in starts[1:-1]:
+            axes.axhline(at - 0.5, color="black", linewidth=0.6)

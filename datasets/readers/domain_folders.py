@@ -1,0 +1,113 @@
+"""Sets of several domains as image files: ``DOMAIN/CLASS/*.jpg``, with FedBN's lists of a split where they are present.
+
+FedBN publishes for Office-Caltech-10 and DomainNet a ``DOMAIN_train.pkl`` and ``DOMAIN_test.pkl`` with the paths and
+class names of a stratified 80/20 split. Where they lie beside the folders they decide the split and the order; else it
+is made here by the same rule (80/20, stratified by class, seed 0), which deals the images differently than the lists.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from datasets.readers.finding import check_domains, check_share, data_folder
+from datasets.readers.image_folder import image_paths, listed, split_folder
+from datasets.readers.labelled import OnDisk, load_source, reading
+from datasets.readers.pickles import read_arrays
+from datasets.source import Indices, Source
+from datasets.transforms import Transform
+from fedsim.errors import UserError
+
+
+@dataclass(frozen=True)
+class DomainFolders:
+    """A set whose domains and classes are known."""
+
+    dataset: str
+    folder: str
+    """What the folder of the set is called: the domains lie in ``data_dir`` or in this folder of it"""
+    domains: tuple[str, ...]
+    classes: tuple[tuple[str, ...], ...]
+    """For each label the names of its class: the first is the official one, the others those of common copies"""
+
+    def load(self, data_dir: Path | None, domains: Sequence[str], *, image_size: int, transform: Transform) -> Source:
+        """All images of the domains. Errors: ``UserError`` for what is not there, or a damaged file."""
+        names = check_domains(domains)
+        for name in names:
+            if name not in self.domains:
+                raise UserError(f"dataset.domains={name} is not possible: choose from {', '.join(self.domains)}.")
+        root = self._root(data_folder(self.dataset, data_dir), names)
+        labels = {name: label for label, each in enumerate(self.classes) for name in each}
+        found = {name: find_domain(root, name, labels) for name in names}
+        class_names = [each[0] for each in self.classes]
+        return load_source(self.dataset, found, class_names, image_size=image_size, transform=transform)
+
+    def _root(self, data_dir: Path, domains: Sequence[str]) -> Path:
+        for root in (data_dir, data_dir / self.folder):
+            if all((root / domain).is_dir() for domain in domains):
+                return root
+        missing = next(domain for domain in domains if not (data_dir / domain).is_dir())
+        raise UserError(
+            f"the domain {missing} is not there: "
+            f"looked for the folders {data_dir / missing} and {data_dir / self.folder / missing}."
+        )
+
+
+def share_of_smallest(source: Source, percent: float | None, validation_percent: float | None) -> Source:
+    """Gives every domain as many training images: a share of the smallest one's, as FedBN does; None for all of each.
+
+    Validation images are taken from the end of a domain's list, as many as that share of the smallest one's says.
+    """
+    check_share("percent", percent)
+    check_share("validation_percent", validation_percent)
+    if percent is None:
+        return source
+    domains, smallest = len(source.domain_names), min(source.training_sizes())
+    return source.limited([int(smallest * percent)] * domains, [int(smallest * (validation_percent or 0))] * domains)
+
+
+def share_of_each(source: Source, percent: float | None) -> Source:
+    """The first ``percent`` of every domain's training images; None for all."""
+    check_share("percent", percent)
+    return source if percent is None else source.limited([int(size * percent) for size in source.training_sizes()])
+
+
+def find_domain(root: Path, domain: str, classes: Mapping[str, int]) -> OnDisk:
+    """A domain's images by its lists, or all of its folder; ``classes`` maps every name a class goes by to its
+    label."""
+    lists = tuple(root / f"{domain}_{half}.pkl" for half in ("train", "test"))
+    if all(path.is_file() for path in lists):
+        train, test = (_read_list(path, root, classes) for path in lists)
+        files = (*lists, *train[0], *test[0])
+        return OnDisk(files, partial(listed, root / domain, train, test))
+    folders = _folders(root / domain, classes)
+    paths = image_paths(root / domain, folders)
+    return OnDisk(tuple(paths), partial(split_folder, root / domain, paths))
+
+
+def _folders(domain: Path, classes: Mapping[str, int]) -> dict[str, int]:
+    """The folder of each label: of the names that a class goes by the one that is there, or the first of them."""
+    names: dict[int, list[str]] = {}
+    for name, label in classes.items():
+        names.setdefault(label, []).append(name)
+    chosen = (next((name for name in each if (domain / name).is_dir()), each[0]) for each in names.values())
+    return {name: classes[name] for name in chosen}
+
+
+def _read_list(path: Path, root: Path, classes: Mapping[str, int]) -> tuple[list[Path], Indices]:
+    with reading(path):
+        names, texts = read_arrays(path)
+        labels = np.array([classes[str(text)] for text in texts], np.int64)
+    paths = [_listed_path(root, str(name)) for name in names]
+    for file in paths:
+        if not file.is_file():
+            raise UserError(f"{path} lists {file}, which is not there.")
+    return paths, labels
+
+
+def _listed_path(root: Path, name: str) -> Path:
+    """FedBN's paths begin with the folder of the data set: ``office_caltech_10/amazon/...``; the folder may be
+    renamed."""
+    return root.joinpath(*Path(name).parts[-3:])

@@ -1,0 +1,74 @@
+"""Sets of one domain with an official training and test half, in whichever form they are at hand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from datasets.readers.arrays import read_npz
+from datasets.readers.finding import data_folder, first_there
+from datasets.readers.labelled import Labelled, OnDisk, load_source
+from datasets.readers.parquet import find_parquet, read_parquet
+from datasets.readers.torchvision_files import OfficialSet
+from datasets.source import Source
+from datasets.transforms import Augmentation, Transform
+from fedsim.errors import UserError
+
+
+@dataclass(frozen=True)
+class OfficialHalves:
+    """A set that everyone uses in the same two halves; its ``load`` is what ``dataset=`` calls."""
+
+    name: str
+    classes: Sequence[str]
+    official: OfficialSet
+    augmentations: tuple[Augmentation, ...]
+    label_column: str = "label"
+    """What the hub's files call the labels"""
+
+    def load(
+        self,
+        data_dir: Path | None,
+        download: bool,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: int,
+        augment: bool,
+        npz: str,
+        parquet: str | None = None,
+    ) -> Source:
+        """From ``parquet`` where that is given, else ``npz`` in ``data_dir``, else torchvision's files there.
+
+        Errors: ``UserError`` naming the files that were looked for, or the one that is damaged.
+        """
+        transform = Transform.of(mean, std, self.augmentations if augment else ())
+        if parquet is not None:
+            found = _parquet_halves(parquet, self.label_column)
+        else:
+            found = self._find(data_folder(self.name, data_dir, make=download), npz, download)
+        return load_source(self.name, {self.name: found}, self.classes, image_size=image_size, transform=transform)
+
+    def _find(self, folder: Path, npz: str, download: bool) -> OnDisk:
+        archive = folder / npz
+        arrays = OnDisk((archive,), partial(read_npz, archive))
+        if download and not arrays.is_there():
+            self.official.download(folder)
+        return first_there(
+            self.name, [arrays, OnDisk(self.official.files(folder), partial(self.official.read, folder))]
+        )
+
+
+def _parquet_halves(folder: str, label_column: str) -> OnDisk:
+    halves = {half: find_parquet(folder, half) for half in ("train", "test")}
+    for half, files in halves.items():
+        if not files:
+            raise UserError(f"dataset.parquet={folder} is not possible: looked there for {half}*.parquet.")
+
+    def read() -> Labelled:
+        (train, train_table), (test, test_table) = (read_parquet(files, label_column) for files in halves.values())
+        labels = [np.asarray(table[label_column], np.int64) for table in (train_table, test_table)]
+        return Labelled.train_test(folder, (train, labels[0]), (test, labels[1]))
+
+    return OnDisk((), read, version=str(halves))

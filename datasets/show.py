@@ -1,0 +1,125 @@
+"""What the clients hold, without training: ``python -m datasets.show dataset=cifar10 split=[longtail,dirichlet]
+out_dir=DIR``.
+
+Takes the words of ``python run.py``. Prints a table of clients and classes; with ``out_dir`` also writes
+``federation.csv`` and the three pictures that every run stores.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from datasets.build import build_federation
+from datasets.federation import Federation
+from datasets.pictures import NAMED_CLASSES, NAMED_CLIENTS, plot_federation
+from datasets.shots import SHOTS, shots_by_share
+from datasets.source import Part
+from fedsim.config import compose
+from fedsim.errors import UserError
+from fedsim.report import print_whole
+from fedsim.settings import Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    overrides = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"} & set(overrides):
+        print(__doc__)
+        return 0
+    try:
+        settings = Settings.from_config(compose(overrides))
+        federation = build_federation(settings)
+        table = clients_table(federation)
+        print_whole(render(table, federation))
+        Console().print(summary(federation), highlight=False, soft_wrap=True)
+        if settings.out_dir is not None:
+            write(federation, table, Path(settings.out_dir))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+def clients_table(federation: Federation) -> pd.DataFrame:
+    """One row per client: client, domain, images by part, label entropy, and its training images of each class."""
+    counts = federation.label_counts()
+    clients = pd.DataFrame(
+        {
+            "client": list(federation.clients),
+            "domain": [partition.domain for partition in federation.partitions],
+            "train": counts.sum(axis=1),
+            "validation": [len(partition.validation) for partition in federation.partitions],
+            "test": [federation.num_images(client, Part.TEST) for client in federation.clients],
+            "classes": (counts > 0).sum(axis=1),
+            "entropy": label_entropy(counts).round(3),
+        }
+    )
+    return pd.concat([clients, pd.DataFrame(counts, columns=list(federation.source.class_names))], axis=1)
+
+
+def label_entropy(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Of each row of (clients, classes), in nats: 0 for one class only, log(classes) for all equally."""
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    entropy: npt.NDArray[np.float64] = -np.sum(shares * np.log(np.where(shares > 0, shares, 1.0)), axis=1)
+    return entropy
+
+
+def imbalance_factor(counts: npt.NDArray[np.int64]) -> float:
+    """The smallest class that has images as a share of the largest, from images per class."""
+    present = counts[counts > 0]
+    return float(present.min() / present.max())
+
+
+def render(table: pd.DataFrame, federation: Federation) -> Table:
+    """All clients and classes, or the spread of the clients where they are too many."""
+    shown = table if federation.num_classes <= NAMED_CLASSES else table.iloc[:, :7]
+    if len(table) > NAMED_CLIENTS:
+        spread = shown.drop(columns=["client", "domain"]).quantile([0, 0.25, 0.5, 0.75, 1])
+        spread.insert(0, "of the clients", ["least", "25 %", "median", "75 %", "most"])
+        shown = spread
+    drawn = Table(box=SIMPLE_HEAD)
+    for name in shown.columns:
+        drawn.add_column(str(name), justify="left" if name in ("domain", "of the clients") else "right")
+    for row in shown.itertuples(index=False):
+        drawn.add_row(*(f"{value:g}" if isinstance(value, float) else str(value) for value in row))
+    return drawn
+
+
+def summary(federation: Federation) -> str:
+    counts = federation.label_counts()
+    by_class = counts.sum(axis=0)
+    shots = shots_by_share(by_class)
+    domains = ", ".join(federation.domain_tests)
+    left_out = f" (left out: {', '.join(federation.unseen_tests)})" if federation.unseen_tests else ""
+    return "\n".join(
+        [
+            f"{len(counts)} clients, {counts.sum()} training images, domains: {domains}{left_out}",
+            f"imbalance factor {imbalance_factor(by_class):.4g} over all clients, "
+            + ", ".join(f"{shots.count(shot)} classes {shot}" for shot in SHOTS),
+            f"mean label entropy of a client {label_entropy(counts).mean():.3f} of at most "
+            f"{np.log(federation.num_classes):.3f} nats",
+        ]
+    )
+
+
+def write(federation: Federation, table: pd.DataFrame, folder: Path) -> None:
+    """``federation.csv`` and the pictures. Errors: ``UserError`` if the folder cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        table.to_csv(folder / "federation.csv", index=False)
+        plot_federation(federation, folder)
+    except OSError as error:
+        raise UserError(
+            f"out_dir={folder} cannot be written ({error.strerror}): choose a directory you may write to."
+        ) from error
+    print(f"written to {folder}: federation.csv, labels.png, longtail.png, images.png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

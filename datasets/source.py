@@ -1,0 +1,98 @@
+"""All images of a dataset in one array, and what is known about each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from datasets.transforms import PLUS_MINUS_ONE, Transform
+
+Indices = npt.NDArray[np.int64]
+MIXED = "mixed"
+"""Stands for the domain of a client whose images are of several."""
+
+
+class Part(IntEnum):
+    """What an image is for, as the dataset says; a split never moves an image from one part to another."""
+
+    TRAIN = 0
+    VALIDATION = 1
+    TEST = 2
+    UNUSED = 3
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a function under ``datasets/`` loads for ``dataset=``."""
+
+    images: npt.NDArray[np.uint8]
+    """(N, channels, height, width), contiguous in that order; where it is a memory map, workers map the same file"""
+    labels: Indices
+    """(N,), from 0 to ``num_classes - 1``"""
+    domains: Indices
+    """(N,), index into ``domain_names``"""
+    parts: npt.NDArray[np.uint8]
+    """(N,), a ``Part`` each"""
+    domain_names: tuple[str, ...]
+    class_names: tuple[str, ...]
+    transform: Transform = PLUS_MINUS_ONE
+    writers: Indices | None = None
+    """(N,), who made the image, for ``split=naturalid``; None where that is not known"""
+
+    def __post_init__(self) -> None:
+        if not self.images.flags.c_contiguous:
+            raise ValueError("the images of a source must be contiguous, so that workers can share them without a copy")
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def indices(self, domain: int, part: Part) -> Indices:
+        return self._by_domain_and_part[domain, part]
+
+    @cached_property
+    def _by_domain_and_part(self) -> dict[tuple[int, Part], Indices]:
+        return {
+            (domain, part): np.flatnonzero((self.domains == domain) & (self.parts == part))
+            for domain in range(len(self.domain_names))
+            for part in Part
+        }
+
+    def training_sizes(self) -> list[int]:
+        """Training images of each domain."""
+        return [len(self.indices(domain, Part.TRAIN)) for domain in range(len(self.domain_names))]
+
+    def limited(self, train: Sequence[int], validation: Sequence[int] | None = None) -> "Source":
+        """Of each domain's training images the first ``train``, and its last ``validation`` for validation.
+
+        Both hold a number for each domain. The rest is not used; a domain that has fewer gives all it has.
+        """
+        parts = self.parts.copy()
+        for domain in range(len(self.domain_names)):
+            places = self.indices(domain, Part.TRAIN)
+            parts[places[train[domain] :]] = Part.UNUSED
+            if validation is not None:
+                parts[places[max(train[domain], len(places) - validation[domain]) :]] = Part.VALIDATION
+        return replace(self, parts=parts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A mapped file is sent to a worker by its path: the worker maps it too, and the images are not copied."""
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        if isinstance(self.images, np.memmap) and self.images.filename is not None:
+            state["images"] = Path(self.images.filename)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(state["images"], Path):
+            state["images"] = np.load(state["images"], mmap_mode="r")
+        self.__dict__.update(state)

@@ -1,0 +1,87 @@
+"""``split=dirichlet``: each class is shared out over the clients by a draw of a Dirichlet distribution.
+
+Yurochkin et al. 2019 (arXiv 1905.12022); Hsu et al. 2019 draw the other way round, see ``inner_dirichlet.py``.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from datasets.source import Indices
+from datasets.splits.steps import Dividing, Weights, deal
+from fedsim.errors import UserError
+
+ATTEMPTS = 200
+
+
+@dataclass(frozen=True)
+class Dirichlet(Dividing):
+    """For each class c, p_c ~ Dir(alpha, ..., alpha) over the clients, times their weights.
+
+    ``assign=cut`` gives client k the share p_ck of the class's images as exactly as whole images allow (NIID-Bench and
+    most others); ``assign=sample`` draws each image's client from p_c (FedLoGe's code). ``balance=true`` gives nothing
+    more to a client that already holds its share of all images (NIID-Bench, FedML and Flower do). All is drawn again,
+    at most 200 times, until every client has ``min_size`` images.
+    """
+
+    alpha: float = 0.5
+    min_size: int = 1
+    balance: bool = False
+    assign: str = "cut"
+
+    def __post_init__(self) -> None:
+        check_alpha(self.alpha)
+        check_min_size(self.min_size)
+        if self.assign not in ("cut", "sample"):
+            raise UserError(f"split.assign={self.assign} is not possible: choose cut or sample.")
+
+    def divide(self, labels: Indices, weights: Weights, rng: np.random.Generator) -> Indices:
+        class_sizes = np.bincount(labels)
+        clients = len(weights)
+        if len(labels) < self.min_size * clients:
+            raise UserError(
+                f"split.min_size={self.min_size} is not possible: "
+                f"{len(labels)} images are too few for {clients} clients."
+            )
+        for _ in range(ATTEMPTS):
+            counts = self._draw(class_sizes, weights, rng)
+            if counts.sum(axis=0).min() >= self.min_size:
+                return deal(labels, counts, rng)
+        raise UserError(
+            f"split.min_size={self.min_size} was not met in {ATTEMPTS} draws of {len(labels)} images for {clients} "
+            f"clients with split.alpha={self.alpha}: choose a smaller min_size, a larger alpha or fewer clients."
+        )
+
+    def _draw(self, class_sizes: Indices, weights: Weights, rng: np.random.Generator) -> Indices:
+        """Images of each class for each client, (classes, clients)."""
+        counts = np.zeros((len(class_sizes), len(weights)), np.int64)
+        held = np.zeros(len(weights), np.int64)
+        for label, images in enumerate(class_sizes):
+            shares = rng.dirichlet(np.full(len(weights), self.alpha)) * weights
+            if self.balance:
+                open_ = held < weights * class_sizes.sum()
+                shares = np.where(open_, shares, 0.0)
+                if not shares.sum() > 0:
+                    shares = open_ * weights
+            elif not shares.sum() > 0:
+                shares = weights
+            counts[label] = self._whole(int(images), shares / shares.sum(), rng)
+            held += counts[label]
+        return counts
+
+    def _whole(self, images: int, shares: npt.NDArray[np.float64], rng: np.random.Generator) -> Indices:
+        if self.assign == "sample":
+            return rng.multinomial(images, shares)
+        cuts = (np.cumsum(shares)[:-1] * images).astype(np.int64)
+        return np.diff(cuts, prepend=0, append=images)
+
+
+def check_alpha(alpha: float) -> None:
+    if not alpha > 0:
+        raise UserError(f"split.alpha={alpha} is not possible: choose a number above 0.")
+
+
+def check_min_size(min_size: int) -> None:
+    if min_size < 0:
+        raise UserError(f"split.min_size={min_size} is not possible: choose a whole number of at least 0.")

@@ -1,0 +1,28 @@
+"""``split=feature_noise``: the images of every client are as noisy as its number says (NIID-Bench, arXiv
+2102.02079)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from datasets.splits.steps import Disturbing
+from fedsim.errors import UserError
+
+
+@dataclass(frozen=True)
+class FeatureNoise(Disturbing):
+    """Client k of K has Gaussian noise of standard deviation ``noise`` * k/(K-1), as NIID-Bench's code does it.
+
+    In units of the pixels' range, on training and test images, the same in every round; pixels are rounded and cut to
+    their range as a camera would. The global model is evaluated on the clean images of the domains.
+    """
+
+    noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.noise > 0:
+            raise UserError(f"split.noise={self.noise} is not possible: choose a number above 0.")
+
+    def deviations(self, clients: int) -> npt.NDArray[np.float64]:
+        return self.noise * np.arange(clients) / max(1, clients - 1)

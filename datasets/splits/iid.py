@@ -1,0 +1,16 @@
+"""``split=iid``: every client's images are drawn at random."""
+
+import numpy as np
+
+from datasets.source import Indices
+from datasets.splits.steps import Dividing, Weights, sizes
+
+
+class Iid(Dividing):
+    """Sizes that differ by at most one, or those that ``quantity`` says. It is also what divides where nothing else
+    does."""
+
+    def divide(self, labels: Indices, weights: Weights, rng: np.random.Generator) -> Indices:
+        owner = np.empty(len(labels), np.int64)
+        owner[rng.permutation(len(labels))] = np.repeat(np.arange(len(weights)), sizes(len(labels), weights))
+        return owner

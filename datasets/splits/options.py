@@ -1,0 +1,45 @@
+"""The options that every split has, whatever its steps are."""
+
+from dataclasses import dataclass
+
+from fedsim.errors import UserError
+
+TEST_SETS = ("domain", "matched", "natural")
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """``split.*`` beside the options of the steps."""
+
+    num_clients: int | None = None
+    """Clients in all. null: ten, or as ``clients_per_domain`` says; with ``naturalid`` every id, else so many of
+    them."""
+    clients_per_domain: int | None = None
+    """Clients in each domain, with ``domain``. null: one, or five where another step divides the domains."""
+    test: str = "domain"
+    """``domain``: the test set of the client's domain; ``matched``: test images drawn to the client's own distribution
+    of classes; ``natural``: the test images of its own id (``naturalid``)."""
+    leave_out: str | list[str] | None = None
+    """Domains that nobody trains on; the global model's accuracy on them is reported."""
+    validation: float = 0.0
+    """Share of each client's training images that is kept for validation."""
+    drop_empty: bool = False
+    """Leave clients without images out, instead of refusing the split."""
+
+    def __post_init__(self) -> None:
+        for key, value in (("num_clients", self.num_clients), ("clients_per_domain", self.clients_per_domain)):
+            if value is not None and value < 1:
+                raise UserError(f"split.{key}={value} is not possible: choose a whole number of at least 1, or null.")
+        if self.test not in TEST_SETS:
+            raise UserError(f"split.test={self.test} is not possible: choose {', '.join(TEST_SETS)}.")
+        if not 0 <= self.validation < 1:
+            raise UserError(f"split.validation={self.validation} is not possible: choose a number from 0 to below 1.")
+
+    def left_out(self, domain_names: tuple[str, ...]) -> list[str]:
+        """The domains that ``leave_out`` names. Errors: ``UserError`` for one that is not there, or for all of them."""
+        names = [self.leave_out] if isinstance(self.leave_out, str) else list(self.leave_out or [])
+        if not set(names) < set(domain_names):
+            raise UserError(
+                f"split.leave_out={self.leave_out} is not possible: choose from {', '.join(domain_names)}, but not all."
+            )
+        return names

@@ -1,0 +1,34 @@
+"""``split=shards``: the images sorted by class, cut into shards, and dealt out.
+
+McMahan et al. 2017, arXiv 1602.05629.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from datasets.source import Indices
+from datasets.splits.steps import Dividing, Weights, sizes
+from fedsim.errors import UserError
+
+
+@dataclass(frozen=True)
+class Shards(Dividing):
+    """``shards_per_client`` shards of equal size each, or in proportion to the weights that ``quantity`` draws."""
+
+    shards_per_client: int = 2
+
+    def __post_init__(self) -> None:
+        if self.shards_per_client < 1:
+            raise UserError(
+                f"split.shards_per_client={self.shards_per_client} is not possible: "
+                "choose a whole number of at least 1."
+            )
+
+    def divide(self, labels: Indices, weights: Weights, rng: np.random.Generator) -> Indices:
+        shuffled = rng.permutation(len(labels))
+        by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+        owner_of_shard = rng.permutation(np.repeat(np.arange(len(weights)), self.shards_per_client))
+        owner = np.empty(len(labels), np.int64)
+        owner[by_class] = np.repeat(owner_of_shard, sizes(len(labels), weights[owner_of_shard]))
+        return owner

@@ -1,0 +1,55 @@
+"""What each client is tested on where that is not the test set of its domain: ``split.test=matched|natural``."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from datasets.source import Indices, Source
+from datasets.splits.steps import Pool, places_by_class
+from fedsim.errors import UserError
+from fedsim.seeding import numpy_generator
+
+
+def matched_tests(clients: Sequence[Pool], source: Source, test_of: Mapping[str, Indices], seed: int) -> list[Indices]:
+    """FedLoGe's local test sets: as many images of each class as the client's share of the training images says.
+
+    Client k gets floor(n_kc / N * T) test images of class c, but not more than there are: n_kc are its training images
+    of the class, N the training images and T the test images of its domain (of all domains if it is mixed). Drawn
+    without replacement, for each client anew. A client whom that leaves nothing gets one image of its largest class.
+    ``test_of`` holds the test images of each domain and of the mixed clients.
+    """
+    train_images = Counter[str]()
+    for pool in clients:
+        train_images[pool.domain] += len(pool.train)
+    by_class = {domain: _by_class(test_of[domain], source) for domain in train_images}
+    tests = []
+    for number, pool in enumerate(clients):
+        members = by_class[pool.domain]
+        there = np.array([len(images) for images in members])
+        held = np.bincount(source.labels[pool.train], minlength=source.num_classes)
+        counts = np.minimum(held * there.sum() // train_images[pool.domain], there)
+        if not counts.any():
+            largest = int(np.where(there > 0, held, -1).argmax())
+            counts[largest] = min(1, there[largest])
+        rng = numpy_generator(seed, "split/matched", client=number)
+        drawn = [rng.choice(members[label], counts[label], replace=False) for label in np.flatnonzero(counts)]
+        tests.append(np.sort(np.concatenate(drawn)))
+    return tests
+
+
+def natural_tests(clients: Sequence[Pool]) -> list[Indices]:
+    """The test images of each client's own id. Errors: ``UserError`` where there are none."""
+    for pool in clients:
+        if pool.natural_test is None:
+            raise UserError("split.test=natural is not possible without split=naturalid: choose domain or matched.")
+        if not len(pool.natural_test):
+            raise UserError(
+                f"split.test=natural leaves the id {pool.name.rpartition('/')[2]} no test image: "
+                "choose domain or matched."
+            )
+    return [pool.natural_test for pool in clients if pool.natural_test is not None]
+
+
+def _by_class(test: Indices, source: Source) -> list[Indices]:
+    return [test[places] for places in places_by_class(source.labels[test], source.num_classes)]

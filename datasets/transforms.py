@@ -1,0 +1,112 @@
+"""From stored pixels to what the model sees: augmentation and normalization of whole batches.
+
+An augmentation takes pixels (N, channels, height, width) as floats from 0 to 255 and the client's own generator, and
+draws for each image on its own. The draws are made on the CPU, so that they are the same whatever device trains.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from fedsim.errors import UserError
+
+Augmentation = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """``(x / 255 - mean) / std`` per channel, after the augmentations where a client trains."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentations: tuple[Augmentation, ...] = ()
+
+    @classmethod
+    def of(cls, mean: Sequence[float], std: Sequence[float], augmentations: tuple[Augmentation, ...]) -> "Transform":
+        """Errors: ``UserError`` unless mean and deviation are lists of one number, or of one for each channel."""
+        for key, values in (("mean", mean), ("std", std)):
+            if not isinstance(values, Sequence) or isinstance(values, str) or len(values) not in (1, 3):
+                raise UserError(f"dataset.{key}={values} is not possible: choose a list of three numbers, or of one.")
+            if not all(isinstance(value, int | float) and (key == "mean" or value > 0) for value in values):
+                raise UserError(f"dataset.{key}={values} is not possible: choose numbers, deviations above 0.")
+        return cls(tuple(mean), tuple(std), augmentations)
+
+    def __call__(self, pixels: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """float32 from uint8, both (N, channels, height, width); without a generator nothing is augmented."""
+        images = pixels.float()
+        if generator is not None:
+            for augment in self.augmentations:
+                images = augment(images, generator)
+        mean, std = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (self.mean, self.std))
+        scale, shift = (255 * std).float(), (mean / std).float()
+        return images.div_(scale.to(images.device)).sub_(shift.to(images.device))
+
+
+PLUS_MINUS_ONE = Transform((0.5,), (0.5,))
+"""FedBN's ``Normalize(0.5, 0.5)``"""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class HorizontalFlip:
+    """Mirrors each image with probability one half."""
+
+    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        flip = torch.rand(len(images), generator=generator) < 0.5
+        return torch.where(flip.view(-1, 1, 1, 1).to(images.device), images.flip(3), images)
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """Shifts each image by up to ``padding`` pixels each way and fills with black: torchvision's padded crop."""
+
+    padding: int
+
+    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        count, _, height, width = images.shape
+        shifts = torch.randint(2 * self.padding + 1, (count, 2), generator=generator).to(images.device)
+        padded = F.pad(images, (self.padding,) * 4)
+        rows = (shifts[:, :1] + torch.arange(height, device=images.device))[:, None, :, None]
+        columns = (shifts[:, 1:] + torch.arange(width, device=images.device))[:, None, None, :]
+        batch = torch.arange(count, device=images.device).view(-1, 1, 1, 1)
+        channels = torch.arange(images.shape[1], device=images.device).view(1, -1, 1, 1)
+        return padded[batch, channels, rows, columns]
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Turns each image about its centre by up to ``degrees`` either way, nearest pixel, black where nothing was."""
+
+    degrees: float
+
+    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        count, _, height, width = images.shape
+        angles = torch.deg2rad((2 * torch.rand(count, generator=generator) - 1) * self.degrees)
+        cosine, sine, zero = angles.cos(), angles.sin(), torch.zeros(count)
+        # Coordinates run from -1 to 1 on both axes, so an image that is not square needs its aspect in the matrix.
+        aspect = height / width
+        rows = [torch.stack([cosine, -sine * aspect, zero], 1), torch.stack([sine / aspect, cosine, zero], 1)]
+        grid = F.affine_grid(torch.stack(rows, 1).to(images.device), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """Blackens one square of ``size`` pixels at a random centre, cut off at the border (DeVries & Taylor 2017)."""
+
+    size: int
+
+    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        count, _, height, width = images.shape
+        inside = []
+        for length in (height, width):
+            first = torch.randint(length, (count, 1), generator=generator) - math.ceil(self.size / 2)
+            place = torch.arange(length)
+            inside.append((place >= first) & (place < first + self.size))
+        hole = (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
+        return images.masked_fill(hole.to(images.device), 0.0)

@@ -1,0 +1,57 @@
+"""Pictures of a federation: written without a warning, whatever its size, and true to the numbers they show."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets.federation import Federation
+from datasets.pictures import plot_federation, plot_images, plot_labels
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_errors() -> Iterator[None]:
+    """Matplotlib warns where a picture does not fit or a legend is empty."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("clients", [1, 6, 100])
+def test_there_are_three_pictures_however_many_clients(
+    clients: int, tmp_path: Path, make_federation: Callable[..., Federation]
+) -> None:
+    plot_federation(make_federation(clients), tmp_path / "plots")
+    drawn = {path.name: pixels(path) for path in (tmp_path / "plots").iterdir()}
+    assert drawn.keys() == {"labels.png", "longtail.png", "images.png"}
+    assert all(len(np.unique(each @ (65536, 256, 1))) > 20 for each in drawn.values())
+    assert all(max(each.shape[:2]) < 2000 for each in drawn.values())
+
+
+def test_the_darkest_field_is_the_most_frequent_label(
+    tmp_path: Path, make_federation: Callable[..., Federation]
+) -> None:
+    plot_labels(make_federation(4), tmp_path / "labels.png")  # client 3 has three images of class 0, the most
+    dark = (pixels(tmp_path / "labels.png").astype(int) == (8, 48, 107)).all(axis=2)  # the end of "Blues"
+    rows, columns = np.nonzero(dark[:, : int(0.75 * dark.shape[1])])  # without the colour bar
+    assert rows.mean() > 0.6 * dark.shape[0]
+    assert columns.mean() < 0.5 * dark.shape[1]
+
+
+def test_the_sheet_shows_the_training_images_of_each_domain(tmp_path: Path, federation: Federation) -> None:
+    """Enlarged without smoothing, so the colours of an image are those of the sheet."""
+    plot_images(federation, tmp_path / "images.png", columns=4)
+    shown = {tuple(pixel) for pixel in pixels(tmp_path / "images.png").reshape(-1, 3)}
+    for partition in federation.partitions:
+        labels = federation.source.labels[partition.train]
+        first_of_class = [partition.train[np.flatnonzero(labels == digit)[0]] for digit in range(4)]
+        colours = federation.source.images[first_of_class].transpose(0, 2, 3, 1).reshape(-1, 3)
+        assert np.mean([tuple(each) in shown for each in colours]) > 0.9, partition.domain
