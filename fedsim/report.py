@@ -12,15 +12,18 @@ from pathlib import Path
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedsim.config import load
 from fedsim.errors import UserError
+from fedsim.metrics import VALIDATION
 from fedsim.plots import plot_comparison_by_domain, plot_comparison_over_rounds
 from fedsim.results import Result, find_runs, read_result
 
 NOT_COMPARED = ("seed", "out_dir", "resume", "device", "engine", "verbose", "checkpoint_every")
 """Settings in which the runs of one row may differ: they do not change what is measured."""
+STEPS = "steps"
 MEAN = "mean"
 GLOBAL = "global"
 
@@ -71,7 +74,8 @@ def group_by_settings(runs: list[Result]) -> dict[str, list[Result]]:
 def accuracy_table(groups: dict[str, list[Result]]) -> pd.DataFrame:
     """Label, domain, mean, std and number of runs, in percent: client accuracy after the last round per domain.
 
-    ``mean`` is the unweighted mean over all clients, ``global`` the accuracy of the global model on the union.
+    ``mean`` is the unweighted mean over all clients, ``global`` the accuracy of the global model on the union. For a
+    domain that was left out it is the global model's accuracy.
     """
     rows = []
     for label, runs in groups.items():
@@ -79,6 +83,10 @@ def accuracy_table(groups: dict[str, list[Result]]) -> pd.DataFrame:
         columns = {
             domain: [final["client_domain_accuracy"][domain] for final in finals]
             for domain in finals[0]["client_domain_accuracy"]
+        }
+        columns |= {
+            left_out(domain): [final["unseen_accuracy"][domain] for final in finals]
+            for domain in finals[0].get("unseen_accuracy", {})
         }
         columns[MEAN] = [final["client_accuracy_mean"] for final in finals]
         columns[GLOBAL] = [final["global_accuracy"] for final in finals]
@@ -107,7 +115,8 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
         cell=[f"{row.mean:.1f}" if row.runs == 1 else f"{row.mean:.1f} ± {row.std:.1f}" for row in table.itertuples()]
     )
     wide = text.pivot(index="label", columns="domain", values="cell")
-    return wide.reindex(index=table["label"].unique(), columns=table["domain"].unique()).fillna("")
+    names = sorted(table["domain"].unique(), key=lambda name: name in (MEAN, GLOBAL))  # those last
+    return wide.reindex(index=table["label"].unique(), columns=names).fillna("")
 
 
 def render(table: pd.DataFrame) -> Table:
@@ -118,7 +127,7 @@ def render(table: pd.DataFrame) -> Table:
     wide = cells(table)
     shown.add_column("")
     for label in wide.index:
-        shown.add_column(str(label), justify="right", min_width=max(map(len, wide.loc[label])))
+        shown.add_column(escape(str(label)), justify="right", min_width=max(map(len, wide.loc[label])))
     for domain in wide.columns:
         if domain == MEAN:
             shown.add_section()
@@ -141,18 +150,39 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def run_table(result: Result) -> Table:
-    """What is printed at the end of a run: each domain's client accuracy and the global model's."""
+    """What is printed at the end of a run: each domain's client accuracy and the global model's.
+
+    A domain may have no clients of its own (all of them mixed, or left out), and mixed clients have no domain.
+    """
     final, best = result.summary["final"], result.summary["best"]
+    clients, at_best, domains = (
+        final["client_domain_accuracy"],
+        best["client_domain_accuracy"],
+        final["domain_accuracy"],
+    )
+    chosen = " by validation" if VALIDATION in best else ""
     shown = Table(title=f"{result.summary['strategy']}: accuracy (%)", box=SIMPLE_HEAD)
-    for name in ("domain", "clients", f"clients, best round {best['round']}", "global model"):
+    for name in ("domain", "clients", f"clients, best round{chosen} {best['round']}", "global model"):
         shown.add_column(name, justify="left" if name == "domain" else "right")
-    for domain, accuracy in final["client_domain_accuracy"].items():
-        best_accuracy, global_accuracy = best["client_domain_accuracy"][domain], final["domain_accuracy"][domain]
-        shown.add_row(domain, *(f"{100 * value:.1f}" for value in (accuracy, best_accuracy, global_accuracy)))
+    for domain in {**domains, **clients}:
+        shown.add_row(domain, *map(_percent, (clients.get(domain), at_best.get(domain), domains.get(domain))))
+    for domain, accuracy in final.get("unseen_accuracy", {}).items():
+        shown.add_row(left_out(domain), "", "", _percent(accuracy))
     shown.add_section()
     totals = (final["client_accuracy_mean"], best["client_accuracy_mean"], final["global_accuracy"])
-    shown.add_row("all", *(f"{100 * value:.1f}" for value in totals))
+    shown.add_row("all", *map(_percent, totals))
+    if VALIDATION in best:
+        shown.add_row("validation", _percent(final[VALIDATION]), _percent(best[VALIDATION]), "")
     return shown
+
+
+def left_out(domain: str) -> str:
+    """How tables call a domain that nobody trained on."""
+    return f"{domain} (left out)"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
 
 
 def write_html(run_dir: Path) -> None:
@@ -178,7 +208,9 @@ def _flat(run: Result) -> dict[str, object]:
         if key in NOT_COMPARED:
             continue
         if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": each for inner, each in value.items()}
+            flat |= {f"{key}.{inner}": each for inner, each in value.items() if inner != STEPS}
+            if STEPS in value:  # what a split is called, as it is written on the command line
+                flat[f"{key}.name"] = f"[{','.join(value[STEPS])}]"
         else:
             flat[key] = value
     return flat
