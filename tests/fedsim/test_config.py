@@ -30,6 +30,15 @@ def test_the_result_is_plain_and_without_hydras_own_settings() -> None:
     assert config["strategy"]["server"] == "strategies.FedBN"
 
 
+def test_the_steps_of_a_split_stand_in_the_order_they_are_written() -> None:
+    for steps in (["longtail", "domain", "dirichlet"], ["dirichlet", "longtail"], ["domain"]):
+        split = compose([f"split=[{','.join(steps)}]"])["split"]
+        assert list(split["steps"]) == steps
+    split = compose(["split=[domain,quantity,longtail]", "split.min_size=3", "split.test=matched"])["split"]
+    assert (split["min_size"], split["test"], split["imbalance_factor"]) == (3, "matched", 0.01)
+    assert "alpha" not in split
+
+
 def test_fedwon_brings_its_norm_unless_another_is_asked_for() -> None:
     assert compose([])["norm"]["name"] == "bn"
     assert compose(["strategy=fedwon"])["norm"]["name"] == "sws"
@@ -59,6 +68,10 @@ def test_fedwon_brings_its_norm_unless_another_is_asked_for() -> None:
         (["seed=0,1"], "seed=0,1 names several values: choose one, or add -m for a sweep"),
         (["rounds=3", "strategy=fedsgd"], f"strategy=fedsgd is not known: choose {STRATEGIES}."),
         (["strategy=null"], f"strategy=null is not known: choose {STRATEGIES}."),
+        (["split=[]"], "split=[] is not known: choose dirichlet, "),
+        (["split=[domain,longtrail]"], "split=[domain,longtrail] is not known: choose dirichlet, "),
+        (["split=[domain,domain]"], "split=[domain,domain] is not possible: choose each of them once."),
+        (["split.alpha=0.1"], "split.alpha=0.1 is not a setting: "),  # of split=domain
         (["strategy=[fedbn]"], f"strategy=[fedbn] is not known: choose {STRATEGIES}."),
         (["=3"], "'=3' cannot be read: write key=value."),
         (["hydra.run.dir=x", "roundz=3"], "roundz=3 is not a setting"),

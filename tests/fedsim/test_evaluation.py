@@ -1,12 +1,14 @@
 """The global model of a method with personal parts, and that nothing is evaluated twice or left out."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
+from datasets.build import build_federation
 from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.arrays import to_record
@@ -90,3 +92,76 @@ def test_with_a_personal_part_clients_and_domains_are_evaluated(
 
 def test_a_tested_model_knows_its_accuracy() -> None:
     assert Measured(num_examples=8, correct=6, loss=0.5).accuracy == np.float64(0.75)
+
+
+def evaluated(
+    federation: Federation, settings: Settings, strategy: object = None
+) -> tuple[int, object, torch.nn.Module]:
+    """How many messages an untrained model took, what came out, and the model."""
+    grid = CountingGrid(ClientAppFactory(settings, federation), len(federation.clients), CPU)
+    model = build_model(settings.model, settings.norm, 10, 0)
+    tensors = dict(model.state_dict())
+    half = FedAvg(model) if strategy is None else strategy(model)  # type: ignore[operator]
+    result = evaluate(grid, half, federation, tensors, to_record(tensors), 0, pass_on)  # type: ignore[arg-type]
+    return grid.asked, result, model.eval()
+
+
+def correct(model: torch.nn.Module, federation: Federation, images: np.ndarray) -> int:
+    pixels, labels = federation.examples(images).batch(torch.arange(len(images)))
+    return int((model(pixels).argmax(1) == labels).sum())
+
+
+def test_clients_of_several_domains_take_no_evaluation_of_their_own(small_settings: Callable[..., Settings]) -> None:
+    settings = small_settings("split=dirichlet", "split.num_clients=4")
+    federation = build_federation(settings)
+    asked, result, model = evaluated(federation, settings)
+    assert asked == 6
+    union = np.concatenate(list(federation.domain_tests.values()))
+    assert [tested.num_examples for tested in result.clients.values()] == [120] * 4
+    assert {tested.correct for tested in result.clients.values()} == {correct(model, federation, union)}
+
+
+def test_a_domain_that_was_left_out_is_evaluated_and_not_pooled(small_settings: Callable[..., Settings]) -> None:
+    settings = small_settings("split.leave_out=[texture,font]")
+    federation = build_federation(settings)
+    asked, result, model = evaluated(federation, settings)
+    assert asked == 6
+    assert list(result.domains) == ["plain", "inverted", "faded", "street"]
+    assert list(result.unseen) == ["texture", "font"]
+    assert result.unseen["font"].correct == correct(model, federation, federation.unseen_tests["font"])
+    assert list(result.clients) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("strategy", [FedAvg, FedBN])
+def test_validation_images_are_evaluated_by_those_who_have_some(
+    strategy: type, small_settings: Callable[..., Settings]
+) -> None:
+    settings = small_settings("split.validation=0.25")
+    whole = build_federation(settings)
+    first = replace(whole.partitions[0], validation=np.empty(0, np.int64))
+    federation = Federation(whole.source, [first, *whole.partitions[1:]])
+    asked, result, model = evaluated(federation, settings, strategy)
+    assert asked == 6 + (6 if strategy is FedBN else 0) + 5
+    assert list(result.validation) == [1, 2, 3, 4, 5]
+    for client, tested in result.validation.items():
+        held_out = federation.partitions[client].validation
+        assert (tested.num_examples, tested.correct) == (10, correct(model, federation, held_out))
+
+
+def test_a_matched_or_noisy_test_set_is_evaluated_client_by_client(small_settings: Callable[..., Settings]) -> None:
+    settings = small_settings("split=[domain,feature_noise]", "split.noise=0.5")
+    federation = build_federation(settings)
+    asked, result, model = evaluated(federation, settings)
+    assert asked == 6 + 5  # client 0 has no noise and is tested on its domain
+    noisy = federation.examples_of(5, Part.TEST)
+    clean = federation.examples(federation.domain_tests["font"])
+    assert (noisy.images != clean.images).any()
+    pixels, labels = noisy.batch(torch.arange(20))
+    assert result.clients[5].correct == int((model(pixels).argmax(1) == labels).sum())
+    assert result.domains["font"].correct == correct(model, federation, federation.domain_tests["font"])
+
+    matched = build_federation(small_settings("split.test=matched", "split.clients_per_domain=2"))
+    asked, result, model = evaluated(matched, settings)
+    assert asked == 6 + 12
+    for client, tested in result.clients.items():
+        assert tested.correct == correct(model, matched, matched.partitions[client].test)

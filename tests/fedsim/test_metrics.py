@@ -1,12 +1,14 @@
 """The numbers of a round, computed by hand for three clients of two domains."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from datasets.federation import Federation
-from fedsim.evaluation import Evaluation, Measured
-from fedsim.metrics import best_row, client_mean_by_domain, client_rows, evaluated, nested, pool, round_metrics
+from datasets.source import MIXED
+from fedsim.evaluation import Evaluation, Measured, pool
+from fedsim.metrics import best_row, client_mean_by_domain, client_rows, evaluated, nested, round_metrics
 
 EVALUATION = Evaluation(
     clients={0: Measured(10, 9, 0.5), 1: Measured(20, 10, 1.0), 2: Measured(50, 35, 0.75)},  # accuracies 0.9, 0.5, 0.7
@@ -81,3 +83,32 @@ def test_the_best_round_is_the_earliest_of_equals_and_was_evaluated() -> None:
     assert [row["round"] for row in evaluated(rows)] == [0, 2, 4, 5]
     assert best_row(rows)["round"] == 2
     assert best_row(reversed(rows))["round"] == 2
+
+
+def test_validation_and_domains_that_were_left_out_are_numbers_of_their_own(federation: Federation) -> None:
+    more = replace(
+        EVALUATION,
+        unseen={"elsewhere": Measured(10, 2, 3.0)},
+        validation={0: Measured(4, 1, 0.1), 2: Measured(2, 2, 0.2)},  # client 1 has no validation images
+    )
+    plain, extended = round_metrics(EVALUATION, federation), round_metrics(more, federation)
+    added = {"unseen_accuracy.elsewhere": 0.2, "validation_accuracy_mean": (0.25 + 1) / 2}
+    assert extended == {**plain, **added}  # global accuracy too is what it was
+    rows = client_rows(more, federation, round=1)
+    assert [(row["client"], row["split"]) for row in rows[3:]] == [(0, "validation"), (2, "validation")]
+    assert rows[3]["accuracy"] == 0.25
+
+
+def test_clients_of_several_domains_have_a_mean_of_their_own(federation: Federation) -> None:
+    partitions = [replace(partition, domain=MIXED) for partition in federation.partitions]
+    means = client_mean_by_domain(EVALUATION, Federation(federation.source, partitions))
+    assert means == pytest.approx({MIXED: (0.9 + 0.5 + 0.7) / 3})
+
+
+def test_the_best_round_is_chosen_by_validation_where_there_is_any() -> None:
+    rows = [
+        {"round": 0, "client_accuracy_mean": 0.9, "validation_accuracy_mean": 0.3},
+        {"round": 1, "client_accuracy_mean": 0.2, "validation_accuracy_mean": 0.6},
+        {"round": 2, "client_accuracy_mean": 0.4, "validation_accuracy_mean": 0.6},
+    ]
+    assert best_row(rows)["round"] == 1

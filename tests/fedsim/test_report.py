@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -93,6 +94,26 @@ def test_options_of_one_choice_are_shown_where_that_choice_differs(grouped: Call
         "fedwon strategy.clip=0.1": 1,
         "fedwon strategy.clip=null": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("runs", "labels"),
+    [
+        (
+            [["split=domain"], ["split=[longtail,domain]"], ["split=[domain,longtail]"], ["split=dirichlet"]],
+            ["split=[domain]", "split=[longtail,domain]", "split=[domain,longtail]", "split=[dirichlet]"],
+        ),
+        (
+            [["split=dirichlet", "split.alpha=0.1"], ["split=dirichlet", "split.alpha=1"]],
+            ["split.alpha=0.1", "split.alpha=1"],
+        ),
+        ([["split.leave_out=font"], []], ["split.leave_out=font", "split.leave_out=null"]),
+    ],
+)
+def test_splits_are_told_apart_by_their_steps_and_what_they_share(
+    runs: list[list[str]], labels: list[str], grouped: Callable[..., Groups]
+) -> None:
+    assert list(grouped(*runs)) == [f"fedavg {label}" for label in labels]
 
 
 def test_the_same_number_written_otherwise_is_the_same_setting(grouped: Callable[..., Groups]) -> None:
@@ -211,6 +232,28 @@ def test_the_table_of_a_run_shows_each_domain_and_all(tmp_path: Path, make_run: 
     assert ["plain", "81.2", "81.2", "45.6"] in lines
     assert ["font", "60.0", "60.0", "45.6"] in lines
     assert ["all", "70.6", "70.6", "45.6"] in lines
+
+
+def test_the_table_of_a_run_shows_what_was_left_out_validated_and_mixed(tmp_path: Path, make_run: MakeRun) -> None:
+    result = read_result(make_run(tmp_path / "run", accuracy={"plain": 0.8, "font": 0.6}))
+    change = {
+        "client_domain_accuracy": {"mixed": 0.55},
+        "domain_accuracy": {"plain": 0.5, "font": 0.625},
+        "unseen_accuracy": {"street": 0.25},
+        "validation_accuracy_mean": 0.75,
+    }
+    summary = {**result.summary, **{which: {**result.summary[which], **change} for which in ("final", "best")}}
+    table = printed(run_table(replace(result, summary=summary)))
+    lines = [line.split() for line in table.splitlines()]
+    assert ["font", "62.5"] in lines
+    assert ["mixed", "55.0", "55.0"] in lines
+    assert ["street", "(left", "out)", "25.0"] in lines
+    assert ["validation", "75.0", "75.0"] in lines
+    assert "best round by validation 2" in table
+    wide = cells(accuracy_table({"fedavg [x]": [replace(result, summary=summary)]}))
+    assert wide.loc["fedavg [x]", "street (left out)"] == "25.0"
+    assert list(wide.columns)[-2:] == ["mean", "global"]
+    assert "fedavg [x]" in printed(render(accuracy_table({"fedavg [x]": [result]})))  # and not a markup of rich
 
 
 def test_the_page_of_a_run_shows_settings_numbers_and_pictures(tmp_path: Path, make_run: MakeRun) -> None:
