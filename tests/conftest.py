@@ -32,8 +32,9 @@ MakeFederation = Callable[..., Federation]
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def small_settings(*overrides: str) -> Settings:
-    return Settings.from_config(compose([*SMALL, *overrides]))
+def small_settings(*overrides: str, small: bool = True) -> Settings:
+    """The settings of the small federation, or with ``small=False`` only what ``overrides`` says, on the CPU."""
+    return Settings.from_config(compose([*(SMALL if small else ("device=cpu",)), *overrides]))
 
 
 @pytest.fixture(name="small_settings")

@@ -5,9 +5,36 @@ layers by type, so every layer can stand in every model.
 """
 
 from fedsim.norms.batch import keep_batch_norm
+from fedsim.norms.batch_channel import ChannelNorm, use_batch_channel_norm
+from fedsim.norms.evonorm import EVONORMS, use_evonorm_b0, use_evonorm_s0
 from fedsim.norms.group import use_group_norm
+from fedsim.norms.instance import use_instance_norm
+from fedsim.norms.layer import use_layer_norm
 from fedsim.norms.none import remove_norm
-from fedsim.norms.replace import NORM_LAYERS
+from fedsim.norms.replace import TORCH_NORM_LAYERS
+from fedsim.norms.rms import ChannelRMSNorm, use_rms_norm
 from fedsim.norms.scaled_ws import ScaledWSConv2d, use_scaled_ws
+from fedsim.norms.weight_standardization import WSConv2d, use_ws, use_ws_group_norm
 
-__all__ = ["NORM_LAYERS", "ScaledWSConv2d", "keep_batch_norm", "remove_norm", "use_group_norm", "use_scaled_ws"]
+NORM_LAYERS = (*TORCH_NORM_LAYERS, ChannelNorm, ChannelRMSNorm, *EVONORMS)
+"""Every layer that normalizes activations; FedWon's models hold none of them."""
+
+__all__ = [
+    "NORM_LAYERS",
+    "ChannelNorm",
+    "ChannelRMSNorm",
+    "ScaledWSConv2d",
+    "WSConv2d",
+    "keep_batch_norm",
+    "remove_norm",
+    "use_batch_channel_norm",
+    "use_evonorm_b0",
+    "use_evonorm_s0",
+    "use_group_norm",
+    "use_instance_norm",
+    "use_layer_norm",
+    "use_rms_norm",
+    "use_scaled_ws",
+    "use_ws",
+    "use_ws_group_norm",
+]

@@ -1,12 +1,8 @@
 """``norm=gn``: Group Normalization (Wu & He 2018, arXiv 1803.08494) in the place of BatchNorm."""
 
-from typing import cast
-
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedsim.errors import UserError
-from fedsim.norms.replace import replace_layers
+from fedsim.norms.replace import channels_of, check_groups, replace_batch_norm
 
 
 def use_group_norm(model: nn.Module, groups: int = 32) -> nn.Module:
@@ -17,12 +13,8 @@ def use_group_norm(model: nn.Module, groups: int = 32) -> nn.Module:
     """
 
     def make(layer: nn.Module) -> nn.Module:
-        channels = cast(_BatchNorm, layer).num_features
-        if groups < 1 or channels % groups:
-            raise UserError(
-                f"norm.groups={groups} does not divide the {channels} channels of a layer of this model: "
-                f"choose a divisor of {channels}."
-            )
+        channels = channels_of(layer)
+        check_groups(groups, channels)
         return nn.GroupNorm(groups, channels)
 
-    return replace_layers(model, (_BatchNorm,), make)
+    return replace_batch_norm(model, make)

@@ -1,11 +1,10 @@
 """``norm=none``: no normalization layer at all."""
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedsim.norms.replace import replace_layers
+from fedsim.norms.replace import replace_batch_norm
 
 
 def remove_norm(model: nn.Module) -> nn.Module:
     """Every BatchNorm becomes the identity; the other layers stay as they are, with or without a bias."""
-    return replace_layers(model, (_BatchNorm,), lambda layer: nn.Identity())
+    return replace_batch_norm(model, lambda layer: nn.Identity())

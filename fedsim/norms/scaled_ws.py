@@ -10,7 +10,7 @@ from torch import nn
 
 from fedsim.errors import UserError
 from fedsim.norms.none import remove_norm
-from fedsim.norms.replace import replace_layers
+from fedsim.norms.replace import copy_of, replace_layers
 
 RELU_GAIN = 1.7139588594436646
 """sqrt(2 / (1 - 1/pi)) as NFNet's code has it: a ReLU shrinks the standard deviation of N(0, 1) by this factor."""
@@ -35,24 +35,7 @@ class ScaledWSConv2d(nn.Conv2d):
 
         The bias takes the place of BatchNorm's beta, so it starts at zero where ``conv`` had none.
         """
-        layer = cls(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
-            bias=True,
-            padding_mode=conv.padding_mode,
-            gamma=gamma,
-            eps=eps,
-        )
-        with torch.no_grad():
-            layer.weight.copy_(conv.weight)
-            assert layer.bias is not None
-            layer.bias.copy_(conv.bias if conv.bias is not None else torch.zeros_like(layer.bias))
-        return layer
+        return copy_of(conv, cls, bias=True, gamma=gamma, eps=eps)
 
     def __init__(self, *args: Any, gamma: float = RELU_GAIN, eps: float = 1e-4, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
+from fedsim.norms import NORM_LAYERS
 from fedsim.norms.none import remove_norm
-from fedsim.norms.replace import NORM_LAYERS
 
 
 def test_no_norm_layer_is_left_in_resnet_and_its_shortcuts() -> None:

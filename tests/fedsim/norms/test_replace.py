@@ -3,7 +3,8 @@
 from torch import nn
 from torchvision.models import resnet18
 
-from fedsim.norms.replace import NORM_LAYERS, replace_layers
+from fedsim.norms import NORM_LAYERS
+from fedsim.norms.replace import replace_layers
 
 
 def test_every_norm_layer_of_torch_is_known() -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet18
 
-from fedsim.norms.replace import NORM_LAYERS
+from fedsim.norms import NORM_LAYERS
 from fedsim.norms.scaled_ws import RELU_GAIN, ScaledWSConv2d, use_scaled_ws
 
 SHAPES = [  # in, out, kernel, groups

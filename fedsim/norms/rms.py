@@ -1,0 +1,38 @@
+"""``norm=rms``: Root Mean Square Normalization (Zhang & Sennrich 2019, arXiv 1910.07467) in the place of BatchNorm."""
+
+import torch
+from torch import nn
+
+from fedsim.errors import UserError
+from fedsim.norms.replace import channels_of, replace_batch_norm
+
+
+class ChannelRMSNorm(nn.Module):
+    r"""Divides every image by the root mean square of all its channels and pixels.
+
+    .. math:: y_c = \gamma_c \, x_c / \sqrt{\mathrm{mean}(x^2) + \epsilon}
+
+    No mean is subtracted and nothing is shifted. Takes (N, C, H, W) of any size, or (N, C), where it is
+    ``nn.RMSNorm(C)``; the scale has one entry for each channel.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        mean_square = input.square().mean(dim=tuple(range(1, input.dim())), keepdim=True)
+        scale = self.weight.view(1, -1, *(1,) * (input.dim() - 2))
+        normalized: torch.Tensor = input * torch.rsqrt(mean_square + self.eps) * scale
+        return normalized
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, eps={self.eps}"
+
+
+def use_rms_norm(model: nn.Module, eps: float = 1e-5) -> nn.Module:
+    """Replaces every BatchNorm of C channels by ``ChannelRMSNorm(C)``."""
+    if not eps > 0:
+        raise UserError(f"norm.eps={eps} is not possible: choose a number above 0.")
+    return replace_batch_norm(model, lambda layer: ChannelRMSNorm(channels_of(layer), eps))

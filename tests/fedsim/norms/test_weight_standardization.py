@@ -1,0 +1,75 @@
+"""Weight Standardization against its definition in float64 and against timm's layer."""
+
+import numpy as np
+import pytest
+import torch
+from timm.layers import StdConv2d
+from torch import nn
+from torchvision.models import resnet18
+
+from fedsim.errors import UserError
+from fedsim.models import CNN6
+from fedsim.norms import NORM_LAYERS, WSConv2d, use_ws, use_ws_group_norm
+
+CONVOLUTIONS = [
+    nn.Conv2d(4, 6, 3, padding=1),
+    nn.Conv2d(4, 8, (1, 3), stride=2, groups=2, bias=False, padding_mode="circular", padding=(0, 1)),
+]
+
+
+@pytest.mark.parametrize("conv", CONVOLUTIONS)
+def test_the_weights_have_mean_zero_and_deviation_one(conv: nn.Conv2d) -> None:
+    layer = WSConv2d.like(conv)
+    weight = conv.weight.detach().numpy().astype(np.float64)
+    mean = weight.mean(axis=(1, 2, 3), keepdims=True)
+    expected = (weight - mean) / np.sqrt(weight.var(axis=(1, 2, 3), ddof=1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(layer.standardized_weight().detach().numpy(), expected, rtol=1e-5, atol=1e-6)
+    input = torch.randn((2, 4, 9, 9), generator=torch.Generator().manual_seed(0))
+    by_hand = conv._conv_forward(input, torch.from_numpy(expected).float(), conv.bias)
+    torch.testing.assert_close(layer(input), by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_it_is_timms_but_for_the_unbiased_variance() -> None:
+    ours = WSConv2d.like(nn.Conv2d(8, 5, 3, padding=1), eps=1e-12)
+    theirs = StdConv2d(8, 5, 3, padding=1, bias=True, eps=1e-12)
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn((2, 8, 6, 6), generator=torch.Generator().manual_seed(0))
+    assert ours.bias is not None
+    shift = ours.bias.detach().view(1, -1, 1, 1)
+    fan_in = 8 * 9
+    torch.testing.assert_close(
+        (ours(images) - shift) * (fan_in / (fan_in - 1)) ** 0.5, theirs(images) - shift, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_gradients_reach_the_weights_through_the_standardization() -> None:
+    layer = WSConv2d.like(nn.Conv2d(2, 3, 3)).double()
+    images = torch.randn((1, 2, 4, 4), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.autograd.gradcheck(
+        lambda weight: torch.func.functional_call(layer, {"weight": weight}, (images,)), (layer.weight,)
+    )
+
+
+def test_alone_it_leaves_no_norm_and_with_groups_every_norm_is_a_group_norm() -> None:
+    alone = use_ws(resnet18(weights=None))
+    assert not [layer for layer in alone.modules() if isinstance(layer, NORM_LAYERS)]
+    together = use_ws_group_norm(resnet18(weights=None), groups=16)
+    norms = [layer for layer in together.modules() if isinstance(layer, NORM_LAYERS)]
+    assert len(norms) == 20
+    assert all(isinstance(layer, nn.GroupNorm) and layer.num_groups == 16 for layer in norms)
+    for model in (alone, together):
+        assert all(isinstance(layer, WSConv2d) for layer in model.modules() if isinstance(layer, nn.Conv2d))
+
+
+def test_linear_layers_and_initial_weights_are_kept() -> None:
+    plain = CNN6(10)
+    weights = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    standardized = use_ws(plain).state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in standardized.items())
+
+
+def test_what_cannot_be_standardized_is_refused() -> None:
+    with pytest.raises(UserError, match="fan-in of 1"):
+        use_ws(nn.Sequential(nn.Conv2d(4, 4, 1, groups=4)))
+    with pytest.raises(UserError, match=r"^norm\.eps=-1 is not possible"):
+        use_ws(nn.Sequential(nn.Conv2d(4, 4, 1)), eps=-1)
