@@ -1,7 +1,8 @@
 """Seconds and memory of every split: ``python benchmarks/splits.py [images] [clients]``.
 
 Two million images over 100,000 clients by default. The pixels are one byte each, so that what is measured is the split.
-The peak is that of the whole process, which holds the labels and the partitions; each split runs in a process of its own.
+The peak is that of the whole process, which holds the labels and the partitions; each split runs in a process of its
+own.
 """
 
 import resource
