@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from fedsim.config import CONFIG_DIR, CONFIG_NAME, compose, load, register_resolvers
+from fedsim.config import CONFIG_DIR, CONFIG_NAME, compose, load, register_families, register_resolvers
 from fedsim.errors import FedsimError, UserError
 from fedsim.progress import console_reporter
 from fedsim.recording import check_run_dir
@@ -38,6 +38,8 @@ def main() -> None:
         options, overrides = _parse(sys.argv[1:])
         if options.runs:
             _check([*_jobs(overrides, options.multirun)], options)
+        else:
+            register_families(overrides)
         register_resolvers()
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(_job)()
     except FedsimError as error:

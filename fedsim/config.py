@@ -12,6 +12,7 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -28,6 +29,8 @@ GROUPS = ("strategy", "dataset", "split", "model", "norm", "engine", "experiment
 OPTIONAL_GROUPS = ("experiment",)
 COMPOSED_GROUPS = ("split",)
 """Of these several files may be chosen at once: split=[longtail,domain]"""
+
+PLACEHOLDER = "_name_"
 
 _STARTED = datetime.now()
 
@@ -63,6 +66,7 @@ def compose(overrides: Sequence[str], config_dir: Path = CONFIG_DIR, config_name
     parsed = [_parse(text) for text in overrides]
     for override in parsed:
         _refuse_unknown_choice(override, config_dir)
+    register_families(overrides, config_dir)
     with initialize_config_dir(config_dir=str(config_dir.resolve()), version_base="1.3"):
         try:
             resolved = OmegaConf.to_container(hydra_compose(config_name, overrides=list(overrides)), resolve=True)
@@ -117,6 +121,8 @@ def _refuse_unknown_choice(override: Override, config_dir: Path) -> None:
         return
     known = choices(group, config_dir)
     chosen = override.value()
+    if isinstance(chosen, str) and _of_a_family(group, chosen, config_dir) is not None:
+        return
     if chosen is None and (group in OPTIONAL_GROUPS or override.is_delete()):
         return
     names = chosen if group in COMPOSED_GROUPS and isinstance(chosen, list) and chosen else [chosen]
@@ -125,6 +131,26 @@ def _refuse_unknown_choice(override: Override, config_dir: Path) -> None:
         raise UserError(f"{group}={value} is not known: choose {', '.join(known)}.")
     if len(set(names)) < len(names):
         raise UserError(f"{group}={value} is not possible: choose each of them once.")
+
+
+def register_families(overrides: Sequence[str], config_dir: Path = CONFIG_DIR) -> None:
+    """Makes ``model=FAMILY/NAME`` known to Hydra, where ``configs/model/FAMILY/_name_.yaml`` is a file to put NAME in."""
+    for text in overrides:
+        group, _, choice = text.partition("=")
+        node = _of_a_family(group, choice, config_dir)
+        if node is not None:
+            family, _, name = choice.partition("/")
+            ConfigStore.instance().store(name, node, group=f"{group}/{family}", package=group)
+
+
+def _of_a_family(group: str, choice: str, config_dir: Path) -> DictConfig | None:
+    family, slash, name = choice.partition("/")
+    template = config_dir / group / family / f"{PLACEHOLDER}.yaml"
+    if not slash or not name.isidentifier() or not template.is_file():
+        return None
+    node = OmegaConf.create(template.read_text().replace(PLACEHOLDER, name))
+    assert isinstance(node, DictConfig)
+    return node
 
 
 def _explain(error: Exception, overrides: Sequence[Override], known: Sequence[str]) -> str:
