@@ -99,8 +99,9 @@ def repeatable(settings: dict[str, Any]) -> DictConfig:
 
 
 def choices(group: str, config_dir: Path = CONFIG_DIR) -> list[str]:
-    """The files of a configuration group: what may stand behind ``group=``."""
-    return sorted(path.stem for path in (config_dir / group).glob("*.yaml"))
+    """The files of a configuration group, what may stand behind ``group=``, and its families as ``FAMILY/NAME``."""
+    families = [f"{path.parent.name}/NAME" for path in (config_dir / group).glob(f"*/{PLACEHOLDER}.yaml")]
+    return sorted(path.stem for path in (config_dir / group).glob("*.yaml")) + sorted(families)
 
 
 def _parse(text: str) -> Override:
@@ -134,7 +135,7 @@ def _refuse_unknown_choice(override: Override, config_dir: Path) -> None:
 
 
 def register_families(overrides: Sequence[str], config_dir: Path = CONFIG_DIR) -> None:
-    """Makes ``model=FAMILY/NAME`` known to Hydra, where ``configs/model/FAMILY/_name_.yaml`` is a file to put NAME in."""
+    """Makes ``model=FAMILY/NAME`` known to Hydra, where ``configs/model/FAMILY/_name_.yaml`` is to put NAME in."""
     for text in overrides:
         group, _, choice = text.partition("=")
         node = _of_a_family(group, choice, config_dir)

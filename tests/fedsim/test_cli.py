@@ -39,9 +39,9 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     [
         (["strategy=fedfoo"], "strategy=fedfoo is not known: choose fedavg, fedbn, fedwon, local."),
         (["dataset=imagenet"], "dataset=imagenet is not known: choose cifar10, cifar100, digits, "),
-        (["model=resnet9000"], "model=resnet9000 is not known: choose cnn6, cnn_small."),
+        (["model=resnet9000"], "model=resnet9000 is not known: choose alexnet, cnn6, cnn_small, "),
         (["norm=x"], "norm=x is not known: choose bcn, bn, evonorm_b0, "),
-        (["experiment=x"], "experiment=x is not known: choose fedbn_digits5, fedwon_digits5, "),
+        (["experiment=x"], "experiment=x is not known: choose fedbn_digits5, "),
         (["roundz=3"], "roundz=3 is not a setting: did you mean rounds?"),
         (["strategy.clap=3", "strategy=fedwon"], "strategy.clap=3 is not a setting: did you mean strategy.clip?"),
         (["+extra=3"], "extra=3 is not a setting: the settings are "),
