@@ -31,6 +31,9 @@ def build_split(source: Source, split: Mapping[str, Any], seed: int) -> Federati
 
 def split_source(source: Source, steps: Mapping[str, Step], options: SplitOptions, seed: int) -> Federation:
     """The federation that the steps make, in the order of the mapping."""
+    for number, name in enumerate(source.domain_names):
+        if not len(source.indices(number, Part.TEST)):
+            raise UserError(f"the domain {name} has no test image, so no accuracy could be measured: leave it out.")
     clients = Pipeline(source, steps, options, seed).clients()
     noise = _deviations(steps, len(clients))
     kept = _not_empty(clients, drop=options.drop_empty)

@@ -19,10 +19,10 @@ ATTEMPTS = 200
 class Dirichlet(Dividing):
     """For each class c, p_c ~ Dir(alpha, ..., alpha) over the clients, times their weights.
 
-    ``assign=cut`` gives client k the share p_ck of the class's images as exactly as whole images allow (NIID-Bench and
-    most others); ``assign=sample`` draws each image's client from p_c (FedLoGe's code). ``balance=true`` gives nothing
-    more to a client that already holds its share of all images (NIID-Bench, FedML and Flower do). All is drawn again,
-    at most 200 times, until every client has ``min_size`` images.
+    ``assign=cut`` gives client k the share p_ck of the class's images, rounded up or down (NIID-Bench and most others);
+    ``assign=sample`` draws each image's client from p_c (FedLoGe's code). ``balance=true`` gives nothing more to a
+    client that already holds its share of all images (NIID-Bench, FedML and Flower do). All is drawn again, at most 200
+    times, until every client has ``min_size`` images.
     """
 
     alpha: float = 0.5
@@ -73,7 +73,9 @@ class Dirichlet(Dividing):
     def _whole(self, images: int, shares: npt.NDArray[np.float64], rng: np.random.Generator) -> Indices:
         if self.assign == "sample":
             return rng.multinomial(images, shares)
-        cuts = (np.cumsum(shares)[:-1] * images).astype(np.int64)
+        # A random shift of the cuts makes the expected number of every client its exact share, however small; without
+        # it the first clients would never get an image of a class that has fewer images than there are clients.
+        cuts = np.floor(np.cumsum(shares)[:-1] * images + rng.random()).astype(np.int64)
         return np.diff(cuts, prepend=0, append=images)
 
 

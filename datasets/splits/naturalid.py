@@ -25,6 +25,8 @@ class ByNaturalId(Grouping):
 
 
 def _by_id(ids: Indices, images: Indices) -> list[tuple[int, Indices]]:
+    if not len(ids):
+        return []
     order = np.argsort(ids, kind="stable")
     names, starts = np.unique(ids[order], return_index=True)
     return list(zip(names.tolist(), np.split(images[order], starts[1:]), strict=True))
