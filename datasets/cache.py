@@ -30,6 +30,8 @@ FORMAT = 1
 """Raised when the arrays of an entry come to mean something else."""
 CHECKSUMS = "checksums.json"
 CHUNK = 1 << 24
+_checked: set[Path] = set()
+"""Entries whose checksums this process has computed: the jobs of a sweep need not do it again."""
 
 
 def cache_dir() -> Path:
@@ -86,7 +88,8 @@ def _intact(entry: Path) -> bool:
         return False
     try:
         sums = json.loads((entry / CHECKSUMS).read_text())
-        if all(_checksum(entry / name) == expected for name, expected in sums.items()):
+        if entry in _checked or all(_checksum(entry / name) == expected for name, expected in sums.items()):
+            _checked.add(entry)
             return True
         reason = "its checksums are wrong"
     except (OSError, ValueError) as error:

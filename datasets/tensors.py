@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from datasets.readers.arrays import labelled_arrays
-from datasets.readers.labelled import check_labels, fill
+from datasets.readers.labelled import check_labels, fill, reading
 from datasets.source import Source
 from fedsim.binding import locate
 from fedsim.errors import UserError
@@ -23,8 +23,11 @@ def load(function: str, image_size: int | None = None) -> Source:
     Errors: ``UserError`` if the function cannot be imported, or for an array that is missing or of another shape.
     """
     make: Callable[[], Mapping[str, Any]] = locate("dataset", "function", function)
-    arrays = make()
     origin = f"dataset.function={function}"
+    with reading(origin):
+        arrays = make()
+    if not isinstance(arrays, Mapping):
+        raise UserError(f"{origin} returned {type(arrays).__name__}: it must return a dictionary of arrays.")
     labelled = labelled_arrays(origin, arrays)
     num_classes = int(labelled.labels.max(initial=-1)) + 1
     check_labels(labelled, num_classes)
