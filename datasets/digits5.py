@@ -19,8 +19,9 @@ import numpy as np
 from torchvision.datasets import MNIST, SVHN, USPS
 
 from datasets.readers.arrays import checked_arrays, read_npz
+from datasets.readers.decode import load_source
 from datasets.readers.finding import check_domains, check_share, data_folder, first_there
-from datasets.readers.labelled import Labelled, OnDisk, Pixels, load_source, reading
+from datasets.readers.labelled import Labelled, OnDisk, Pixels, reading
 from datasets.readers.pickles import read_arrays
 from datasets.readers.torchvision_files import HALVES, IDX_FILES, OfficialSet
 from datasets.source import Indices, Source

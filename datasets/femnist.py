@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from datasets.readers.decode import load_source
 from datasets.readers.finding import data_folder
-from datasets.readers.labelled import Labelled, OnDisk, load_source
+from datasets.readers.labelled import Labelled, OnDisk
 from datasets.readers.parquet import find_parquet, read_parquet
 from datasets.source import Indices, Part, Source
 from datasets.transforms import PLUS_MINUS_ONE

@@ -8,10 +8,10 @@ flipped in training where ``augment`` is true.
 from collections.abc import Sequence
 from pathlib import Path
 
+from datasets.readers.decode import load_source
 from datasets.readers.domain_folders import find_domain, share_of_each
 from datasets.readers.finding import check_domains, data_folder
 from datasets.readers.image_folder import subfolders
-from datasets.readers.labelled import load_source
 from datasets.source import Source
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, HorizontalFlip, Transform
 from fedsim.errors import UserError

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from datasets.readers.arrays import labelled_arrays
-from datasets.readers.labelled import check_labels, fill, reading
+from datasets.readers.decode import check_labels, fill
+from datasets.readers.labelled import reading
 from datasets.source import Source
 from fedsim.binding import locate
 from fedsim.errors import UserError

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.readers.decode import load_source
 from datasets.readers.finding import check_domains, check_share, data_folder
 from datasets.readers.image_folder import image_paths, listed, split_folder
-from datasets.readers.labelled import OnDisk, load_source, reading
+from datasets.readers.labelled import OnDisk, reading
 from datasets.readers.pickles import read_arrays
 from datasets.source import Indices, Source
 from datasets.transforms import Transform

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from datasets.readers.arrays import read_npz
+from datasets.readers.decode import load_source
 from datasets.readers.finding import data_folder, first_there
-from datasets.readers.labelled import Labelled, OnDisk, load_source
+from datasets.readers.labelled import Labelled, OnDisk
 from datasets.readers.parquet import find_parquet, read_parquet
 from datasets.readers.torchvision_files import OfficialSet
 from datasets.source import Source

@@ -50,8 +50,8 @@ def split_source(source: Source, steps: Mapping[str, Step], options: SplitOption
     for number, (pool, test, deviation) in enumerate(zip(clients, tests, noise, strict=True)):
         train, validation = np.sort(pool.train), own_validation[pool.domain]
         if options.validation:
-            train, validation = _held_out(train, options.validation, numpy_generator(seed, "split/held", client=number))
-        disturbed = Noise(float(deviation), derive_seed(seed, "split/noise", client=number)) if deviation else None
+            train, validation = _held_out(train, options.validation, numpy_generator(seed, f"split/held{pool.name}"))
+        disturbed = Noise(float(deviation), derive_seed(seed, f"split/noise{pool.name}")) if deviation else None
         partitions.append(Partition(number, pool.domain, train, test, validation, disturbed))
     return Federation(source, partitions, unseen)
 

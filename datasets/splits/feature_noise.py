@@ -21,8 +21,8 @@ class FeatureNoise(Disturbing):
     noise: float = 0.1
 
     def __post_init__(self) -> None:
-        if not self.noise > 0:
-            raise UserError(f"split.noise={self.noise} is not possible: choose a number above 0.")
+        if not 0 < self.noise < np.inf:
+            raise UserError(f"split.noise={self.noise} is not possible: choose a finite number above 0.")
 
     def deviations(self, clients: int) -> npt.NDArray[np.float64]:
         return self.noise * np.arange(clients) / max(1, clients - 1)

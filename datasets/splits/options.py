@@ -37,7 +37,8 @@ class SplitOptions:
 
     def left_out(self, domain_names: tuple[str, ...]) -> list[str]:
         """The domains that ``leave_out`` names. Errors: ``UserError`` for one that is not there, or for all of them."""
-        names = [self.leave_out] if isinstance(self.leave_out, str) else list(self.leave_out or [])
+        given = self.leave_out if isinstance(self.leave_out, list) else [self.leave_out]
+        names = [str(name) for name in given if name is not None]  # a name that is a number comes as one
         if not set(names) < set(domain_names):
             raise UserError(
                 f"split.leave_out={self.leave_out} is not possible: choose from {', '.join(domain_names)}, but not all."

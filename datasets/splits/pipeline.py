@@ -79,6 +79,11 @@ class Pipeline:
         seen = [name for name in names if name not in unseen]
         left_out = [names.index(name) for name in unseen]
         train = np.flatnonzero((self.source.parts == Part.TRAIN) & ~np.isin(self.source.domains, left_out))
+        if not len(train):
+            raise UserError(
+                f"split.leave_out={self.options.leave_out} is not possible: there is no training image in "
+                f"{', '.join(seen)}, so leave other domains out or choose another dataset."
+            )
         return Pool("", seen[0] if len(seen) == 1 else MIXED, train)
 
     def _thin(self, name: str, step: Keeping, pool: Pool) -> Pool:
@@ -120,6 +125,12 @@ class Pipeline:
 
     def _chosen(self, pools: list[Pool]) -> list[Pool]:
         """The pools of all natural ids, or of as many as ``num_clients`` says, drawn at random."""
+        in_each = self.options.clients_per_domain
+        if in_each is not None:
+            raise UserError(
+                f"split.clients_per_domain={in_each} is not possible with naturalid, where every id is a client: "
+                "choose num_clients."
+            )
         wanted = self.options.num_clients or len(pools)
         if wanted > len(pools):
             raise UserError(

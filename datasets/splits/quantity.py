@@ -27,8 +27,8 @@ class Quantity(Weighing):
         if self.sizes not in ("dirichlet", "power_law"):
             raise UserError(f"split.sizes={self.sizes} is not possible: choose dirichlet or power_law.")
         for key, value in (("size_alpha", self.size_alpha), ("size_exponent", self.size_exponent)):
-            if not value > 0:
-                raise UserError(f"split.{key}={value} is not possible: choose a number above 0.")
+            if not 0 < value < np.inf:
+                raise UserError(f"split.{key}={value} is not possible: choose a finite number above 0.")
         check_min_size(self.min_size)
 
     def weights(self, clients: int, images: int, rng: np.random.Generator) -> Weights:

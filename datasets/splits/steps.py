@@ -74,8 +74,10 @@ def sizes(images: int, weights: Weights) -> Indices:
     """``images`` shared out by ``weights`` without a remainder: the largest fractions are rounded up, the first of
     equals.
 
-    Equal weights give sizes that differ by at most one, the larger ones first.
+    Equal weights give sizes that differ by at most one, the larger ones first; weights that are all zero, as those of
+    some clients may be, are equal too.
     """
+    weights = weights if weights.any() else even(len(weights))
     exact = images * weights / weights.sum()
     # Rounded, so that what is equal but for the last bit is equal.
     counts: Indices = np.floor(exact.round(9)).astype(np.int64)

@@ -24,7 +24,7 @@ def matched_tests(clients: Sequence[Pool], source: Source, test_of: Mapping[str,
         train_images[pool.domain] += len(pool.train)
     by_class = {domain: _by_class(test_of[domain], source) for domain in train_images}
     tests = []
-    for number, pool in enumerate(clients):
+    for pool in clients:
         members = by_class[pool.domain]
         there = np.array([len(images) for images in members])
         held = np.bincount(source.labels[pool.train], minlength=source.num_classes)
@@ -32,7 +32,7 @@ def matched_tests(clients: Sequence[Pool], source: Source, test_of: Mapping[str,
         if not counts.any():
             largest = int(np.where(there > 0, held, -1).argmax())
             counts[largest] = min(1, there[largest])
-        rng = numpy_generator(seed, "split/matched", client=number)
+        rng = numpy_generator(seed, f"split/matched{pool.name}")
         drawn = [rng.choice(members[label], counts[label], replace=False) for label in np.flatnonzero(counts)]
         tests.append(np.sort(np.concatenate(drawn)))
     return tests

@@ -1,0 +1,117 @@
+"""From what the readers return to a source: decoded by all cores, resized, and kept in the cache."""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.format import open_memmap
+from PIL import Image
+
+from datasets.cache import cached, fingerprint, mapped
+from datasets.readers.labelled import Images, Labelled, OnDisk, Pixels
+from datasets.source import Source
+from datasets.transforms import Transform
+from fedsim.errors import UserError
+
+CHUNK = 256
+"""Images that one thread decodes at a time."""
+
+
+def load_source(
+    name: str,
+    domains: Mapping[str, OnDisk],
+    class_names: Sequence[str],
+    *,
+    image_size: int,
+    transform: Transform,
+    channels: int = 3,
+) -> Source:
+    """All domains in one memory-mapped array of (N, channels, image_size, image_size).
+
+    Errors: ``UserError`` naming the file that cannot be read, or whose labels are not of the classes.
+    """
+    if image_size < 1:
+        raise UserError(f"dataset.image_size={image_size} is not possible: choose a whole number of at least 1.")
+    files = [file for domain in domains.values() for file in domain.files]
+    versions = [domain.version for domain in domains.values()]
+    digest = fingerprint((name, tuple(domains), tuple(class_names), image_size, channels, versions), files)
+
+    def make(folder: Path) -> None:
+        _store(
+            folder, {domain: on_disk.read() for domain, on_disk in domains.items()}, class_names, image_size, channels
+        )
+
+    entry = cached(name, digest, make)
+    writers = np.asarray(mapped(entry, "writers"), np.int64) if (entry / "writers.npy").exists() else None
+    return Source(
+        images=mapped(entry, "images"),
+        labels=np.asarray(mapped(entry, "labels"), np.int64),
+        domains=np.asarray(mapped(entry, "domains"), np.int64),
+        parts=np.array(mapped(entry, "parts")),
+        domain_names=tuple(domains),
+        class_names=tuple(class_names),
+        transform=transform,
+        writers=writers,
+    )
+
+
+def check_labels(labelled: Labelled, num_classes: int) -> None:
+    """Errors: ``UserError`` naming the origin of a label that is none, or of labels and images that do not pair up."""
+    images, labels = len(labelled.images), labelled.labels
+    if len(labels) != images or len(labelled.parts) != images:
+        raise UserError(f"{labelled.origin} holds {images} images and {len(labels)} labels: there must be as many.")
+    if images == 0:
+        raise UserError(f"{labelled.origin} holds no images.")
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if len(wrong):
+        raise UserError(f"{labelled.origin} holds the label {wrong[0]}: allowed are 0 to {num_classes - 1}.")
+
+
+def fill(out: npt.NDArray[np.uint8], images: Images) -> None:
+    """Writes every image into its row of ``out`` (N, channels, size, size), with all cores: decoding frees the GIL."""
+
+    def rows(first: int) -> None:
+        for row in range(first, min(first + CHUNK, len(images))):
+            out[row] = resized(images[row], out.shape[1], out.shape[2])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(rows, range(0, len(images), CHUNK)):
+            pass
+
+
+def resized(image: Pixels, channels: int, size: int) -> Pixels:
+    """(channels, size, size): grey repeated or colour made grey as needed, and Pillow's bilinear, antialiased resize.
+
+    The same pixels as torchvision's ``Resize`` and ``Grayscale`` give on a Pillow image.
+    """
+    picture = Image.fromarray(np.asarray(image))
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(picture.convert("RGB" if channels == 3 else "L"))
+    return pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
+
+
+def _store(
+    folder: Path, domains: Mapping[str, Labelled], class_names: Sequence[str], image_size: int, channels: int
+) -> None:
+    for labelled in domains.values():
+        check_labels(labelled, len(class_names))
+    parts = list(domains.values())
+    sizes = [len(labelled.labels) for labelled in parts]
+    images = open_memmap(
+        folder / "images.npy", mode="w+", dtype=np.uint8, shape=(sum(sizes), channels, image_size, image_size)
+    )
+    first = 0
+    for labelled in parts:
+        fill(images[first : first + len(labelled.labels)], labelled.images)
+        first += len(labelled.labels)
+    images.flush()
+    np.save(folder / "labels.npy", np.concatenate([labelled.labels for labelled in parts]))
+    np.save(folder / "domains.npy", np.repeat(np.arange(len(parts)), sizes))
+    np.save(folder / "parts.npy", np.concatenate([labelled.parts for labelled in parts]))
+    writers = [labelled.writers for labelled in parts]
+    if all(each is not None for each in writers):
+        np.save(folder / "writers.npy", np.concatenate(writers))  # type: ignore[arg-type]
