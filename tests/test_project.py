@@ -40,6 +40,12 @@ def test_only_the_simulator_is_installed() -> None:
     assert set(packages) == folders
 
 
+def test_flower_ships_every_module() -> None:
+    """``flwr build`` leaves out what is named like a test."""
+    modules = python_files("fedsim", "strategies", "clients", "datasets")
+    assert not [path for path in modules if path.name.startswith("test_") or path.stem.endswith("_test")]
+
+
 def test_every_file_the_readme_names_is_there() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", README)
     assert len(links) > 10

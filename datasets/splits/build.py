@@ -9,9 +9,9 @@ import numpy.typing as npt
 from datasets.federation import Federation, Noise, Partition
 from datasets.source import MIXED, Indices, Part, Source
 from datasets.splits.options import SplitOptions
+from datasets.splits.own_tests import matched_tests, natural_tests
 from datasets.splits.pipeline import Pipeline
 from datasets.splits.steps import Disturbing, Pool, Step
-from datasets.splits.test_sets import matched_tests, natural_tests
 from fedsim.binding import bind, locate, refuse_unused_options
 from fedsim.errors import UserError
 from fedsim.seeding import derive_seed, numpy_generator

@@ -65,7 +65,9 @@ def test_the_bundle_holds_everything_the_app_needs_and_no_data(flower: dict[str,
     """What Flower ships to other machines is enough to compose every configuration."""
     checkout = tmp_path / "checkout"
     shutil.copytree(
-        ROOT, checkout, ignore=shutil.ignore_patterns(".git", "outputs", "multirun", "*cache*", "*.egg-info")
+        ROOT,
+        checkout,
+        ignore=shutil.ignore_patterns(".git", "outputs", "multirun", "__pycache__", ".*_cache", "*.egg-info"),
     )
     built = subprocess.run(
         [str(BIN / "flwr"), "build", "--app", str(checkout)],
