@@ -9,10 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from datasets.examples import Examples
+from datasets.examples import Examples, evaluation_batches
 from fedsim.method import LocalTraining, Turn
-
-EVALUATION_BATCH = 512
 
 
 class LocalSGD:
@@ -68,7 +66,7 @@ class LocalSGD:
         """``num-examples``, ``correct`` (a count, so that test sets can be pooled) and the mean ``loss``."""
         model.eval()
         loss_sum, correct = torch.zeros((), device=data.labels.device), 0
-        for indices in torch.arange(len(data)).split(EVALUATION_BATCH):
+        for indices in evaluation_batches(len(data)):
             images, labels = data.batch(indices.to(data.labels.device))
             logits = model(images)
             loss_sum += F.cross_entropy(logits, labels, reduction="sum")

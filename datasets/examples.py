@@ -6,6 +6,18 @@ import torch
 
 from datasets.transforms import PLUS_MINUS_ONE, Transform
 
+EVALUATION_BATCH = 512
+
+
+def evaluation_batches(examples: int) -> list[torch.Tensor]:
+    """Indices of all examples in as few batches as possible, of sizes that differ by one at most.
+
+    Every n-th example is in one batch, so that a batch of a set that is sorted by class has images of all classes: what
+    is normalized by the batch depends on that.
+    """
+    batches = -(-examples // EVALUATION_BATCH)
+    return [torch.arange(first, examples, batches) for first in range(batches)]
+
 
 @dataclass(frozen=True)
 class Examples:

@@ -91,6 +91,11 @@ class Federation:
     def _all_tests(self) -> Indices:
         return np.concatenate(list(self.domain_tests.values()))
 
+    def trained_on(self, domain: str) -> Examples:
+        """The training images of a domain that any client holds, without the clients' noise."""
+        train = np.concatenate([partition.train for partition in self.partitions])
+        return self.examples(train[self.source.domains[train] == self.source.domain_names.index(domain)])
+
     def examples_of(self, client: int, part: Part) -> Examples:
         """What the client trains, is validated or is tested on, with the noise that its images have."""
         partition = self.partitions[client]

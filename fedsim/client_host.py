@@ -5,13 +5,14 @@ What the server does not send is personal: entries of the model that a train or 
 kept there after training, and not sent back. So the state split is declared once, by the strategy.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from datasets.examples import Examples
+from datasets.examples import Examples, evaluation_batches
 from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.arrays import to_record, to_tensors
@@ -19,11 +20,14 @@ from fedsim.binding import bind_half
 from fedsim.messages import ARRAYS, DOMAIN, METRICS, PART, ROUND, arrays_of, config_of
 from fedsim.method import ClientHalf, LocalTraining, Turn
 from fedsim.models import build_model
+from fedsim.norms.policy import NormPolicy
 from fedsim.seeding import global_seed, torch_generator
 from fedsim.settings import Settings
 
 PERSONAL = "personal"
 """The record of ``Context.state`` that holds the personal part of the model."""
+TRAINED = "trained"
+"""The record that says in which round that part was last trained."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class ClientHost:
         self.model = build_model(
             settings.model, settings.norm, federation.num_classes, settings.seed, federation.source.image_shape
         ).to(device)
+        self.policy = NormPolicy.of(settings.norm, settings.rounds)
+        self.policy.apply(self.model)
         self.initial = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.half = client_half(settings)
 
@@ -66,26 +72,45 @@ class ClientHost:
             config=config_of(message),
             state=context.state,
         )
-        with global_seed(self.seed, "train", round=round, client=client, device=self.device):
+        with (
+            global_seed(self.seed, "train", round=round, client=client, device=self.device),
+            self.policy.training(self.model, round),
+        ):
             metrics = self.half.train(self.model, self._examples(client, Part.TRAIN), turn)
         # Cloned, since the resident model goes on to play other clients.
         trained = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         personal = {name: tensor for name, tensor in trained.items() if name not in received}
         if personal:
             context.state[PERSONAL] = to_record(personal)
+            context.state[TRAINED] = ConfigRecord({ROUND: round})
         return self._reply(message, metrics, to_record({name: trained[name] for name in received}))
 
     def evaluate(self, message: Message, context: Context) -> Message:
         """The model this client would use, shared plus personal part, on its own test or validation set."""
         self._load(arrays_of(message), context.state)
         part = Part[str(config_of(message).get(PART, Part.TEST.name))]
-        return self._reply(message, self.half.evaluate(self.model, self._examples(_partition(context), part)))
+        client = _partition(context)
+        with self.policy.evaluating(self.model, lambda: self._images(self._examples(client, Part.TRAIN))):
+            metrics = self.half.evaluate(self.model, self._examples(client, part))
+        return self._reply(message, metrics)
 
     def evaluate_global(self, message: Message, context: Context) -> Message:
-        """The complete model of the message on all test images of one domain."""
+        """The complete model of the message on all test images of one domain.
+
+        Where statistics are re-estimated it is on the domain's training images; a domain that nobody trains on has only
+        its test images, whose labels are not needed for that (AdaBN, Li et al. 2016, arXiv 1603.04779).
+        """
         self._load(arrays_of(message), RecordDict())
-        examples = self.federation.domain_examples(str(config_of(message)[DOMAIN])).to(self.device)
-        return self._reply(message, self.half.evaluate(self.model, examples))
+        domain = str(config_of(message)[DOMAIN])
+        tests = self.federation.domain_examples(domain).to(self.device)
+
+        def images() -> Iterator[torch.Tensor]:
+            trained_on = self.federation.trained_on(domain).to(self.device)
+            return self._images(trained_on if len(trained_on) else tests)
+
+        with self.policy.evaluating(self.model, images):
+            metrics = self.half.evaluate(self.model, tests)
+        return self._reply(message, metrics)
 
     def state(self, message: Message, context: Context) -> Message:
         return Message(context.state, reply_to=message)
@@ -98,6 +123,11 @@ class ClientHost:
 
     def _examples(self, client: int, part: Part) -> Examples:
         return self.federation.examples_of(client, part).to(self.device)
+
+    def _images(self, examples: Examples) -> Iterator[torch.Tensor]:
+        """The images in batches, as they are at evaluation."""
+        for indices in evaluation_batches(len(examples)):
+            yield examples.batch(indices.to(self.device))[0]
 
     @staticmethod
     def _reply(message: Message, metrics: dict[str, float], arrays: ArrayRecord | None = None) -> Message:

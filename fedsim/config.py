@@ -94,7 +94,7 @@ def load(run_dir: Path) -> dict[str, Any]:
 def repeatable(settings: dict[str, Any]) -> DictConfig:
     """The settings as a configuration file of their own, which Hydra can run again into another directory."""
     hydra = OmegaConf.load(CONFIG_DIR / f"{CONFIG_NAME}.yaml").hydra
-    defaults = ["_self_", {"override hydra/job_logging": "disabled"}]
+    defaults = ["_self_", {"override hydra/job_logging": "none"}]
     return OmegaConf.create({"defaults": defaults, **settings, "out_dir": None, "resume": None, "hydra": hydra})
 
 

@@ -16,7 +16,7 @@ from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.arrays import to_record, to_tensors
 from fedsim.averaging import RunningAverage
-from fedsim.client_host import PERSONAL
+from fedsim.client_host import PERSONAL, TRAINED
 from fedsim.engines.grid import FederationGrid
 from fedsim.messages import DOMAIN, EVALUATE_GLOBAL, NUM_EXAMPLES, PART, ROUND, message, metrics_of, number
 from fedsim.method import ServerHalf
@@ -69,12 +69,13 @@ def evaluate(
     arrays: ArrayRecord,
     round: int,
     successful: Callable[[Iterable[Message], int], Iterable[Message]],
+    alike: bool,
 ) -> Evaluation:
     """Evaluates ``model``, the global one, on each domain, and what the strategy sends of ``arrays`` on all clients.
 
-    A client without a personal part whose test set is that of one or more domains has their numbers: the same model on
-    the same images. They are computed once. ``successful`` passes the replies on and drops, or ends the run for, those
-    that failed.
+    Where the clients are ``alike``, all using the model that the server sends and nothing of their own, a client whose
+    test set is that of one or more domains has their numbers, computed once. ``successful`` passes the replies on and
+    drops, or ends the run for, those that failed.
     """
     complete = to_record(model)
     host = {partition.domain: partition.client for partition in reversed(federation.partitions)}
@@ -89,7 +90,7 @@ def evaluate(
         messages = strategy.configure_evaluate(round, arrays, config, grid) if clients else ()
         return [each for each in messages if each.metadata.dst_node_id in clients]
 
-    on_domain = {} if strategy.personal else {c: federation.test_domains(c) for c in federation.clients}
+    on_domain = {c: federation.test_domains(c) for c in federation.clients} if alike else {}
     tests = to_clients(Part.TEST, {client for client in federation.clients if not on_domain.get(client)})
     validations = to_clients(Part.VALIDATION, federation.validated)
 
@@ -138,6 +139,16 @@ def complete_model(
             running.add(personal_part(initial, personal, state), 1.0)
         average = running.result()
     return {**initial, **average, **to_tensors(shared)}
+
+
+def personal_ages(states: Mapping[int, RecordDict], round: int) -> list[int]:
+    """For how many rounds each client's personal part has not been trained, while the shared part went on."""
+
+    def trained(state: RecordDict) -> int:
+        record = state.get(TRAINED, ConfigRecord())
+        return int(str(record.get(ROUND, 0)))
+
+    return [round - trained(state) for state in states.values()]
 
 
 def personal_part(initial: Tensors, personal: frozenset[str], state: RecordDict) -> dict[str, torch.Tensor]:

@@ -12,10 +12,11 @@ from fedsim.arrays import count_bytes, to_record
 from fedsim.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fedsim.engines.grid import FederationGrid, LocalGrid
 from fedsim.errors import RoundFailed
-from fedsim.evaluation import complete_model, evaluate
+from fedsim.evaluation import complete_model, evaluate, personal_ages
 from fedsim.messages import arrays_of
 from fedsim.method import ServerHalf
-from fedsim.metrics import Row, client_rows, round_metrics
+from fedsim.metrics import Row, age_metrics, client_rows, round_metrics
+from fedsim.norms.policy import NormPolicy
 from fedsim.progress import Reporter
 from fedsim.recording import Recorder
 from fedsim.settings import Settings
@@ -43,6 +44,7 @@ class FederatedLoop:
         self.initial = initial
         self.recorder = recorder
         self.reporter = reporter
+        self.policy = NormPolicy.of(settings.norm, settings.rounds)
         self.arrays: ArrayRecord = to_record(initial)
 
     def run(self) -> None:
@@ -104,17 +106,19 @@ class FederatedLoop:
         due = round in (0, settings.rounds) or round % settings.evaluate_every == 0
         metrics: Row = {}
         if due:
-            states = self.grid.client_states() if self.strategy.personal else {}
+            personal = self.strategy.personal
+            states = self.grid.client_states() if personal else {}
             evaluation = evaluate(
                 self.grid,
                 self.strategy,
                 self.federation,
-                complete_model(self.initial, self.arrays, self.strategy.personal, states),
+                complete_model(self.initial, self.arrays, personal, states),
                 self.arrays,
                 round,
                 lambda replies, expected: self._successful(replies, expected, round),
+                alike=not personal and not self.policy.reestimates,
             )
-            metrics = round_metrics(evaluation, self.federation)
+            metrics = round_metrics(evaluation, self.federation) | age_metrics(personal_ages(states, round))
             self.recorder.record_clients(client_rows(evaluation, self.federation, round))
         self.recorder.record_round({"round": round, **metrics, **row, "seconds": time.monotonic() - started}, self.grid)
         if isinstance(self.grid, LocalGrid) and self._checkpoint_due(round):

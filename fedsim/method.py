@@ -32,6 +32,9 @@ class ServerHalf(Protocol):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]: ...
 
+    def keep_on_clients(self, entries: Iterable[str]) -> None:
+        """Makes further entries of the model personal."""
+
     def state(self) -> RecordDict:
         """What the server keeps between rounds beside the model; empty for most methods."""
 

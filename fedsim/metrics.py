@@ -4,6 +4,7 @@
 * *client accuracy*: the model that client would use on its own test set; the mean is over all clients, unweighted, with
   the one weighted by test images beside it; the standard deviation is the spread over the clients (population formula).
 * *validation accuracy*: the same model on the client's validation images, if any client has some.
+* *personal age*: rounds since a client last trained the part of the model that it keeps for itself.
 * *unseen accuracy*: the global model on the test set of a domain that was left out; not part of global accuracy.
 """
 
@@ -45,6 +46,15 @@ def _validation_metrics(evaluation: Evaluation) -> Row:
     if not evaluation.validation:
         return {}
     return {VALIDATION: float(np.mean([tested.accuracy for tested in evaluation.validation.values()]))}
+
+
+def age_metrics(ages: list[int]) -> Row:
+    """Mean and largest number of rounds for which a client's personal part has not been trained; nothing without one.
+
+    A part that is kept grows stale while the shared part goes on: at a participation of 10 % it is nine rounds old on
+    average.
+    """
+    return {"personal_age_mean": float(np.mean(ages)), "personal_age_max": max(ages)} if ages else {}
 
 
 def client_rows(evaluation: Evaluation, federation: Federation, round: int) -> list[Row]:

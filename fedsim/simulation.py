@@ -1,5 +1,6 @@
 """From settings to a finished run: the one place where data, model, method, engine and recorder meet."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +19,15 @@ from fedsim.errors import UserError
 from fedsim.loop import FederatedLoop
 from fedsim.method import ServerHalf
 from fedsim.models import build_model
+from fedsim.norms.policy import NormPolicy, statistics_kept
 from fedsim.plots import plot_run
 from fedsim.progress import Reporter, logging_to
 from fedsim.recording import Recorder
 from fedsim.report import write_html
 from fedsim.results import Result, read_result
 from fedsim.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,14 @@ def prepare(settings: Settings) -> Prepared:
     model = build_model(
         settings.model, settings.norm, federation.num_classes, settings.seed, federation.source.image_shape
     )
+    policy = NormPolicy.of(settings.norm, settings.rounds)
+    policy.apply(model)
     client_half(settings)
     if settings.batch_size == 1 and any(isinstance(layer, _BatchNorm) for layer in model.modules()):
         raise UserError("batch_size=1 gives BatchNorm no batch to normalize over: choose at least 2, or another norm.")
     strategy: ServerHalf = bind_half(settings.strategy, "server", model, fraction=settings.fraction, seed=settings.seed)
+    policy.refuse_contradiction(model, strategy.personal, settings.strategy["name"])
+    strategy.keep_on_clients(policy.local_entries(model))
     return Prepared(settings, federation, model, strategy, devices)
 
 
@@ -97,5 +105,16 @@ def start_engine(prepared: Prepared) -> LocalGrid:
 
 
 def _play(prepared: Prepared, grid: FederationGrid, recorder: Recorder, reporter: Reporter) -> None:
+    _warn_of_stale_statistics(prepared)
     initial = {name: tensor.clone() for name, tensor in prepared.model.state_dict().items()}
     FederatedLoop(prepared.settings, prepared.federation, grid, prepared.strategy, initial, recorder, reporter).run()
+
+
+def _warn_of_stale_statistics(prepared: Prepared) -> None:
+    fraction = prepared.settings.fraction
+    if fraction < 1 and statistics_kept(prepared.model, prepared.strategy.personal):
+        age = (1 - fraction) / fraction
+        log.warning(
+            f"with fraction={fraction:g} the statistics that clients keep are {age:.1f} rounds old on average "
+            "(personal_age_mean in rounds.csv); under 10 % participation FedBN has been reported to collapse"
+        )

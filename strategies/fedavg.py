@@ -64,6 +64,10 @@ class FedAvg(Strategy):
         self.fraction = fraction
         self.seed = seed
 
+    def keep_on_clients(self, entries: Iterable[str]) -> None:
+        """Makes further entries personal: those that the norm's policy keeps local."""
+        self.personal |= frozenset(entries)
+
     def shared(self, arrays: ArrayRecord) -> ArrayRecord:
         """The part of the model that travels."""
         return select(arrays, (name for name in arrays if name not in self.personal))

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from fedsim.binding import instantiate
+from fedsim.norms.policy import layer_options
 from fedsim.seeding import global_seed
 
 ImageShape = tuple[int, int, int]
@@ -26,6 +27,6 @@ def build_model(
     offered = {"num_classes": num_classes, "image_shape": image_shape}
     with global_seed(seed, "model"):
         network = instantiate("model", model, offered=offered)
-        network = instantiate("norm", norm, network)
+        network = instantiate("norm", layer_options(norm), network)
     assert isinstance(network, nn.Module)
     return network

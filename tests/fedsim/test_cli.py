@@ -64,6 +64,9 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
         (["strategy=fedwon", "strategy.clip=-1"], "strategy.clip=-1 is not possible: choose a number above 0"),
         (["strategy=fedbn", "norm=gn"], "strategy=fedbn needs BatchNorm layers to keep on the clients"),
         (["strategy=fedwon", "norm=bn"], "strategy=fedwon needs standardized convolutions and no normalization layer"),
+        (["norm.policy=x"], "norm.policy=x is not known: choose fedavg, fedbn, silobn, fixbn, or null."),
+        (["norm=gn", "norm.policy=silobn"], "norm.affine=shared is about layers with running statistics"),
+        (["strategy=fedbn", "norm.policy=silobn"], "norm.affine=shared contradicts strategy=fedbn"),
         (["norm=gn", "norm.groups=5"], "norm.groups=5 does not divide the 32 channels"),
         (["out_dir=/dev/null/run"], "out_dir=/dev/null/run cannot be written (Not a directory)"),
         (["resume=nowhere"], "nowhere is not a run directory: choose one that holds a config.yaml."),
@@ -86,6 +89,14 @@ def test_wrong_settings_are_one_sentence_and_exit_status_2(
     assert err.startswith(f"error: {sentence}")
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []  # nothing was started
+
+
+def test_a_warning_is_printed_once(run_py: CommandLine) -> None:
+    done = run_py("strategy=fedbn", "fraction=0.2", "rounds=1", "engine=inline")
+    assert done.returncode == 0, done.stderr
+    warning = "WARNING: with fraction=0.2 the statistics that clients keep are 4.0 rounds old on average"
+    assert warning in done.stdout
+    assert (done.stdout + done.stderr).count("rounds old on average") == 1
 
 
 def test_a_run_leaves_the_promised_files_and_prints_where(run_py: CommandLine, tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from datasets.build import build_federation
 from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.arrays import to_record
-from fedsim.client_host import PERSONAL, ClientAppFactory
+from fedsim.client_host import PERSONAL, TRAINED, ClientAppFactory
 from fedsim.engines.inline import InlineGrid
-from fedsim.evaluation import Measured, complete_model, evaluate
+from fedsim.evaluation import Measured, complete_model, evaluate, personal_ages
+from fedsim.metrics import age_metrics
 from fedsim.models import build_model
 from fedsim.settings import Settings
 from strategies import FedAvg, FedBN
@@ -57,13 +58,24 @@ def test_the_personal_part_of_the_global_model_is_the_unweighted_mean() -> None:
     assert model["bn.count"].item() == 8
 
 
+def test_the_age_of_a_personal_part_counts_from_its_last_training() -> None:
+    states = {
+        0: RecordDict({TRAINED: ConfigRecord({"server-round": 7})}),
+        1: RecordDict({TRAINED: ConfigRecord({"server-round": 3})}),
+        2: RecordDict(),  # has never trained: it still has the initial values, those of round 0
+    }
+    assert personal_ages(states, 7) == [0, 4, 7]
+    assert age_metrics([0, 4, 7]) == {"personal_age_mean": pytest.approx(11 / 3), "personal_age_max": 7}
+    assert age_metrics([]) == {}
+
+
 def test_without_a_personal_part_each_domain_is_evaluated_once(
     grid: CountingGrid, federation: Federation, small_settings: Callable[..., Settings]
 ) -> None:
     settings = small_settings()
     model = build_model(settings.model, settings.norm, 10, 0)
     tensors = dict(model.state_dict())
-    result = evaluate(grid, FedAvg(model), federation, tensors, to_record(tensors), 0, pass_on)  # type: ignore[arg-type]
+    result = evaluate(grid, FedAvg(model), federation, tensors, to_record(tensors), 0, pass_on, alike=True)  # type: ignore[arg-type]
     assert grid.asked == 6
     assert list(result.clients) == list(range(6))
     assert list(result.domains) == list(federation.source.domain_names)
@@ -85,7 +97,7 @@ def test_with_a_personal_part_clients_and_domains_are_evaluated(
     list(grid.send_and_receive(strategy.configure_train(1, arrays, ConfigRecord(), grid)))
     grid.asked = 0
     complete = complete_model(dict(model.state_dict()), ArrayRecord(), strategy.personal, grid.client_states())
-    result = evaluate(grid, strategy, federation, complete, arrays, 1, pass_on)  # type: ignore[arg-type]
+    result = evaluate(grid, strategy, federation, complete, arrays, 1, pass_on, alike=False)  # type: ignore[arg-type]
     assert grid.asked == 12
     assert [result.clients[c].loss for c in range(6)] != [tested.loss for tested in result.domains.values()]
 
@@ -102,7 +114,8 @@ def evaluated(
     model = build_model(settings.model, settings.norm, 10, 0)
     tensors = dict(model.state_dict())
     half = FedAvg(model) if strategy is None else strategy(model)  # type: ignore[operator]
-    result = evaluate(grid, half, federation, tensors, to_record(tensors), 0, pass_on)  # type: ignore[arg-type]
+    record, alike = to_record(tensors), not half.personal
+    result = evaluate(grid, half, federation, tensors, record, 0, pass_on, alike=alike)  # type: ignore[arg-type]
     return grid.asked, result, model.eval()
 
 

@@ -1,0 +1,197 @@
+"""``norm.policy``: what federated training does with the layers that have statistics.
+
+Frameworks differ here without saying so. In this one the answers are a point of
+
+* ``affine``: gamma and beta are ``shared`` (averaged like all weights) or ``local`` (they never leave the client);
+* ``statistics``: the running statistics are ``shared``, ``local``, or there are ``none``;
+* ``evaluation``: normalization is by the ``running`` statistics, by each test ``batch``, or by statistics
+  ``reestimated`` on the client's training images;
+* ``freeze_after``: after that many rounds the running statistics are used in training too, and stay as they are.
+
+Averages weigh clients as the strategy weighs their weights. Counters of batches are not averaged: the largest holds.
+Statistics are averaged plainly whatever the server does with weights: they are no parameters, and an optimizer could
+make a variance negative.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from timm.layers.evo_norm import EvoNorm2dB0
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedsim.errors import UserError
+from fedsim.norms.statistics import (
+    batch_statistics,
+    forget_running_statistics,
+    frozen_statistics,
+    reestimated_statistics,
+)
+from fedsim.state_split import entries_of
+
+STATISTICS_LAYERS: tuple[type[nn.Module], ...] = (_BatchNorm, EvoNorm2dB0)
+"""Every layer with running statistics, by type."""
+
+SHARED, LOCAL, NONE = "shared", "local", "none"
+RUNNING, BATCH, REESTIMATED = "running", "batch", "reestimated"
+CHOICES = {
+    "affine": (SHARED, LOCAL),
+    "statistics": (SHARED, LOCAL, NONE),
+    "evaluation": (RUNNING, BATCH, REESTIMATED),
+}
+PRESETS: dict[str, dict[str, str]] = {
+    "fedavg": {"affine": SHARED, "statistics": SHARED},
+    "fedbn": {"affine": LOCAL, "statistics": LOCAL},  # Li et al., ICLR 2021, arXiv 2102.07623
+    "silobn": {"affine": SHARED, "statistics": LOCAL},  # Andreux et al. 2020, arXiv 2008.07424
+    "fixbn": {"affine": SHARED, "statistics": SHARED},  # Zhong et al. 2023, arXiv 2303.06530: frozen half-way
+}
+
+Images = Callable[[], Iterable[torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class NormPolicy:
+    """The answers that were given; ``None`` leaves one to the strategy, which shares what it does not keep."""
+
+    affine: str | None = None
+    statistics: str | None = None
+    evaluation: str | None = None
+    freeze_after: int | None = None
+
+    @classmethod
+    def of(cls, norm: Mapping[str, Any], rounds: int) -> "NormPolicy":
+        """From ``norm.policy``, a preset, and the answers that stand beside it, which win.
+
+        Errors: ``UserError`` for a value that is not known or answers that contradict each other.
+        """
+        preset = norm.get("policy")
+        if preset is not None and preset not in PRESETS:
+            raise UserError(f"norm.policy={preset} is not known: choose {', '.join(PRESETS)}, or null.")
+        given = {key: norm.get(key) for key in CHOICES}
+        for key, value in given.items():
+            if value is not None and value not in CHOICES[key]:
+                raise UserError(f"norm.{key}={value} is not known: choose {', '.join(CHOICES[key])}, or null.")
+        answers = {**PRESETS.get(str(preset), {}), **{key: value for key, value in given.items() if value is not None}}
+        freeze_after = norm.get("freeze_after")
+        if freeze_after is None and preset == "fixbn":
+            freeze_after = rounds // 2
+        policy = cls(**answers, freeze_after=freeze_after)
+        policy._check(rounds)
+        return policy
+
+    def _check(self, rounds: int) -> None:
+        after = self.freeze_after
+        if after is not None:
+            if isinstance(after, bool) or not isinstance(after, int) or not 1 <= after < rounds:
+                raise UserError(
+                    f"norm.freeze_after={after} is not possible: choose a whole number from 1 to below rounds={rounds}."
+                )
+            if self.statistics == NONE:
+                raise UserError(
+                    f"norm.freeze_after={after} needs statistics to freeze: leave norm.statistics=none out."
+                )
+        if self.statistics == NONE and self.evaluation == RUNNING:
+            raise UserError(
+                "norm.evaluation=running needs running statistics: choose batch or reestimated, "
+                "or another norm.statistics."
+            )
+
+    @property
+    def _said(self) -> str | None:
+        """One of the answers, as the user would write it; ``None`` if there are none."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                return f"norm.{field.name}={value}"
+        return None
+
+    @property
+    def by_batch(self) -> bool:
+        """Whether a test image's result depends on the images beside it."""
+        return self.evaluation == BATCH or (self.statistics == NONE and self.evaluation is None)
+
+    @property
+    def reestimates(self) -> bool:
+        return self.evaluation == REESTIMATED
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """The model with the statistics that this policy lets it have.
+
+        Errors: ``UserError`` if the model has no layer that the policy could be about, or one that it cannot serve.
+        """
+        if self._said is None:
+            return model
+        layers = [layer for layer in model.modules() if isinstance(layer, STATISTICS_LAYERS)]
+        if not layers:
+            raise UserError(
+                f"{self._said} is about layers with running statistics, and this network has none: "
+                "choose norm=bn, or leave it out."
+            )
+        others = sorted({type(layer).__name__ for layer in layers if not isinstance(layer, _BatchNorm)})
+        if others and (self.by_batch or self.reestimates or self.freeze_after is not None or self.statistics == NONE):
+            raise UserError(
+                f"the statistics of {', '.join(others)} can only be shared or local and used as they run: "
+                "leave norm.evaluation, norm.freeze_after and norm.statistics=none out, or choose norm=bn."
+            )
+        return forget_running_statistics(model) if self.statistics == NONE else model
+
+    def local_entries(self, model: nn.Module) -> frozenset[str]:
+        """The entries of the model's ``state_dict`` that never leave a client."""
+        local = [key for key in ("affine", "statistics") if self._answer(key) == LOCAL]
+        return frozenset().union(*(_entries(model, key) for key in local))
+
+    def refuse_contradiction(self, model: nn.Module, personal: frozenset[str], strategy: str) -> None:
+        """Errors: ``UserError`` if what is to be shared is what the strategy keeps on the clients."""
+        for key in ("affine", "statistics"):
+            if self._answer(key) == SHARED and _entries(model, key) & personal:
+                raise UserError(
+                    f"norm.{key}=shared contradicts strategy={strategy}, which keeps it on the clients: "
+                    "choose strategy=fedavg, or leave norm.policy out."
+                )
+
+    def _answer(self, key: str) -> str | None:
+        answer: str | None = getattr(self, key)
+        return answer
+
+    @contextmanager
+    def training(self, model: nn.Module, round: int) -> Iterator[None]:
+        """In which a client trains."""
+        if self.freeze_after is not None and round > self.freeze_after:
+            with frozen_statistics(model):
+                yield
+        else:
+            yield
+
+    @contextmanager
+    def evaluating(self, model: nn.Module, images: Images) -> Iterator[None]:
+        """In which a model is evaluated; ``images`` are asked for only where statistics come from them."""
+        if self.by_batch:
+            with batch_statistics(model):
+                yield
+        elif self.reestimates:
+            with reestimated_statistics(model, images()):
+                yield
+        else:
+            yield
+
+
+def statistics_kept(model: nn.Module, personal: frozenset[str]) -> bool:
+    """Whether some running statistics of the model are personal."""
+    return bool(_entries(model, "statistics") & personal)
+
+
+POLICY_KEYS = ("policy", *(field.name for field in fields(NormPolicy)))
+
+
+def layer_options(norm: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the ``norm`` group that are the layer's own."""
+    return {key: value for key, value in norm.items() if key not in POLICY_KEYS}
+
+
+def _entries(model: nn.Module, key: str) -> frozenset[str]:
+    """Of the layers with statistics: the parameters for ``affine``, the buffers for ``statistics``."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return frozenset(name for name in entries_of(model, STATISTICS_LAYERS) if (name in parameters) == (key == "affine"))
