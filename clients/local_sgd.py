@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from clients.optimizers import make_optimizer
 from datasets.examples import Examples, evaluation_batches
 from fedsim.method import LocalTraining, Turn
 
 
 class LocalSGD:
-    """``local_epochs`` passes of SGD over the client's images, with a new optimizer in every round.
+    """``local_epochs`` passes of the optimizer over the client's images, with a new optimizer in every round.
 
     Metrics: ``loss`` and ``accuracy``, means over the images, and ``num-examples`` (the images, not the passes).
     """
@@ -24,7 +25,7 @@ class LocalSGD:
 
     def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
         model.train()
-        optimizer = torch.optim.SGD(model.parameters(), lr=self.training.lr, momentum=self.training.momentum)
+        optimizer = make_optimizer(model.parameters(), self.training)
         device = data.labels.device
         # Sums stay on the device, so that a GPU is not made to wait for every batch.
         loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)

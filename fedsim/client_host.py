@@ -6,7 +6,7 @@ kept there after training, and not sent back. So the state split is declared onc
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -139,7 +139,7 @@ class ClientHost:
 
 def client_half(settings: Settings) -> ClientHalf:
     """The method's client half with the settings of local training."""
-    training = LocalTraining(settings.local_epochs, settings.batch_size, settings.lr, settings.momentum)
+    training = LocalTraining(**{field.name: getattr(settings, field.name) for field in fields(LocalTraining)})
     half: ClientHalf = bind_half(settings.strategy, "client", training)
     return half
 

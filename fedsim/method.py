@@ -49,6 +49,8 @@ class LocalTraining:
     batch_size: int
     lr: float
     momentum: float
+    optimizer: str = "sgd"
+    weight_decay: float = 0.0
 
 
 @dataclass

@@ -27,6 +27,8 @@ _PATH: tuple[Callable[[Any], bool], str] = (
     "a path or null",
 )
 _SWITCH: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, bool), "true or false")
+OPTIMIZERS = ("sgd", "sgdp", "adam", "adamw", "adamp")
+WITH_MOMENTUM = ("sgd", "sgdp")
 PATHS = ("data_dir", "out_dir", "resume")
 
 _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -35,6 +37,8 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch_size": _whole(1),
     "lr": _number(lambda value: 0 < value < float("inf"), "a number above 0"),
     "momentum": _number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    "optimizer": (lambda value: value in OPTIMIZERS, ", ".join(OPTIMIZERS[:-1]) + f" or {OPTIMIZERS[-1]}"),
+    "weight_decay": _number(lambda value: 0 <= value < float("inf"), "a number of at least 0"),
     "fraction": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
     "evaluate_every": _whole(1),
     "checkpoint_every": _whole(0),
@@ -62,6 +66,8 @@ class Settings:
     batch_size: int
     lr: float
     momentum: float
+    optimizer: str
+    weight_decay: float
     fraction: float
     evaluate_every: int
     checkpoint_every: int
@@ -93,6 +99,11 @@ class Settings:
                     raise UserError(f"{key}={config[key]} is not possible: choose {words}.")
             elif not isinstance(config[key], Mapping):
                 raise UserError(f"{key}={config[key]} is not possible: choose a file of configs/{key}.")
+        if config["momentum"] and config["optimizer"] not in WITH_MOMENTUM:
+            raise UserError(
+                f"momentum={config['momentum']} is not used by optimizer={config['optimizer']}: "
+                f"leave it out, or choose {' or '.join(WITH_MOMENTUM)}."
+            )
         refuse_unused_options(
             "strategy", config["strategy"], halves_of(config["strategy"]), ("name", "server", "client")
         )

@@ -3,8 +3,14 @@
 from torch import nn
 
 from fedsim.norms.replace import replace_batch_norm
+from fedsim.norms.residual import check_residual, scale_residuals
 
 
-def remove_norm(model: nn.Module) -> nn.Module:
-    """Every BatchNorm becomes the identity; the other layers stay as they are, with or without a bias."""
-    return replace_batch_norm(model, lambda layer: nn.Identity())
+def remove_norm(model: nn.Module, residual: str = "plain", alpha: float = 0.2) -> nn.Module:
+    """Every BatchNorm becomes the identity; the other layers stay as they are, with or without a bias.
+
+    ``residual="nf"`` scales the branches of residual blocks by ``alpha`` and a skip gain (``scale_residuals``).
+    """
+    check_residual(residual)
+    without = replace_batch_norm(model, lambda layer: nn.Identity())
+    return scale_residuals(without, alpha) if residual == "nf" else without

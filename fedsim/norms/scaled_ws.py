@@ -57,10 +57,13 @@ class ScaledWSConv2d(nn.Conv2d):
         return f"{nn.Conv2d.extra_repr(self)}, gamma={self.gamma:.4f}, eps={self.eps}"
 
 
-def use_scaled_ws(model: nn.Module, gamma: float = RELU_GAIN, eps: float = 1e-4) -> nn.Module:
+def use_scaled_ws(
+    model: nn.Module, gamma: float = RELU_GAIN, eps: float = 1e-4, residual: str = "plain", alpha: float = 0.2
+) -> nn.Module:
     """Removes every BatchNorm and standardizes every convolution; linear layers stay as they are.
 
     ``gamma`` stands at every convolution, as Eq. 3 has it. (Strictly it belongs to those whose input is a ReLU.)
+    ``residual`` and ``alpha`` are those of ``remove_norm``; what FedWon does with residual blocks is not published.
     """
 
     def make(layer: nn.Module) -> nn.Module:
@@ -69,4 +72,4 @@ def use_scaled_ws(model: nn.Module, gamma: float = RELU_GAIN, eps: float = 1e-4)
 
     if not eps > 0:
         raise UserError(f"norm.eps={eps} is not possible: choose a number above 0.")
-    return replace_layers(remove_norm(model), (nn.Conv2d,), make)
+    return replace_layers(remove_norm(model, residual, alpha), (nn.Conv2d,), make)

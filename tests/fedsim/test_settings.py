@@ -28,6 +28,8 @@ WRONG = {
     "seed": (AT_LEAST_0, [-1, 1.0, None]),
     "lr": ("a number above 0", [0, -0.1, math.inf, math.nan, "0.1", True, None]),
     "momentum": ("a number from 0 to below 1", [-0.1, 1, 1.0, math.nan, "0", False]),
+    "optimizer": ("sgd, sgdp, adam, adamw or adamp", ["lamb", None, 1]),
+    "weight_decay": ("a number of at least 0", [-1e-4, math.inf, math.nan, "0", True, None]),
     "fraction": (SHARE, [0, 0.0, -1, 1.1, math.nan, math.inf, True, "1"]),
     "min_fraction_success": (SHARE, [0, 1.01, math.nan, None]),
     "device": ("a text", [None, 0]),
@@ -52,6 +54,12 @@ def test_a_wrong_value_is_refused(key: str, value: Any, words: str, defaults: di
     sentence = f"{key}={value} is not possible: choose {words}."
     with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
         Settings.from_config({**defaults, key: value})
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "adamp"])
+def test_momentum_is_refused_where_it_would_not_be_used(optimizer: str, defaults: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=rf"^momentum=0\.9 is not used by optimizer={optimizer}: leave it out, or"):
+        Settings.from_config({**defaults, "optimizer": optimizer, "momentum": 0.9})
 
 
 def test_every_setting_has_a_wrong_value_above(defaults: dict[str, Any]) -> None:
@@ -81,7 +89,9 @@ def test_a_missing_setting_is_named(defaults: dict[str, Any]) -> None:
 
 
 def test_an_unknown_setting_is_named_with_those_there_are(defaults: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"^roundz=3 is not a setting: the settings are batch_size, .*, verbose\.$"):
+    with pytest.raises(
+        UserError, match=r"^roundz=3 is not a setting: the settings are batch_size, .*, verbose, weight_decay\.$"
+    ):
         Settings.from_config({**defaults, "roundz": 3})
 
 

@@ -1,0 +1,80 @@
+"""``norm=ibn_a`` and ``norm=ibn_b``: IBN-Net (Pan et al., ECCV 2018, arXiv 1807.09441) in residual networks."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.models.resnet import ResNet
+
+from fedsim.errors import UserError
+from fedsim.norms.replace import channels_of
+from fedsim.norms.residual import BLOCKS, residual_branch, shortcut
+
+
+class InstanceBatchNorm2d(nn.Module):
+    """InstanceNorm for the first half of the channels, BatchNorm for the others; takes (N, C, H, W), C at least 2.
+
+    The instance half removes what an image's style adds, the batch half keeps what tells classes apart. InstanceNorm
+    has a scale and a shift but no running statistics, so that under ``norm.policy`` only the BatchNorm can be local.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.by_image = channels // 2
+        self.instance = nn.InstanceNorm2d(self.by_image, affine=True)
+        self.batch = nn.BatchNorm2d(channels - self.by_image)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return torch.cat(
+            [self.instance(input[:, : self.by_image].contiguous()), self.batch(input[:, self.by_image :])], dim=1
+        )
+
+
+class NormalizedSum(nn.Module):
+    """A residual block that normalizes each image behind the addition, before the ReLU."""
+
+    def __init__(self, block: Any, channels: int) -> None:
+        super().__init__()
+        self.block = block
+        self.norm = nn.InstanceNorm2d(channels, affine=True)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.norm(residual_branch(self.block, input) + shortcut(self.block, input)))
+
+
+def use_ibn_a(model: nn.Module) -> nn.Module:
+    """Half InstanceNorm, half BatchNorm behind the first convolution of each block of the first three stages.
+
+    Errors: ``UserError`` if the model is not one of torchvision's residual networks.
+    """
+    for stage in _stages(model, "ibn_a")[:3]:
+        for block in stage:
+            assert isinstance(block.bn1, nn.Module)
+            block.bn1 = InstanceBatchNorm2d(channels_of(block.bn1))
+    return model
+
+
+def use_ibn_b(model: nn.Module) -> nn.Module:
+    """InstanceNorm in the stem, and behind the addition of the last block of each of the first two stages.
+
+    Errors: ``UserError`` if the model is not one of torchvision's residual networks.
+    """
+    stages = _stages(model, "ibn_b")
+    assert isinstance(model.bn1, nn.Module)
+    model.bn1 = nn.InstanceNorm2d(channels_of(model.bn1), affine=True)
+    for stage in stages[:2]:
+        last = stage[-1]
+        assert isinstance(last, BLOCKS)
+        norms = [layer for name, layer in last.named_children() if name.startswith("bn")]
+        stage[-1] = NormalizedSum(last, channels_of(norms[-1]))
+    return model
+
+
+def _stages(model: nn.Module, name: str) -> list[nn.Sequential]:
+    if not isinstance(model, ResNet):
+        raise UserError(
+            f"norm={name} has its places in a residual network of four stages: "
+            "choose model=resnet18, resnet34 or torchvision/resnet50, or another norm."
+        )
+    network: Any = model
+    return [network.layer1, network.layer2, network.layer3, network.layer4]

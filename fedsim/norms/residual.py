@@ -1,0 +1,85 @@
+"""Residual blocks of torchvision taken apart, for norms that change how the two branches are added."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from fedsim.errors import UserError
+
+BLOCKS = (BasicBlock, Bottleneck)
+
+
+def residual_branch(block: Any, input: torch.Tensor) -> torch.Tensor:
+    """What the block adds to its shortcut."""
+    hidden = block.relu(block.bn1(block.conv1(input)))
+    output: torch.Tensor = block.bn2(block.conv2(hidden))
+    if isinstance(block, Bottleneck):
+        output = block.bn3(block.conv3(block.relu(output)))
+    return output
+
+
+def shortcut(block: Any, input: torch.Tensor) -> torch.Tensor:
+    if block.downsample is None:
+        return input
+    output: torch.Tensor = block.downsample(input)
+    return output
+
+
+class ScaledResidual(nn.Module):
+    r"""A block whose branch keeps the scale of the signal known without a normalization layer.
+
+    .. math:: y = \mathrm{relu}(s + g \, \alpha \, f(\beta x))
+
+    with the shortcut :math:`s = x`, or that of :math:`\beta x` where the block changes the shape, and a learnable skip
+    gain g that starts at zero, so that the network begins as its shortcuts (Brock et al., ICLR 2021, arXiv 2101.08692,
+    and SkipInit, De & Smith 2020, arXiv 2002.10444). The paper's blocks activate before they convolve; torchvision's
+    keep their ReLU behind the addition.
+    """
+
+    def __init__(self, block: Any, alpha: float, beta: float) -> None:
+        super().__init__()
+        self.block, self.alpha, self.beta = block, alpha, beta
+        self.skip_gain = nn.Parameter(torch.zeros(()))
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        scaled = self.beta * input
+        passed = input if self.block.downsample is None else shortcut(self.block, scaled)
+        return torch.relu(passed + self.skip_gain * self.alpha * residual_branch(self.block, scaled))
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}, beta={self.beta:.4f}"
+
+
+def scale_residuals(model: nn.Module, alpha: float) -> nn.Module:
+    r"""Puts every residual block into a ``ScaledResidual``.
+
+    :math:`\beta` is one over the deviation that the signal is expected to have: its variance grows by
+    :math:`\alpha^2` with each block and is :math:`1 + \alpha^2` behind one that changes the shape.
+
+    Errors: ``UserError`` if the model has no residual block of torchvision's ResNets.
+    """
+    if not alpha > 0:
+        raise UserError(f"norm.alpha={alpha} is not possible: choose a number above 0.")
+    variance, found = 1.0, False
+    for parent in list(model.modules()):
+        for name, block in list(parent.named_children()):
+            if not isinstance(block, BLOCKS):
+                continue
+            found = True
+            setattr(parent, name, ScaledResidual(block, alpha, beta=1 / math.sqrt(variance)))
+            variance = (1.0 if block.downsample is not None else variance) + alpha**2
+    if not found:
+        raise UserError("norm.residual=nf needs residual blocks: choose a resnet, or norm.residual=plain.")
+    return model
+
+
+RESIDUALS = ("plain", "nf")
+
+
+def check_residual(residual: str) -> None:
+    """Errors: ``UserError`` for a name that is not known."""
+    if residual not in RESIDUALS:
+        raise UserError(f"norm.residual={residual} is not known: choose {' or '.join(RESIDUALS)}.")
