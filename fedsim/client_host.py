@@ -2,7 +2,8 @@
 
 What the server does not send is personal: entries of the model that a train or evaluate message lacks are taken from
 ``Context.state`` (or, before the first training, from the initial model, which every client builds from the same seed),
-kept there after training, and not sent back. So the state split is declared once, by the strategy.
+kept there after training, and not sent back. So the state split is declared once, by the strategy. Frozen parameters
+are neither sent nor kept: everyone has them from the start.
 """
 
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from fedsim.models import build_model
 from fedsim.norms.policy import NormPolicy
 from fedsim.seeding import global_seed, torch_generator
 from fedsim.settings import Settings
+from fedsim.state_split import frozen_entries
 
 PERSONAL = "personal"
 """The record of ``Context.state`` that holds the personal part of the model."""
@@ -55,11 +57,17 @@ class ClientHost:
         self.federation = federation
         self.device = device
         self.model = build_model(
-            settings.model, settings.norm, federation.num_classes, settings.seed, federation.source.image_shape
+            settings.model,
+            settings.norm,
+            federation.num_classes,
+            settings.seed,
+            federation.source.image_shape,
+            settings.train_only,
         ).to(device)
         self.policy = NormPolicy.of(settings.norm, settings.rounds)
         self.policy.apply(self.model)
         self.initial = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.frozen = frozen_entries(self.model)
         self.half = client_half(settings)
 
     def train(self, message: Message, context: Context) -> Message:
@@ -79,7 +87,9 @@ class ClientHost:
             metrics = self.half.train(self.model, self._examples(client, Part.TRAIN), turn)
         # Cloned, since the resident model goes on to play other clients.
         trained = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        personal = {name: tensor for name, tensor in trained.items() if name not in received}
+        personal = {
+            name: tensor for name, tensor in trained.items() if name not in received and name not in self.frozen
+        }
         if personal:
             context.state[PERSONAL] = to_record(personal)
             context.state[TRAINED] = ConfigRecord({ROUND: round})

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from fedsim.binding import halves_of, refuse_unused_options
 from fedsim.errors import UserError
+from fedsim.models.freezing import TRAINABLE
 
 Group = Mapping[str, Any]
 
@@ -39,6 +40,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "momentum": _number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
     "optimizer": (lambda value: value in OPTIMIZERS, ", ".join(OPTIMIZERS[:-1]) + f" or {OPTIMIZERS[-1]}"),
     "weight_decay": _number(lambda value: 0 <= value < float("inf"), "a number of at least 0"),
+    "train_only": (lambda value: value in (None, *TRAINABLE), f"{' or '.join(TRAINABLE)}, or null"),
     "fraction": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
     "evaluate_every": _whole(1),
     "checkpoint_every": _whole(0),
@@ -68,6 +70,7 @@ class Settings:
     momentum: float
     optimizer: str
     weight_decay: float
+    train_only: str | None
     fraction: float
     evaluate_every: int
     checkpoint_every: int

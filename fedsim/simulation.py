@@ -59,7 +59,12 @@ def prepare(settings: Settings) -> Prepared:
     target_of("engine", settings.engine).check(devices, settings.engine)
     federation = build_federation(settings)
     model = build_model(
-        settings.model, settings.norm, federation.num_classes, settings.seed, federation.source.image_shape
+        settings.model,
+        settings.norm,
+        federation.num_classes,
+        settings.seed,
+        federation.source.image_shape,
+        settings.train_only,
     )
     policy = NormPolicy.of(settings.norm, settings.rounds)
     policy.apply(model)

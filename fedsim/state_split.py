@@ -18,3 +18,8 @@ def entries_of(model: nn.Module, types: tuple[type[nn.Module], ...]) -> tuple[st
         if types and isinstance(module, types)
     )
     return tuple(name for name in model.state_dict() if name.startswith(prefixes)) if prefixes else ()
+
+
+def frozen_entries(model: nn.Module) -> frozenset[str]:
+    """The parameters that are not trained: everyone has their values from the start, so they need not travel."""
+    return frozenset(name for name, parameter in model.named_parameters() if not parameter.requires_grad)

@@ -17,7 +17,7 @@ from fedsim.averaging import RunningAverage
 from fedsim.errors import UserError
 from fedsim.messages import ARRAYS, CONFIG, EVALUATE, NUM_EXAMPLES, ROUND, TRAIN, arrays_of, metrics_of, number
 from fedsim.seeding import draw_cohort
-from fedsim.state_split import entries_of
+from fedsim.state_split import entries_of, frozen_entries
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class FedAvg(Strategy):
         if self.personal_modules and model is None:
             raise ValueError(f"{type(self).__name__} needs the model to know which of its entries are personal")
         self.personal = frozenset(entries_of(model, self.personal_modules) if model is not None else ())
+        self.frozen = frozen_entries(model) if model is not None else frozenset()
         self.weighting = weighting
         self.fraction = fraction
         self.seed = seed
@@ -69,8 +70,8 @@ class FedAvg(Strategy):
         self.personal |= frozenset(entries)
 
     def shared(self, arrays: ArrayRecord) -> ArrayRecord:
-        """The part of the model that travels."""
-        return select(arrays, (name for name in arrays if name not in self.personal))
+        """The part of the model that travels: what is neither personal nor frozen."""
+        return select(arrays, (name for name in arrays if name not in self.personal and name not in self.frozen))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -30,6 +30,7 @@ WRONG = {
     "momentum": ("a number from 0 to below 1", [-0.1, 1, 1.0, math.nan, "0", False]),
     "optimizer": ("sgd, sgdp, adam, adamw or adamp", ["lamb", None, 1]),
     "weight_decay": ("a number of at least 0", [-1e-4, math.inf, math.nan, "0", True, None]),
+    "train_only": ("norm or norm_and_head, or null", ["head", 1, False]),
     "fraction": (SHARE, [0, 0.0, -1, 1.1, math.nan, math.inf, True, "1"]),
     "min_fraction_success": (SHARE, [0, 1.01, math.nan, None]),
     "device": ("a text", [None, 0]),
@@ -90,7 +91,7 @@ def test_a_missing_setting_is_named(defaults: dict[str, Any]) -> None:
 
 def test_an_unknown_setting_is_named_with_those_there_are(defaults: dict[str, Any]) -> None:
     with pytest.raises(
-        UserError, match=r"^roundz=3 is not a setting: the settings are batch_size, .*, verbose, weight_decay\.$"
+        UserError, match=r"^roundz=3 is not a setting: the settings are batch_size, .*, weight_decay\.$"
     ):
         Settings.from_config({**defaults, "roundz": 3})
 

@@ -1,0 +1,39 @@
+"""``train_only=norm``: training nothing but the scales and shifts of the norm layers (Frankle et al., ICLR 2021,
+arXiv 2003.00152), in a federation where then nothing else has to travel."""
+
+import torch
+from torch import nn
+
+from fedsim.errors import UserError
+from fedsim.norms import NORM_LAYERS
+from fedsim.state_split import entries_of
+
+TRAINABLE = ("norm", "norm_and_head")
+
+
+def train_only(model: nn.Module, part: str) -> nn.Module:
+    """Freezes every parameter but those of the norm layers, and with ``norm_and_head`` of the last linear layer.
+
+    Scales start anew, drawn from U(0, 1), and shifts at zero, as in the paper; frozen weights keep their random values.
+
+    Errors: ``UserError`` if the norm layers of the model have no parameters.
+    """
+    chosen = set(entries_of(model, NORM_LAYERS))
+    parameters = dict(model.named_parameters())
+    if not chosen & parameters.keys():
+        raise UserError(
+            f"train_only={part} needs norm layers with a scale and a shift, and this network has none: "
+            "choose another norm, or leave it out."
+        )
+    with torch.no_grad():
+        for name in sorted(chosen & parameters.keys()):
+            if name.endswith("weight"):
+                parameters[name].uniform_()
+            elif name.endswith("bias"):
+                parameters[name].zero_()
+    if part == "norm_and_head":
+        linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+        chosen |= {name for name in parameters if name.startswith(f"{linear[-1]}.")}
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in chosen)
+    return model
