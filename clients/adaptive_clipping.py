@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from fedsim.models.classifier import find_classifier
+
 WEIGHT_FLOOR = 1e-3
 GRADIENT_FLOOR = 1e-6
 
@@ -32,6 +34,6 @@ def clip_adaptively(parameters: list[nn.Parameter], clip: float) -> None:
 
 def all_but_last_linear(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that are clipped: those of the last linear layer, the classifier, are left alone."""
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    spared = {id(parameter) for parameter in linear[-1].parameters()} if linear else set()
+    classifier = find_classifier(model)
+    spared = {id(parameter) for parameter in classifier[1].parameters()} if classifier is not None else set()
     return [parameter for parameter in model.parameters() if id(parameter) not in spared]

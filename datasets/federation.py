@@ -1,6 +1,6 @@
 """The federation: a source, and which of its images each client trains and is tested on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -91,10 +91,11 @@ class Federation:
     def _all_tests(self) -> Indices:
         return np.concatenate(list(self.domain_tests.values()))
 
-    def trained_on(self, domain: str) -> Examples:
-        """The training images of a domain that any client holds, without the clients' noise."""
+    def trained_on(self, domains: Iterable[str]) -> Examples:
+        """The training images of these domains that any client holds, without the clients' noise."""
         train = np.concatenate([partition.train for partition in self.partitions])
-        return self.examples(train[self.source.domains[train] == self.source.domain_names.index(domain)])
+        numbers = [self.source.domain_names.index(domain) for domain in domains]
+        return self.examples(train[np.isin(self.source.domains[train], numbers)])
 
     def examples_of(self, client: int, part: Part) -> Examples:
         """What the client trains, is validated or is tested on, with the noise that its images have."""

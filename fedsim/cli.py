@@ -61,6 +61,8 @@ def _job(config: DictConfig) -> None:
     settings = _settings({str(key): value for key, value in container.items()})
     prepared = prepare(settings)
     print(prepared, flush=True)
+    if settings.verbose:
+        print(prepared.replaced_layers(), flush=True)
     try:
         result = run(prepared, run_dir, console_reporter())
     except (KeyboardInterrupt, FedsimError):

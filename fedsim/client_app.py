@@ -25,6 +25,8 @@ app = ClientApp()
 @app.evaluate()
 @app.evaluate("global_model")
 @app.query("state")
+@app.query("activations")
+@app.query("class_scatter")
 def answer(message: Message, context: Context) -> Message:
     """Lets the partition that the message names answer it."""
     fix_threads()

@@ -6,8 +6,9 @@ kept there after training, and not sent back. So the state split is declared onc
 are neither sent nor kept: everyone has them from the start.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -18,13 +19,16 @@ from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.arrays import to_record, to_tensors
 from fedsim.binding import bind_half
-from fedsim.messages import ARRAYS, DOMAIN, METRICS, PART, ROUND, arrays_of, config_of
+from fedsim.diagnostics.activations import activation_statistics, class_scatter
+from fedsim.messages import ADAPTED, ARRAYS, COLLAPSE, DOMAIN, GLOBAL, METRICS, PART, ROUND, arrays_of, config_of
 from fedsim.method import ClientHalf, LocalTraining, Turn
 from fedsim.models import build_model
+from fedsim.models.sites import as_written, norm_sites
 from fedsim.norms.policy import NormPolicy
 from fedsim.seeding import global_seed, torch_generator
 from fedsim.settings import Settings
 from fedsim.state_split import frozen_entries
+from fedsim.tta import adaptation_of
 
 PERSONAL = "personal"
 """The record of ``Context.state`` that holds the personal part of the model."""
@@ -46,6 +50,8 @@ class ClientAppFactory:
         app.evaluate()(host.evaluate)
         app.evaluate("global_model")(host.evaluate_global)
         app.query("state")(host.state)
+        app.query("activations")(host.activations)
+        app.query("class_scatter")(host.class_scatter)
         return app
 
 
@@ -56,19 +62,16 @@ class ClientHost:
         self.seed = settings.seed
         self.federation = federation
         self.device = device
-        self.model = build_model(
-            settings.model,
-            settings.norm,
-            federation.num_classes,
-            settings.seed,
-            federation.source.image_shape,
-            settings.train_only,
-        ).to(device)
+        self.model = build_model(settings, federation.num_classes, federation.source.image_shape).to(device)
         self.policy = NormPolicy.of(settings.norm, settings.rounds)
         self.policy.apply(self.model)
         self.initial = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.frozen = frozen_entries(self.model)
+        self.diagnostics_images = settings.diagnostics_images
+        written = as_written(settings.model, federation.num_classes, federation.source.image_shape)
+        self.sites = norm_sites(written, self.model)
         self.half = client_half(settings)
+        self.adaptation = adaptation_of(settings.tta)
 
     def train(self, message: Message, context: Context) -> Message:
         client, round = _partition(context), int(str(config_of(message)[ROUND]))
@@ -100,27 +103,77 @@ class ClientHost:
         self._load(arrays_of(message), context.state)
         part = Part[str(config_of(message).get(PART, Part.TEST.name))]
         client = _partition(context)
-        with self.policy.evaluating(self.model, lambda: self._images(self._examples(client, Part.TRAIN))):
-            metrics = self.half.evaluate(self.model, self._examples(client, part))
-        return self._reply(message, metrics)
+        tests, trained_on = self._examples(client, part), partial(self._examples, client, Part.TRAIN)
+        return self._reply(message, self._evaluate(tests, trained_on, trained_on))
 
     def evaluate_global(self, message: Message, context: Context) -> Message:
         """The complete model of the message on all test images of one domain.
 
         Where statistics are re-estimated it is on the domain's training images; a domain that nobody trains on has only
-        its test images, whose labels are not needed for that (AdaBN, Li et al. 2016, arXiv 1603.04779).
+        its test images, whose labels are not needed for that (AdaBN, Li et al. 2016, arXiv 1603.04779). An adaptation
+        that compares with what the model was trained on then has the training images of all domains.
         """
         self._load(arrays_of(message), RecordDict())
         domain = str(config_of(message)[DOMAIN])
         tests = self.federation.domain_examples(domain).to(self.device)
 
+        def trained_on() -> Examples:
+            names = [domain] if domain in self.federation.domain_tests else self.federation.domain_tests
+            return self.federation.trained_on(names).to(self.device)
+
+        def alike() -> Examples:
+            return trained_on() if domain in self.federation.domain_tests else tests
+
+        return self._reply(message, self._evaluate(tests, alike, trained_on))
+
+    def _evaluate(
+        self, tests: Examples, alike: Callable[[], Examples], trained_on: Callable[[], Examples]
+    ) -> dict[str, float]:
+        """The model as it is and, where ``tta=`` says so, adapted to the test images.
+
+        ``alike`` has the images that statistics may be estimated from, ``trained_on`` those that the model knows the
+        labels of; both are asked for only where they are needed.
+        """
+
         def images() -> Iterator[torch.Tensor]:
-            trained_on = self.federation.trained_on(domain).to(self.device)
-            return self._images(trained_on if len(trained_on) else tests)
+            return (images for images, _ in self._batches(alike()))
 
         with self.policy.evaluating(self.model, images):
             metrics = self.half.evaluate(self.model, tests)
+            if self.adaptation is not None:
+                with self.adaptation.adapting(self.model, lambda: self._batches(trained_on())):
+                    adapted = self.half.evaluate(self.model, tests)
+                metrics |= {f"{ADAPTED}{name}": value for name, value in adapted.items()}
+        return metrics
+
+    def activations(self, message: Message, context: Context) -> Message:
+        """What a diagnosis needs of this client: sums over some of its training images (``activation_statistics``)."""
+        images, labels = self._diagnosed(message, context)
+        round = int(str(config_of(message)[ROUND]))
+        with self.policy.evaluating(self.model, lambda: [images]):
+            statistics = activation_statistics(
+                *(self.model, self.sites, images, labels, self.federation.num_classes),
+                as_in_training=len(labels) > 1 and not self.policy.frozen(round),
+            )
+        return self._reply(message, {}, to_record(statistics))
+
+    def class_scatter(self, message: Message, context: Context) -> Message:
+        """The second half of it, once the class means of all clients are known."""
+        images, labels = self._diagnosed(message, context)
+        collapse = to_tensors(message.content.array_records[COLLAPSE])
+        with self.policy.evaluating(self.model, lambda: [images]):
+            metrics = class_scatter(
+                self.model, images, labels, *(collapse[each].to(self.device) for each in ("means", "projection"))
+            )
         return self._reply(message, metrics)
+
+    def _diagnosed(self, message: Message, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loads the model; the images that this client is diagnosed on, every n-th of its training images."""
+        about_global = bool(config_of(message).get(GLOBAL, False))
+        self._load(message.content.array_records[ARRAYS], RecordDict() if about_global else context.state)
+        examples = self._examples(_partition(context), Part.TRAIN)
+        step = -(-len(examples) // self.diagnostics_images)
+        return examples.batch(torch.arange(0, len(examples), step, device=self.device))
 
     def state(self, message: Message, context: Context) -> Message:
         return Message(context.state, reply_to=message)
@@ -134,10 +187,10 @@ class ClientHost:
     def _examples(self, client: int, part: Part) -> Examples:
         return self.federation.examples_of(client, part).to(self.device)
 
-    def _images(self, examples: Examples) -> Iterator[torch.Tensor]:
-        """The images in batches, as they are at evaluation."""
+    def _batches(self, examples: Examples) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Images and labels, as they are at evaluation."""
         for indices in evaluation_batches(len(examples)):
-            yield examples.batch(indices.to(self.device))[0]
+            yield examples.batch(indices.to(self.device))
 
     @staticmethod
     def _reply(message: Message, metrics: dict[str, float], arrays: ArrayRecord | None = None) -> Message:

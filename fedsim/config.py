@@ -25,7 +25,19 @@ ROOT = Path(__file__).resolve().parent.parent
 """The checkout, or the unpacked Flower app: where ``configs/`` and the other top-level folders lie."""
 CONFIG_DIR = ROOT / "configs"
 CONFIG_NAME = "config"
-GROUPS = ("strategy", "dataset", "split", "model", "norm", "engine", "experiment")
+GROUPS = (
+    "strategy",
+    "dataset",
+    "split",
+    "model",
+    "norm",
+    "attention",
+    "head",
+    "reparam",
+    "tta",
+    "engine",
+    "experiment",
+)
 OPTIONAL_GROUPS = ("experiment",)
 COMPOSED_GROUPS = ("split",)
 """Of these several files may be chosen at once: split=[longtail,domain]"""

@@ -6,11 +6,11 @@ of all models. Reading those parts is measuring: it is no message of the method 
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from datasets.federation import Federation
 from datasets.source import Part
@@ -18,7 +18,7 @@ from fedsim.arrays import to_record, to_tensors
 from fedsim.averaging import RunningAverage
 from fedsim.client_host import PERSONAL, TRAINED
 from fedsim.engines.grid import FederationGrid
-from fedsim.messages import DOMAIN, EVALUATE_GLOBAL, NUM_EXAMPLES, PART, ROUND, message, metrics_of, number
+from fedsim.messages import ADAPTED, DOMAIN, EVALUATE_GLOBAL, NUM_EXAMPLES, PART, ROUND, message, metrics_of, number
 from fedsim.method import ServerHalf
 
 Tensors = Mapping[str, torch.Tensor]
@@ -32,6 +32,8 @@ class Measured:
     correct: int
     loss: float
     """mean over the examples"""
+    adapted: "Measured | None" = None
+    """the model once it has adapted itself to the test set, where ``tta=`` says so"""
 
     @property
     def accuracy(self) -> float:
@@ -40,10 +42,15 @@ class Measured:
     @classmethod
     def from_reply(cls, reply: Message) -> "Measured":
         metrics = metrics_of(reply)
+        has_adapted = f"{ADAPTED}correct" in metrics
+        return replace(cls._named("", metrics), adapted=cls._named(ADAPTED, metrics) if has_adapted else None)
+
+    @classmethod
+    def _named(cls, prefix: str, metrics: MetricRecord) -> "Measured":
         return cls(
-            num_examples=int(number(metrics, NUM_EXAMPLES)),
-            correct=int(number(metrics, "correct")),
-            loss=number(metrics, "loss"),
+            num_examples=int(number(metrics, f"{prefix}{NUM_EXAMPLES}")),
+            correct=int(number(metrics, f"{prefix}correct")),
+            loss=number(metrics, f"{prefix}loss"),
         )
 
 
@@ -118,10 +125,12 @@ def pool(tested: Iterable[Measured]) -> Measured:
     """One result for several test sets without a common image."""
     parts = list(tested)
     examples = sum(part.num_examples for part in parts)
+    adapted = [part.adapted for part in parts if part.adapted is not None]
     return Measured(
         num_examples=examples,
         correct=sum(part.correct for part in parts),
         loss=sum(part.loss * part.num_examples for part in parts) / examples,
+        adapted=pool(adapted) if adapted else None,
     )
 
 

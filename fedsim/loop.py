@@ -8,8 +8,10 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from datasets.federation import Federation
-from fedsim.arrays import count_bytes, to_record
+from fedsim.arrays import count_bytes, to_record, to_tensors
 from fedsim.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fedsim.diagnostics.diagnosis import Diagnosis
+from fedsim.diagnostics.updates import UpdateStatistics
 from fedsim.engines.grid import FederationGrid, LocalGrid
 from fedsim.errors import RoundFailed
 from fedsim.evaluation import complete_model, evaluate, personal_ages
@@ -20,6 +22,7 @@ from fedsim.norms.policy import NormPolicy
 from fedsim.progress import Reporter
 from fedsim.recording import Recorder
 from fedsim.settings import Settings
+from fedsim.tta import adaptation_of
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ class FederatedLoop:
         initial: dict[str, torch.Tensor],
         recorder: Recorder,
         reporter: Reporter,
+        diagnosis: Diagnosis | None = None,
     ) -> None:
         self.settings = settings
         self.federation = federation
@@ -44,7 +48,9 @@ class FederatedLoop:
         self.initial = initial
         self.recorder = recorder
         self.reporter = reporter
+        self.diagnosis = diagnosis
         self.policy = NormPolicy.of(settings.norm, settings.rounds)
+        self.adapts = adaptation_of(settings.tta) is not None
         self.arrays: ArrayRecord = to_record(initial)
 
     def run(self) -> None:
@@ -56,31 +62,35 @@ class FederatedLoop:
         self.reporter.start(max(first, 1), self.settings.rounds)
         if first == 0:
             started = time.monotonic()
-            self._finish_round(0, {}, started)
+            self._finish_round(0, {}, None, started)
         for round in range(max(first, 1), self.settings.rounds + 1):
             started = time.monotonic()
-            self._finish_round(round, self._train(round), started)
+            self._finish_round(round, *self._train(round), started)
         states = self.grid.client_states()
         self.recorder.save_models(
             complete_model(self.initial, self.arrays, self.strategy.personal, states), self.strategy.personal, states
         )
 
-    def _train(self, round: int) -> Row:
+    def _train(self, round: int) -> tuple[Row, UpdateStatistics | None]:
         messages = list(self.strategy.configure_train(round, self.arrays, ConfigRecord(), self.grid))
         self.reporter.cohort(round, len(messages))
+        updates = self.diagnosis.updates(round, arrays_of(messages[0])) if self.diagnosis is not None else None
         traffic = {"bytes_down": sum(count_bytes(arrays_of(message)) for message in messages), "bytes_up": 0}
 
         def observed(replies: Iterable[Message]) -> Iterator[Message]:
             for reply in replies:
                 self.reporter.client_done()
-                traffic["bytes_up"] += count_bytes(arrays_of(reply)) if reply.has_content() else 0
+                if reply.has_content():
+                    traffic["bytes_up"] += count_bytes(arrays_of(reply))
+                    if updates is not None:
+                        updates.add(to_tensors(arrays_of(reply)))
                 yield reply
 
         replies = self._successful(observed(self.grid.send_and_receive(messages)), len(messages), round)
         arrays, metrics = self.strategy.aggregate_train(round, replies)
         if arrays is not None:
             self.arrays = arrays
-        return {f"train_{name}": value for name, value in (metrics or MetricRecord()).items()} | traffic
+        return {f"train_{name}": value for name, value in (metrics or MetricRecord()).items()} | traffic, updates
 
     def _successful(self, replies: Iterable[Message], expected: int, round: int) -> Iterator[Message]:
         """Passes good replies on, names the clients that failed, and ends the round once too few can succeed."""
@@ -101,25 +111,37 @@ class FederatedLoop:
                 )
             log.warning("%s", sentence)
 
-    def _finish_round(self, round: int, row: Row, started: float) -> None:
+    def _finish_round(self, round: int, row: Row, updates: UpdateStatistics | None, started: float) -> None:
         settings = self.settings
-        due = round in (0, settings.rounds) or round % settings.evaluate_every == 0
+        evaluated = round in (0, settings.rounds) or round % settings.evaluate_every == 0
+        diagnosed = self.diagnosis is not None and self.diagnosis.due(round)
+        personal = self.strategy.personal
         metrics: Row = {}
-        if due:
-            personal = self.strategy.personal
+        if evaluated or diagnosed:
             states = self.grid.client_states() if personal else {}
+            model = complete_model(self.initial, self.arrays, personal, states)
+
+        def successful(replies: Iterable[Message], expected: int) -> Iterator[Message]:
+            return self._successful(replies, expected, round)
+
+        if evaluated:
             evaluation = evaluate(
                 self.grid,
                 self.strategy,
                 self.federation,
-                complete_model(self.initial, self.arrays, personal, states),
+                model,
                 self.arrays,
                 round,
-                lambda replies, expected: self._successful(replies, expected, round),
-                alike=not personal and not self.policy.reestimates,
+                successful,
+                alike=not personal and not self.policy.reestimates and not self.adapts,
             )
             metrics = round_metrics(evaluation, self.federation) | age_metrics(personal_ages(states, round))
             self.recorder.record_clients(client_rows(evaluation, self.federation, round))
+        if diagnosed:
+            assert self.diagnosis is not None
+            self.recorder.record_diagnostics(
+                self.diagnosis.rows(round, self.grid, self.strategy, self.arrays, model, successful, updates)
+            )
         self.recorder.record_round({"round": round, **metrics, **row, "seconds": time.monotonic() - started}, self.grid)
         if isinstance(self.grid, LocalGrid) and self._checkpoint_due(round):
             checkpoint = Checkpoint(round, self.arrays, self.strategy.state(), self.grid.client_states())

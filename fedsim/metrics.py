@@ -5,19 +5,22 @@
   the one weighted by test images beside it; the standard deviation is the spread over the clients (population formula).
 * *validation accuracy*: the same model on the client's validation images, if any client has some.
 * *personal age*: rounds since a client last trained the part of the model that it keeps for itself.
+* *adapted accuracy*: the same models once they have adapted themselves to the test images (``tta=``).
 * *unseen accuracy*: the global model on the test set of a domain that was left out; not part of global accuracy.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from datasets.federation import Federation
-from fedsim.evaluation import Evaluation, pool
+from fedsim.evaluation import Evaluation, Measured, pool
 
 Row = dict[str, Any]
+Key = TypeVar("Key", int, str)
 VALIDATION = "validation_accuracy_mean"
+ADAPTED_MEAN = "adapted_client_accuracy_mean"
 
 
 def round_metrics(evaluation: Evaluation, federation: Federation) -> Row:
@@ -35,10 +38,11 @@ def round_metrics(evaluation: Evaluation, federation: Federation) -> Row:
         **{f"domain_accuracy.{domain}": tested.accuracy for domain, tested in evaluation.domains.items()},
         **{
             f"client_domain_accuracy.{domain}": mean
-            for domain, mean in client_mean_by_domain(evaluation, federation).items()
+            for domain, mean in client_mean_by_domain(evaluation.clients, federation).items()
         },
         **{f"unseen_accuracy.{domain}": tested.accuracy for domain, tested in evaluation.unseen.items()},
         **_validation_metrics(evaluation),
+        **_adapted_metrics(evaluation, federation),
     }
 
 
@@ -46,6 +50,30 @@ def _validation_metrics(evaluation: Evaluation) -> Row:
     if not evaluation.validation:
         return {}
     return {VALIDATION: float(np.mean([tested.accuracy for tested in evaluation.validation.values()]))}
+
+
+def _adapted_metrics(evaluation: Evaluation, federation: Federation) -> Row:
+    """Nothing where nothing is adapted."""
+    clients, domains = _adapted(evaluation.clients), _adapted(evaluation.domains)
+    if not clients:
+        return {}
+    accuracies = [tested.accuracy for tested in clients.values()]
+    by_domain = client_mean_by_domain(clients, federation)
+    return {
+        ADAPTED_MEAN: float(np.mean(accuracies)),
+        "adapted_client_accuracy_worst": min(accuracies),
+        "adapted_global_accuracy": pool(domains.values()).accuracy,
+        **{f"adapted_client_domain_accuracy.{domain}": mean for domain, mean in by_domain.items()},
+        **{f"adapted_domain_accuracy.{domain}": tested.accuracy for domain, tested in domains.items()},
+        **{
+            f"adapted_unseen_accuracy.{domain}": tested.accuracy
+            for domain, tested in _adapted(evaluation.unseen).items()
+        },
+    }
+
+
+def _adapted(results: Mapping[Key, Measured]) -> dict[Key, Measured]:
+    return {key: tested.adapted for key, tested in results.items() if tested.adapted is not None}
 
 
 def age_metrics(ages: list[int]) -> Row:
@@ -68,16 +96,17 @@ def client_rows(evaluation: Evaluation, federation: Federation, round: int) -> l
             "num_examples": tested.num_examples,
             "loss": tested.loss,
             "accuracy": tested.accuracy,
+            **({"adapted_accuracy": tested.adapted.accuracy} if tested.adapted is not None else {}),
         }
         for part, measured in (("test", evaluation.clients), ("validation", evaluation.validation))
         for client, tested in measured.items()
     ]
 
 
-def client_mean_by_domain(evaluation: Evaluation, federation: Federation) -> dict[str, float]:
+def client_mean_by_domain(clients: Mapping[int, Measured], federation: Federation) -> dict[str, float]:
     """The unweighted mean of client accuracy over the clients of each domain: the rows of the papers' tables."""
     by_domain: dict[str, list[float]] = {domain: [] for domain in federation.domain_tests}
-    for client, tested in evaluation.clients.items():
+    for client, tested in clients.items():
         by_domain.setdefault(federation.partitions[client].domain, []).append(tested.accuracy)
     return {domain: float(np.mean(accuracies)) for domain, accuracies in by_domain.items() if accuracies}
 

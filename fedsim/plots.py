@@ -37,14 +37,14 @@ STYLE: dict[Any, Any] = {
 
 
 @contextmanager
-def picture(path: Path, width: float, height: float, columns: int = 1) -> Iterator[list[Axes]]:
-    """Axes to draw on; the picture is written when the block ends.
+def picture(path: Path, width: float, height: float, columns: int = 1, rows: int = 1) -> Iterator[list[Axes]]:
+    """Axes to draw on, row by row; the picture is written when the block ends.
 
     Made without pyplot, which would keep state and might open a window.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        yield [figure.add_subplot(1, columns, column + 1) for column in range(columns)]
+        yield [figure.add_subplot(rows, columns, number + 1) for number in range(rows * columns)]
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
 

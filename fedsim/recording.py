@@ -38,6 +38,7 @@ class Recorder:
         self.checkpoints = run_dir / "checkpoints"
         self._clients = Table(run_dir / "clients.csv")
         self._rounds = Table(run_dir / "rounds.csv")
+        self._diagnostics = Table(run_dir / "diagnostics.csv")
         self._rows: list[Row] = []
 
     def open(self) -> None:
@@ -54,10 +55,14 @@ class Recorder:
         """Forgets the rounds after a checkpoint's."""
         self._clients.go_back_to(round)
         self._rounds.go_back_to(round)
+        self._diagnostics.go_back_to(round)
         self._rows = [{name: _number(value) for name, value in row.items()} for row in self._rounds.read()]
 
     def record_clients(self, rows: list[Row]) -> None:
         self._clients.append(rows)
+
+    def record_diagnostics(self, rows: list[Row]) -> None:
+        self._diagnostics.append(rows)
 
     def record_round(self, row: Row, grid: FederationGrid) -> None:
         self._rows.append(row)

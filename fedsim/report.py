@@ -8,6 +8,7 @@ import html
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -16,16 +17,23 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedsim.config import load
+from fedsim.diagnostics.pictures import plot_diagnostics_comparison
 from fedsim.errors import UserError
-from fedsim.metrics import VALIDATION
+from fedsim.metrics import ADAPTED_MEAN, VALIDATION
 from fedsim.plots import plot_comparison_by_domain, plot_comparison_over_rounds
 from fedsim.results import Result, find_runs, read_result
 
-NOT_COMPARED = ("seed", "out_dir", "resume", "device", "engine", "verbose", "checkpoint_every")
+NOT_COMPARED = (
+    *("seed", "out_dir", "resume", "device", "engine", "verbose", "checkpoint_every"),
+    *("diagnostics", "diagnostics_every", "diagnostics_images"),
+)
 """Settings in which the runs of one row may differ: they do not change what is measured."""
-STEPS = "steps"
+SPLIT_STEPS = "split.steps"
 MEAN = "mean"
 GLOBAL = "global"
+ADAPTED = "mean, adapted"
+ADAPTED_GLOBAL = "global, adapted"
+TOTALS = (MEAN, ADAPTED, GLOBAL, ADAPTED_GLOBAL)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,10 +53,15 @@ def main(arguments: list[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     (out / "comparison.md").write_text(to_markdown(table))
     table.to_csv(out / "comparison.csv", index=False)
-    domains = table[~table["domain"].isin([GLOBAL])]
+    domains = table[~table["domain"].isin([GLOBAL, ADAPTED_GLOBAL])]
     plot_comparison_by_domain(domains, out / "comparison_domains.png")
     plot_comparison_over_rounds(learning_curves(groups), out / "comparison_rounds.png")
-    print(f"written to {out}: comparison.md, comparison.csv, comparison_domains.png, comparison_rounds.png")
+    written = ["comparison.md", "comparison.csv", "comparison_domains.png", "comparison_rounds.png"]
+    diagnosed = diagnostics_by_label(groups)
+    if diagnosed:
+        written.append("comparison_diagnostics.png")
+        plot_diagnostics_comparison(diagnosed, out / written[-1])
+    print(f"written to {out}: {', '.join(written)}")
     return 0
 
 
@@ -75,7 +88,7 @@ def accuracy_table(groups: dict[str, list[Result]]) -> pd.DataFrame:
     """Label, domain, mean, std and number of runs, in percent: client accuracy after the last round per domain.
 
     ``mean`` is the unweighted mean over all clients, ``global`` the accuracy of the global model on the union. For a
-    domain that was left out it is the global model's accuracy.
+    domain that was left out it is the global model's accuracy. With ``tta=``, both once more for adapted models.
     """
     rows = []
     for label, runs in groups.items():
@@ -90,6 +103,9 @@ def accuracy_table(groups: dict[str, list[Result]]) -> pd.DataFrame:
         }
         columns[MEAN] = [final["client_accuracy_mean"] for final in finals]
         columns[GLOBAL] = [final["global_accuracy"] for final in finals]
+        if ADAPTED_MEAN in finals[0]:
+            columns[ADAPTED] = [final[ADAPTED_MEAN] for final in finals]
+            columns[ADAPTED_GLOBAL] = [final["adapted_global_accuracy"] for final in finals]
         for domain, values in columns.items():
             series = 100 * pd.Series(values)
             rows.append((label, domain, series.mean(), series.std(), len(series)))
@@ -109,13 +125,24 @@ def learning_curves(groups: dict[str, list[Result]]) -> dict[str, pd.DataFrame]:
     }
 
 
+def diagnostics_by_label(groups: dict[str, list[Result]]) -> dict[str, pd.DataFrame]:
+    """The mean over runs of every number in ``diagnostics.csv``; labels whose runs have none are left out."""
+    found: dict[str, pd.DataFrame] = {}
+    for label, runs in groups.items():
+        frames = [run.diagnostics for run in runs if run.diagnostics is not None]
+        if frames:
+            rows = pd.concat(frames).groupby(["round", "layer", "metric"], sort=False)["value"]
+            found[label] = rows.mean().reset_index()
+    return found
+
+
 def cells(table: pd.DataFrame) -> pd.DataFrame:
     """Strategies × domains, ``mean ± std`` as text; without a deviation where there is one run."""
     text = table.assign(
         cell=[f"{row.mean:.1f}" if row.runs == 1 else f"{row.mean:.1f} ± {row.std:.1f}" for row in table.itertuples()]
     )
     wide = text.pivot(index="label", columns="domain", values="cell")
-    names = sorted(table["domain"].unique(), key=lambda name: name in (MEAN, GLOBAL))  # those last
+    names = sorted(table["domain"].unique(), key=lambda name: name in TOTALS)  # those last
     return wide.reindex(index=table["label"].unique(), columns=names).fillna("")
 
 
@@ -155,24 +182,40 @@ def run_table(result: Result) -> Table:
     A domain may have no clients of its own (all of them mixed, or left out), and mixed clients have no domain.
     """
     final, best = result.summary["final"], result.summary["best"]
-    clients, at_best, domains = (
-        final["client_domain_accuracy"],
-        best["client_domain_accuracy"],
-        final["domain_accuracy"],
-    )
     chosen = " by validation" if VALIDATION in best else ""
+    # title, accuracy by domain, of domains left out, of all, and on validation images
+    columns = [
+        ("clients", final["client_domain_accuracy"], {}, final["client_accuracy_mean"], final.get(VALIDATION)),
+        (
+            f"clients, best round{chosen} {best['round']}",
+            *(best["client_domain_accuracy"], {}, best["client_accuracy_mean"], best.get(VALIDATION)),
+        ),
+        (
+            "global model",
+            *(final["domain_accuracy"], final.get("unseen_accuracy", {}), final["global_accuracy"], None),
+        ),
+    ]
+    if ADAPTED_MEAN in final:
+        columns += [
+            ("clients, adapted", final["adapted_client_domain_accuracy"], {}, final[ADAPTED_MEAN], None),
+            (
+                "global model, adapted",
+                *(final["adapted_domain_accuracy"], final.get("adapted_unseen_accuracy", {})),
+                *(final["adapted_global_accuracy"], None),
+            ),
+        ]
     shown = Table(title=f"{result.summary['strategy']}: accuracy (%)", box=SIMPLE_HEAD)
-    for name in ("domain", "clients", f"clients, best round{chosen} {best['round']}", "global model"):
-        shown.add_column(name, justify="left" if name == "domain" else "right")
-    for domain in {**domains, **clients}:
-        shown.add_row(domain, *map(_percent, (clients.get(domain), at_best.get(domain), domains.get(domain))))
-    for domain, accuracy in final.get("unseen_accuracy", {}).items():
-        shown.add_row(left_out(domain), "", "", _percent(accuracy))
+    shown.add_column("domain")
+    for title, *_ in columns:
+        shown.add_column(title, justify="right")
+    for domain in {**final["domain_accuracy"], **final["client_domain_accuracy"]}:
+        shown.add_row(domain, *(_percent(seen.get(domain)) for _, seen, _, _, _ in columns))
+    for domain in final.get("unseen_accuracy", {}):
+        shown.add_row(left_out(domain), *(_percent(unseen.get(domain)) for _, _, unseen, _, _ in columns))
     shown.add_section()
-    totals = (final["client_accuracy_mean"], best["client_accuracy_mean"], final["global_accuracy"])
-    shown.add_row("all", *map(_percent, totals))
+    shown.add_row("all", *(_percent(total) for _, _, _, total, _ in columns))
     if VALIDATION in best:
-        shown.add_row("validation", _percent(final[VALIDATION]), _percent(best[VALIDATION]), "")
+        shown.add_row("validation", *(_percent(validation) for *_, validation in columns))
     return shown
 
 
@@ -203,16 +246,16 @@ def write_html(run_dir: Path) -> None:
 
 
 def _flat(run: Result) -> dict[str, object]:
-    flat: dict[str, object] = {}
+    flat: dict[str, Any] = {}
     for key, value in load(run.run_dir).items():
         if key in NOT_COMPARED:
             continue
         if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": each for inner, each in value.items() if inner != STEPS}
-            if STEPS in value:  # what a split is called, as it is written on the command line
-                flat[f"{key}.name"] = f"[{','.join(value[STEPS])}]"
+            flat |= {f"{key}.{inner}": each for inner, each in value.items()}
         else:
             flat[key] = value
+    if SPLIT_STEPS in flat:  # what a split is called, as it is written on the command line
+        flat["split.name"] = f"[{','.join(map(str, flat.pop(SPLIT_STEPS)))}]"
     return flat
 
 

@@ -21,14 +21,18 @@ class Result:
     rounds: pd.DataFrame
     """One row per round; cells are empty for rounds that were not evaluated."""
     summary: Mapping[str, Any]
+    diagnostics: pd.DataFrame | None = None
+    """One row per diagnosed round, layer and metric: round, layer, metric, value; None without ``diagnostics=true``."""
 
 
 def read_result(run_dir: Path) -> Result:
+    diagnostics = run_dir / "diagnostics.csv"
     return Result(
         run_dir=run_dir,
         clients=pd.read_csv(run_dir / "clients.csv"),
         rounds=pd.read_csv(run_dir / "rounds.csv"),
         summary=json.loads((run_dir / "summary.json").read_text()),
+        diagnostics=pd.read_csv(diagnostics) if diagnostics.exists() else None,
     )
 
 

@@ -42,6 +42,9 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "weight_decay": _number(lambda value: 0 <= value < float("inf"), "a number of at least 0"),
     "train_only": (lambda value: value in (None, *TRAINABLE), f"{' or '.join(TRAINABLE)}, or null"),
     "fraction": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
+    "diagnostics": _SWITCH,
+    "diagnostics_every": _whole(1),
+    "diagnostics_images": _whole(2),
     "evaluate_every": _whole(1),
     "checkpoint_every": _whole(0),
     "min_fraction_success": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
@@ -55,12 +58,16 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What ``configs/config.yaml`` holds; the six groups stay mappings, since each choice has its own entries."""
+    """What ``configs/config.yaml`` holds; the groups stay mappings, since each choice has its own entries."""
 
     dataset: Group
     split: Group
     model: Group
     norm: Group
+    attention: Group
+    head: Group
+    reparam: Group
+    tta: Group
     engine: Group
     strategy: Group
     rounds: int
@@ -72,6 +79,9 @@ class Settings:
     weight_decay: float
     train_only: str | None
     fraction: float
+    diagnostics: bool
+    diagnostics_every: int
+    diagnostics_images: int
     evaluate_every: int
     checkpoint_every: int
     min_fraction_success: float

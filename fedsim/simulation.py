@@ -14,11 +14,14 @@ from datasets.pictures import plot_federation
 from fedsim.binding import bind_half, instantiate, target_of
 from fedsim.client_host import ClientAppFactory, client_half
 from fedsim.devices import resolve_devices
+from fedsim.diagnostics.diagnosis import Diagnosis
+from fedsim.diagnostics.pictures import plot_diagnostics
 from fedsim.engines.grid import FederationGrid, LocalGrid
 from fedsim.errors import UserError
 from fedsim.loop import FederatedLoop
 from fedsim.method import ServerHalf
 from fedsim.models import build_model
+from fedsim.models.sites import as_written, replaced_layers
 from fedsim.norms.policy import NormPolicy, statistics_kept
 from fedsim.plots import plot_run
 from fedsim.progress import Reporter, logging_to
@@ -26,6 +29,7 @@ from fedsim.recording import Recorder
 from fedsim.report import write_html
 from fedsim.results import Result, read_result
 from fedsim.settings import Settings
+from fedsim.tta import adaptation_of
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +43,7 @@ class Prepared:
     model: nn.Module
     strategy: ServerHalf
     devices: list[torch.device]
+    diagnosis: Diagnosis | None
 
     def __str__(self) -> str:
         """One line for the person who waits: ``fedwon on digits: 6 clients, cnn_small with sws, process on cpu``."""
@@ -49,6 +54,14 @@ class Prepared:
             f"{settings.engine['name']} on {', '.join(map(str, self.devices))}"
         )
 
+    def replaced_layers(self) -> str:
+        """A line for every layer that stands in another one's place, for ``verbose=true``."""
+        settings, source = self.settings, self.federation.source
+        written = as_written(settings.model, self.federation.num_classes, source.image_shape)
+        rows = replaced_layers(written, self.model)
+        head = f"layers of {settings.model['name']} that were replaced: {len(rows) or 'none'}"
+        return "\n".join([head, *(f"  {name}: {before} -> {now}" for name, before, now in rows)])
+
 
 def prepare(settings: Settings) -> Prepared:
     """Loads the data and builds the model and both halves of the method.
@@ -58,23 +71,22 @@ def prepare(settings: Settings) -> Prepared:
     devices = resolve_devices(settings.device)
     target_of("engine", settings.engine).check(devices, settings.engine)
     federation = build_federation(settings)
-    model = build_model(
-        settings.model,
-        settings.norm,
-        federation.num_classes,
-        settings.seed,
-        federation.source.image_shape,
-        settings.train_only,
-    )
+    model = build_model(settings, federation.num_classes, federation.source.image_shape)
     policy = NormPolicy.of(settings.norm, settings.rounds)
     policy.apply(model)
     client_half(settings)
+    adaptation = adaptation_of(settings.tta)
+    if adaptation is not None:
+        adaptation.check(model)
     if settings.batch_size == 1 and any(isinstance(layer, _BatchNorm) for layer in model.modules()):
         raise UserError("batch_size=1 gives BatchNorm no batch to normalize over: choose at least 2, or another norm.")
     strategy: ServerHalf = bind_half(settings.strategy, "server", model, fraction=settings.fraction, seed=settings.seed)
     policy.refuse_contradiction(model, strategy.personal, settings.strategy["name"])
     strategy.keep_on_clients(policy.local_entries(model))
-    return Prepared(settings, federation, model, strategy, devices)
+    diagnosis = None
+    if settings.diagnostics:
+        diagnosis = Diagnosis(model, federation, settings.rounds, settings.diagnostics_every)
+    return Prepared(settings, federation, model, strategy, devices, diagnosis)
 
 
 def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationGrid | None = None) -> Result:
@@ -97,6 +109,8 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
     result = read_result(run_dir)
     plot_run(result.clients, result.rounds, run_dir / "plots")
     plot_federation(prepared.federation, run_dir / "plots")
+    if result.diagnostics is not None:
+        plot_diagnostics(result.diagnostics, run_dir / "plots" / "diagnostics.png")
     write_html(result.run_dir)
     return result
 
@@ -112,7 +126,8 @@ def start_engine(prepared: Prepared) -> LocalGrid:
 def _play(prepared: Prepared, grid: FederationGrid, recorder: Recorder, reporter: Reporter) -> None:
     _warn_of_stale_statistics(prepared)
     initial = {name: tensor.clone() for name, tensor in prepared.model.state_dict().items()}
-    FederatedLoop(prepared.settings, prepared.federation, grid, prepared.strategy, initial, recorder, reporter).run()
+    settings, federation = prepared.settings, prepared.federation
+    FederatedLoop(settings, federation, grid, prepared.strategy, initial, recorder, reporter, prepared.diagnosis).run()
 
 
 def _warn_of_stale_statistics(prepared: Prepared) -> None:

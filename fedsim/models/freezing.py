@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from fedsim.errors import UserError
+from fedsim.models.classifier import classifier_of
 from fedsim.norms import NORM_LAYERS
 from fedsim.state_split import entries_of
 
@@ -15,6 +16,7 @@ def train_only(model: nn.Module, part: str) -> nn.Module:
     """Freezes every parameter but those of the norm layers, and with ``norm_and_head`` of the last linear layer.
 
     Scales start anew, drawn from U(0, 1), and shifts at zero, as in the paper; frozen weights keep their random values.
+    A parameter that was frozen before, as the frame of ``head=etf`` is, stays so.
 
     Errors: ``UserError`` if the norm layers of the model have no parameters.
     """
@@ -32,8 +34,8 @@ def train_only(model: nn.Module, part: str) -> nn.Module:
             elif name.endswith("bias"):
                 parameters[name].zero_()
     if part == "norm_and_head":
-        linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
-        chosen |= {name for name in parameters if name.startswith(f"{linear[-1]}.")}
+        head, _ = classifier_of(model, f"train_only={part}")
+        chosen |= {name for name in parameters if name.startswith(f"{head}.")}
     for name, parameter in parameters.items():
-        parameter.requires_grad_(name in chosen)
+        parameter.requires_grad_(parameter.requires_grad and name in chosen)
     return model

@@ -24,15 +24,20 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsim.errors import UserError
+from fedsim.norms.batch_channel import EstimatedBatchNorm
+from fedsim.norms.power import PowerNorm
 from fedsim.norms.statistics import (
     batch_statistics,
     forget_running_statistics,
     frozen_statistics,
     reestimated_statistics,
 )
+from fedsim.norms.unified import UnifiedNorm
 from fedsim.state_split import entries_of
 
-STATISTICS_LAYERS: tuple[type[nn.Module], ...] = (_BatchNorm, EvoNorm2dB0)
+STATISTICS_LAYERS: tuple[type[nn.Module], ...] = (
+    *(_BatchNorm, EstimatedBatchNorm, EvoNorm2dB0, PowerNorm, UnifiedNorm),
+)
 """Every layer with running statistics, by type."""
 
 SHARED, LOCAL, NONE = "shared", "local", "none"
@@ -156,10 +161,14 @@ class NormPolicy:
         answer: str | None = getattr(self, key)
         return answer
 
+    def frozen(self, round: int) -> bool:
+        """Whether statistics are no longer the batch's in training."""
+        return self.freeze_after is not None and round > self.freeze_after
+
     @contextmanager
     def training(self, model: nn.Module, round: int) -> Iterator[None]:
         """In which a client trains."""
-        if self.freeze_after is not None and round > self.freeze_after:
+        if self.frozen(round):
             with frozen_statistics(model):
                 yield
         else:

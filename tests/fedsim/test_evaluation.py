@@ -73,7 +73,7 @@ def test_without_a_personal_part_each_domain_is_evaluated_once(
     grid: CountingGrid, federation: Federation, small_settings: Callable[..., Settings]
 ) -> None:
     settings = small_settings()
-    model = build_model(settings.model, settings.norm, 10, 0)
+    model = build_model(settings, 10)
     tensors = dict(model.state_dict())
     result = evaluate(grid, FedAvg(model), federation, tensors, to_record(tensors), 0, pass_on, alike=True)  # type: ignore[arg-type]
     assert grid.asked == 6
@@ -91,7 +91,7 @@ def test_with_a_personal_part_clients_and_domains_are_evaluated(
     grid: CountingGrid, federation: Federation, small_settings: Callable[..., Settings]
 ) -> None:
     settings = small_settings()
-    model = build_model(settings.model, settings.norm, 10, 0)
+    model = build_model(settings, 10)
     strategy = FedBN(model)
     arrays = to_record(dict(model.state_dict()))
     list(grid.send_and_receive(strategy.configure_train(1, arrays, ConfigRecord(), grid)))
@@ -111,7 +111,7 @@ def evaluated(
 ) -> tuple[int, object, torch.nn.Module]:
     """How many messages an untrained model took, what came out, and the model."""
     grid = CountingGrid(ClientAppFactory(settings, federation), len(federation.clients), CPU)
-    model = build_model(settings.model, settings.norm, 10, 0)
+    model = build_model(settings, 10)
     tensors = dict(model.state_dict())
     half = FedAvg(model) if strategy is None else strategy(model)  # type: ignore[operator]
     record, alike = to_record(tensors), not half.personal

@@ -85,8 +85,8 @@ def test_the_bundle_holds_everything_the_app_needs_and_no_data(flower: dict[str,
     assert bundle.stat().st_size < 1e6
     program = (
         "import fedsim.server_app, fedsim.client_app\n"
-        "from fedsim.config import choices, compose\n"
-        "for group in ('strategy', 'dataset', 'split', 'model', 'norm', 'engine', 'experiment'):\n"
+        "from fedsim.config import GROUPS, choices, compose\n"
+        "for group in GROUPS:\n"
         "    [compose([f'{group}={choice}']) for choice in choices(group)]\n"
         "print(choices('strategy'))"
     )

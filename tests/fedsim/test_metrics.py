@@ -63,8 +63,7 @@ def test_pooling_counts_every_image_once() -> None:
 
 
 def test_a_domain_without_an_evaluated_client_has_no_mean(federation: Federation) -> None:
-    only = Evaluation(clients={1: Measured(20, 10, 1.0)}, domains=EVALUATION.domains)
-    assert client_mean_by_domain(only, federation) == {"domain1": 0.5}
+    assert client_mean_by_domain({1: Measured(20, 10, 1.0)}, federation) == {"domain1": 0.5}
 
 
 def test_names_with_a_dot_are_nested_once() -> None:
@@ -99,9 +98,45 @@ def test_validation_and_domains_that_were_left_out_are_numbers_of_their_own(fede
     assert rows[3]["accuracy"] == 0.25
 
 
+def test_adapted_models_have_numbers_of_their_own_beside_the_plain_ones(federation: Federation) -> None:
+    def with_adapted(measured: Measured, correct: int) -> Measured:
+        return replace(measured, adapted=Measured(measured.num_examples, correct, 0.1))
+
+    clients = {
+        each: with_adapted(tested, right)
+        for (each, tested), right in zip(EVALUATION.clients.items(), (8, 15, 10), strict=True)
+    }
+    domains = {
+        name: with_adapted(tested, right)
+        for (name, tested), right in zip(EVALUATION.domains.items(), (3, 7), strict=True)
+    }
+    unseen = {"elsewhere": replace(Measured(10, 2, 3.0), adapted=Measured(10, 6, 1.0))}
+    adapted = replace(EVALUATION, clients=clients, domains=domains, unseen=unseen)
+    sizes = {name: tested.num_examples for name, tested in domains.items()}
+    plain, extended = round_metrics(EVALUATION, federation), round_metrics(adapted, federation)
+    accuracy = [8 / clients[0].num_examples, 15 / clients[1].num_examples, 10 / clients[2].num_examples]
+    assert {name: value for name, value in extended.items() if "adapted" not in name} == {
+        **plain,
+        "unseen_accuracy.elsewhere": 0.2,
+    }
+    assert {name: value for name, value in extended.items() if "adapted" in name} == pytest.approx(
+        {
+            "adapted_client_accuracy_mean": sum(accuracy) / 3,
+            "adapted_client_accuracy_worst": min(accuracy),
+            "adapted_global_accuracy": 10 / sum(sizes.values()),
+            "adapted_client_domain_accuracy.domain0": (accuracy[0] + accuracy[2]) / 2,
+            "adapted_client_domain_accuracy.domain1": accuracy[1],
+            "adapted_domain_accuracy.domain0": 3 / sizes["domain0"],
+            "adapted_domain_accuracy.domain1": 7 / sizes["domain1"],
+            "adapted_unseen_accuracy.elsewhere": 0.6,
+        }
+    )
+    assert [row["adapted_accuracy"] for row in client_rows(adapted, federation, round=1)] == accuracy
+
+
 def test_clients_of_several_domains_have_a_mean_of_their_own(federation: Federation) -> None:
     partitions = [replace(partition, domain=MIXED) for partition in federation.partitions]
-    means = client_mean_by_domain(EVALUATION, Federation(federation.source, partitions))
+    means = client_mean_by_domain(EVALUATION.clients, Federation(federation.source, partitions))
     assert means == pytest.approx({MIXED: (0.9 + 0.5 + 0.7) / 3})
 
 

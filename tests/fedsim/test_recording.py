@@ -115,12 +115,13 @@ def test_a_resumed_run_ends_with_the_files_of_one_that_was_not_stopped(
         recorder.go_back_to(back_to)
         for number in rounds:
             recorder.record_clients([clients[number]])
+            recorder.record_diagnostics([{"round": number, "layer": "head", "metric": "nc1", "value": number / 3}])
             recorder.record_round(rows[number], grid)
 
     record(tmp_path / "whole", range(4), -1)
     record(tmp_path / "stopped", range(3), -1)
     record(tmp_path / "stopped", range(2, 4), back_to=1, resume=True)
-    for name in ("rounds.csv", "clients.csv", "config.yaml"):
+    for name in ("rounds.csv", "clients.csv", "diagnostics.csv", "config.yaml"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     whole, stopped = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "stopped"))
     assert {**stopped, "peak_memory_mb": 0} == {**whole, "peak_memory_mb": 0}

@@ -25,6 +25,9 @@ WRONG = {
     "batch_size": (AT_LEAST_1, [0, 32.0, False]),
     "evaluate_every": (AT_LEAST_1, [0, "1"]),
     "checkpoint_every": (AT_LEAST_0, [-1, 0.5, False]),
+    "diagnostics": ("true or false", ["yes", 1, None]),
+    "diagnostics_every": (AT_LEAST_1, [0, 0.5]),
+    "diagnostics_images": ("a whole number of at least 2", [1, "many"]),
     "seed": (AT_LEAST_0, [-1, 1.0, None]),
     "lr": ("a number above 0", [0, -0.1, math.inf, math.nan, "0.1", True, None]),
     "momentum": ("a number from 0 to below 1", [-0.1, 1, 1.0, math.nan, "0", False]),
@@ -43,6 +46,10 @@ WRONG = {
     "split": ("a file of configs/split", ["domain"]),
     "model": ("a file of configs/model", [["cnn6"]]),
     "norm": ("a file of configs/norm", [None]),
+    "attention": ("a file of configs/attention", ["se"]),
+    "head": ("a file of configs/head", [None]),
+    "reparam": ("a file of configs/reparam", [[]]),
+    "tta": ("a file of configs/tta", ["tent"]),
     "engine": ("a file of configs/engine", [1]),
     "strategy": ("a file of configs/strategy", ["fedavg", None]),
 }
@@ -91,7 +98,7 @@ def test_a_missing_setting_is_named(defaults: dict[str, Any]) -> None:
 
 def test_an_unknown_setting_is_named_with_those_there_are(defaults: dict[str, Any]) -> None:
     with pytest.raises(
-        UserError, match=r"^roundz=3 is not a setting: the settings are batch_size, .*, weight_decay\.$"
+        UserError, match=r"^roundz=3 is not a setting: the settings are attention, batch_size, .*, weight_decay\.$"
     ):
         Settings.from_config({**defaults, "roundz": 3})
 

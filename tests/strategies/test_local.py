@@ -24,7 +24,7 @@ def test_everything_is_personal(make_model: Callable[..., nn.Module]) -> None:
 def test_messages_and_replies_carry_no_arrays(small_settings: Callable[..., Settings], federation: Federation) -> None:
     settings = small_settings("strategy=local", "engine=inline")
     grid = InlineGrid(ClientAppFactory(settings, federation), 6, [torch.device("cpu")])
-    model = build_model(settings.model, settings.norm, 10, settings.seed)
+    model = build_model(settings, 10)
     strategy = Local(model)
     messages = list(strategy.configure_train(1, ArrayRecord(model.state_dict()), ConfigRecord(), grid))
     replies = list(grid.send_and_receive(messages))

@@ -12,6 +12,7 @@ from torchvision import models
 from fedsim.config import compose
 from fedsim.errors import UserError
 from fedsim.models import build_model, mobilenet_v2, torchvision_model, vgg11
+from fedsim.settings import Settings
 
 
 def test_vgg11_has_eight_convolutions_and_one_linear_layer() -> None:
@@ -37,10 +38,10 @@ def test_mobilenet_begins_gently_on_small_images(size: int, stride: int) -> None
     )
 
 
-def test_any_network_of_torchvision_is_a_choice() -> None:
-    config = compose(["model=torchvision/squeezenet1_1"])
-    assert config["model"]["name"] == "torchvision/squeezenet1_1"
-    model = build_model(config["model"], config["norm"], 7, 0, (3, 64, 64))
+def test_any_network_of_torchvision_is_a_choice(small_settings: Callable[..., Settings]) -> None:
+    settings = small_settings("model=torchvision/squeezenet1_1")
+    assert settings.model["name"] == "torchvision/squeezenet1_1"
+    model = build_model(settings, 7, (3, 64, 64))
     assert type(model) is type(models.squeezenet1_1(num_classes=7))
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
 
@@ -53,9 +54,9 @@ def test_the_settings_of_any_network_can_be_printed_and_swept(run_py: Callable[.
     assert "squeezenet1_1 with bn" in swept.stdout
 
 
-def test_a_norm_replaces_that_of_any_network() -> None:
-    config = compose(["model=torchvision/shufflenet_v2_x0_5", "norm=gn", "norm.groups=1"])
-    kinds = [type(layer) for layer in build_model(config["model"], config["norm"], 7, 0, (3, 64, 64)).modules()]
+def test_a_norm_replaces_that_of_any_network(small_settings: Callable[..., Settings]) -> None:
+    settings = small_settings("model=torchvision/shufflenet_v2_x0_5", "norm=gn", "norm.groups=1")
+    kinds = [type(layer) for layer in build_model(settings, 7, (3, 64, 64)).modules()]
     assert nn.BatchNorm2d not in kinds
     assert kinds.count(nn.GroupNorm) > 10
 

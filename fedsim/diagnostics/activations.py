@@ -1,0 +1,105 @@
+"""The client's half of a diagnosis: one or two forward passes, and sums over them."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from fedsim.models.classifier import classifier_of, features_seen
+from fedsim.norms.policy import STATISTICS_LAYERS
+
+Tensors = dict[str, torch.Tensor]
+BEFORE, AFTER, TRAINING = "before", "after", "training"
+"""In front of a norm layer and behind it, at evaluation, and behind it as in training."""
+SUMS, COUNTS = "features/sums", "features/counts"
+NUM_IMAGES = "images"
+
+
+@torch.no_grad()
+def activation_statistics(
+    model: nn.Module,
+    sites: Mapping[str, nn.Module],
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    num_classes: int,
+    *,
+    as_in_training: bool,
+) -> Tensors:
+    """Mean and biased variance of every channel over these images, before and after each site, and feature sums.
+
+    Entries: ``SITE/before/mean``, ``SITE/before/variance``, the same for ``after`` and ``training``, ``SITE/dead`` (1
+    for a channel that is nowhere above zero behind the site, so that a ReLU lets nothing of it through),
+    ``features/sums`` (classes, features) and ``features/counts`` (classes,). ``as_in_training`` says whether layers
+    with statistics normalize by the batch in training; it changes their buffers.
+    """
+    model.eval()
+    with _observed(sites, (BEFORE, AFTER)) as statistics, _features_of(model) as seen:
+        model(images)
+    one_hot = nn.functional.one_hot(labels, num_classes).to(seen[0].dtype)
+    statistics |= {SUMS: one_hot.T @ seen[0], COUNTS: one_hot.sum(0), NUM_IMAGES: torch.tensor(float(len(labels)))}
+    layers = [layer for layer in model.modules() if isinstance(layer, STATISTICS_LAYERS)]
+    if layers and as_in_training:
+        for layer in layers:
+            layer.train()
+        with _observed(sites, (TRAINING,)) as training:
+            model(images)
+        return statistics | {name: tensor for name, tensor in training.items() if not name.endswith("dead")}
+    # Nothing behaves otherwise in training.
+    return statistics | {
+        f"{site}/{TRAINING}/{each}": statistics[f"{site}/{AFTER}/{each}"]
+        for site in sites
+        for each in ("mean", "variance")
+    }
+
+
+def _features_of(model: nn.Module) -> AbstractContextManager[list[torch.Tensor]]:
+    return features_seen(classifier_of(model, "diagnostics=true")[1])
+
+
+@contextmanager
+def _observed(sites: Mapping[str, nn.Module], places: tuple[str, ...]) -> Iterator[Tensors]:
+    """Fills what it yields with the statistics of the forward passes in the block; the last one counts."""
+    statistics: Tensors = {}
+
+    def hook(site: str) -> object:
+        def observe(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            for place in places:
+                tensor = inputs[0] if place == BEFORE else output
+                variance, mean = torch.var_mean(tensor, dim=_all_but_channels(tensor), correction=0)
+                statistics[f"{site}/{place}/mean"], statistics[f"{site}/{place}/variance"] = mean, variance
+            statistics[f"{site}/dead"] = (output.amax(_all_but_channels(output)) <= 0).to(output.dtype)
+
+        return observe
+
+    with ExitStack() as stack:
+        for name, layer in sites.items():
+            stack.callback(layer.register_forward_hook(hook(name)).remove)  # type: ignore[arg-type]
+        yield statistics
+
+
+def _all_but_channels(tensor: torch.Tensor) -> list[int]:
+    return [axis for axis in range(tensor.dim()) if axis != 1]
+
+
+@torch.no_grad()
+def class_scatter(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, means: torch.Tensor, projection: torch.Tensor
+) -> dict[str, float]:
+    r"""What NC1 and NC4 need of one client, once the class means of all clients are known.
+
+    ``scatter`` is :math:`\sum_i \| P^\top (h_i - \mu_{y_i}) \|^2` with the features h, class means (classes, features)
+    and the projection P (features, rank); ``disagreeing`` counts the images for which the network's class is not that
+    of the nearest mean. A class without a mean has rows of infinity and is never nearest.
+    """
+    model.eval()
+    with _features_of(model) as seen:
+        predicted = model(images).argmax(1)
+    features = seen[0].to(means.dtype)
+    nearest = torch.cdist(features, means.nan_to_num(posinf=1e30)).argmin(1)
+    scatter = ((features - means[labels]) @ projection).square().sum()
+    return {
+        "scatter": scatter.item(),
+        "disagreeing": float((predicted != nearest).sum()),
+        NUM_IMAGES: float(len(labels)),
+    }

@@ -1,0 +1,147 @@
+"""The server's half of a diagnosis: asks the clients, and makes rows of ``diagnostics.csv`` of what they say."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from torch import nn
+
+from datasets.federation import Federation
+from fedsim.arrays import to_record, to_tensors
+from fedsim.diagnostics.activations import AFTER, BEFORE, COUNTS, NUM_IMAGES, SUMS, TRAINING
+from fedsim.diagnostics.collapse import ClassMeans, collapse_metrics
+from fedsim.diagnostics.divergence import mean_shift, mean_symmetric_kl, pooled, symmetric_kl
+from fedsim.diagnostics.updates import UpdateStatistics
+from fedsim.engines.grid import FederationGrid
+from fedsim.messages import (
+    COLLAPSE,
+    GLOBAL,
+    QUERY_ACTIVATIONS,
+    QUERY_CLASS_SCATTER,
+    ROUND,
+    arrays_of,
+    message,
+    metrics_of,
+    number,
+)
+from fedsim.method import ServerHalf
+from fedsim.models.classifier import classifier_of
+
+Row = dict[str, Any]
+Tensors = Mapping[str, torch.Tensor]
+Successful = Callable[[Iterable[Message], int], Iterator[Message]]
+
+MOST_CLIENTS = 100
+"""Of more clients than these, every n-th is diagnosed."""
+
+
+class Diagnosis:
+    """Diagnoses the first, the last and every n-th model of a run."""
+
+    def __init__(self, model: nn.Module, federation: Federation, rounds: int, every: int) -> None:
+        self.federation = federation
+        self.rounds, self.every = rounds, every
+        self.parameters = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self.classifier, _ = classifier_of(model, "diagnostics=true")
+        self.order = {name: place for place, (name, _) in enumerate(model.named_modules())}
+        step = -(-len(federation.clients) // MOST_CLIENTS)
+        self.clients = federation.clients[::step]
+
+    def due(self, round: int) -> bool:
+        return round in (0, self.rounds) or round % self.every == 0
+
+    def updates(self, round: int, sent: ArrayRecord) -> UpdateStatistics | None:
+        """What to show the replies of this round's training to, if it is due."""
+        return UpdateStatistics(to_tensors(sent), self.parameters) if self.due(round) else None
+
+    def rows(
+        self,
+        round: int,
+        grid: FederationGrid,
+        strategy: ServerHalf,
+        arrays: ArrayRecord,
+        model: Tensors,
+        successful: Successful,
+        updates: UpdateStatistics | None,
+    ) -> list[Row]:
+        """``arrays`` is what the strategy sends of, ``model`` the global model, which is diagnosed for its classes."""
+        config = ConfigRecord({ROUND: round})
+        to_clients = [
+            message(QUERY_ACTIVATIONS, each.metadata.dst_node_id, arrays_of(each), config)
+            for each in strategy.configure_evaluate(round, arrays, ConfigRecord(), grid)
+            if each.metadata.dst_node_id in self.clients
+        ]
+
+        def ask(messages: list[Message]) -> Iterator[Message]:
+            return successful(grid.send_and_receive(messages), len(messages))
+
+        told = {reply.metadata.src_node_id: to_tensors(arrays_of(reply)) for reply in ask(to_clients)}
+        metrics = self._of_activations(told)
+        for layer, values in (updates.metrics() if updates is not None else {}).items():
+            metrics.setdefault(layer, {}).update(values)
+        metrics.setdefault(self.classifier, {}).update(
+            self._of_classes(round, ask, to_record(model), None if strategy.personal else list(told.values()))
+        )
+        return [
+            {"round": round, "layer": layer, "metric": name, "value": value}
+            for layer, values in sorted(metrics.items(), key=lambda item: self.order.get(item[0], len(self.order)))
+            for name, value in values.items()
+        ]
+
+    def _of_activations(self, told: Mapping[int, Tensors]) -> dict[str, dict[str, float]]:
+        """By site; distances between domains where the clients belong to several."""
+        clients = list(told.values())
+        sizes = torch.stack([each[NUM_IMAGES] for each in clients])
+        names = [self.federation.partitions[client].domain for client in told]
+        members = [[place for place, each in enumerate(names) if each == name] for name in dict.fromkeys(names)]
+
+        def of(site: str, place: str) -> tuple[torch.Tensor, torch.Tensor]:
+            mean, variance = (
+                torch.stack([each[f"{site}/{place}/{what}"] for each in clients]) for what in ("mean", "variance")
+            )
+            return mean, variance
+
+        result = {}
+        for site in (name.removesuffix("/dead") for name in clients[0] if name.endswith("/dead")):
+            values: dict[str, float] = {}
+            for place in (BEFORE, AFTER):
+                mean, variance = of(site, place)
+                values[f"kl_clients_{place}"] = mean_symmetric_kl(mean, variance)
+                if len(members) > 1:
+                    by_domain = [pooled(mean[group], variance[group], sizes[group]) for group in members]
+                    means, variances = map(torch.stack, zip(*by_domain, strict=True))
+                    values[f"kl_domains_{place}"] = mean_symmetric_kl(means, variances)
+                values[f"mean_shift_{place}"] = mean_shift(mean, variance)
+            values["kl_clients_training"] = mean_symmetric_kl(*of(site, TRAINING))
+            values["kl_training"] = symmetric_kl(*of(site, TRAINING), *of(site, AFTER)).mean().item()
+            values["dead"] = torch.stack([each[f"{site}/dead"] for each in clients]).mean().item()
+            result[site] = values
+        return result
+
+    def _of_classes(
+        self,
+        round: int,
+        ask: Callable[[list[Message]], Iterator[Message]],
+        model: ArrayRecord,
+        told: list[dict[str, torch.Tensor]] | None,
+    ) -> dict[str, float]:
+        """Neural collapse; without a personal part the clients have ``told`` the sums for the global model already."""
+        config = ConfigRecord({ROUND: round, GLOBAL: True})
+        if told is None:
+            replies = ask([message(QUERY_ACTIVATIONS, client, model, config) for client in self.clients])
+            told = [to_tensors(arrays_of(reply)) for reply in replies]
+        sums, counts = (torch.stack([each[name].double() for each in told]).sum(0) for name in (SUMS, COUNTS))
+        classes = ClassMeans.of(sums, counts)
+        known = to_record({"means": classes.means, "projection": classes.projection()})
+        queries = [message(QUERY_CLASS_SCATTER, client, model, config) for client in self.clients]
+        for query in queries:
+            query.content[COLLAPSE] = known
+        images = scatter = disagreeing = 0.0
+        for reply in ask(queries):
+            metrics = metrics_of(reply)
+            images += number(metrics, NUM_IMAGES)
+            scatter += number(metrics, "scatter")
+            disagreeing += number(metrics, "disagreeing")
+        weight = to_tensors(model)[f"{self.classifier}.weight"]
+        return collapse_metrics(classes, weight.cpu(), scatter / images, disagreeing / images)

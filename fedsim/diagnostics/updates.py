@@ -1,0 +1,65 @@
+"""How well the clients' updates agree, layer by layer, as running sums over their replies."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+class UpdateStatistics:
+    r"""Of the updates :math:`u_k = w_k - w` of the parameters of each layer:
+
+    * ``update_cosine``: the mean cosine over pairs of clients,
+      :math:`(\| \sum_k u_k / \| u_k \| \|^2 - K) / (K (K - 1))`; a client whose weights did not move counts with 0;
+    * ``weight_distance``: the root mean square distance of the clients' weights from their mean, relative to the length
+      of that mean, :math:`\sqrt{\sum_k \| w_k - \bar w \|^2 / K} / \| \bar w \|`.
+
+    Clients count alike. Buffers are no parameters and are left out, as is what does not travel. The sums grow with the
+    number of weights and not with the number of clients.
+    """
+
+    def __init__(self, before: Tensors, parameters: Iterable[str]) -> None:
+        """``before`` has the weights that were sent, ``parameters`` the names of those that are trained."""
+        self._before = {name: before[name].double() for name in parameters if name in before}
+        self._layers: dict[str, list[str]] = {}
+        for name in self._before:
+            self._layers.setdefault(name.rpartition(".")[0] or name, []).append(name)
+        self._count = 0
+        self._sums: dict[str, torch.Tensor] = {}
+        self._unit_sums: dict[str, torch.Tensor] = {}
+        self._squares = dict.fromkeys(self._layers, 0.0)
+        self._moved = dict.fromkeys(self._layers, 0)
+
+    def add(self, trained: Tensors) -> None:
+        """One client's reply."""
+        self._count += 1
+        for layer, names in self._layers.items():
+            update = torch.cat([(trained[name].double() - self._before[name]).flatten() for name in names])
+            length = update.norm()
+            unit = update / length if length > 0 else update
+            self._squares[layer] += length.item() ** 2
+            self._moved[layer] += int(length > 0)
+            if layer in self._sums:
+                self._sums[layer] += update
+                self._unit_sums[layer] += unit
+            else:
+                self._sums[layer], self._unit_sums[layer] = update.clone(), unit.clone()
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """By layer; empty for fewer than two clients."""
+        count = self._count
+        if count < 2:
+            return {}
+        result = {}
+        for layer, names in self._layers.items():
+            mean_update = self._sums[layer] / count
+            mean = torch.cat([self._before[name].flatten() for name in names]) + mean_update
+            variance = max(0.0, self._squares[layer] / count - mean_update.square().sum().item())
+            length = mean.norm().item()
+            result[layer] = {
+                "update_cosine": (self._unit_sums[layer].square().sum().item() - self._moved[layer])
+                / (count * (count - 1)),
+                "weight_distance": variance**0.5 / length if length > 0 else 0.0,
+            }
+        return result

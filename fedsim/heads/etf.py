@@ -1,0 +1,72 @@
+"""``head=etf``: a classifier that is never trained, its classes as far apart as can be (Yang et al. 2022, arXiv
+2203.09081)."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fedsim.errors import UserError
+from fedsim.heads.linear import check_scale, replace_classifier
+
+
+def simplex_frame(classes: int, features: int) -> torch.Tensor:
+    r"""A simplex equiangular tight frame in a random orientation: unit vectors, (classes, features), float64.
+
+    .. math:: M = \sqrt{C / (C - 1)} \; (I - 11^\top / C) \, U^\top
+
+    so that :math:`m_i^\top m_j = -1 / (C - 1)` for each two classes. The paper's U has C orthonormal columns; of these
+    the projection leaves C - 1, which are all that is drawn here, so that C - 1 features are enough. Torch's global
+    generator draws them.
+
+    Errors: ``UserError`` if so many classes do not fit into the features.
+    """
+    if not 2 <= classes <= features + 1:
+        raise UserError(
+            f"head=etf is not possible for {classes} classes and {features} features, which hold 2 to {features + 1} "
+            "classes: choose another model, or another head."
+        )
+    orthonormal, triangle = torch.linalg.qr(torch.randn(features, classes - 1, dtype=torch.float64))
+    orthonormal = orthonormal * triangle.diagonal().sign()  # a QR is unique once the diagonal is positive
+    # Helmert's rows, an orthonormal basis of what is orthogonal to (1, ..., 1): k ones, then -k.
+    count = torch.arange(1, classes, dtype=torch.float64)
+    basis = torch.ones(classes - 1, classes, dtype=torch.float64).tril()
+    basis[:, 1:] -= torch.diag(count)
+    basis /= (count * (count + 1)).sqrt()[:, None]
+    frame: torch.Tensor = math.sqrt(classes / (classes - 1)) * (orthonormal @ basis).T
+    return frame
+
+
+class ETFLinear(nn.Linear):
+    r"""Logits are scaled cosines between the features and the fixed directions of a ``simplex_frame``.
+
+    .. math:: z_c = s \, m_c^\top f / \lVert f \rVert
+
+    The frame is a parameter that needs no gradient: it is stored with the model and does not travel, since the server
+    and all clients draw the same one. Takes (N, features), returns (N, classes); there is no bias. For the scale see
+    ``CosineLinear``. The paper trains with a loss of its own, the distance of :math:`m_y^\top f` from its target; here
+    the loss stays the method's.
+    """
+
+    def __init__(self, features: int, classes: int, scale: float = 16.0) -> None:
+        super().__init__(features, classes, bias=False)
+        check_scale(scale)
+        self.scale = scale
+        with torch.no_grad():
+            self.weight.copy_(simplex_frame(classes, features))
+        self.weight.requires_grad_(False)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.scale * F.linear(F.normalize(input, dim=-1), self.weight)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, scale={self.scale:g}"
+
+
+def use_etf(model: nn.Module, scale: float = 16.0) -> nn.Module:
+    """Puts an ``ETFLinear`` in the place of the last linear layer.
+
+    Errors: ``UserError`` if there is no linear layer, the classes do not fit, or the scale is not above 0.
+    """
+    return replace_classifier(model, "etf", lambda features, classes: ETFLinear(features, classes, scale))

@@ -1,0 +1,124 @@
+r"""``reparam=weight_compander``: weights that cannot grow large and are drawn away from zero (weight compander, Cakaj,
+Mehnert & Yang 2023, arXiv 2306.16993).
+
+What could be verified is the paper's abstract: each weight is a nonlinear function of what is trained, which restricts
+its magnitude and moves it away from zero, and whose hyperparameters can be learned. The text of the paper was not at
+hand and no code of it was found. The arctangent with its two hyperparameters is the form the paper is remembered to
+have; the initial values, one pair of them for each layer, and which layers take part are choices made here.
+"""
+
+from collections.abc import Callable
+from math import pi
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from fedsim.errors import UserError
+from fedsim.models.classifier import find_classifier
+
+_MADE: dict[type[nn.Module], type[nn.Module]] = {}
+"""The companded class of each class of layers."""
+
+
+def compand(trained: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    r""":math:`w = a \arctan(v / b)`, number by number: never beyond :math:`\pm a \pi / 2`, of slope a / b at zero."""
+    return a * torch.atan(trained / b)
+
+
+class Companded(nn.Module):
+    """The half of a companded layer that stands before its own class: ``weight`` is computed whenever it is read.
+
+    What is trained keeps the name ``weight`` among the parameters, so that optimizers, clipping and messages see the
+    layer as it was, with ``a`` and ``b`` beside it.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+
+    @property
+    def weight(self) -> torch.Tensor:
+        trained = self._parameters["weight"]
+        assert trained is not None
+        return compand(trained, self.a, self.b)
+
+    def __reduce__(self) -> tuple[Callable[..., nn.Module], tuple[type[nn.Module]], dict[str, Any]]:
+        # Copies and pickles cannot find a class that is made on demand.
+        return _empty, (type(self).__mro__[2],), self.__dict__
+
+
+def _companded(kind: type[nn.Module]) -> type[nn.Module]:
+    if kind not in _MADE:
+        _MADE[kind] = type(f"Companded{kind.__name__}", (Companded, kind), {})
+    return _MADE[kind]
+
+
+def _empty(kind: type[nn.Module]) -> nn.Module:
+    made = _companded(kind)
+    return made.__new__(made)
+
+
+def keep_weights(model: nn.Module) -> nn.Module:
+    """``reparam=none``: the model as it is."""
+    return model
+
+
+def use_weight_compander(
+    model: nn.Module,
+    a: float = 1.0,
+    b: float = 1.0,
+    learnable: bool = True,
+    head: bool = True,
+    train_only: str | None = None,
+) -> nn.Module:
+    r"""Compands the weights of all convolutions and linear layers, in place: no norm layer, no bias, nothing frozen.
+
+    What is trained starts at :math:`v = b \tan(w / a)`, so that the network starts as it was. ``learnable`` trains
+    ``a`` and ``b`` of each layer, else they stay; without ``head`` the last linear layer is left alone. A standardized
+    convolution (``norm=sws``, ``ws``) standardizes the companded weight, which takes out what ``a`` does, but for the
+    eps of the standardization; of the companding the curve remains.
+
+    Errors: ``UserError`` if ``a`` or ``b`` is not above 0, if an initial weight lies beyond what ``a`` allows, or if
+    there is nothing to compand, as with ``train_only``.
+    """
+    for key, value in (("a", a), ("b", b)):
+        if not value > 0:
+            raise UserError(f"reparam.{key}={value} is not possible: choose a number above 0.")
+    if train_only is not None:
+        raise UserError(
+            f"train_only={train_only} freezes the weights that reparam=weight_compander is to restrict: "
+            "leave one of the two out."
+        )
+    layers = {path: layer for path, layer in model.named_modules() if isinstance(layer, _ConvNd | nn.Linear)}
+    classifier = find_classifier(model)
+    if classifier is not None and not head:
+        del layers[classifier[0]]
+    chosen = {path: layer for path, layer in layers.items() if layer.weight.requires_grad}
+    if not chosen:
+        raise UserError(
+            f"reparam=weight_compander needs convolutions or linear layers that are trained, and "
+            f"{type(model).__name__} has none: choose another model, or reparam=none."
+        )
+    for path, layer in chosen.items():
+        largest = layer.weight.detach().abs().max().item()
+        if not largest < a * pi / 2:
+            raise UserError(
+                f"reparam.a={a} allows weights below {a * pi / 2:.3g}, and {path} starts with {largest:.3g}: "
+                "choose a larger number."
+            )
+        _compand_layer(layer, a, b, learnable)
+    return model
+
+
+def _compand_layer(layer: nn.Module, a: float, b: float, learnable: bool) -> None:
+    weight = layer._parameters["weight"]
+    assert weight is not None
+    with torch.no_grad():
+        weight.copy_(b * torch.tan(weight / a))
+    for name, value in (("a", torch.tensor(float(a))), ("b", torch.tensor(float(b)))):
+        if learnable:
+            layer.register_parameter(name, nn.Parameter(value))
+        else:
+            layer.register_buffer(name, value, persistent=False)
+    layer.__class__ = _companded(type(layer))

@@ -1,0 +1,26 @@
+"""``tta=bn_batch``: BatchNorm by the statistics of the test batch (Nado et al. 2020, arXiv 2006.10963)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from fedsim.norms.statistics import batch_statistics
+from fedsim.tta.adaptation import Adaptation, Batches, check_batch_size, check_running_statistics, forward_by
+
+
+class BatchStatistics(Adaptation):
+    """Mean and biased variance of each test batch take the place of the running ones; nothing is trained."""
+
+    def __init__(self, batch_size: int) -> None:
+        check_batch_size(batch_size)
+        self.batch_size = batch_size
+
+    def check(self, model: nn.Module) -> None:
+        check_running_statistics(model, "bn_batch")
+
+    @contextmanager
+    def adapting(self, model: nn.Module, source: Batches) -> Iterator[None]:
+        plain = model.forward
+        with batch_statistics(model), forward_by(model, plain, self.batch_size):
+            yield

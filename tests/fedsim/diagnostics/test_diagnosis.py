@@ -1,0 +1,126 @@
+"""Diagnosed runs: what is known of the numbers beforehand, and neural collapse against the model that was saved."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from datasets.build import build_federation
+from datasets.source import Part
+from fedsim import simulate
+from fedsim.errors import UserError
+from fedsim.models import build_model
+from fedsim.settings import Settings
+from fedsim.simulation import prepare
+
+COMMON = ("rounds=2", "dataset.train_per_domain=40", "dataset.test_per_domain=20", "device=cpu", "engine=inline")
+SITES = ["features.1", "features.5", "features.9"]
+
+
+@pytest.fixture
+def diagnosed(tmp_path: Path) -> Callable[..., pd.DataFrame]:
+    """``diagnostics.csv`` of a small run as layer x metric tables by round."""
+
+    def run(*overrides: str) -> pd.DataFrame:
+        result = simulate(*COMMON, "diagnostics=true", f"out_dir={tmp_path / 'run'}", *overrides)
+        assert result.diagnostics is not None
+        assert (tmp_path / "run" / "plots" / "diagnostics.png").exists()
+        return result.diagnostics.pivot(index=["round", "layer"], columns="metric", values="value")
+
+    return run
+
+
+def test_shared_statistics_align_clients_in_training_only(diagnosed: Callable[..., pd.DataFrame]) -> None:
+    table = diagnosed("norm=bn")
+    for round in (0, 2):
+        sites = table.loc[round].loc[SITES]
+        np.testing.assert_allclose(sites["kl_clients_after"], sites["kl_clients_before"], rtol=0.05)
+        assert (sites["kl_clients_before"] > 0.5).all()
+        assert (sites["kl_clients_training"] < 0.01).all()
+        assert (sites["kl_training"] > 0.5).all()
+        # One client for each domain: apart as clients is apart as domains.
+        np.testing.assert_allclose(sites["kl_domains_before"], sites["kl_clients_before"], rtol=1e-6)
+
+
+def test_without_statistics_training_and_evaluation_are_the_same(diagnosed: Callable[..., pd.DataFrame]) -> None:
+    sites = diagnosed("norm=gn", "split.clients_per_domain=2").loc[2].loc[SITES]
+    assert (sites["kl_training"] == 0).all()
+    assert (sites["kl_clients_training"] == sites["kl_clients_after"]).all()
+    assert (sites["kl_clients_after"] < sites["kl_clients_before"]).all()
+    assert (sites["kl_domains_before"] != sites["kl_clients_before"]).all()
+
+
+def test_clients_that_keep_their_batch_norm_are_alike_at_evaluation_too(
+    diagnosed: Callable[..., pd.DataFrame],
+) -> None:
+    # Enough batches that the running statistics arrive at what they estimate.
+    sites = diagnosed("strategy=fedbn", "local_epochs=15", "lr=0.01").loc[2].loc[SITES]
+    first = sites.loc["features.1"]
+    assert first["kl_clients_after"] < 0.1 * first["kl_clients_before"]
+    assert (sites["kl_clients_after"] < 0.3).all()  # and so does what reaches the layers behind it
+    assert (sites["kl_training"] < 0.2).all()
+
+
+def test_frozen_statistics_close_the_gap(diagnosed: Callable[..., pd.DataFrame]) -> None:
+    table = diagnosed("norm.policy=fixbn", "diagnostics_every=1")
+    assert (table.loc[1].loc[SITES, "kl_training"] > 0.1).all()
+    assert (table.loc[2].loc[SITES, "kl_training"] == 0).all()
+
+
+@pytest.mark.parametrize("strategy", ["strategy=fedavg", "strategy=fedbn", "strategy=local"])
+def test_neural_collapse_is_that_of_the_saved_model(
+    diagnosed: Callable[..., pd.DataFrame], tmp_path: Path, small_settings: Callable[..., Settings], strategy: str
+) -> None:
+    told = diagnosed(strategy).loc[(2, "head")]
+    settings = small_settings(strategy)
+    federation = build_federation(settings)
+    model = build_model(settings, federation.num_classes, federation.source.image_shape)
+    model.load_state_dict(load_file(tmp_path / "run" / "model.safetensors"))
+    model.eval()
+    batches = [
+        federation.examples_of(client, Part.TRAIN).batch(torch.arange(federation.num_images(client, Part.TRAIN)))
+        for client in federation.clients
+    ]
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    with torch.no_grad():
+        features = model.features(images)
+        predicted = model.head(features).argmax(1).numpy()
+    features, labels = features.double().numpy(), labels.numpy()
+    means = np.stack([features[labels == c].mean(0) for c in range(10)])
+    within = np.cov((features - means[labels]).T, bias=True)
+    centred = means - means.mean(0)
+    nc1 = np.trace(within @ np.linalg.pinv(centred.T @ centred / 10, rcond=1e-9))
+    nearest = ((features[:, None] - means) ** 2).sum(2).argmin(1)
+    weight = model.head.weight.detach().double().numpy()
+    nc3 = ((weight / np.linalg.norm(weight) - centred / np.linalg.norm(centred)) ** 2).sum()
+    assert told["nc1"] == pytest.approx(nc1, rel=1e-3)
+    assert told["nc3"] == pytest.approx(nc3, rel=1e-4)
+    assert told["nc4"] == pytest.approx((nearest != predicted).mean(), abs=1.5 / len(labels))
+
+
+def test_updates_are_diagnosed_where_they_travel(diagnosed: Callable[..., pd.DataFrame]) -> None:
+    table = diagnosed("strategy=fedbn")
+    updated = table.loc[2]["update_cosine"].dropna()
+    assert list(updated.index) == ["features.0", "features.4", "features.8", "head"]  # not BatchNorm, which stays
+    assert updated.between(-1, 1).all()
+    assert "update_cosine" not in table.loc[0].dropna(axis=1)
+
+
+def test_a_diagnosis_changes_nothing_else(tmp_path: Path) -> None:
+    for name, more in (("plain", ()), ("diagnosed", ("diagnostics=true", "diagnostics_every=1"))):
+        simulate(*COMMON, "strategy=fedbn", "evaluate_every=2", f"out_dir={tmp_path / name}", *more)
+    for file in ("clients.csv", "model.safetensors"):
+        assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "diagnosed" / file).read_bytes()
+    assert not (tmp_path / "plain" / "diagnostics.csv").exists()
+    assert pd.read_csv(tmp_path / "diagnosed" / "diagnostics.csv")["round"].unique().tolist() == [0, 1, 2]
+
+
+def test_a_network_without_a_linear_classifier_is_refused(small_settings: Callable[..., Settings]) -> None:
+    with pytest.raises(
+        UserError, match="diagnostics=true needs a network that ends in a linear layer, and SqueezeNet has none"
+    ):
+        prepare(small_settings("model=torchvision/squeezenet1_0", "norm=none", "diagnostics=true"))
