@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from timm.layers.evo_norm import EvoNorm2dB0
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -32,6 +33,9 @@ from fedsim.settings import Settings
 from fedsim.tta import adaptation_of
 
 log = logging.getLogger(__name__)
+
+NEED_A_BATCH = (_BatchNorm, EvoNorm2dB0)
+"""Layers that cannot train on one image at a time: behind a linear layer it would have no deviation."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,11 @@ def prepare(settings: Settings) -> Prepared:
     adaptation = adaptation_of(settings.tta)
     if adaptation is not None:
         adaptation.check(model)
-    if settings.batch_size == 1 and any(isinstance(layer, _BatchNorm) for layer in model.modules()):
-        raise UserError("batch_size=1 gives BatchNorm no batch to normalize over: choose at least 2, or another norm.")
+    if settings.batch_size == 1 and any(isinstance(layer, NEED_A_BATCH) for layer in model.modules()):
+        name = settings.norm["name"]
+        raise UserError(
+            f"batch_size=1 gives norm={name} no batch to normalize over: choose at least 2, or another norm."
+        )
     strategy: ServerHalf = bind_half(settings.strategy, "server", model, fraction=settings.fraction, seed=settings.seed)
     policy.refuse_contradiction(model, strategy.personal, settings.strategy["name"])
     strategy.keep_on_clients(policy.local_entries(model))

@@ -84,7 +84,9 @@ def _heat_map(
     table = mine.pivot(index="layer", columns="round", values="value").reindex(mine["layer"].unique())
     values = table.to_numpy(dtype=float) if len(table) else np.full((1, 1), np.nan)
     axes.grid(False)
-    drawn = axes.imshow(values, aspect="auto", norm=norm, cmap=palette, interpolation="nearest")
+    # Zero has no logarithm; it is drawn as the smallest number there is.
+    shown = np.where(values == 0, np.finfo(float).tiny, values) if isinstance(norm, LogNorm) else values
+    drawn = axes.imshow(shown, aspect="auto", norm=norm, cmap=palette, interpolation="nearest")
     axes.set_title(title, fontsize=8)
     axes.set_xlabel("round", fontsize=8)
     axes.set_yticks(range(len(table)), table.index, fontsize=7)
@@ -92,7 +94,7 @@ def _heat_map(
     axes.set_xticks(range(0, table.shape[1], step), table.columns[::step], fontsize=7)
     if values.size <= 60:
         for (row, column), value in np.ndenumerate(values):
-            red, green, blue, _ = drawn.cmap(norm(value))
+            red, green, blue, _ = drawn.cmap(norm(shown[row, column]))
             ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
             axes.text(column, row, _short(value), ha="center", va="center", fontsize=5.5, color=ink)
     return drawn
@@ -102,7 +104,9 @@ def _short(value: float) -> str:
     """One to three digits, without a zero in front."""
     if not np.isfinite(value):
         return ""
-    if 0.0005 < abs(value) < 0.00995:
+    if value == 0:
+        return "0"
+    if 0.0005 < abs(value) < 0.0095:
         return f"{value:.0e}".replace("e-0", "e-")
     text = f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.1f}" if abs(value) >= 0.995 else f"{value:.2f}"
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text

@@ -6,6 +6,7 @@ from torch import nn
 
 from fedsim.binding import instantiate
 from fedsim.models.freezing import train_only
+from fedsim.norms.pixels import check_pixels
 from fedsim.norms.policy import layer_options
 from fedsim.seeding import global_seed
 
@@ -26,6 +27,7 @@ def build_model(settings: "Settings", num_classes: int, image_shape: ImageShape 
     with global_seed(settings.seed, "model"):
         network = instantiate("model", settings.model, offered=offered)
         network = instantiate("norm", layer_options(settings.norm), network)
+        check_pixels(network, settings.norm["name"], image_shape)
         network = instantiate("attention", settings.attention, network)
         network = instantiate("head", settings.head, network)
         network = instantiate("reparam", settings.reparam, network, offered={"train_only": settings.train_only})

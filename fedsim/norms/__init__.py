@@ -4,45 +4,68 @@ Models are written with BatchNorm; ``norm=`` names a function ``(model) -> model
 layers by type, so every layer can stand in every model.
 """
 
+from timm.layers.filter_response_norm import FilterResponseNormTlu2d
+
 from fedsim.norms.batch import keep_batch_norm
-from fedsim.norms.batch_channel import ChannelNorm, use_batch_channel_norm
+from fedsim.norms.batch_channel import ChannelNorm, EstimatedBatchNorm, use_batch_channel_norm
+from fedsim.norms.crms import CRMSNorm, use_crms_norm
 from fedsim.norms.evonorm import EVONORMS, use_evonorm_b0, use_evonorm_s0
+from fedsim.norms.factory import norm_names, use_norm
+from fedsim.norms.frn import use_frn
 from fedsim.norms.group import use_group_norm
 from fedsim.norms.ibn import InstanceBatchNorm2d, use_ibn_a, use_ibn_b
 from fedsim.norms.instance import use_instance_norm
 from fedsim.norms.layer import use_layer_norm
 from fedsim.norms.none import remove_norm
+from fedsim.norms.pixels import check_pixels
 from fedsim.norms.policy import NormPolicy
+from fedsim.norms.power import GroupScaling, PowerNorm, use_power_norm
 from fedsim.norms.replace import TORCH_NORM_LAYERS
 from fedsim.norms.residual import ScaledResidual
 from fedsim.norms.rms import ChannelRMSNorm, use_rms_norm
 from fedsim.norms.scaled_ws import ScaledWSConv2d, use_scaled_ws
+from fedsim.norms.unified import UnifiedNorm, use_unified_norm
 from fedsim.norms.weight_standardization import WSConv2d, use_ws, use_ws_group_norm
 
-NORM_LAYERS = (*TORCH_NORM_LAYERS, ChannelNorm, ChannelRMSNorm, *EVONORMS)
+NORM_LAYERS = (
+    *(*TORCH_NORM_LAYERS, ChannelNorm, ChannelRMSNorm, CRMSNorm, EstimatedBatchNorm),
+    *(*EVONORMS, FilterResponseNormTlu2d, GroupScaling, PowerNorm, UnifiedNorm),
+)
 """Every layer that normalizes activations; FedWon's models hold none of them."""
 
 __all__ = [
     "NORM_LAYERS",
+    "CRMSNorm",
     "ChannelNorm",
     "ChannelRMSNorm",
+    "EstimatedBatchNorm",
+    "GroupScaling",
     "InstanceBatchNorm2d",
     "NormPolicy",
+    "PowerNorm",
     "ScaledResidual",
     "ScaledWSConv2d",
+    "UnifiedNorm",
     "WSConv2d",
+    "check_pixels",
     "keep_batch_norm",
+    "norm_names",
     "remove_norm",
     "use_batch_channel_norm",
+    "use_crms_norm",
     "use_evonorm_b0",
     "use_evonorm_s0",
+    "use_frn",
     "use_group_norm",
     "use_ibn_a",
     "use_ibn_b",
     "use_instance_norm",
     "use_layer_norm",
+    "use_norm",
+    "use_power_norm",
     "use_rms_norm",
     "use_scaled_ws",
+    "use_unified_norm",
     "use_ws",
     "use_ws_group_norm",
 ]

@@ -1,11 +1,14 @@
-"""``norm=bcn``: Batch-Channel Normalization (Qiao et al. 2019, arXiv 1903.10520, section 4)."""
+"""``norm=bcn``: Batch-Channel Normalization (Qiao et al. 2019, arXiv 1903.10520, section 4, and 1911.09738)."""
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedsim.norms.replace import channels_of, check_groups, replace_batch_norm
+from fedsim.errors import UserError
+from fedsim.norms.options import check_groups
+from fedsim.norms.replace import replace_batch_norm
+from fedsim.norms.shapes import all_but_channels, per_channel
 
 
 class ChannelNorm(nn.Module):
@@ -32,18 +35,68 @@ class ChannelNorm(nn.Module):
         return f"groups={self.groups}, eps={self.eps}"
 
 
-def use_batch_channel_norm(model: nn.Module, groups: int = 32) -> nn.Module:
-    """Puts a ``ChannelNorm`` behind every BatchNorm, which stays as it is.
+class EstimatedBatchNorm(nn.Module):
+    r"""BatchNorm by its running statistics in training too, so that a batch may be a single image.
 
-    The mode for micro-batches, which normalizes by estimated statistics in training too, is not part of it.
+    .. math:: y = \gamma \, (x - \bar\mu) / \sqrt{\bar\sigma^2 + \epsilon} + \beta
 
-    Errors: ``UserError`` if ``groups`` does not divide the channels of a layer.
+    In training each batch first moves them, by the ``moving_speed`` s:
+
+    .. math:: \bar\sigma^2 \leftarrow (1 - s) \, \bar\sigma^2 + s \, \mathrm{mean}((x - \bar\mu)^2), \quad
+        \bar\mu \leftarrow (1 - s) \, \bar\mu + s \, \mathrm{mean}(x)
+
+    with means over the batch and its pixels, the spread taken around the old :math:`\bar\mu`. No gradient flows through
+    the statistics. Takes (N, C, ...). It is no ``_BatchNorm``, since what can be asked of those, such as another
+    batch's statistics, would not be this layer: under ``norm.policy`` its statistics are shared or local.
     """
 
-    def make(layer: nn.Module) -> nn.Module:
-        channels = channels_of(layer)
-        check_groups(groups, channels)
-        assert isinstance(layer, _BatchNorm)
-        return nn.Sequential(layer, ChannelNorm(groups))
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
 
-    return replace_batch_norm(model, make)
+    def __init__(self, channels: int, moving_speed: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.moving_speed, self.eps = moving_speed, eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self._move(input)
+        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+        centred = input - per_channel(self.running_mean, input)
+        return centred * per_channel(scale, input) + per_channel(self.bias, input)
+
+    @torch.no_grad()
+    def _move(self, input: torch.Tensor) -> None:
+        over = all_but_channels(input)
+        spread = (input - per_channel(self.running_mean, input)).square().mean(over)
+        self.running_var.lerp_(spread, self.moving_speed)
+        self.running_mean.lerp_(input.mean(over), self.moving_speed)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, moving_speed={self.moving_speed}, eps={self.eps}"
+
+
+def use_batch_channel_norm(
+    model: nn.Module, groups: int = 32, estimated: bool = False, moving_speed: float = 0.1
+) -> nn.Module:
+    """Puts a ``ChannelNorm`` behind every BatchNorm.
+
+    That stays as it is, or with ``estimated`` becomes an ``EstimatedBatchNorm``, the authors' mode for micro-batches.
+    Their code has its moving speed set by a schedule that it does not include; here it is constant, by default the
+    momentum of BatchNorm.
+
+    Errors: ``UserError`` if ``groups`` does not divide the channels of a layer, or the speed is not in (0, 1].
+    """
+    if not 0 < moving_speed <= 1:
+        raise UserError(f"norm.moving_speed={moving_speed} is not possible: choose a number above 0, 1 at most.")
+
+    def make(layer: nn.Module) -> nn.Module:
+        check_groups(groups, layer)
+        assert isinstance(layer, _BatchNorm)
+        batch = EstimatedBatchNorm(layer.num_features, moving_speed, layer.eps) if estimated else layer
+        return nn.Sequential(batch, ChannelNorm(groups))
+
+    return replace_batch_norm(model, "bcn", make)

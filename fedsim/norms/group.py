@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from fedsim.norms.replace import channels_of, check_groups, replace_batch_norm
+from fedsim.norms.options import check_groups
+from fedsim.norms.replace import channels_of, replace_batch_norm
 
 
 def use_group_norm(model: nn.Module, groups: int = 32) -> nn.Module:
@@ -11,10 +12,9 @@ def use_group_norm(model: nn.Module, groups: int = 32) -> nn.Module:
 
     Errors: ``UserError`` if ``groups`` does not divide the channels of a layer.
     """
+    return replace_batch_norm(model, "gn", lambda layer: group_norm_like(layer, groups))
 
-    def make(layer: nn.Module) -> nn.Module:
-        channels = channels_of(layer)
-        check_groups(groups, channels)
-        return nn.GroupNorm(groups, channels)
 
-    return replace_batch_norm(model, make)
+def group_norm_like(layer: nn.Module, groups: int) -> nn.GroupNorm:
+    check_groups(groups, layer)
+    return nn.GroupNorm(groups, channels_of(layer))

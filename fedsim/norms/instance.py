@@ -17,4 +17,4 @@ def use_instance_norm(model: nn.Module) -> nn.Module:
             return nn.Identity()
         return nn.InstanceNorm2d(channels_of(layer), affine=True)
 
-    return replace_batch_norm(model, make)
+    return replace_batch_norm(model, "in", make)

@@ -11,4 +11,4 @@ def use_layer_norm(model: nn.Module) -> nn.Module:
     That is ``GroupNorm(1, C)``: unlike ``nn.LayerNorm((C, H, W))`` it has no scale for each pixel, so it takes images
     of any size. On the (N, C) of a linear layer it is ``nn.LayerNorm(C)``.
     """
-    return replace_batch_norm(model, lambda layer: nn.GroupNorm(1, channels_of(layer)))
+    return replace_batch_norm(model, "ln", lambda layer: nn.GroupNorm(1, channels_of(layer)))

@@ -1,8 +1,9 @@
 """``norm=none``: no normalization layer at all."""
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedsim.norms.replace import replace_batch_norm
+from fedsim.norms.replace import replace_layers
 from fedsim.norms.residual import check_residual, scale_residuals
 
 
@@ -12,5 +13,5 @@ def remove_norm(model: nn.Module, residual: str = "plain", alpha: float = 0.2) -
     ``residual="nf"`` scales the branches of residual blocks by ``alpha`` and a skip gain (``scale_residuals``).
     """
     check_residual(residual)
-    without = replace_batch_norm(model, lambda layer: nn.Identity())
+    without = replace_layers(model, (_BatchNorm,), lambda layer: nn.Identity())
     return scale_residuals(without, alpha) if residual == "nf" else without

@@ -1,6 +1,7 @@
 """Replacing layers of a model by type, wherever they stand in it."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -37,23 +38,55 @@ def replace_layers(
     return model
 
 
-def replace_batch_norm(model: nn.Module, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """Puts ``make(layer)`` in the place of each BatchNorm of any dimension."""
+def replace_batch_norm(model: nn.Module, norm: str, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """Puts ``make(layer)`` in the place of each BatchNorm of any dimension.
+
+    Errors: ``UserError`` if there is none, because the network would silently not be what ``norm`` says.
+    """
+    if not any(isinstance(layer, _BatchNorm) for layer in model.modules()):
+        raise UserError(
+            f"norm={norm} replaces BatchNorm, and this network has none: "
+            "choose norm=bn, which leaves it as it is, or another model."
+        )
     return replace_layers(model, (_BatchNorm,), make)
+
+
+class OnePixel(nn.Module):
+    """Lets a layer for (N, C, H, W) take the (N, C) of a linear layer, as images of one pixel."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.layer(input[:, :, None, None])
+        return output[:, :, 0, 0]
+
+
+def replace_with_relu(model: nn.Module, norm: str, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """Puts ``make(layer)`` in the place of each BatchNorm and the ReLU after it.
+
+    Errors: ``UserError`` if a BatchNorm is not followed by a ReLU in the same ``nn.Sequential``.
+    """
+    replaced = 0
+    for parent in model.modules():
+        if not isinstance(parent, nn.Sequential):
+            continue
+        for (place, layer), (after, activation) in pairwise(list(parent._modules.items())):
+            if isinstance(layer, _BatchNorm) and isinstance(activation, nn.ReLU):
+                setattr(parent, place, make(layer))
+                setattr(parent, after, nn.Identity())
+                replaced += 1
+    left = [path for path, layer in model.named_modules() if isinstance(layer, _BatchNorm)]
+    if left or not replaced:
+        where = f"{left[0]} is not" if left else "there is none"
+        raise UserError(f"norm={norm} replaces each BatchNorm and the ReLU after it, and {where}: choose another norm.")
+    return model
 
 
 def channels_of(layer: nn.Module) -> int:
     assert isinstance(layer, _BatchNorm)
     return layer.num_features
-
-
-def check_groups(groups: int, channels: int) -> None:
-    """Errors: ``UserError`` if groups of channels would not be of equal size."""
-    if groups < 1 or channels % groups:
-        raise UserError(
-            f"norm.groups={groups} does not divide the {channels} channels of a layer of this model: "
-            f"choose a divisor of {channels}."
-        )
 
 
 def copy_of(conv: nn.Conv2d, kind: type[Conv], *, bias: bool, **options: Any) -> Conv:

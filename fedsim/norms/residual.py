@@ -8,6 +8,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from fedsim.errors import UserError
+from fedsim.norms.options import check_positive
 
 BLOCKS = (BasicBlock, Bottleneck)
 
@@ -61,8 +62,7 @@ def scale_residuals(model: nn.Module, alpha: float) -> nn.Module:
 
     Errors: ``UserError`` if the model has no residual block of torchvision's ResNets.
     """
-    if not alpha > 0:
-        raise UserError(f"norm.alpha={alpha} is not possible: choose a number above 0.")
+    check_positive("alpha", alpha)
     variance, found = 1.0, False
     for parent in list(model.modules()):
         for name, block in list(parent.named_children()):

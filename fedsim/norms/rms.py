@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
-from fedsim.errors import UserError
+from fedsim.norms.options import check_positive
 from fedsim.norms.replace import channels_of, replace_batch_norm
+from fedsim.norms.shapes import per_channel
 
 
 class ChannelRMSNorm(nn.Module):
@@ -23,8 +24,7 @@ class ChannelRMSNorm(nn.Module):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         mean_square = input.square().mean(dim=tuple(range(1, input.dim())), keepdim=True)
-        scale = self.weight.view(1, -1, *(1,) * (input.dim() - 2))
-        normalized: torch.Tensor = input * torch.rsqrt(mean_square + self.eps) * scale
+        normalized: torch.Tensor = input * torch.rsqrt(mean_square + self.eps) * per_channel(self.weight, input)
         return normalized
 
     def extra_repr(self) -> str:
@@ -33,6 +33,5 @@ class ChannelRMSNorm(nn.Module):
 
 def use_rms_norm(model: nn.Module, eps: float = 1e-5) -> nn.Module:
     """Replaces every BatchNorm of C channels by ``ChannelRMSNorm(C)``."""
-    if not eps > 0:
-        raise UserError(f"norm.eps={eps} is not possible: choose a number above 0.")
-    return replace_batch_norm(model, lambda layer: ChannelRMSNorm(channels_of(layer), eps))
+    check_positive("eps", eps)
+    return replace_batch_norm(model, "rms", lambda layer: ChannelRMSNorm(channels_of(layer), eps))

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedsim.errors import UserError
 from fedsim.norms.none import remove_norm
+from fedsim.norms.options import check_fan_in, check_positive
 from fedsim.norms.replace import copy_of, replace_layers
 
 RELU_GAIN = 1.7139588594436646
@@ -43,10 +43,11 @@ class ScaledWSConv2d(nn.Conv2d):
         self.gain = nn.Parameter(torch.ones(self.out_channels, 1, 1, 1))
 
     def standardized_weight(self) -> torch.Tensor:
-        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
-        fan_in = self.weight[0].numel()
+        raw = self.weight  # read once, since a reparametrized weight is computed whenever it is read
+        variance, mean = torch.var_mean(raw, dim=(1, 2, 3), correction=0, keepdim=True)
+        fan_in = raw[0].numel()
         scale = torch.rsqrt(torch.clamp(variance * fan_in, min=self.eps)) * (self.gain * self.gamma)
-        weight: torch.Tensor = (self.weight - mean) * scale
+        weight: torch.Tensor = (raw - mean) * scale
         return weight
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -64,12 +65,15 @@ def use_scaled_ws(
 
     ``gamma`` stands at every convolution, as Eq. 3 has it. (Strictly it belongs to those whose input is a ReLU.)
     ``residual`` and ``alpha`` are those of ``remove_norm``; what FedWon does with residual blocks is not published.
+
+    Errors: ``UserError`` for an option out of its range or a convolution with a fan-in of 1.
     """
 
     def make(layer: nn.Module) -> nn.Module:
         assert isinstance(layer, nn.Conv2d)
+        check_fan_in("sws", layer)
         return layer if isinstance(layer, ScaledWSConv2d) else ScaledWSConv2d.like(layer, gamma, eps)
 
-    if not eps > 0:
-        raise UserError(f"norm.eps={eps} is not possible: choose a number above 0.")
+    check_positive("gamma", gamma)
+    check_positive("eps", eps)
     return replace_layers(remove_norm(model, residual, alpha), (nn.Conv2d,), make)

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedsim.errors import UserError
-from fedsim.norms.group import use_group_norm
+from fedsim.norms.group import group_norm_like
 from fedsim.norms.none import remove_norm
-from fedsim.norms.replace import copy_of, replace_layers
+from fedsim.norms.options import check_fan_in, check_positive
+from fedsim.norms.replace import copy_of, replace_batch_norm, replace_layers
 
 
 class WSConv2d(nn.Conv2d):
@@ -32,8 +32,9 @@ class WSConv2d(nn.Conv2d):
         self.eps = eps
 
     def standardized_weight(self) -> torch.Tensor:
-        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=1, keepdim=True)
-        weight: torch.Tensor = (self.weight - mean) * torch.rsqrt(variance + self.eps)
+        raw = self.weight  # read once, since a reparametrized weight is computed whenever it is read
+        variance, mean = torch.var_mean(raw, dim=(1, 2, 3), correction=1, keepdim=True)
+        weight: torch.Tensor = (raw - mean) * torch.rsqrt(variance + self.eps)
         return weight
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -46,25 +47,22 @@ class WSConv2d(nn.Conv2d):
 
 def use_ws(model: nn.Module, eps: float = 1e-5) -> nn.Module:
     """Removes every BatchNorm and standardizes every convolution."""
-    return _standardize(remove_norm(model), eps)
+    check_positive("eps", eps)
+    return _standardize(remove_norm(model), "ws", eps)
 
 
 def use_ws_group_norm(model: nn.Module, groups: int = 32, eps: float = 1e-5) -> nn.Module:
     """Standardizes every convolution and replaces every BatchNorm by GroupNorm, as BiT does (Kolesnikov et al.
     2020)."""
-    return _standardize(use_group_norm(model, groups), eps)
+    check_positive("eps", eps)
+    with_groups = replace_batch_norm(model, "ws_gn", lambda layer: group_norm_like(layer, groups))
+    return _standardize(with_groups, "ws_gn", eps)
 
 
-def _standardize(model: nn.Module, eps: float) -> nn.Module:
-    if not eps > 0:
-        raise UserError(f"norm.eps={eps} is not possible: choose a number above 0.")
-
+def _standardize(model: nn.Module, norm: str, eps: float) -> nn.Module:
     def make(layer: nn.Module) -> nn.Module:
         assert isinstance(layer, nn.Conv2d)
-        if layer.weight[0].numel() < 2:
-            raise UserError(
-                "norm=ws is not possible for a convolution with a fan-in of 1: choose another norm or model."
-            )
+        check_fan_in(norm, layer)
         return layer if isinstance(layer, WSConv2d) else WSConv2d.like(layer, eps)
 
     return replace_layers(model, (nn.Conv2d,), make)

@@ -40,7 +40,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
         (["strategy=fedfoo"], "strategy=fedfoo is not known: choose fedavg, fedbn, fedwon, local."),
         (["dataset=imagenet"], "dataset=imagenet is not known: choose cifar10, cifar100, digits, "),
         (["model=resnet9000"], "model=resnet9000 is not known: choose alexnet, cnn6, cnn_small, "),
-        (["norm=x"], "norm=x is not known: choose bcn, bn, evonorm_b0, "),
+        (["norm=x"], "norm=x is not known: choose bcn, bn, crms, evonorm_b0, "),
         (["experiment=x"], "experiment=x is not known: choose fedbn_digits5, "),
         (["roundz=3"], "roundz=3 is not a setting: did you mean rounds?"),
         (["strategy.clap=3", "strategy=fedwon"], "strategy.clap=3 is not a setting: did you mean strategy.clip?"),
@@ -53,7 +53,9 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
         (["fraction=0"], "fraction=0 is not possible: choose a number above 0 and at most 1."),
         (["fraction=2"], "fraction=2 is not possible: choose a number above 0 and at most 1."),
         (["batch_size=-4"], "batch_size=-4 is not possible: choose a whole number of at least 1."),
-        (["batch_size=1"], "batch_size=1 gives BatchNorm no batch to normalize over"),
+        (["batch_size=1"], "batch_size=1 gives norm=bn no batch to normalize over"),
+        (["batch_size=1", "norm=evonorm_b0"], "batch_size=1 gives norm=evonorm_b0 no batch to normalize over"),
+        (["model=torchvision/resnet18", "norm=in"], "norm=in normalizes over the pixels of each channel, of which"),
         (["lr=0"], "lr=0 is not possible: choose a number above 0."),
         (["seed=-1"], "seed=-1 is not possible: choose a whole number of at least 0."),
         (["device=tpu"], "device=tpu is not possible: choose auto or cpu"),
@@ -78,7 +80,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
         (["head=x"], "head=x is not known: choose cosine, etf, linear."),
         (["head=cosine", "head.scale=0"], "head.scale=0 is not possible: choose a number above 0."),
         (["head=cosine", "head.learnable=1"], "head.learnable=1 is not possible: choose true or false."),
-        (["head=etf", "model=torchvision/squeezenet1_1"], "head=etf takes the place of the last linear layer, and "),
+        (["head=etf", "model=torchvision/squeezenet1_1"], "head=etf needs a network that ends in a linear layer, and "),
         (["reparam=x"], "reparam=x is not known: choose none, weight_compander."),
         (["reparam=weight_compander", "reparam.b=0"], "reparam.b=0 is not possible: choose a number above 0."),
         (["reparam=weight_compander", "reparam.a=0.01"], "reparam.a=0.01 allows weights below 0.0157, and features.0"),
@@ -157,10 +159,11 @@ def test_a_run_leaves_the_promised_files_and_prints_where(run_py: CommandLine, t
 def test_inline_and_any_number_of_workers_write_the_same_bytes(run_py: CommandLine, tmp_path: Path) -> None:
     engines = ["engine=inline", *(f"engine.workers={count}" for count in (1, 2, 3))]
     for number, engine in enumerate(engines):
-        done = run_py("strategy=fedbn", "fraction=0.7", "split.clients_per_domain=2", engine, f"out_dir={number}")
+        options = ("strategy=fedbn", "fraction=0.7", "split.clients_per_domain=2", "tta=tent", "diagnostics=true")
+        done = run_py(*options, engine, f"out_dir={number}")
         assert done.returncode == 0, done.stderr
-    written = {(tmp_path / str(number) / "clients.csv").read_bytes() for number in range(4)}
-    assert len(written) == 1
+    for file in ("clients.csv", "diagnostics.csv"):
+        assert len({(tmp_path / str(number) / file).read_bytes() for number in range(4)}) == 1
 
 
 @pytest.mark.slow
@@ -210,7 +213,8 @@ def started(tmp_path: Path, *arguments: str) -> "subprocess.Popen[str]":
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill -9", "Ctrl-C"])
 def test_a_stopped_run_is_resumed_to_the_same_bytes(run_py: CommandLine, tmp_path: Path, how: str) -> None:
-    process = started(tmp_path, "rounds=12", "out_dir=run")
+    diagnosed = ("diagnostics=true", "diagnostics_every=2")
+    process = started(tmp_path, "rounds=12", "out_dir=run", *diagnosed)
     if how == "Ctrl-C":
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
@@ -228,9 +232,10 @@ def test_a_stopped_run_is_resumed_to_the_same_bytes(run_py: CommandLine, tmp_pat
 
     resumed = run_py("resume=run", small=False)
     assert resumed.returncode == 0, resumed.stderr
-    straight = run_py("strategy=fedbn", "out_dir=straight", "rounds=12")
+    straight = run_py("strategy=fedbn", "out_dir=straight", "rounds=12", *diagnosed)
     assert straight.returncode == 0, straight.stderr
-    assert (tmp_path / "run" / "clients.csv").read_bytes() == (tmp_path / "straight" / "clients.csv").read_bytes()
+    for file in ("clients.csv", "diagnostics.csv"):
+        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "straight" / file).read_bytes()
     assert (tmp_path / "run" / "model.safetensors").exists()
 
     refused = run_py("resume=run", "lr=0.1", small=False)

@@ -37,7 +37,7 @@ def flower(tmp_path: Path) -> Iterator[dict[str, str]]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="the daemon is found in /proc")
 def test_flwr_run_gives_the_numbers_of_the_inline_engine(flower: dict[str, str], tmp_path: Path) -> None:
-    overrides = [*SMALL, "strategy=fedbn", "local_epochs=2"]
+    overrides = [*SMALL, "strategy=fedbn", "local_epochs=2", "diagnostics=true", "tta=tent"]
     config = " ".join([*overrides, f"out_dir={tmp_path / 'flower_run'}"])
     done = subprocess.run(
         [str(BIN / "flwr"), "run", str(ROOT), "--stream", "--run-config", f'overrides="{config}"'],
@@ -52,9 +52,8 @@ def test_flwr_run_gives_the_numbers_of_the_inline_engine(flower: dict[str, str],
     assert (tmp_path / "flower_run" / "summary.json").exists(), done.stdout + done.stderr
     inline = simulate(*overrides, "engine=inline", f"out_dir={tmp_path / 'inline_run'}")
     # Two simulated SuperNodes host six clients in two processes; not a bit differs.
-    assert (tmp_path / "flower_run" / "clients.csv").read_bytes() == (
-        tmp_path / "inline_run" / "clients.csv"
-    ).read_bytes()
+    for file in ("clients.csv", "diagnostics.csv"):
+        assert (tmp_path / "flower_run" / file).read_bytes() == (tmp_path / "inline_run" / file).read_bytes()
     summary = json.loads((tmp_path / "flower_run" / "summary.json").read_text())
     assert summary["final"] == inline.summary["final"]
     assert summary["bytes_up"] == inline.summary["bytes_up"]

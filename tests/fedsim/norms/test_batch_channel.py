@@ -7,7 +7,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from fedsim.errors import UserError
-from fedsim.norms import ChannelNorm, use_batch_channel_norm
+from fedsim.norms import ChannelNorm, EstimatedBatchNorm, use_batch_channel_norm
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 5, 4), (3, 8)])
@@ -41,6 +41,53 @@ def test_every_batch_norm_of_resnet_is_followed() -> None:
     kinds = [type(layer) for layer in model.modules()]
     assert kinds.count(nn.BatchNorm2d) == kinds.count(ChannelNorm) == 20
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 1000)
+
+
+class Estimated:
+    """The mode for micro-batches of a few channels as sums over plain numbers; the state is changed in place."""
+
+    def __init__(self, channels: int, speed: float) -> None:
+        self.speed, self.mean, self.variance = speed, np.zeros(channels), np.ones(channels)
+
+    def step(self, x: np.ndarray, dy: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, ...]:
+        y, dx, dgamma = np.zeros_like(x), np.zeros_like(x), np.zeros_like(gamma)
+        for c in range(len(gamma)):
+            values = [x[n, c][pixel] for n in range(len(x)) for pixel in np.ndindex(x.shape[2:])]
+            spread = sum((value - self.mean[c]) ** 2 for value in values) / len(values)  # around the old mean
+            self.mean[c] += self.speed * (sum(values) / len(values) - self.mean[c])
+            self.variance[c] += self.speed * (spread - self.variance[c])
+            deviation = np.sqrt(self.variance[c] + 1e-5)
+            z = (x[:, c] - self.mean[c]) / deviation
+            y[:, c], dx[:, c] = gamma[c] * z + beta[c], gamma[c] * dy[:, c] / deviation
+            dgamma[c] = (dy[:, c] * z).sum()
+        return y, dx, dgamma, dy.sum(axis=(0, *range(2, dy.ndim)))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 2, 5), (1, 4, 3, 3), (6, 4), (1, 4)])
+@pytest.mark.parametrize("speed", [0.1, 0.7, 1.0])
+def test_estimated_statistics_move_first_and_are_constants_to_the_gradient(
+    follow: object, shape: tuple[int, ...], speed: float
+) -> None:
+    reference, layer = Estimated(4, speed), EstimatedBatchNorm(4, speed)
+    state = {"running_mean": reference.mean, "running_var": reference.variance}
+    follow(layer, reference.step, [1, 3, 0.5, 2], shape, state)  # type: ignore[operator]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).double()
+    mean, variance, gamma, beta = (
+        np.asarray(each).reshape(1, 4, *(1,) * (x.dim() - 2))
+        for each in (reference.mean, reference.variance, layer.weight.detach(), layer.bias.detach())
+    )
+    expected = gamma * (x.numpy() - mean) / np.sqrt(variance + 1e-5) + beta
+    np.testing.assert_allclose(layer.eval()(x).detach().numpy(), expected, rtol=1e-9)
+    np.testing.assert_allclose(layer.running_mean, reference.mean, rtol=1e-10)  # as training left it
+
+
+def test_estimated_batch_norms_have_the_eps_of_those_they_replace() -> None:
+    model = use_batch_channel_norm(
+        nn.Sequential(nn.BatchNorm2d(8, eps=0.5), nn.BatchNorm2d(4)), groups=4, estimated=True, moving_speed=0.3
+    )
+    batches = [layer for layer in model.modules() if isinstance(layer, EstimatedBatchNorm)]
+    assert [(len(each.weight), each.eps, each.moving_speed) for each in batches] == [(8, 0.5, 0.3), (4, 1e-5, 0.3)]
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
 
 
 def test_groups_that_do_not_divide_the_channels_are_refused() -> None:

@@ -16,7 +16,7 @@ from fedsim.client_host import PERSONAL, ClientHost
 from fedsim.engines.inline import InlineGrid
 from fedsim.errors import UserError
 from fedsim.messages import EVALUATE, EVALUATE_GLOBAL, TRAIN, arrays_of, message, metrics_of
-from fedsim.norms import use_evonorm_b0
+from fedsim.norms import use_evonorm_b0, use_norm
 from fedsim.norms.policy import NormPolicy, statistics_kept
 from fedsim.settings import Settings
 from fedsim.simulation import prepare
@@ -97,6 +97,45 @@ def test_a_policy_needs_layers_that_it_can_serve() -> None:
     assert policy(policy="silobn").local_entries(evonorm) == {"1.running_var"}
     with pytest.raises(UserError, match=r"the statistics of EvoNorm2dB0 can only be shared or local"):
         policy(evaluation="batch").apply(evonorm)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "layer", "statistics"),
+    [
+        ("bcn", {"estimated": True}, "EstimatedBatchNorm", {"running_mean", "running_var"}),
+        ("powernorm", {}, "PowerNorm", {"phi", "ema_gz", "num_batches_tracked"}),
+        (
+            "unified",
+            {},
+            "UnifiedNorm",
+            {"running_var", "ema_gz", "window_mean_square", "window_gz"}
+            | {"num_batches_tracked", "num_batches_skipped"},
+        ),
+    ],
+)
+def test_running_statistics_of_other_layers_are_shared_or_local(
+    name: str, options: dict[str, Any], layer: str, statistics: set[str]
+) -> None:
+    model = use_norm(resnet18(weights=None), name, **options)
+    places = [path for path, module in model.named_modules() if type(module).__name__ == layer]
+    assert len(places) == 20
+    for answers, entries in (
+        ({"policy": "fedavg"}, set()),
+        ({"policy": "silobn"}, statistics),
+        ({"policy": "fedbn"}, statistics | {"weight", "bias"}),
+        ({"affine": "local"}, {"weight", "bias"}),
+    ):
+        assert policy(**answers).apply(model) is model
+        assert policy(**answers).local_entries(model) == {f"{path}.{entry}" for path in places for entry in entries}
+    assert statistics_kept(model, policy(policy="silobn").local_entries(model))
+    for refused in (
+        {"evaluation": "batch"},
+        {"evaluation": "reestimated"},
+        {"statistics": "none"},
+        {"policy": "fixbn"},
+    ):
+        with pytest.raises(UserError, match=rf"^the statistics of {layer} can only be shared or local"):
+            policy(**refused).apply(model)
 
 
 @pytest.mark.parametrize(
@@ -201,3 +240,15 @@ def test_silobn_keeps_statistics_and_returns_gamma_and_beta(
     reply = client.host.train(client.ask(TRAIN, sent), client.context)
     assert set(arrays_of(reply)) == set(sent)
     assert {name.rpartition(".")[2] for name in client.context.state[PERSONAL]} == set(STATISTICS)
+
+
+def test_with_estimated_statistics_a_batch_may_be_a_single_image(
+    small_settings: MakeSettings, federation: Federation
+) -> None:
+    with pytest.raises(UserError, match="batch_size=1 gives norm=bcn no batch to normalize over"):
+        prepare(small_settings("norm=bcn", "batch_size=1"))
+    prepared = prepare(small_settings("norm=bcn", "norm.estimated=true", "batch_size=1"))
+    client = Client(prepared.settings, federation)
+    sent = dict(client.host.initial)
+    trained = to_tensors(arrays_of(client.host.train(client.ask(TRAIN, sent), client.context)))
+    assert all(tensor.isfinite().all() and not torch.equal(tensor, sent[name]) for name, tensor in trained.items())

@@ -1,0 +1,45 @@
+"""``norm=crms``: Compressed Root Mean Square Normalization (Jiang et al. 2023, arXiv 2305.14858) in the place
+of BatchNorm."""
+
+import torch
+from torch import nn
+
+from fedsim.norms.options import check_positive
+from fedsim.norms.replace import channels_of, replace_batch_norm
+from fedsim.norms.shapes import per_channel
+
+
+class CRMSNorm(nn.Module):
+    r"""Layer Normalization of C + 1 channels that sum to zero, of which only the first C are stored.
+
+    .. math:: y_c = \gamma_c \, x_c \Big/ \sqrt{\frac{\sum_c x_c^2 + (\sum_c x_c)^2}{C + 1} + \epsilon}
+
+    The channel left out is minus the sum of the others, so the mean of all of them is zero and their mean square is
+    their variance. On the (N, C) of a linear layer it is the paper's, with a scale.
+
+    The paper's zero sums hold by construction: it takes the mean out of every layer that writes into a transformer's
+    residual stream. A convolutional network has no such stream, and any C values can be completed, so here the layer's
+    input is taken as it comes. On (N, C, H, W) each pixel is completed, and the mean square is that of all C + 1
+    channels and all pixels of the image, as ``ChannelRMSNorm`` has it: it is ``norm=ln`` of the completed image.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        left_out = input.sum(dim=1, keepdim=True)
+        squares = input.square().sum(dim=1, keepdim=True) + left_out.square()
+        mean_square = squares.mean(dim=tuple(range(1, input.dim())), keepdim=True) / (len(self.weight) + 1)
+        normalized: torch.Tensor = input * torch.rsqrt(mean_square + self.eps) * per_channel(self.weight, input)
+        return normalized
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, eps={self.eps}"
+
+
+def use_crms_norm(model: nn.Module, eps: float = 1e-5) -> nn.Module:
+    """Replaces every BatchNorm of C channels by ``CRMSNorm(C)``."""
+    check_positive("eps", eps)
+    return replace_batch_norm(model, "crms", lambda layer: CRMSNorm(channels_of(layer), eps))

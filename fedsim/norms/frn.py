@@ -1,0 +1,31 @@
+"""``norm=frn``: Filter Response Normalization (Singh & Krishnan, CVPR 2020, arXiv 1911.09737), norm and activation in
+one.
+
+The layer is timm's. It replaces a BatchNorm together with the ReLU that follows it.
+"""
+
+from timm.layers.filter_response_norm import FilterResponseNormTlu2d
+from torch import nn
+from torch.nn.modules.batchnorm import BatchNorm1d
+
+from fedsim.norms.options import check_positive
+from fedsim.norms.replace import channels_of, replace_with_relu
+
+
+def use_frn(model: nn.Module, eps: float = 1e-6) -> nn.Module:
+    r"""Every channel of every image is divided by the root mean square of its pixels, and cut off at a learned
+    threshold:
+
+    .. math:: y = \max(\gamma x / \sqrt{\mathrm{mean}(x^2) + \epsilon} + \beta, \tau)
+
+    A linear layer gives one number per channel, of which only the sign would be left, so BatchNorm1d is left out and
+    its ReLU stays. (The mean square is computed in float32 whatever the type of x.)
+
+    Errors: ``UserError`` if a BatchNorm is not followed by a ReLU in the same ``nn.Sequential``.
+    """
+    check_positive("eps", eps)
+
+    def make(layer: nn.Module) -> nn.Module:
+        return nn.ReLU() if isinstance(layer, BatchNorm1d) else FilterResponseNormTlu2d(channels_of(layer), eps=eps)
+
+    return replace_with_relu(model, "frn", make)

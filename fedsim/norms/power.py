@@ -1,0 +1,141 @@
+"""``norm=powernorm``: Power Normalization (Shen et al., ICML 2020, arXiv 2003.07845) in the place of BatchNorm."""
+
+import torch
+from torch import nn
+
+from fedsim.norms.mean_square import MeanSquareFunction
+from fedsim.norms.options import check_count, check_groups, check_positive, check_share
+from fedsim.norms.replace import channels_of, replace_batch_norm
+from fedsim.norms.shapes import all_but_channels, per_channel
+
+WARMUP = 100
+"""Batches of the warm-up. The authors' 10,000 would outlast whole federated runs: a client of the default run trains on
+480 batches. A hundred is ten times what the running mean remembers."""
+
+
+class GroupScaling(nn.Module):
+    r"""Divides each pixel by the root mean square of its groups of channels, without a learned scale.
+
+    .. math:: y_g = x_g / \sqrt{\mathrm{mean}(x_g^2) + \epsilon}
+
+    In the authors' transformers the pixels are words. Takes (N, C, ...) with C divisible by ``groups``.
+    """
+
+    def __init__(self, groups: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.groups, self.eps = groups, eps
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        grouped = input.unflatten(1, (self.groups, -1))
+        scaled: torch.Tensor = grouped * torch.rsqrt(grouped.square().mean(dim=2, keepdim=True) + self.eps)
+        return scaled.flatten(1, 2)
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}, eps={self.eps}"
+
+
+class PowerNorm(nn.Module):
+    r"""Divides each channel by the root of a running mean square; neither a mean nor a variance is estimated.
+
+    With :math:`\psi^2` the mean of :math:`x^2` over the batch and its pixels, at batch i of training
+
+    .. math:: y = \gamma z + \beta, \quad z = x / \sqrt{\psi^2 + \epsilon} \;\; (i \le w), \quad
+        z = x / \sqrt{\phi + \epsilon} \;\; (i > w)
+
+    with w the ``warmup`` and :math:`\phi` from before this batch. Behind that :math:`\phi` becomes
+    :math:`\phi + (\psi^2 - \phi) / i` while i < w, and then always
+    :math:`\alpha_f \phi + (1 - \alpha_f) \psi^2`. In evaluation z is by :math:`\phi`. Backward, with
+    :math:`g = \gamma \, dy` and a running :math:`\nu` of every backward pass,
+
+    .. math:: \hat g = g - (1 - \alpha_b) \, \nu z, \quad \nu \leftarrow \nu + \mathrm{mean}(\hat g z), \quad
+        dx = \hat g / \sqrt{\psi^2 + \epsilon}
+
+    by the batch's own mean square in and after the warm-up. Takes (N, C, H, W) or (N, C). The running :math:`\phi` and
+    :math:`\nu` (``ema_gz``) are averaged between clients like the statistics of BatchNorm; of the counters of batches
+    the largest holds, so that a federation's warm-up is over when that of its largest client is.
+    """
+
+    phi: torch.Tensor
+    ema_gz: torch.Tensor
+    num_batches_tracked: torch.Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        warmup: int = WARMUP,
+        alpha_forward: float = 0.9,
+        alpha_backward: float = 0.9,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.warmup, self.eps = warmup, eps
+        self.alpha_forward, self.alpha_backward = alpha_forward, alpha_backward
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("phi", torch.ones(channels))
+        self.register_buffer("ema_gz", torch.zeros(channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            scale = self.weight * torch.rsqrt(self.phi + self.eps)
+            return input * per_channel(scale, input) + per_channel(self.bias, input)
+        with torch.no_grad():
+            mean_square = input.square().mean(all_but_channels(input))
+            scale = torch.rsqrt(self._next_divisor(mean_square) + self.eps)
+            backward_scale = torch.rsqrt(mean_square + self.eps)
+
+        def correction(mean_gz: torch.Tensor) -> torch.Tensor:
+            along_z = (1 - self.alpha_backward) * self.ema_gz
+            self.ema_gz += mean_gz - along_z * mean_square * scale.square()  # the mean of z^2
+            return along_z
+
+        output: torch.Tensor = MeanSquareFunction.apply(
+            input, self.weight, self.bias, scale, backward_scale, torch.ones_like(scale), correction
+        )
+        return output
+
+    def _next_divisor(self, mean_square: torch.Tensor) -> torch.Tensor:
+        """What this batch is divided by (squared); the batch's mean square enters phi."""
+        # Without a question of Python's to a counter, for which a GPU would have to be waited.
+        self.num_batches_tracked += 1
+        batch = self.num_batches_tracked
+        divisor = torch.where(batch <= self.warmup, mean_square, self.phi)
+        phi = torch.where(batch < self.warmup, self.phi + (mean_square - self.phi) / batch, self.phi)
+        self.phi.copy_(torch.lerp(mean_square, phi, self.alpha_forward))
+        return divisor
+
+    def extra_repr(self) -> str:
+        return (
+            f"{len(self.weight)}, warmup={self.warmup}, alpha_forward={self.alpha_forward}, "
+            f"alpha_backward={self.alpha_backward}, eps={self.eps}"
+        )
+
+
+def use_power_norm(
+    model: nn.Module,
+    warmup: int = WARMUP,
+    alpha_forward: float = 0.9,
+    alpha_backward: float = 0.9,
+    eps: float = 1e-5,
+    groups: int | None = None,
+) -> nn.Module:
+    """Replaces every BatchNorm of C channels by ``PowerNorm(C)``, with ``groups`` behind a ``GroupScaling``.
+
+    The authors' code scales first, all channels in one group (``groups=1``); the paper's PowerNorm is without.
+
+    Errors: ``UserError`` for an option out of its range, or ``groups`` that do not divide the channels of a layer.
+    """
+    check_count("warmup", warmup, least=0)
+    check_share("alpha_forward", alpha_forward)
+    check_share("alpha_backward", alpha_backward)
+    check_positive("eps", eps)
+
+    def make(layer: nn.Module) -> nn.Module:
+        norm = PowerNorm(channels_of(layer), warmup, alpha_forward, alpha_backward, eps)
+        if groups is None:
+            return norm
+        check_groups(groups, layer)
+        return nn.Sequential(GroupScaling(groups, eps), norm)
+
+    return replace_batch_norm(model, "powernorm", make)
