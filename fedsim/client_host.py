@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from torch import nn
 
 from datasets.examples import Examples, evaluation_batches
 from datasets.federation import Federation
@@ -68,8 +69,10 @@ class ClientHost:
         self.initial = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.frozen = frozen_entries(self.model)
         self.diagnostics_images = settings.diagnostics_images
-        written = as_written(settings.model, federation.num_classes, federation.source.image_shape)
-        self.sites = norm_sites(written, self.model)
+        self.sites: dict[str, nn.Module] = {}
+        if settings.diagnostics:
+            written = as_written(settings.model, federation.num_classes, federation.source.image_shape)
+            self.sites = norm_sites(written, self.model)
         self.half = client_half(settings)
         self.adaptation = adaptation_of(settings.tta)
 
@@ -155,7 +158,7 @@ class ClientHost:
                 *(self.model, self.sites, images, labels, self.federation.num_classes),
                 as_in_training=len(labels) > 1 and not self.policy.frozen(round),
             )
-        return self._reply(message, {}, to_record(statistics))
+        return self._reply(message, {}, to_record({name: tensor.cpu() for name, tensor in statistics.items()}))
 
     def class_scatter(self, message: Message, context: Context) -> Message:
         """The second half of it, once the class means of all clients are known."""

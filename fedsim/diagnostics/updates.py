@@ -35,7 +35,9 @@ class UpdateStatistics:
         """One client's reply."""
         self._count += 1
         for layer, names in self._layers.items():
-            update = torch.cat([(trained[name].double() - self._before[name]).flatten() for name in names])
+            update = torch.cat(
+                [(trained[name].to(self._before[name]) - self._before[name]).flatten() for name in names]
+            )
             length = update.norm()
             unit = update / length if length > 0 else update
             self._squares[layer] += length.item() ** 2

@@ -71,9 +71,15 @@ def test_auto_takes_the_gpu() -> None:
 
 @pytest.mark.parametrize("engine", ["engine=inline", "engine.workers_per_gpu=2"])
 def test_a_whole_run_on_the_gpu_learns_like_one_on_the_cpu(tmp_path: Path, engine: str) -> None:
-    settings = ("strategy=fedbn", "rounds=15", "dataset.train_per_domain=120", "dataset.test_per_domain=100")
+    settings = (
+        *("strategy=fedbn", "rounds=15", "dataset.train_per_domain=120", "dataset.test_per_domain=100"),
+        *("diagnostics=true", "tta=cafa"),
+    )
     gpu = simulate(*settings, engine, "device=auto", f"out_dir={tmp_path / 'gpu'}")
     cpu = simulate(*settings, "device=cpu", f"out_dir={tmp_path / 'cpu'}")
     assert cpu.summary["final"]["client_accuracy_mean"] > 0.5
     difference = np.abs(gpu.summary["final"]["client_accuracy_mean"] - cpu.summary["final"]["client_accuracy_mean"])
     assert difference < 0.03
+    told = [result.diagnostics.set_index(["round", "layer", "metric"])["value"] for result in (gpu, cpu)]
+    assert told[0].index.equals(told[1].index)
+    np.testing.assert_allclose(*(each.loc[0] for each in told), rtol=0.01, atol=1e-3)  # the same initial weights
