@@ -60,6 +60,8 @@ def cached(name: str, digest: str, make: Callable[[Path], None]) -> Path:
         with lock:
             if _intact(entry):
                 return entry
+            for left in root.glob(f".{entry.name}-*"):  # by a process that was killed: who makes it holds the lock
+                shutil.rmtree(left, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=root))
             try:
                 make(temporary)

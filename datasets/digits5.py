@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets import MNIST, SVHN, USPS
 
-from datasets.readers.arrays import checked_arrays, read_npz
+from datasets.readers.arrays import check_range, checked_arrays, read_npz
 from datasets.readers.decode import load_source
 from datasets.readers.finding import check_domains, check_share, data_folder, first_there
 from datasets.readers.labelled import Labelled, OnDisk, Pixels, reading
@@ -26,10 +26,12 @@ from datasets.readers.pickles import read_arrays
 from datasets.readers.torchvision_files import HALVES, IDX_FILES, OfficialSet
 from datasets.source import Indices, Source
 from datasets.transforms import PLUS_MINUS_ONE
+from fedsim.errors import UserError
 
 POOL = 7438
 """Training images of USPS, the smallest domain; the others are cut to as many."""
 PARTITIONS = 10
+CLASSES = tuple(map(str, range(10)))
 
 ARCHIVE = {"mnist": "MNIST", "svhn": "SVHN", "usps": "USPS", "synth_digits": "SynthDigits", "mnist_m": "MNIST_M"}
 """Folders of FedBN's archive."""
@@ -54,8 +56,7 @@ def load(
     check_share("percent", percent)
     folder = data_folder("digits5", data_dir, make=download)
     found = {name: _find(name, folder, download) for name in check_domains(domains)}
-    digits = [str(digit) for digit in range(10)]
-    source = load_source("digits5", found, digits, image_size=image_size, transform=PLUS_MINUS_ONE)
+    source = load_source("digits5", found, CLASSES, image_size=image_size, transform=PLUS_MINUS_ONE)
     return source.limited(train=[int(POOL * percent)] * len(found))
 
 
@@ -87,6 +88,10 @@ def _archive(folder: Path) -> OnDisk:
 def _read_archive(train: Sequence[Path], test: Path) -> Labelled:
     """The partitions as one training set, in their order."""
     parts = [_read_pair(path) for path in train]
+    first = parts[0][0].shape[1:]
+    for path, (images, _) in zip(train, parts, strict=True):
+        if images.shape[1:] != first:
+            raise UserError(f"{path} holds images of {images.shape[1:]}: those of {train[0].name} are of {first}.")
     pool = tuple(np.concatenate(each) for each in zip(*parts, strict=True))
     return Labelled.train_test(str(train[0].parent.parent), (pool[0], pool[1]), _read_pair(test))
 
@@ -94,4 +99,6 @@ def _read_archive(train: Sequence[Path], test: Path) -> Labelled:
 def _read_pair(path: Path) -> tuple[Pixels, Indices]:
     with reading(path):
         images, labels = read_arrays(path)
-        return checked_arrays(str(path), "images", images, "labels", np.asarray(labels).squeeze())
+        pair = checked_arrays(str(path), "images", images, "labels", np.asarray(labels).squeeze())
+        check_range(str(path), pair[1], len(CLASSES))
+        return pair

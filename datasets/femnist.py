@@ -39,13 +39,8 @@ def load(
         raise UserError(f"femnist is not there: looked for *.parquet in {folder}.")
 
     def read() -> Labelled:
-        images, table = read_parquet(files, label_column)
-        if writer_column not in table:
-            raise UserError(
-                f"{folder} holds {', '.join(map(str, table))}: it needs dataset.writer_column={writer_column}."
-            )
+        images, labels, table = read_parquet(files, label_column, len(CLASSES), writer_column)
         writers = np.asarray(pd.factorize(table[writer_column], sort=True)[0], np.int64)
-        labels = np.asarray(table[label_column], np.int64)
         return Labelled(folder, images, labels, _parts(writers), writers)
 
     found = {"femnist": OnDisk((), read, version=str((files, label_column, writer_column)))}

@@ -35,6 +35,9 @@ def load(
     class_names = sorted({each for mine in classes.values() for each in mine})
     if not class_names:
         raise UserError(f"data_dir={folder} holds no DOMAIN/CLASS folders: choose a folder that does.")
+    for name, mine in classes.items():
+        if not mine:
+            raise UserError(f"{folder / name} holds no CLASS folders: fill it, or name the others in dataset.domains.")
     found = {
         name: find_domain(folder, name, {each: class_names.index(each) for each in mine})
         for name, mine in classes.items()

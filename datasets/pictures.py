@@ -3,10 +3,11 @@
 from itertools import pairwise
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import Colormap, ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -18,6 +19,8 @@ from fedsim.plots import colour, picture
 NAMED_CLIENTS = 40
 """More clients than these are drawn without their names and numbers."""
 NAMED_CLASSES = 20
+GREYS = ("0.62", "0.76", "0.88")
+"""Of the bars of many, medium and few, so that every colour is a domain's."""
 
 
 def plot_federation(federation: Federation, folder: Path) -> None:
@@ -28,15 +31,23 @@ def plot_federation(federation: Federation, folder: Path) -> None:
 
 
 def plot_labels(federation: Federation, path: Path) -> None:
-    """How many training images of each class a client holds; the colour grows with the root, so that a tail is seen."""
+    """How many training images of each class a client holds; none is white, and one can be told from none.
+
+    The colour grows with the root, so that a tail is seen.
+    """
     counts = federation.label_counts()
     clients, classes = counts.shape
     named, few_classes = clients <= NAMED_CLIENTS, classes <= NAMED_CLASSES
     width = 2.2 + (0.48 * classes if few_classes else min(10, 0.1 * classes))
     with picture(path, max(4.5, width), max(2.4, min(12, 1.3 + 0.25 * clients) if named else 6)) as (axes,):
         axes.grid(False)
+        norm = PowerNorm(0.5, 1, max(2, counts.max()))
         drawn = axes.imshow(
-            counts, aspect="auto", cmap="Blues", norm=PowerNorm(0.5, 0, max(1, counts.max())), interpolation="nearest"
+            np.ma.masked_equal(counts, 0),
+            aspect="auto",
+            cmap=_blues(),
+            norm=norm,
+            interpolation="nearest",
         )
         axes.set_title(f"training images per client and class ({counts.sum()} images)", fontsize=9)
         axes.set_xlabel("class")
@@ -48,8 +59,9 @@ def plot_labels(federation: Federation, path: Path) -> None:
             axes.set_ylabel("client")
             _name_domains(axes, [each.domain for each in federation.partitions])
         if named and few_classes:
-            for (row, column), count in np.ndenumerate(counts):
-                ink = "white" if count > 0.35 * counts.max() else "black"  # 0.6 of the way through the colours
+            for row, column in np.argwhere(counts):
+                count = counts[row, column]
+                ink = "white" if norm(count) > 0.55 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=6.5, color=ink)
         figure = axes.figure
         assert isinstance(figure, Figure)
@@ -65,15 +77,16 @@ def plot_longtail(federation: Federation, path: Path) -> None:
     present = counts[counts > 0]
     with picture(path, 6.5, 3.4) as (axes,):
         places = np.arange(len(counts))
-        colours = {shot: colour(number) for number, shot in enumerate(SHOTS)}
-        axes.bar(places, counts[order], width=0.9, color=[colours[shot] for shot in shots], alpha=0.55)
+        greys = dict(zip(SHOTS, GREYS, strict=True))
+        axes.bar(places, counts[order], width=0.9, color=[greys[shot] for shot in shots])
         for left in range(len(shots) - 1):
             if shots[left] != shots[left + 1]:
                 axes.axvline(left + 0.5, color="black", linewidth=0.8, linestyle=":")
         by_domain = _counts_by_domain(federation)
         if len(by_domain) > 1:
+            line = ".-" if len(counts) <= NAMED_CLASSES else "."  # with heads of their own, many lines only cross
             for number, (domain, mine) in enumerate(by_domain.items()):
-                axes.plot(places, np.where(mine > 0, mine, np.nan)[order], ".-", color=colour(number + 3), label=domain)
+                axes.plot(places, np.where(mine > 0, mine, np.nan)[order], line, color=colour(number), label=domain)
         if present.min() < 0.2 * present.max():
             axes.set_yscale("log")
             axes.set_ylim(bottom=0.7)
@@ -87,7 +100,7 @@ def plot_longtail(federation: Federation, path: Path) -> None:
             + (f", {missing} classes without images" if missing else ""),
             fontsize=9,
         )
-        bars = [Patch(color=colours[shot], alpha=0.55, label=shot) for shot in SHOTS if shot in shots]
+        bars = [Patch(color=greys[shot], label=shot) for shot in SHOTS if shot in shots]
         axes.legend(
             handles=[*bars, *axes.get_legend_handles_labels()[0]],
             fontsize=7,
@@ -113,7 +126,9 @@ def plot_images(federation: Federation, path: Path, columns: int = 16) -> None:
         chosen = _one_of_each_class(np.arange(len(examples)), examples.labels.numpy(), columns)
         name = f"client {noisiest.client}, noise {noisiest.noise.deviation:g}"
         rows.append((name, examples.images.numpy()[chosen]))
-    strips = [np.concatenate(list(images.transpose(0, 2, 3, 1)), axis=1) for _, images in rows]
+    gap = max(1, source.image_shape[1] // 24)
+    framed = [np.pad(images, ((0, 0), (0, 0), (0, gap), (0, gap)), constant_values=255) for _, images in rows]
+    strips = [np.concatenate(list(images.transpose(0, 2, 3, 1)), axis=1) for images in framed]
     height = len(strips[0])
     with picture(path, 8.5, 0.4 + 7.5 / columns * len(rows)) as (axes,):
         axes.grid(False)
@@ -123,6 +138,11 @@ def plot_images(federation: Federation, path: Path, columns: int = 16) -> None:
         axes.set_xticks([])
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
+
+
+def _blues() -> Colormap:
+    """From a blue that differs from white."""
+    return ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.12, 1, 256)))
 
 
 def _one_of_each_class(images: Indices, labels: Indices, count: int) -> Indices:
@@ -150,6 +170,9 @@ def _name_domains(axes: Axes, domains: list[str]) -> None:
     starts = [0, *(at for at in range(1, len(domains)) if domains[at] != domains[at - 1]), len(domains)]
     if 2 < len(starts) <= NAMED_CLIENTS:
         middles = [(first + last - 1) / 2 for first, last in pairwise(starts)]
-        axes.set_yticks(middles, [f"{domains[at]} from {at}" for at in starts[:-1]])
+        spans = [
+            f"{first}\N{EN DASH}{last - 1}" if last - first > 1 else f"{first}" for first, last in pairwise(starts)
+        ]
+        axes.set_yticks(middles, [f"{domains[at]} {span}" for at, span in zip(starts, spans, strict=False)])
         for at in starts[1:-1]:
             axes.axhline(at - 0.5, color="black", linewidth=0.6)

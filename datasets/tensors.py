@@ -11,28 +11,35 @@ from typing import Any
 import numpy as np
 
 from datasets.readers.arrays import labelled_arrays
-from datasets.readers.decode import check_labels, fill
+from datasets.readers.decode import check_image_size, check_labels, fill
 from datasets.readers.labelled import reading
-from datasets.source import Source
+from datasets.source import Indices, Source
 from fedsim.binding import locate
 from fedsim.errors import UserError
 
 
-def load(function: str, image_size: int | None = None) -> Source:
+def load(function: str | None, image_size: int | None = None) -> Source:
     """The arrays as a source, resized to a square if ``image_size`` is given.
 
     Errors: ``UserError`` if the function cannot be imported, or for an array that is missing or of another shape.
     """
+    if function is None:
+        raise UserError(
+            "dataset.function=null is not possible: choose the dotted name of a function that returns the arrays."
+        )
+    if image_size is not None:
+        check_image_size(image_size)
     make: Callable[[], Mapping[str, Any]] = locate("dataset", "function", function)
     origin = f"dataset.function={function}"
     with reading(origin):
         arrays = make()
     if not isinstance(arrays, Mapping):
         raise UserError(f"{origin} returned {type(arrays).__name__}: it must return a dictionary of arrays.")
-    labelled = labelled_arrays(origin, arrays)
+    with reading(origin):
+        labelled = labelled_arrays(origin, arrays)
+        names, domains = _domains(origin, arrays)
     num_classes = int(labelled.labels.max(initial=-1)) + 1
     check_labels(labelled, num_classes)
-    names, domains = _domains(origin, arrays, len(labelled.labels))
     shapes = {np.asarray(arrays[f"{half}_images"]).shape[1:3] for half in ("train", "test")}
     size = image_size or max(max(shape) for shape in shapes)
     images = np.empty((len(labelled.labels), 3, size, size), np.uint8)
@@ -40,11 +47,16 @@ def load(function: str, image_size: int | None = None) -> Source:
     return Source(images, labelled.labels, domains, labelled.parts, names, tuple(map(str, range(num_classes))))
 
 
-def _domains(origin: str, arrays: Mapping[str, Any], count: int) -> tuple[tuple[str, ...], Any]:
-    if "train_domains" not in arrays and "test_domains" not in arrays:
-        return ("tensors",), np.zeros(count, np.int64)
-    both = np.concatenate([np.asarray(arrays.get(f"{half}_domains", [])).astype(str) for half in ("train", "test")])
-    if both.shape != (count,):
-        raise UserError(f"{origin} holds domains of {both.shape}: they must be ({count},), one for each image.")
-    names, domains = np.unique(both, return_inverse=True)
+def _domains(origin: str, arrays: Mapping[str, Any]) -> tuple[tuple[str, ...], Indices]:
+    """The names, and for each training image and then each test image the place of its own among them."""
+    images = {half: len(arrays[f"{half}_labels"]) for half in ("train", "test")}
+    if not any(f"{half}_domains" in arrays for half in images):
+        return ("tensors",), np.zeros(sum(images.values()), np.int64)
+    given = {half: np.asarray(arrays.get(f"{half}_domains", [])) for half in images}
+    for half, count in images.items():
+        if given[half].shape != (count,):
+            raise UserError(
+                f"{origin} holds {half}_domains of {given[half].shape}: they must be ({count},), one for each image."
+            )
+    names, domains = np.unique(np.concatenate([each.astype(str) for each in given.values()]), return_inverse=True)
     return tuple(map(str, names)), domains.astype(np.int64)

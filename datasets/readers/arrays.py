@@ -37,7 +37,8 @@ def labelled_arrays(origin: str, arrays: Mapping[str, Any]) -> Labelled:
 def checked_arrays(origin: str, images_name: str, images: Any, labels_name: str, labels: Any) -> tuple[Pixels, Indices]:
     """The two as arrays. Errors: ``UserError`` naming the origin and the one whose type or shape is wrong."""
     images, labels = np.asarray(images), np.asarray(labels)
-    if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)):
+    grey_or_colour = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
+    if images.dtype != np.uint8 or not grey_or_colour or 0 in images.shape[1:]:
         raise UserError(
             f"{origin} holds {images_name} of {images.dtype} {images.shape}: "
             "they must be uint8 of (images, height, width) or (images, height, width, 3)."
@@ -48,3 +49,10 @@ def checked_arrays(origin: str, images_name: str, images: Any, labels_name: str,
             f"they must be whole numbers of ({len(images)},), one for each image."
         )
     return images, labels.astype(np.int64)
+
+
+def check_range(origin: str, labels: Indices, num_classes: int) -> None:
+    """Errors: ``UserError`` naming the origin of a label that is of no class."""
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if len(wrong):
+        raise UserError(f"{origin} holds the label {wrong[0]}: allowed are 0 to {num_classes - 1}.")

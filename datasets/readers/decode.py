@@ -11,8 +11,9 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 
 from datasets.cache import cached, fingerprint, mapped
+from datasets.readers.arrays import check_range
 from datasets.readers.labelled import Images, Labelled, OnDisk, Pixels
-from datasets.source import Source
+from datasets.source import Part, Source
 from datasets.transforms import Transform
 from fedsim.errors import UserError
 
@@ -33,8 +34,7 @@ def load_source(
 
     Errors: ``UserError`` naming the file that cannot be read, or whose labels are not of the classes.
     """
-    if image_size < 1:
-        raise UserError(f"dataset.image_size={image_size} is not possible: choose a whole number of at least 1.")
+    check_image_size(image_size)
     files = [file for domain in domains.values() for file in domain.files]
     versions = [domain.version for domain in domains.values()]
     digest = fingerprint((name, tuple(domains), tuple(class_names), image_size, channels, versions), files)
@@ -58,16 +58,24 @@ def load_source(
     )
 
 
+def check_image_size(image_size: int) -> None:
+    """Errors: ``UserError`` for one that no image can have."""
+    if image_size < 1:
+        raise UserError(f"dataset.image_size={image_size} is not possible: choose a whole number of at least 1.")
+
+
 def check_labels(labelled: Labelled, num_classes: int) -> None:
-    """Errors: ``UserError`` naming the origin of a label that is none, or of labels and images that do not pair up."""
+    """Errors: ``UserError`` naming the origin of a label that is none, or of labels and images that do not pair up.
+
+    Also where there is nothing to train or to test on.
+    """
     images, labels = len(labelled.images), labelled.labels
     if len(labels) != images or len(labelled.parts) != images:
         raise UserError(f"{labelled.origin} holds {images} images and {len(labels)} labels: there must be as many.")
-    if images == 0:
-        raise UserError(f"{labelled.origin} holds no images.")
-    wrong = labels[(labels < 0) | (labels >= num_classes)]
-    if len(wrong):
-        raise UserError(f"{labelled.origin} holds the label {wrong[0]}: allowed are 0 to {num_classes - 1}.")
+    for part, what in ((Part.TRAIN, "training"), (Part.TEST, "test")):
+        if part not in labelled.parts:
+            raise UserError(f"{labelled.origin} holds no {what} images: both training and test images are needed.")
+    check_range(labelled.origin, labels, num_classes)
 
 
 def fill(out: npt.NDArray[np.uint8], images: Images) -> None:
@@ -104,6 +112,7 @@ def _store(
     images = open_memmap(
         folder / "images.npy", mode="w+", dtype=np.uint8, shape=(sum(sizes), channels, image_size, image_size)
     )
+    _reserve(folder / "images.npy")
     first = 0
     for labelled in parts:
         fill(images[first : first + len(labelled.labels)], labelled.images)
@@ -115,3 +124,10 @@ def _store(
     writers = [labelled.writers for labelled in parts]
     if all(each is not None for each in writers):
         np.save(folder / "writers.npy", np.concatenate(writers))  # type: ignore[arg-type]
+
+
+def _reserve(file: Path) -> None:
+    """Takes the space of a file that is still empty: on a full disk, writing to its map would kill the process."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)

@@ -36,21 +36,24 @@ def decode(path: Path) -> Pixels:
 
 def subfolders(folder: Path) -> list[str]:
     """Names of the folders in a folder, sorted; hidden ones are left out."""
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    with reading(folder):
+        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def image_paths(domain: Path, classes: Mapping[str, int]) -> dict[Path, int]:
     """Every image of a domain and its label, in the order of folder and file names; ``classes`` are folder names.
 
-    Errors: ``UserError`` naming a class folder that is missing or holds no image.
+    Errors: ``UserError`` naming a class folder that is missing or holds fewer than two images.
     """
     labels: dict[Path, int] = {}
     for folder, label in sorted(classes.items()):
         if not (domain / folder).is_dir():
             raise UserError(f"{domain / folder} is missing: the domain {domain.name} needs a folder for each class.")
-        files = sorted(path for path in (domain / folder).iterdir() if path.suffix.lower() in SUFFIXES)
-        if not files:
-            raise UserError(f"{domain / folder} holds no image: fill the folder, or leave the class out everywhere.")
+        with reading(domain / folder):
+            files = sorted(path for path in (domain / folder).iterdir() if path.suffix.lower() in SUFFIXES)
+        if len(files) < 2:
+            held = "one image, too few to train and to test on" if files else "no image"
+            raise UserError(f"{domain / folder} holds {held}: fill the folder, or leave the class out everywhere.")
         labels |= dict.fromkeys(files, label)
     return labels
 
@@ -60,8 +63,15 @@ def split_folder(origin: Path, labels: Mapping[Path, int]) -> Labelled:
 
     They stand in the random order of that split, the training images first, so that the first of them are of all
     classes.
+
+    Errors: ``UserError`` naming a domain that has too few images for each class to be among the 20 %.
     """
     paths, classes = list(labels), np.array(list(labels.values()), np.int64)
+    needed = 5 * len(np.unique(classes)) - 4
+    if len(paths) < needed:
+        raise UserError(
+            f"{origin} holds {len(paths)} images: to have each class among the 20 % for the test it needs {needed}."
+        )
     with reading(origin):
         train, test = stratified_split(classes)
     return listed(origin, ([paths[i] for i in train], classes[train]), ([paths[i] for i in test], classes[test]))

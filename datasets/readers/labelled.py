@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from PIL import UnidentifiedImageError
 
 from datasets.source import Indices, Part
 from fedsim.errors import UserError
@@ -105,5 +106,6 @@ def reading(path: Path | str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # readers raise almost anything for a damaged file; none of it is dropped
-        reason = " ".join(str(error).split()) or type(error).__name__
+        no_image = isinstance(error, UnidentifiedImageError)  # Pillow names the address of a buffer
+        reason = "it is no image" if no_image else " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} cannot be read ({reason}).") from error

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from datasets.readers.arrays import read_npz
 from datasets.readers.decode import load_source
 from datasets.readers.finding import data_folder, first_there
@@ -46,7 +44,7 @@ class OfficialHalves:
         """
         transform = Transform.of(mean, std, self.augmentations if augment else ())
         if parquet is not None:
-            found = _parquet_halves(parquet, self.label_column)
+            found = _parquet_halves(parquet, self.label_column, len(self.classes))
         else:
             found = self._find(data_folder(self.name, data_dir, make=download), npz, download)
         return load_source(self.name, {self.name: found}, self.classes, image_size=image_size, transform=transform)
@@ -61,15 +59,14 @@ class OfficialHalves:
         )
 
 
-def _parquet_halves(folder: str, label_column: str) -> OnDisk:
+def _parquet_halves(folder: str, label_column: str, num_classes: int) -> OnDisk:
     halves = {half: find_parquet(folder, half) for half in ("train", "test")}
     for half, files in halves.items():
         if not files:
             raise UserError(f"dataset.parquet={folder} is not possible: looked there for {half}*.parquet.")
 
     def read() -> Labelled:
-        (train, train_table), (test, test_table) = (read_parquet(files, label_column) for files in halves.values())
-        labels = [np.asarray(table[label_column], np.int64) for table in (train_table, test_table)]
-        return Labelled.train_test(folder, (train, labels[0]), (test, labels[1]))
+        train, test = (read_parquet(files, label_column, num_classes)[:2] for files in halves.values())
+        return Labelled.train_test(folder, train, test)
 
     return OnDisk((), read, version=str(halves))

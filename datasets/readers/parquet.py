@@ -5,6 +5,7 @@ package huggingface_hub).
 """
 
 import io
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,12 @@ from typing import Any
 import fsspec
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_integer_dtype
 from PIL import Image
 
+from datasets.readers.arrays import check_range
 from datasets.readers.labelled import Pixels, reading
+from datasets.source import Indices
 from fedsim.errors import UserError
 
 IMAGE_COLUMNS = ("img", "image")
@@ -24,14 +28,18 @@ IMAGE_COLUMNS = ("img", "image")
 class EncodedImages:
     """Decodes the bytes of an image when it is asked for."""
 
-    origin: str
+    files: Sequence[str]
+    starts: Sequence[int]
+    """The place of each file's first image"""
     encoded: Sequence[bytes]
 
     def __len__(self) -> int:
         return len(self.encoded)
 
     def __getitem__(self, index: int) -> Pixels:
-        with reading(f"image {index} of {self.origin}"), Image.open(io.BytesIO(self.encoded[index])) as image:
+        file = bisect_right(self.starts, index) - 1
+        origin = f"image {index - self.starts[file]} of {self.files[file]}"
+        with reading(origin), Image.open(io.BytesIO(self.encoded[index])) as image:
             return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
 
 
@@ -44,24 +52,34 @@ def find_parquet(folder: str, part: str) -> dict[str, str]:
         return {system.unstrip_protocol(path): str(system.ukey(path)) for path in found}
 
 
-def read_parquet(files: Iterable[str], label: str) -> tuple[EncodedImages, pd.DataFrame]:
-    """The images, and all other columns beside each other, ``label`` among them.
+def read_parquet(
+    files: Iterable[str], label: str, num_classes: int, *others: str
+) -> tuple[EncodedImages, Indices, pd.DataFrame]:
+    """The images, their labels from the column ``label``, and the columns ``others`` beside each other.
 
-    Errors: ``UserError`` naming the file that is damaged or lacks a column.
+    Errors: ``UserError`` naming the file that is damaged, lacks a column or a cell, or holds a label of no class.
     """
-    frames = []
+    frames, starts = [], [0]
     for file in files:
         with reading(file):
             frame = pd.read_parquet(file)
         image = next((column for column in IMAGE_COLUMNS if column in frame), None)
-        if image is None or label not in frame:
+        if image is None or not {label, *others} <= set(frame):
             raise UserError(
-                f"{file} holds {', '.join(map(str, frame))}: it needs {' or '.join(IMAGE_COLUMNS)}, and {label}."
+                f"{file} holds {', '.join(map(str, frame))}: "
+                f"it needs {' or '.join(IMAGE_COLUMNS)}, and {', '.join((label, *others))}."
             )
-        frames.append(frame.rename(columns={image: IMAGE_COLUMNS[0]}))
+        for column in (label, *others):
+            if frame[column].isna().any():
+                raise UserError(f"{file} holds a row without {column}: every image needs one.")
+        if not is_integer_dtype(frame[label]):
+            raise UserError(f"{file} holds {label} of {frame[label].dtype}: they must be whole numbers.")
+        check_range(file, frame[label].to_numpy(np.int64), num_classes)
+        frames.append(frame[[image, label, *others]].rename(columns={image: IMAGE_COLUMNS[0]}))
+        starts.append(starts[-1] + len(frame))
     table = pd.concat(frames, ignore_index=True)
     encoded = [_bytes(cell) for cell in table.pop(IMAGE_COLUMNS[0])]
-    return EncodedImages(", ".join(files), encoded), table
+    return EncodedImages(list(files), starts[:-1], encoded), table.pop(label).to_numpy(np.int64), table
 
 
 def _bytes(cell: Any) -> bytes:

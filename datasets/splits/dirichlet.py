@@ -13,6 +13,8 @@ from datasets.splits.steps import Dividing, Weights, deal
 from fedsim.errors import UserError
 
 ATTEMPTS = 200
+DRAWN = 10**8
+"""Numbers after which no other attempt is made: a quarter of a minute's work."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Dirichlet(Dividing):
     ``assign=cut`` gives client k the share p_ck of the class's images, rounded up or down (NIID-Bench and most others);
     ``assign=sample`` draws each image's client from p_c (FedLoGe's code). ``balance=true`` gives nothing more to a
     client that already holds its share of all images (NIID-Bench, FedML and Flower do). All is drawn again, at most 200
-    times, until every client has ``min_size`` images.
+    times and less often for millions of shares, until every client has ``min_size`` images.
     """
 
     alpha: float = 0.5
@@ -44,12 +46,13 @@ class Dirichlet(Dividing):
                 f"split.min_size={self.min_size} is not possible: "
                 f"{len(labels)} images are too few for {clients} clients."
             )
-        for _ in range(ATTEMPTS):
+        attempts = min(ATTEMPTS, -(-DRAWN // (len(class_sizes) * clients)))
+        for _ in range(attempts):
             counts = self._draw(class_sizes, weights, rng)
             if counts.sum(axis=0).min() >= self.min_size:
                 return deal(labels, counts, rng)
         raise UserError(
-            f"split.min_size={self.min_size} was not met in {ATTEMPTS} draws of {len(labels)} images for {clients} "
+            f"split.min_size={self.min_size} was not met in {attempts} draws of {len(labels)} images for {clients} "
             f"clients with split.alpha={self.alpha}: choose a smaller min_size, a larger alpha or fewer clients."
         )
 

@@ -27,12 +27,11 @@ class InnerDirichlet(Dividing):
     def divide(self, labels: Indices, weights: Weights, rng: np.random.Generator) -> Indices:
         stock = np.bincount(labels)
         wanted = sizes(len(labels), weights)
-        mixture = rng.dirichlet(np.full(int((stock > 0).sum()), self.alpha), len(weights))
-        full = np.zeros((len(weights), len(stock)))
-        full[:, stock > 0] = mixture
+        mixture = np.zeros((len(weights), len(stock)))
+        mixture[:, stock > 0] = rng.dirichlet(np.full(int((stock > 0).sum()), self.alpha), len(weights))
         counts = np.zeros((len(stock), len(weights)), np.int64)
         while wanted.any():
-            asked = rng.multinomial(wanted, _left(full, stock)).T
+            asked = rng.multinomial(wanted, _left(mixture, stock)).T
             for label in np.flatnonzero(asked.sum(axis=1)):
                 given = asked[label]
                 if given.sum() > stock[label]:

@@ -13,6 +13,7 @@ from fedsim.errors import UserError
 class Pathological(Dividing):
     """Exactly ``classes_per_client`` classes each; the images of a class are shared by the clients that have it.
 
+    A class that has fewer images than such clients, as the end of a long tail may, leaves some of them without it.
     Clients choose in turn among the classes that were chosen least, at random among equals, so that every class is held
     and about equally often.
     """

@@ -80,6 +80,8 @@ class Pipeline:
         left_out = [names.index(name) for name in unseen]
         train = np.flatnonzero((self.source.parts == Part.TRAIN) & ~np.isin(self.source.domains, left_out))
         if not len(train):
+            if not unseen:
+                raise UserError(f"there is no training image in {', '.join(seen)}: choose more of them, or other ones.")
             raise UserError(
                 f"split.leave_out={self.options.leave_out} is not possible: there is no training image in "
                 f"{', '.join(seen)}, so leave other domains out or choose another dataset."

@@ -1,10 +1,12 @@
 """The cache of decoded images: made once, made anew when it must be, and safe under several processes."""
 
+import errno
 import logging
 import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,33 @@ def test_a_cache_that_cannot_be_written_names_its_variable(tmp_path: Path, monke
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"^the cache .*file cannot be written .*set FEDSIM_CACHE to a folder"):
         cached("set", "digest", Maker())
+
+
+def test_what_a_killed_process_left_is_removed(root: Path) -> None:
+    for left in (".set-digest-x1", ".set-other-x1"):
+        (root / left).mkdir(parents=True)
+        (root / left / "images.npy").write_bytes(b"half")
+    cached("set", "digest", Maker())
+    assert not (root / ".set-digest-x1").exists()
+    assert (root / ".set-other-x1").exists()  # may be another process's work
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space cannot be reserved here")
+def test_a_full_disk_is_an_error_before_images_are_written(
+    root: Path, monkeypatch: pytest.MonkeyPatch, load: Callable[..., Source]
+) -> None:
+    def full(file: int, start: int, size: int) -> None:
+        assert size > 20 * 3 * 28 * 28
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    images, labels = np.zeros((10, 8, 8), np.uint8), np.arange(10)
+    root.mkdir()
+    np.savez(root / "mnist.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    with pytest.raises(
+        UserError, match=r"^the cache .* cannot be written \(No space left on device\): set FEDSIM_CACHE"
+    ):
+        load("dataset=digits5", f"data_dir={root}", "dataset.domains=[mnist]")
 
 
 def test_the_fingerprint_changes_with_files_and_options(tmp_path: Path) -> None:

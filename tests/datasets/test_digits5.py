@@ -172,6 +172,9 @@ def damaged(kind: str, path: Path, write: Any, pictures: Pictures) -> None:
         "float labels": {"train_labels": labels / 2},
         "label out of range": {"test_labels": test[1] + 1},
         "negative label": {"train_labels": labels - 1},
+        "no pixels": {"train_images": np.zeros((30, 0, 28), np.uint8)},
+        "nothing to train on": {"train_images": images[:0], "train_labels": labels[:0]},
+        "nothing to test on": {"test_images": test[0][:0], "test_labels": test[1][:0]},
     }
     if kind == "cut off":
         np.savez(path, **arrays)
@@ -195,6 +198,9 @@ def damaged(kind: str, path: Path, write: Any, pictures: Pictures) -> None:
         ("float labels", r"train_labels of float64"),
         ("label out of range", r"the label 10: allowed are 0 to 9"),
         ("negative label", r"the label -1: allowed are 0 to 9"),
+        ("no pixels", r"train_images of uint8 \(30, 0, 28\): they must be uint8"),
+        ("nothing to train on", "holds no training images"),
+        ("nothing to test on", "holds no test images"),
         ("cut off", "cannot be read"),
         ("missing array", "holds no test_labels: it needs train_images"),
         ("objects", "cannot be read"),
@@ -224,6 +230,7 @@ def test_a_damaged_npz_is_named(
         ((np.zeros((3, 28, 28), np.uint8), Code()), "only arrays are allowed"),
         ((np.zeros((3, 28, 28)), np.arange(3)), r"images of float64"),
         ((np.zeros((3, 28, 28), np.uint8), np.arange(4)), r"labels of int64 \(4,\)"),
+        ((np.zeros((3, 28, 28), np.uint8), np.arange(8, 11)), r"the label 10: allowed are 0 to 9"),
         ("text", "cannot be read"),
         (None, "cannot be read"),
     ],
@@ -244,6 +251,23 @@ def test_a_pickle_that_is_not_two_arrays_is_refused_and_runs_nothing(
         load("dataset=digits5", f"data_dir={tmp_path}", "dataset.domains=[mnist]")
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "made").exists()
+
+
+def test_partitions_of_different_shapes_are_named(tmp_path: Path, load: Load, pictures: Pictures, write: Any) -> None:
+    write.write_archive(tmp_path / "MNIST", pictures(30, 28, 28), pictures(10, 28, 28))
+    (tmp_path / "MNIST" / "partitions" / "train_part3.pkl").write_bytes(pickle.dumps(pictures(3, 32, 32)))
+    with pytest.raises(
+        UserError, match=r"part3\.pkl holds images of \(32, 32\): those of train_part0\.pkl are of \(28, 28"
+    ):
+        load("dataset=digits5", f"data_dir={tmp_path}", "dataset.domains=[mnist]")
+
+
+def test_a_share_that_leaves_no_training_image_is_refused(
+    tmp_path: Path, load: Load, pictures: Pictures, write: Any
+) -> None:
+    write.write_npz(tmp_path / "mnist.npz", pictures(40, 28, 28), pictures(10, 28, 28))
+    with pytest.raises(UserError, match=r"^there is no training image in mnist: choose more of them, or other ones\.$"):
+        load("dataset=digits5", f"data_dir={tmp_path}", "dataset.domains=[mnist]", "dataset.percent=0.0001")
 
 
 def test_cut_off_files_of_torchvision_are_named(tmp_path: Path, load: Load, pictures: Pictures, write: Any) -> None:

@@ -167,20 +167,25 @@ def break_png(path: Path) -> None:
         (lambda root: break_png(root / "north" / "cat" / "002.png"), r"north/cat/002\.png cannot be read \("),
         (
             lambda root: (root / "north" / "cat" / "003.jpg").write_text("no picture"),
-            r"003\.jpg cannot be read \(cannot id",
+            r"003\.jpg cannot be read \(it is no image\)\.$",
         ),
         (lambda root: (root / "north" / "empty").mkdir(), r"north/empty holds no image: fill the folder, or leave"),
         (lambda root: [path.unlink() for path in (root / "north" / "cat").iterdir()], r"north/cat holds no image"),
         (
             lambda root: [path.unlink() for path in sorted((root / "north" / "cat").iterdir())[1:]],
-            r"north cannot be read",
+            r"north/cat holds one image, too few to train and to test on: fill the folder, or leave",
         ),
+        (
+            lambda root: [path.unlink() for path in sorted((root / "north").rglob("*.png"))[::2]],
+            r"north holds 4 images: to have each class among the 20 % for the test it needs 6\.$",
+        ),
+        (lambda root: (root / "east").mkdir(), r"east holds no CLASS folders: fill it, or name the others in dataset"),
     ],
 )
 def test_a_damaged_folder_is_named(
     harm: Callable[[Path], Any], sentence: str, tmp_path: Path, load: Load, write: Any
 ) -> None:
-    write.write_folders(tmp_path, {"north": {"cat": 8, "dog": 8}})
+    write.write_folders(tmp_path, {"north": {"cat": 4, "dog": 4}})
     harm(tmp_path)
     with pytest.raises(UserError, match=sentence) as raised:
         load("dataset=imagefolder", f"data_dir={tmp_path}", SMALL)
@@ -216,6 +221,22 @@ def test_what_is_not_there_or_not_possible_is_said(
     write.write_folders(tmp_path, {"photo": {"cat": 6}})
     with pytest.raises(UserError, match=f"^{sentence}"):
         load(*words, f"data_dir={tmp_path}", SMALL)
+
+
+def test_a_folder_that_may_not_be_read_is_named(
+    tmp_path: Path, load: Load, write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write.write_folders(tmp_path, {"north": {"cat": 4, "dog": 4}})
+    iterdir = Path.iterdir
+
+    def closed(folder: Path) -> Any:
+        if folder.name == "dog":
+            raise PermissionError(13, "Permission denied")
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    with pytest.raises(UserError, match=r"north/dog cannot be read \(.*Permission denied\)\.$"):
+        load("dataset=imagefolder", f"data_dir={tmp_path}", SMALL)
 
 
 def test_a_folder_without_classes_is_refused(tmp_path: Path, load: Load) -> None:

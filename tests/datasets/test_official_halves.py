@@ -148,9 +148,12 @@ def test_femnist_knows_who_wrote_what(tmp_path: Path, load: Load, pictures: Pict
         ("label", r"holds img, number: it needs img or image, and label"),
         ("image", r"holds picture, label: it needs img or image, and label"),
         ("cut", r"train\.parquet cannot be read \("),
-        ("picture", r"image 1 of .*train\.parquet cannot be read \("),
+        ("picture", r"image 1 of .*train\.parquet cannot be read \(it is no image\)\.$"),
         ("null", r"image 1 of .*train\.parquet cannot be read \("),
-        ("range", r"holds the label 11: allowed are 0 to 9"),
+        ("range", r"train\.parquet holds the label 11: allowed are 0 to 9"),
+        ("text", r"train\.parquet holds label of (object|str.*): they must be whole numbers"),
+        ("float", r"train\.parquet holds label of float64: they must be whole numbers"),
+        ("unlabelled", r"train\.parquet holds a row without label: every image needs one"),
         ("test", r"dataset\.parquet=.* is not possible: looked there for test\*\.parquet"),
     ],
 )
@@ -163,6 +166,10 @@ def test_damaged_parquet_is_named(harm: str, sentence: str, tmp_path: Path, load
     frame = pd.read_parquet(path)
     if harm in ("label", "image"):
         frame.rename(columns={"label": "number"} if harm == "label" else {"img": "picture"}).to_parquet(path)
+    elif harm in ("text", "float"):
+        frame.astype({"label": {"text": str, "float": float}[harm]}).to_parquet(path)
+    elif harm == "unlabelled":
+        frame.assign(label=frame["label"].astype("Int64").where(frame.index != 4)).to_parquet(path)
     elif harm == "cut":
         path.write_bytes(path.read_bytes()[:-50])
     elif harm in ("picture", "null"):
@@ -173,9 +180,24 @@ def test_damaged_parquet_is_named(harm: str, sentence: str, tmp_path: Path, load
     assert "\n" not in str(raised.value)
 
 
+def test_a_damaged_image_is_counted_in_its_own_file(tmp_path: Path, load: Load, pictures: Pictures) -> None:
+    images, labels = pictures(20, 8, 8, 3)
+    for name in ("train-0", "train-1", "test"):
+        write_parquet(tmp_path / f"{name}.parquet", images, "label", labels)
+    frame = pd.read_parquet(tmp_path / "train-1.parquet")
+    frame.at[0, "img"] = {"bytes": b"no picture", "path": None}
+    frame.to_parquet(tmp_path / "train-1.parquet")
+    with pytest.raises(UserError, match=r"^image 0 of [^ ]*train-1\.parquet cannot be read \("):
+        load("dataset=cifar10", f"dataset.parquet={tmp_path}", "dataset.image_size=8")
+
+
 def test_femnist_without_files_or_writers_is_refused(tmp_path: Path, load: Load, pictures: Pictures) -> None:
     with pytest.raises(UserError, match=r"^femnist is not there: looked for \*\.parquet in "):
         load("dataset=femnist", f"data_dir={tmp_path}")
-    write_parquet(tmp_path / "a.parquet", pictures(5, 8, 8)[0], "character", np.arange(5), image="image")
-    with pytest.raises(UserError, match=r"it needs dataset\.writer_column=writer_id\.$"):
+    file, images, labels = tmp_path / "a.parquet", pictures(5, 8, 8)[0], np.arange(5)
+    write_parquet(file, images, "character", labels, image="image")
+    with pytest.raises(UserError, match=r"a\.parquet holds image, character: .* and character, writer_id\.$"):
+        load("dataset=femnist", f"data_dir={tmp_path}")
+    write_parquet(file, images, "character", labels, image="image", writer_id=["a", "a", None, "b", "b"])
+    with pytest.raises(UserError, match=r"a\.parquet holds a row without writer_id: every image needs one\.$"):
         load("dataset=femnist", f"data_dir={tmp_path}")

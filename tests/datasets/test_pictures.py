@@ -4,12 +4,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from datasets.federation import Federation
-from datasets.pictures import plot_federation, plot_images, plot_labels
+from datasets.pictures import _name_domains, plot_federation, plot_images, plot_labels
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +46,29 @@ def test_the_darkest_field_is_the_most_frequent_label(
     rows, columns = np.nonzero(dark[:, : int(0.75 * dark.shape[1])])  # without the colour bar
     assert rows.mean() > 0.6 * dark.shape[0]
     assert columns.mean() < 0.5 * dark.shape[1]
+
+
+def test_one_image_can_be_told_from_none(tmp_path: Path, make_federation: Callable[..., Federation]) -> None:
+    """Two clients and three classes: three fields hold one image, and three none."""
+    plot_labels(make_federation(2), tmp_path / "labels.png")
+    drawn = pixels(tmp_path / "labels.png").astype(int)
+    tint = matplotlib.colormaps["Blues"](0.12, bytes=True)[:3]
+    fields = (np.abs(drawn - tint) <= 2).all(axis=2)
+    rows, columns = (np.flatnonzero(fields.mean(axis=axis) > 0.1) for axis in (1, 0))
+    heat_map = fields[rows.min() : rows.max(), columns.min() : columns.max()]
+    assert (255 - np.array(tint)).max() > 20
+    assert 0.4 < heat_map.mean() < 0.8  # of the two columns that are not empty, three fields of four
+
+
+def test_the_clients_of_a_domain_are_numbered() -> None:
+    axes = Figure().add_subplot()
+    _name_domains(axes, ["north"] * 3 + ["south"] + ["east"] * 2)
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "north 0\N{EN DASH}2",
+        "south 3",
+        "east 4\N{EN DASH}5",
+    ]
+    assert axes.get_yticks().tolist() == [1.0, 3.0, 4.5]
 
 
 def test_the_sheet_shows_the_training_images_of_each_domain(tmp_path: Path, federation: Federation) -> None:

@@ -30,6 +30,12 @@ def numbers():
 def one_half():
     return {**plain(), "train_domains": ["a"] * 12}
 
+def swapped():
+    return {**plain(), "train_domains": ["a"] * 6, "test_domains": ["b"] * 12}
+
+def ragged():
+    return {**plain(), "train_images": [np.zeros((3, 3)), np.zeros((4, 4))]}
+
 def nothing():
     return None
 
@@ -71,15 +77,23 @@ def test_arrays_may_say_their_domains(load: Load) -> None:
 @pytest.mark.parametrize(
     ("function", "sentence"),
     [
-        ("mine.one_half", r"dataset\.function=mine\.one_half holds domains of \(12,\): they must be \(18,\)"),
+        ("mine.one_half", r"dataset\.function=mine\.one_half holds test_domains of \(0,\): they must be \(6,\)"),
+        ("mine.swapped", r"dataset\.function=mine\.swapped holds train_domains of \(6,\): they must be \(12,\)"),
+        ("mine.ragged", r"dataset\.function=mine\.ragged cannot be read \("),
         ("mine.nothing", r"dataset\.function=mine\.nothing returned NoneType: it must return a dictionary"),
         ("mine.lacking", r"dataset\.function=mine\.lacking holds no train_labels: it needs train_images, "),
         ("mine.broken", r"dataset\.function=mine\.broken cannot be read \(my own mistake\)"),
         ("mine.absent", r"dataset\.function=mine\.absent cannot be imported"),
         ("nowhere.at_all", r"dataset\.function=nowhere\.at_all cannot be imported"),
-        ("null", r"dataset\.function=None is not possible"),
+        ("null", r"dataset\.function=null is not possible: choose the dotted name of a function that"),
     ],
 )
 def test_what_is_no_function_of_arrays_is_refused(function: str, sentence: str, load: Load) -> None:
     with pytest.raises(UserError, match=f"^{sentence}"):
         load("dataset=tensors", f"dataset.function={function}")
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_an_image_size_of_nothing_is_refused(size: int, load: Load) -> None:
+    with pytest.raises(UserError, match=rf"^dataset\.image_size={size} is not possible: choose a whole number of at"):
+        load("dataset=tensors", "dataset.function=mine.plain", f"dataset.image_size={size}")

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from datasets.splits import dirichlet
 from datasets.splits.dirichlet import Dirichlet
 from datasets.splits.steps import even
 from fedsim.errors import UserError
@@ -110,3 +111,9 @@ def test_a_minimum_that_is_never_met_is_refused_with_what_to_change() -> None:
         "split.min_size=40 was not met in 200 draws of 240 images for 5 clients with split.alpha=0.01: "
         "choose a smaller min_size, a larger alpha or fewer clients."
     )
+
+
+def test_large_draws_are_given_up_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dirichlet, "DRAWN", 70)  # of 4 classes and 5 clients: three times and a half
+    with pytest.raises(UserError, match=r"^split\.min_size=40 was not met in 4 draws of 240 images for 5 clients"):
+        table(Dirichlet(0.01, min_size=40), [60] * 4, even(5), 0)
