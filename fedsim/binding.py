@@ -108,12 +108,12 @@ def _refuse(group: str, options: Mapping[str, Any], keys: Iterable[str]) -> None
 def locate(group: str, key: str, name: Any) -> Factory:
     """The class or function with that dotted name. Errors: ``UserError`` if there is none."""
     if not isinstance(name, str):
-        raise UserError(f"{group}.{key}={name} is not possible: choose the dotted name of a class.")
+        raise UserError(f"{group}.{key}={name} is not possible: choose the dotted name of a class or function.")
     try:
         factory: Factory = resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{group}.{key}={name} cannot be imported ({reason}): choose a class.") from error
+        raise UserError(f"{group}.{key}={name} cannot be imported ({reason}): choose a class or function.") from error
     return factory
 
 

@@ -25,5 +25,5 @@ class FedBN(FedAvg):
         if not self.personal:
             raise UserError(
                 "strategy=fedbn needs BatchNorm layers to keep on the clients, and this model has none: "
-                "choose norm=bn, norm.policy=fedbn for other layers with running statistics, or another strategy."
+                "choose norm=bn or another strategy (norm.policy=fedbn keeps other layers with running statistics)."
             )
