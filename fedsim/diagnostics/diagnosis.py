@@ -14,6 +14,7 @@ from fedsim.diagnostics.collapse import ClassMeans, collapse_metrics
 from fedsim.diagnostics.divergence import mean_shift, mean_symmetric_kl, pooled, symmetric_kl
 from fedsim.diagnostics.updates import UpdateStatistics
 from fedsim.engines.grid import FederationGrid
+from fedsim.engines.handle import one_thread
 from fedsim.messages import (
     COLLAPSE,
     GLOBAL,
@@ -55,6 +56,7 @@ class Diagnosis:
         """What to show the replies of this round's training to, if it is due."""
         return UpdateStatistics(to_tensors(sent), self.parameters) if self.due(round) else None
 
+    @one_thread()
     def rows(
         self,
         round: int,

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
+from fedsim.engines.handle import one_thread
+
 Tensors = Mapping[str, torch.Tensor]
 
 
@@ -31,6 +33,7 @@ class UpdateStatistics:
         self._squares = dict.fromkeys(self._layers, 0.0)
         self._moved = dict.fromkeys(self._layers, 0)
 
+    @one_thread()
     def add(self, trained: Tensors) -> None:
         """One client's reply."""
         self._count += 1

@@ -73,7 +73,7 @@ def test_numbers_and_null_fit_where_they_are_asked_for() -> None:
     ("key", "value"), [("_target_", "no.such.thing"), ("_target_", "fedsim.nothing"), ("_target_", 3)]
 )
 def test_a_target_that_is_not_there_is_one_sentence(key: str, value: object) -> None:
-    with pytest.raises(UserError, match=rf"^group\.{key}={value} .*: choose .*class\.$") as raised:
+    with pytest.raises(UserError, match=rf"^group\.{key}={value} .*: choose .*class or function\.$") as raised:
         instantiate("group", {key: value})
     assert "\n" not in str(raised.value)
 
