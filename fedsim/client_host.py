@@ -137,11 +137,7 @@ class ClientHost:
         ``alike`` has the images that statistics may be estimated from, ``trained_on`` those that the model knows the
         labels of; both are asked for only where they are needed.
         """
-
-        def images() -> Iterator[torch.Tensor]:
-            return (images for images, _ in self._batches(alike()))
-
-        with self.policy.evaluating(self.model, images):
+        with self.policy.evaluating(self.model, lambda: self._images(alike())):
             metrics = self.half.evaluate(self.model, tests)
             if self.adaptation is not None:
                 with self.adaptation.adapting(self.model, lambda: self._batches(trained_on())):
@@ -151,9 +147,10 @@ class ClientHost:
 
     def activations(self, message: Message, context: Context) -> Message:
         """What a diagnosis needs of this client: sums over some of its training images (``activation_statistics``)."""
-        images, labels = self._diagnosed(message, context)
+        examples = self._load_for_diagnosis(message, context)
+        images, labels = self._diagnosed(examples)
         round = int(str(config_of(message)[ROUND]))
-        with self.policy.evaluating(self.model, lambda: [images]):
+        with self.policy.evaluating(self.model, lambda: self._images(examples)):
             statistics = activation_statistics(
                 *(self.model, self.sites, images, labels, self.federation.num_classes),
                 as_in_training=len(labels) > 1 and not self.policy.frozen(round),
@@ -162,19 +159,23 @@ class ClientHost:
 
     def class_scatter(self, message: Message, context: Context) -> Message:
         """The second half of it, once the class means of all clients are known."""
-        images, labels = self._diagnosed(message, context)
+        examples = self._load_for_diagnosis(message, context)
+        images, labels = self._diagnosed(examples)
         collapse = to_tensors(message.content.array_records[COLLAPSE])
-        with self.policy.evaluating(self.model, lambda: [images]):
+        with self.policy.evaluating(self.model, lambda: self._images(examples)):
             metrics = class_scatter(
                 self.model, images, labels, *(collapse[each].to(self.device) for each in ("means", "projection"))
             )
         return self._reply(message, metrics)
 
-    def _diagnosed(self, message: Message, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loads the model; the images that this client is diagnosed on, every n-th of its training images."""
+    def _load_for_diagnosis(self, message: Message, context: Context) -> Examples:
+        """Loads the client's model, or the global one of the message; the client's training images."""
         about_global = bool(config_of(message).get(GLOBAL, False))
         self._load(message.content.array_records[ARRAYS], RecordDict() if about_global else context.state)
-        examples = self._examples(_partition(context), Part.TRAIN)
+        return self._examples(_partition(context), Part.TRAIN)
+
+    def _diagnosed(self, examples: Examples) -> tuple[torch.Tensor, torch.Tensor]:
+        """Those that a client is diagnosed on, every n-th, and their labels."""
         step = -(-len(examples) // self.diagnostics_images)
         return examples.batch(torch.arange(0, len(examples), step, device=self.device))
 
@@ -189,6 +190,9 @@ class ClientHost:
 
     def _examples(self, client: int, part: Part) -> Examples:
         return self.federation.examples_of(client, part).to(self.device)
+
+    def _images(self, examples: Examples) -> Iterator[torch.Tensor]:
+        return (images for images, _ in self._batches(examples))
 
     def _batches(self, examples: Examples) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Images and labels, as they are at evaluation."""

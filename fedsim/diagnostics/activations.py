@@ -1,6 +1,6 @@
 """The client's half of a diagnosis: one or two forward passes, and sums over them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
@@ -63,7 +63,7 @@ def _observed(sites: Mapping[str, nn.Module], places: tuple[str, ...]) -> Iterat
     """Fills what it yields with the statistics of the forward passes in the block; the last one counts."""
     statistics: Tensors = {}
 
-    def hook(site: str) -> object:
+    def hook(site: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
         def observe(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             for place in places:
                 tensor = inputs[0] if place == BEFORE else output
@@ -75,7 +75,7 @@ def _observed(sites: Mapping[str, nn.Module], places: tuple[str, ...]) -> Iterat
 
     with ExitStack() as stack:
         for name, layer in sites.items():
-            stack.callback(layer.register_forward_hook(hook(name)).remove)  # type: ignore[arg-type]
+            stack.callback(layer.register_forward_hook(hook(name)).remove)
         yield statistics
 
 

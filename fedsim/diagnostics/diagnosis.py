@@ -83,7 +83,7 @@ class Diagnosis:
         for layer, values in (updates.metrics() if updates is not None else {}).items():
             metrics.setdefault(layer, {}).update(values)
         metrics.setdefault(self.classifier, {}).update(
-            self._of_classes(round, ask, to_record(model), None if strategy.personal else list(told.values()))
+            self._of_classes(round, ask, to_record(model), None if strategy.personal else told)
         )
         return [
             {"round": round, "layer": layer, "metric": name, "value": value}
@@ -126,17 +126,22 @@ class Diagnosis:
         round: int,
         ask: Callable[[list[Message]], Iterator[Message]],
         model: ArrayRecord,
-        told: list[dict[str, torch.Tensor]] | None,
+        told: Mapping[int, Tensors] | None,
     ) -> dict[str, float]:
-        """Neural collapse; without a personal part the clients have ``told`` the sums for the global model already."""
+        """Neural collapse; without a personal part the clients have ``told`` the sums for the global model already.
+
+        Nothing for a model that is no longer finite.
+        """
         config = ConfigRecord({ROUND: round, GLOBAL: True})
         if told is None:
             replies = ask([message(QUERY_ACTIVATIONS, client, model, config) for client in self.clients])
-            told = [to_tensors(arrays_of(reply)) for reply in replies]
-        sums, counts = (torch.stack([each[name].double() for each in told]).sum(0) for name in (SUMS, COUNTS))
+            told = {reply.metadata.src_node_id: to_tensors(arrays_of(reply)) for reply in replies}
+        sums, counts = (torch.stack([each[name].double() for each in told.values()]).sum(0) for name in (SUMS, COUNTS))
+        if not sums.isfinite().all():
+            return {}
         classes = ClassMeans.of(sums, counts)
         known = to_record({"means": classes.means, "projection": classes.projection()})
-        queries = [message(QUERY_CLASS_SCATTER, client, model, config) for client in self.clients]
+        queries = [message(QUERY_CLASS_SCATTER, client, model, config) for client in told]
         for query in queries:
             query.content[COLLAPSE] = known
         images = scatter = disagreeing = 0.0

@@ -60,11 +60,11 @@ class UpdateStatistics:
         for layer, names in self._layers.items():
             mean_update = self._sums[layer] / count
             mean = torch.cat([self._before[name].flatten() for name in names]) + mean_update
-            variance = max(0.0, self._squares[layer] / count - mean_update.square().sum().item())
+            variance = max(self._squares[layer] / count - mean_update.square().sum().item(), 0.0)  # nan stays nan
             length = mean.norm().item()
             result[layer] = {
                 "update_cosine": (self._unit_sums[layer].square().sum().item() - self._moved[layer])
                 / (count * (count - 1)),
-                "weight_distance": variance**0.5 / length if length > 0 else 0.0,
+                "weight_distance": 0.0 if length == 0 else variance**0.5 / length,
             }
         return result

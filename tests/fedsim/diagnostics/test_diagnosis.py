@@ -7,12 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from flwr.app import ConfigRecord, Context, RecordDict
 from safetensors.torch import load_file
 
 from datasets.build import build_federation
+from datasets.federation import Federation
 from datasets.source import Part
 from fedsim import simulate
+from fedsim.arrays import to_record, to_tensors
+from fedsim.client_host import ClientHost
 from fedsim.errors import UserError
+from fedsim.messages import ROUND, arrays_of, message
 from fedsim.models import build_model
 from fedsim.settings import Settings
 from fedsim.simulation import prepare
@@ -117,6 +122,34 @@ def test_a_diagnosis_changes_nothing_else(tmp_path: Path) -> None:
         assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "diagnosed" / file).read_bytes()
     assert not (tmp_path / "plain" / "diagnostics.csv").exists()
     assert pd.read_csv(tmp_path / "diagnosed" / "diagnostics.csv")["round"].unique().tolist() == [0, 1, 2]
+
+
+def test_a_model_that_is_no_longer_finite_is_diagnosed_too(diagnosed: Callable[..., pd.DataFrame]) -> None:
+    table = diagnosed("norm=none", "lr=1e30", "rounds=1")
+    last = table.loc[1]
+    assert last.loc[SITES, "kl_clients_before"].isna().all()
+    assert last.loc[["features.0", "features.4", "features.8", "head"], "weight_distance"].isna().all()
+    assert "nc1" not in last.dropna(axis=1, how="all")
+
+
+def test_reestimated_statistics_are_those_of_all_training_images(
+    small_settings: Callable[..., Settings], federation: Federation
+) -> None:
+    """However few of them the client is diagnosed on."""
+    settings = small_settings("norm.evaluation=reestimated", "diagnostics=true", "diagnostics_images=4")
+    host = ClientHost(settings, federation, torch.device("cpu"))
+    model = to_record(host.initial)
+    context = Context(run_id=1, node_id=2, node_config={"partition-id": 2}, state=RecordDict(), run_config={})
+    told = to_tensors(arrays_of(host.activations(message("query", 2, model, ConfigRecord({ROUND: 0})), context)))
+
+    images, _ = federation.examples_of(2, Part.TRAIN).batch(torch.arange(40))
+    first, norm = host.model.features[0], host.model.features[1]
+    with torch.no_grad():
+        everything, some = first(images), first(images[::10])
+    variance, mean = torch.var_mean(everything, (0, 2, 3), correction=1)
+    expected = (some - mean[:, None, None]) / (variance[:, None, None] + norm.eps).sqrt()
+    torch.testing.assert_close(told["features.1/after/mean"], expected.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
+    assert told["images"] == 4
 
 
 def test_a_network_without_a_linear_classifier_is_refused(small_settings: Callable[..., Settings]) -> None:
