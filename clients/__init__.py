@@ -1,6 +1,9 @@
 """The client's half of each federated method, only where it differs from plain local SGD."""
 
 from clients.clipped_sgd import ClippedSGD
+from clients.fedloge import FedLoGe
+from clients.fedprox import FedProx
+from clients.fedrep import FedRep
 from clients.local_sgd import LocalSGD
 
-__all__ = ["ClippedSGD", "LocalSGD"]
+__all__ = ["ClippedSGD", "FedLoGe", "FedProx", "FedRep", "LocalSGD"]

@@ -1,17 +1,19 @@
 """Plain local SGD: what every client does unless its method says otherwise.
 
-A method overrides the step that differs (``loss``, ``before_step``, ``train``, ``evaluate``) and inherits the rest.
+A method overrides the step that differs (``loss``, ``before_step``, ``train``, ``predict``) and inherits the rest.
 Loading the model, keeping the personal part and building the reply are the simulator's work
 (``fedsim/client_host.py``).
 """
+
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from clients.optimizers import make_optimizer
-from datasets.examples import Examples, evaluation_batches
-from fedsim.method import LocalTraining, Turn
+from datasets.examples import Examples
+from fedsim.method import PLAIN, LocalTraining, Turn
 
 
 class LocalSGD:
@@ -24,13 +26,19 @@ class LocalSGD:
         self.training = training
 
     def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
+        return self.fit(model, model.parameters(), self.training.local_epochs, data, turn)
+
+    def fit(
+        self, model: nn.Module, parameters: Iterable[nn.Parameter], epochs: int, data: Examples, turn: Turn
+    ) -> dict[str, float]:
+        """``epochs`` passes with one optimizer of these parameters; returns the metrics of ``train``."""
         model.train()
-        optimizer = make_optimizer(model.parameters(), self.training)
+        optimizer = make_optimizer(parameters, self.training)
         device = data.labels.device
         # Sums stay on the device, so that a GPU is not made to wait for every batch.
         loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
         seen = 0
-        for _ in range(self.training.local_epochs):
+        for _ in range(epochs):
             for indices in self.batches(len(data), turn.generator):
                 images, labels = data.batch(indices.to(device, non_blocking=True), turn.generator)
                 optimizer.zero_grad(set_to_none=True)
@@ -62,14 +70,5 @@ class LocalSGD:
     def before_step(self, model: nn.Module) -> None:
         """Between backward and the optimizer's step; the gradients stand in ``parameter.grad``."""
 
-    @torch.no_grad()
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
-        """``num-examples``, ``correct`` (a count, so that test sets can be pooled) and the mean ``loss``."""
-        model.eval()
-        loss_sum, correct = torch.zeros((), device=data.labels.device), 0
-        for indices in evaluation_batches(len(data)):
-            images, labels = data.batch(indices.to(data.labels.device))
-            logits = model(images)
-            loss_sum += F.cross_entropy(logits, labels, reduction="sum")
-            correct += int((logits.argmax(1) == labels).sum())
-        return {"num-examples": len(data), "correct": correct, "loss": loss_sum.item() / len(data)}
+    def predict(self, model: nn.Module, images: torch.Tensor, *, own: bool) -> dict[str, torch.Tensor]:
+        return {PLAIN: model(images)}

@@ -21,7 +21,7 @@ from fedsim.config import CONFIG_DIR, CONFIG_NAME, compose, load, register_famil
 from fedsim.errors import FedsimError, UserError
 from fedsim.progress import console_reporter
 from fedsim.recording import check_run_dir
-from fedsim.report import run_table
+from fedsim.report import print_whole, run_table
 from fedsim.settings import Settings
 from fedsim.simulation import prepare, run
 
@@ -70,7 +70,7 @@ def _job(config: DictConfig) -> None:
             print(f"go on with: python run.py resume={_shown(run_dir)}", file=sys.stderr)
         raise
     console = Console()
-    console.print(run_table(result))
+    print_whole(run_table(result))
     console.print(f"run directory: {_shown(run_dir)}", highlight=False, soft_wrap=True)
 
 

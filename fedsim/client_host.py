@@ -3,10 +3,10 @@
 What the server does not send is personal: entries of the model that a train or evaluate message lacks are taken from
 ``Context.state`` (or, before the first training, from the initial model, which every client builds from the same seed),
 kept there after training, and not sent back. So the state split is declared once, by the strategy. Frozen parameters
-are neither sent nor kept: everyone has them from the start.
+are neither sent nor kept: everyone has them from the start, or is given them once under ``GIVEN``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 
@@ -21,11 +21,12 @@ from datasets.source import Part
 from fedsim.arrays import to_record, to_tensors
 from fedsim.binding import bind_half
 from fedsim.diagnostics.activations import activation_statistics, class_scatter
-from fedsim.messages import ADAPTED, ARRAYS, COLLAPSE, DOMAIN, GLOBAL, METRICS, PART, ROUND, arrays_of, config_of
+from fedsim.messages import ADAPTED, ARRAYS, COLLAPSE, DOMAIN, GIVEN, GLOBAL, METRICS, PART, ROUND, arrays_of, config_of
 from fedsim.method import ClientHalf, LocalTraining, Turn
 from fedsim.models import build_model
 from fedsim.models.sites import as_written, norm_sites
 from fedsim.norms.policy import NormPolicy
+from fedsim.scoring import Scores, score, under
 from fedsim.seeding import global_seed, torch_generator
 from fedsim.settings import Settings
 from fedsim.state_split import frozen_entries
@@ -74,11 +75,14 @@ class ClientHost:
             written = as_written(settings.model, federation.num_classes, federation.source.image_shape)
             self.sites = norm_sites(written, self.model)
         self.half = client_half(settings)
+        self.masks_absent = settings.mask_absent_classes
         self.adaptation = adaptation_of(settings.tta)
 
     def train(self, message: Message, context: Context) -> Message:
         client, round = _partition(context), int(str(config_of(message)[ROUND]))
         received = arrays_of(message)
+        if GIVEN in message.content.array_records:
+            context.state[GIVEN] = message.content.array_records[GIVEN]
         self._load(received, context.state)
         turn = Turn(
             round=round,
@@ -107,7 +111,7 @@ class ClientHost:
         part = Part[str(config_of(message).get(PART, Part.TEST.name))]
         client = _partition(context)
         tests, trained_on = self._examples(client, part), partial(self._examples, client, Part.TRAIN)
-        return self._reply(message, self._evaluate(tests, trained_on, trained_on))
+        return self._reply(message, self._evaluate(tests, trained_on, trained_on, own=True))
 
     def evaluate_global(self, message: Message, context: Context) -> Message:
         """The complete model of the message on all test images of one domain.
@@ -127,23 +131,25 @@ class ClientHost:
         def alike() -> Examples:
             return trained_on() if domain in self.federation.domain_tests else tests
 
-        return self._reply(message, self._evaluate(tests, alike, trained_on))
+        return self._reply(message, self._evaluate(tests, alike, trained_on, own=False))
 
     def _evaluate(
-        self, tests: Examples, alike: Callable[[], Examples], trained_on: Callable[[], Examples]
-    ) -> dict[str, float]:
+        self, tests: Examples, alike: Callable[[], Examples], trained_on: Callable[[], Examples], *, own: bool
+    ) -> Scores:
         """The model as it is and, where ``tta=`` says so, adapted to the test images.
 
         ``alike`` has the images that statistics may be estimated from, ``trained_on`` those that the model knows the
         labels of; both are asked for only where they are needed.
         """
+        held = None
+        if own and self.masks_absent:
+            held = trained_on().labels.bincount(minlength=self.federation.num_classes) > 0
         with self.policy.evaluating(self.model, lambda: self._images(alike())):
-            metrics = self.half.evaluate(self.model, tests)
+            scores = score(self.half, self.model, tests, own=own, held=held)
             if self.adaptation is not None:
                 with self.adaptation.adapting(self.model, lambda: self._batches(trained_on())):
-                    adapted = self.half.evaluate(self.model, tests)
-                metrics |= {f"{ADAPTED}{name}": value for name, value in adapted.items()}
-        return metrics
+                    scores |= under(ADAPTED, score(self.half, self.model, tests, own=own, held=held))
+        return scores
 
     def activations(self, message: Message, context: Context) -> Message:
         """What a diagnosis needs of this client: sums over some of its training images (``activation_statistics``)."""
@@ -183,10 +189,11 @@ class ClientHost:
         return Message(context.state, reply_to=message)
 
     def _load(self, received: ArrayRecord, state: RecordDict) -> None:
-        kept = state.get(PERSONAL, ArrayRecord())
+        given, kept = state.get(GIVEN, ArrayRecord()), state.get(PERSONAL, ArrayRecord())
+        assert isinstance(given, ArrayRecord)
         assert isinstance(kept, ArrayRecord)
         # Names that are not the model's raise here, with the names in the error.
-        self.model.load_state_dict({**self.initial, **to_tensors(kept), **to_tensors(received)})
+        self.model.load_state_dict({**self.initial, **to_tensors(given), **to_tensors(kept), **to_tensors(received)})
 
     def _examples(self, client: int, part: Part) -> Examples:
         return self.federation.examples_of(client, part).to(self.device)
@@ -200,7 +207,9 @@ class ClientHost:
             yield examples.batch(indices.to(self.device))
 
     @staticmethod
-    def _reply(message: Message, metrics: dict[str, float], arrays: ArrayRecord | None = None) -> Message:
+    def _reply(
+        message: Message, metrics: Mapping[str, float | list[int]], arrays: ArrayRecord | None = None
+    ) -> Message:
         content = RecordDict({METRICS: MetricRecord({**metrics})})
         if arrays is not None:
             content[ARRAYS] = arrays

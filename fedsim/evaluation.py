@@ -18,8 +18,9 @@ from fedsim.arrays import to_record, to_tensors
 from fedsim.averaging import RunningAverage
 from fedsim.client_host import PERSONAL, TRAINED
 from fedsim.engines.grid import FederationGrid
-from fedsim.messages import ADAPTED, DOMAIN, EVALUATE_GLOBAL, NUM_EXAMPLES, PART, ROUND, message, metrics_of, number
-from fedsim.method import ServerHalf
+from fedsim.messages import DOMAIN, EVALUATE_GLOBAL, NUM_EXAMPLES, PART, ROUND, message, metrics_of, number
+from fedsim.method import PLAIN, ServerHalf
+from fedsim.scoring import CORRECT, CORRECT_BY_CLASS, EXAMPLES_BY_CLASS, LOSS, named, predictor_of
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -32,8 +33,10 @@ class Measured:
     correct: int
     loss: float
     """mean over the examples"""
-    adapted: "Measured | None" = None
-    """the model once it has adapted itself to the test set, where ``tta=`` says so"""
+    others: "Mapping[str, Measured]" = field(default_factory=dict)
+    """further predictors by name: the method's own, masked ones, and all of them ``adapted`` where ``tta=`` says so"""
+    by_class: tuple[tuple[int, int], ...] = ()
+    """of each class the images and how many of them are right; of the global model alone"""
 
     @property
     def accuracy(self) -> float:
@@ -42,15 +45,22 @@ class Measured:
     @classmethod
     def from_reply(cls, reply: Message) -> "Measured":
         metrics = metrics_of(reply)
-        has_adapted = f"{ADAPTED}correct" in metrics
-        return replace(cls._named("", metrics), adapted=cls._named(ADAPTED, metrics) if has_adapted else None)
+        others = [predictor_of(key)[0] for key in metrics if key.endswith(f"-{CORRECT}")]
+        return replace(cls._of(PLAIN, metrics), others={name: cls._of(name, metrics) for name in others})
 
     @classmethod
-    def _named(cls, prefix: str, metrics: MetricRecord) -> "Measured":
+    def _of(cls, predictor: str, metrics: MetricRecord) -> "Measured":
+        by_class: tuple[tuple[int, int], ...] = ()
+        if EXAMPLES_BY_CLASS in metrics:
+            examples, right = metrics[EXAMPLES_BY_CLASS], metrics[named(predictor, CORRECT_BY_CLASS)]
+            assert isinstance(examples, list)
+            assert isinstance(right, list)
+            by_class = tuple((int(all_), int(some)) for all_, some in zip(examples, right, strict=True))
         return cls(
-            num_examples=int(number(metrics, f"{prefix}{NUM_EXAMPLES}")),
-            correct=int(number(metrics, f"{prefix}correct")),
-            loss=number(metrics, f"{prefix}loss"),
+            num_examples=int(number(metrics, NUM_EXAMPLES)),
+            correct=int(number(metrics, named(predictor, CORRECT))),
+            loss=number(metrics, named(predictor, LOSS)),
+            by_class=by_class,
         )
 
 
@@ -125,12 +135,15 @@ def pool(tested: Iterable[Measured]) -> Measured:
     """One result for several test sets without a common image."""
     parts = list(tested)
     examples = sum(part.num_examples for part in parts)
-    adapted = [part.adapted for part in parts if part.adapted is not None]
+    classes = [each.by_class for each in parts if each.by_class]
     return Measured(
         num_examples=examples,
         correct=sum(part.correct for part in parts),
         loss=sum(part.loss * part.num_examples for part in parts) / examples,
-        adapted=pool(adapted) if adapted else None,
+        others={name: pool(part.others[name] for part in parts) for name in parts[0].others},
+        by_class=tuple(
+            (sum(images for images, _ in each), sum(right for _, right in each)) for each in zip(*classes, strict=True)
+        ),
     )
 
 

@@ -8,14 +8,15 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from datasets.federation import Federation
-from fedsim.arrays import count_bytes, to_record, to_tensors
+from fedsim.arrays import to_record, to_tensors
 from fedsim.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fedsim.classes import ClassTracker
 from fedsim.diagnostics.diagnosis import Diagnosis
 from fedsim.diagnostics.updates import UpdateStatistics
 from fedsim.engines.grid import FederationGrid, LocalGrid
 from fedsim.errors import RoundFailed
 from fedsim.evaluation import complete_model, evaluate, personal_ages
-from fedsim.messages import arrays_of
+from fedsim.messages import arrays_of, bytes_of
 from fedsim.method import ServerHalf
 from fedsim.metrics import Row, age_metrics, client_rows, round_metrics
 from fedsim.norms.policy import NormPolicy
@@ -39,6 +40,7 @@ class FederatedLoop:
         initial: dict[str, torch.Tensor],
         recorder: Recorder,
         reporter: Reporter,
+        classes: ClassTracker,
         diagnosis: Diagnosis | None = None,
     ) -> None:
         self.settings = settings
@@ -48,6 +50,7 @@ class FederatedLoop:
         self.initial = initial
         self.recorder = recorder
         self.reporter = reporter
+        self.classes = classes
         self.diagnosis = diagnosis
         self.policy = NormPolicy.of(settings.norm, settings.rounds)
         self.adapts = adaptation_of(settings.tta) is not None
@@ -75,13 +78,13 @@ class FederatedLoop:
         messages = list(self.strategy.configure_train(round, self.arrays, ConfigRecord(), self.grid))
         self.reporter.cohort(round, len(messages))
         updates = self.diagnosis.updates(round, arrays_of(messages[0])) if self.diagnosis is not None else None
-        traffic = {"bytes_down": sum(count_bytes(arrays_of(message)) for message in messages), "bytes_up": 0}
+        traffic = {"bytes_down": sum(map(bytes_of, messages)), "bytes_up": 0}
 
         def observed(replies: Iterable[Message]) -> Iterator[Message]:
             for reply in replies:
                 self.reporter.client_done()
                 if reply.has_content():
-                    traffic["bytes_up"] += count_bytes(arrays_of(reply))
+                    traffic["bytes_up"] += bytes_of(reply)
                     if updates is not None:
                         updates.add(to_tensors(arrays_of(reply)))
                 yield reply
@@ -133,10 +136,14 @@ class FederatedLoop:
                 self.arrays,
                 round,
                 successful,
-                alike=not personal and not self.policy.reestimates and not self.adapts,
+                alike=not (personal or self.policy.reestimates or self.adapts or settings.mask_absent_classes),
             )
-            metrics = round_metrics(evaluation, self.federation) | age_metrics(personal_ages(states, round))
+            metrics = round_metrics(evaluation, self.federation) | self.classes.metrics(evaluation)
+            metrics |= age_metrics(personal_ages(states, round))
             self.recorder.record_clients(client_rows(evaluation, self.federation, round))
+            self.recorder.record_classes(
+                self.classes.rows(round, evaluation, self.initial, model, personal, states)
+            )
         if diagnosed:
             assert self.diagnosis is not None
             self.recorder.record_diagnostics(

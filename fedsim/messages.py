@@ -2,9 +2,13 @@
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 
+from fedsim.arrays import count_bytes
+
 ARRAYS = "arrays"
 CONFIG = "config"
 METRICS = "metrics"
+GIVEN = "given"
+"""What the server gives a client once, to keep: entries of the model that are neither trained nor sent back."""
 COLLAPSE = "collapse"
 """The class means of all clients and what to project on, beside the model."""
 # The names Flower's own strategies use, so that ours and theirs can talk to each other's clients.
@@ -22,7 +26,7 @@ QUERY_CLASS_SCATTER = "query.class_scatter"
 """Both for diagnosing, see ``fedsim/diagnostics``: sums over a client's training images, never one of them."""
 GLOBAL = "global"
 """Whether a query is about the complete model in the message, without the client's personal part."""
-ADAPTED = "adapted-"
+ADAPTED = "adapted"
 """Stands before the names of metrics of a model that has adapted itself to the test images."""
 DOMAIN = "domain"
 PART = "part"
@@ -43,13 +47,19 @@ def config_of(message: Message) -> ConfigRecord:
 
 
 def arrays_of(message: Message) -> ArrayRecord:
-    """The message's one ``ArrayRecord``, under whatever name; empty where there is none."""
-    return next(iter(message.content.array_records.values()), ArrayRecord())
+    """The ``ArrayRecord`` with the model, or else the first one, under whatever name; empty where there is none."""
+    records = message.content.array_records
+    return records[ARRAYS] if ARRAYS in records else next(iter(records.values()), ArrayRecord())
 
 
 def metrics_of(message: Message) -> MetricRecord:
     """The message's one ``MetricRecord``, under whatever name; empty where there is none."""
     return next(iter(message.content.metric_records.values()), MetricRecord())
+
+
+def bytes_of(message: Message) -> int:
+    """The bytes of all arrays that a message holds."""
+    return sum(map(count_bytes, message.content.array_records.values()))
 
 
 def number(metrics: MetricRecord, name: str) -> float:

@@ -41,6 +41,10 @@ class ServerHalf(Protocol):
     def load_state(self, state: RecordDict) -> None: ...
 
 
+PLAIN = ""
+"""The name of the predictor whose accuracy is simply the model's."""
+
+
 @dataclass(frozen=True)
 class LocalTraining:
     """The settings of local training that every method has."""
@@ -67,10 +71,13 @@ class Turn:
 
 
 class ClientHalf(Protocol):
-    """Trains and evaluates a model that holds the received and the personal part; returns metrics."""
+    """Trains a model that holds the received and the personal part, and says what it predicts."""
 
     def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
         """Trains in place; the metrics hold at least ``num-examples``."""
 
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
-        """``num-examples``, ``correct`` (a count, so that test sets can be pooled) and the mean ``loss``."""
+    def predict(self, model: nn.Module, images: torch.Tensor, *, own: bool) -> dict[str, torch.Tensor]:
+        """Logits (N, classes): the model's under ``PLAIN``, and those of the method's other predictors under their names.
+
+        ``own`` says whether the model is one client's, the shared and its personal part, or the global one.
+        """

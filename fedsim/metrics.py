@@ -5,7 +5,8 @@
   the one weighted by test images beside it; the standard deviation is the spread over the clients (population formula).
 * *validation accuracy*: the same model on the client's validation images, if any client has some.
 * *personal age*: rounds since a client last trained the part of the model that it keeps for itself.
-* *adapted accuracy*: the same models once they have adapted themselves to the test images (``tta=``).
+* names that begin with a predictor's, as ``adapted_global_accuracy``: the same models in another way of predicting,
+  *adapted* to the test images (``tta=``), *masked* to the classes a client has trained on, or one of the method's.
 * *unseen accuracy*: the global model on the test set of a domain that was left out; not part of global accuracy.
 """
 
@@ -16,11 +17,13 @@ import numpy as np
 
 from datasets.federation import Federation
 from fedsim.evaluation import Evaluation, Measured, pool
+from fedsim.method import PLAIN
 
 Row = dict[str, Any]
 Key = TypeVar("Key", int, str)
 VALIDATION = "validation_accuracy_mean"
-ADAPTED_MEAN = "adapted_client_accuracy_mean"
+CLIENT_MEAN = "client_accuracy_mean"
+GLOBAL_ACCURACY = "global_accuracy"
 
 
 def round_metrics(evaluation: Evaluation, federation: Federation) -> Row:
@@ -29,9 +32,9 @@ def round_metrics(evaluation: Evaluation, federation: Federation) -> Row:
     examples = np.array([tested.num_examples for tested in evaluation.clients.values()])
     union = pool(evaluation.domains.values())
     return {
-        "global_accuracy": union.accuracy,
+        GLOBAL_ACCURACY: union.accuracy,
         "global_loss": union.loss,
-        "client_accuracy_mean": float(accuracy.mean()),
+        CLIENT_MEAN: float(accuracy.mean()),
         "client_accuracy_weighted": float(np.average(accuracy, weights=examples)),
         "client_accuracy_std": float(accuracy.std()),
         "client_accuracy_worst": float(accuracy.min()),
@@ -42,7 +45,7 @@ def round_metrics(evaluation: Evaluation, federation: Federation) -> Row:
         },
         **{f"unseen_accuracy.{domain}": tested.accuracy for domain, tested in evaluation.unseen.items()},
         **_validation_metrics(evaluation),
-        **_adapted_metrics(evaluation, federation),
+        **_metrics_of_other_predictors(evaluation, federation),
     }
 
 
@@ -52,28 +55,41 @@ def _validation_metrics(evaluation: Evaluation) -> Row:
     return {VALIDATION: float(np.mean([tested.accuracy for tested in evaluation.validation.values()]))}
 
 
-def _adapted_metrics(evaluation: Evaluation, federation: Federation) -> Row:
-    """Nothing where nothing is adapted."""
-    clients, domains = _adapted(evaluation.clients), _adapted(evaluation.domains)
-    if not clients:
-        return {}
-    accuracies = [tested.accuracy for tested in clients.values()]
-    by_domain = client_mean_by_domain(clients, federation)
-    return {
-        ADAPTED_MEAN: float(np.mean(accuracies)),
-        "adapted_client_accuracy_worst": min(accuracies),
-        "adapted_global_accuracy": pool(domains.values()).accuracy,
-        **{f"adapted_client_domain_accuracy.{domain}": mean for domain, mean in by_domain.items()},
-        **{f"adapted_domain_accuracy.{domain}": tested.accuracy for domain, tested in domains.items()},
-        **{
-            f"adapted_unseen_accuracy.{domain}": tested.accuracy
-            for domain, tested in _adapted(evaluation.unseen).items()
-        },
-    }
+def _metrics_of_other_predictors(evaluation: Evaluation, federation: Federation) -> Row:
+    """Those of the clients' models first, then those of the global model; a predictor may belong to one side alone."""
+    row: Row = {}
+    for name in other_predictors(evaluation.clients):
+        clients = _by(name, evaluation.clients)
+        accuracies = [tested.accuracy for tested in clients.values()]
+        row[f"{name}_{CLIENT_MEAN}"] = float(np.mean(accuracies))
+        row[f"{name}_client_accuracy_worst"] = min(accuracies)
+        for domain, mean in client_mean_by_domain(clients, federation).items():
+            row[f"{name}_client_domain_accuracy.{domain}"] = mean
+    for name in other_predictors(evaluation.domains):
+        domains = _by(name, evaluation.domains)
+        row[f"{name}_{GLOBAL_ACCURACY}"] = pool(domains.values()).accuracy
+        for domain, tested in domains.items():
+            row[f"{name}_domain_accuracy.{domain}"] = tested.accuracy
+        for domain, tested in _by(name, evaluation.unseen).items():
+            row[f"{name}_unseen_accuracy.{domain}"] = tested.accuracy
+    return row
 
 
-def _adapted(results: Mapping[Key, Measured]) -> dict[Key, Measured]:
-    return {key: tested.adapted for key, tested in results.items() if tested.adapted is not None}
+def other_predictors(results: Mapping[Key, Measured]) -> list[str]:
+    """The names of the predictors beside the plain one."""
+    return list(next(iter(results.values())).others) if results else []
+
+
+def predictors_in(row: Mapping[str, Any]) -> list[str]:
+    """The names of all predictors that a row has accuracies of, the plain one's first."""
+    found = [PLAIN]
+    for metric in (CLIENT_MEAN, GLOBAL_ACCURACY):
+        found += [name.removesuffix(f"_{metric}") for name in row if name.endswith(f"_{metric}")]
+    return list(dict.fromkeys(found))
+
+
+def _by(predictor: str, results: Mapping[Key, Measured]) -> dict[Key, Measured]:
+    return {key: tested.others[predictor] for key, tested in results.items()}
 
 
 def age_metrics(ages: list[int]) -> Row:
@@ -96,7 +112,7 @@ def client_rows(evaluation: Evaluation, federation: Federation, round: int) -> l
             "num_examples": tested.num_examples,
             "loss": tested.loss,
             "accuracy": tested.accuracy,
-            **({"adapted_accuracy": tested.adapted.accuracy} if tested.adapted is not None else {}),
+            **{f"{name}_accuracy": other.accuracy for name, other in tested.others.items()},
         }
         for part, measured in (("test", evaluation.clients), ("validation", evaluation.validation))
         for client, tested in measured.items()
@@ -129,8 +145,8 @@ def best_row(rows: Iterable[Row]) -> Row:
     The earliest of equals. Without validation images it is chosen on the test images, so it flatters; it is reported
     beside the final round and never in its place.
     """
-    return max(evaluated(rows), key=lambda row: (row.get(VALIDATION, row["client_accuracy_mean"]), -row["round"]))
+    return max(evaluated(rows), key=lambda row: (row.get(VALIDATION, row[CLIENT_MEAN]), -row["round"]))
 
 
 def evaluated(rows: Iterable[Row]) -> list[Row]:
-    return [row for row in rows if row.get("client_accuracy_mean") is not None]
+    return [row for row in rows if row.get(CLIENT_MEAN) is not None]

@@ -30,7 +30,7 @@ PER_ROUND = ("train_", "seconds", "bytes_")
 
 
 class Recorder:
-    """Writes ``config.yaml``, ``clients.csv``, ``rounds.csv``, ``summary.json``, the models and the label counts."""
+    """Writes ``config.yaml``, ``clients.csv``, ``classes.csv``, ``rounds.csv``, ``summary.json``, the models and the label counts."""
 
     def __init__(self, run_dir: Path, settings: Settings) -> None:
         self.run_dir = run_dir
@@ -38,6 +38,7 @@ class Recorder:
         self.checkpoints = run_dir / "checkpoints"
         self._clients = Table(run_dir / "clients.csv")
         self._rounds = Table(run_dir / "rounds.csv")
+        self._classes = Table(run_dir / "classes.csv")
         self._diagnostics = Table(run_dir / "diagnostics.csv")
         self._rows: list[Row] = []
 
@@ -55,11 +56,15 @@ class Recorder:
         """Forgets the rounds after a checkpoint's."""
         self._clients.go_back_to(round)
         self._rounds.go_back_to(round)
+        self._classes.go_back_to(round)
         self._diagnostics.go_back_to(round)
         self._rows = [{name: _number(value) for name, value in row.items()} for row in self._rounds.read()]
 
     def record_clients(self, rows: list[Row]) -> None:
         self._clients.append(rows)
+
+    def record_classes(self, rows: list[Row]) -> None:
+        self._classes.append(rows)
 
     def record_diagnostics(self, rows: list[Row]) -> None:
         self._diagnostics.append(rows)

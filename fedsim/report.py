@@ -7,6 +7,7 @@ import argparse
 import html
 import io
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from datasets.shots import SHOTS
 from fedsim.config import load
 from fedsim.diagnostics.pictures import plot_diagnostics_comparison
 from fedsim.errors import UserError
-from fedsim.metrics import ADAPTED_MEAN, VALIDATION
+from fedsim.method import PLAIN
+from fedsim.metrics import CLIENT_MEAN, GLOBAL_ACCURACY, VALIDATION, predictors_in
 from fedsim.plots import plot_comparison_by_domain, plot_comparison_over_rounds
 from fedsim.results import Result, find_runs, read_result
+from fedsim.scoring import joined
 
 NOT_COMPARED = (
     *("seed", "out_dir", "resume", "device", "engine", "verbose", "checkpoint_every"),
@@ -31,9 +35,12 @@ NOT_COMPARED = (
 SPLIT_STEPS = "split.steps"
 MEAN = "mean"
 GLOBAL = "global"
-ADAPTED = "mean, adapted"
-ADAPTED_GLOBAL = "global, adapted"
-TOTALS = (MEAN, ADAPTED, GLOBAL, ADAPTED_GLOBAL)
+TOTALS = {MEAN: CLIENT_MEAN, GLOBAL: GLOBAL_ACCURACY, **{f"{GLOBAL} {shot}": shot for shot in SHOTS}}
+"""What is over all domains, and the metric it is."""
+
+
+LAST = ("all", "validation", *SHOTS)
+"""Columns of a run's table that stand behind its domains."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     (out / "comparison.md").write_text(to_markdown(table))
     table.to_csv(out / "comparison.csv", index=False)
-    domains = table[~table["domain"].isin([GLOBAL, ADAPTED_GLOBAL])]
+    domains = table[~table["domain"].str.startswith(GLOBAL)]
     plot_comparison_by_domain(domains, out / "comparison_domains.png")
     plot_comparison_over_rounds(learning_curves(groups), out / "comparison_rounds.png")
     written = ["comparison.md", "comparison.csv", "comparison_domains.png", "comparison_rounds.png"]
@@ -87,8 +94,9 @@ def group_by_settings(runs: list[Result]) -> dict[str, list[Result]]:
 def accuracy_table(groups: dict[str, list[Result]]) -> pd.DataFrame:
     """Label, domain, mean, std and number of runs, in percent: client accuracy after the last round per domain.
 
-    ``mean`` is the unweighted mean over all clients, ``global`` the accuracy of the global model on the union. For a
-    domain that was left out it is the global model's accuracy. With ``tta=``, both once more for adapted models.
+    ``mean`` is the unweighted mean over all clients, ``global`` the accuracy of the global model on the union, ``global
+    many`` that on classes with many training images. For a domain that was left out it is the global model's accuracy.
+    All of it once more for each further predictor, as ``mean, adapted`` and ``global few, realigned``.
     """
     rows = []
     for label, runs in groups.items():
@@ -101,11 +109,10 @@ def accuracy_table(groups: dict[str, list[Result]]) -> pd.DataFrame:
             left_out(domain): [final["unseen_accuracy"][domain] for final in finals]
             for domain in finals[0].get("unseen_accuracy", {})
         }
-        columns[MEAN] = [final["client_accuracy_mean"] for final in finals]
-        columns[GLOBAL] = [final["global_accuracy"] for final in finals]
-        if ADAPTED_MEAN in finals[0]:
-            columns[ADAPTED] = [final[ADAPTED_MEAN] for final in finals]
-            columns[ADAPTED_GLOBAL] = [final["adapted_global_accuracy"] for final in finals]
+        for total, metric in TOTALS.items():
+            for name in predictors_in(finals[0]):
+                if joined(name, metric) in finals[0]:
+                    columns[_title(total, name)] = [final[joined(name, metric)] for final in finals]
         for domain, values in columns.items():
             series = 100 * pd.Series(values)
             rows.append((label, domain, series.mean(), series.std(), len(series)))
@@ -142,7 +149,7 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
         cell=[f"{row.mean:.1f}" if row.runs == 1 else f"{row.mean:.1f} ± {row.std:.1f}" for row in table.itertuples()]
     )
     wide = text.pivot(index="label", columns="domain", values="cell")
-    names = sorted(table["domain"].unique(), key=lambda name: name in TOTALS)  # those last
+    names = sorted(table["domain"].unique(), key=lambda name: name.partition(",")[0] in TOTALS)  # those last
     return wide.reindex(index=table["label"].unique(), columns=names).fillna("")
 
 
@@ -183,49 +190,56 @@ def run_table(result: Result) -> Table:
     """
     final, best = result.summary["final"], result.summary["best"]
     chosen = " by validation" if VALIDATION in best else ""
-    # title, accuracy by domain, of domains left out, of all, and on validation images
-    columns = [
-        ("clients", final["client_domain_accuracy"], {}, final["client_accuracy_mean"], final.get(VALIDATION)),
-        (
-            f"clients, best round{chosen} {best['round']}",
-            *(best["client_domain_accuracy"], {}, best["client_accuracy_mean"], best.get(VALIDATION)),
-        ),
-        (
-            "global model",
-            *(final["domain_accuracy"], final.get("unseen_accuracy", {}), final["global_accuracy"], None),
-        ),
-    ]
-    if ADAPTED_MEAN in final:
-        columns += [
-            ("clients, adapted", final["adapted_client_domain_accuracy"], {}, final[ADAPTED_MEAN], None),
-            (
-                "global model, adapted",
-                *(final["adapted_domain_accuracy"], final.get("adapted_unseen_accuracy", {})),
-                *(final["adapted_global_accuracy"], None),
-            ),
-        ]
+    predictors = predictors_in(final)
+    lines = {"clients": _of_clients(final), f"clients, best round{chosen} {best['round']}": _of_clients(best)}
+    lines |= {
+        _title("clients", name): _of_clients(final, name)
+        for name in predictors[1:]
+        if joined(name, CLIENT_MEAN) in final
+    }
+    of_clients = len(lines)
+    lines |= {
+        _title("global model", name): _of_global_model(final, name)
+        for name in predictors
+        if joined(name, GLOBAL_ACCURACY) in final
+    }
     shown = Table(title=f"{result.summary['strategy']}: accuracy (%)", box=SIMPLE_HEAD)
-    shown.add_column("domain")
-    for title, *_ in columns:
-        shown.add_column(title, justify="right")
-    for domain in {**final["domain_accuracy"], **final["client_domain_accuracy"]}:
-        shown.add_row(domain, *(_percent(seen.get(domain)) for _, seen, _, _, _ in columns))
-    for domain in final.get("unseen_accuracy", {}):
-        shown.add_row(left_out(domain), *(_percent(unseen.get(domain)) for _, _, unseen, _, _ in columns))
-    shown.add_section()
-    shown.add_row("all", *(_percent(total) for _, _, _, total, _ in columns))
-    if VALIDATION in best:
-        shown.add_row("validation", *(_percent(validation) for *_, validation in columns))
+    shown.add_column("", no_wrap=True)
+    columns = list(dict.fromkeys(name for line in lines.values() for name in line))
+    columns.sort(key=(*(name for name in columns if name not in LAST), *LAST).index)
+    for name in columns:
+        shown.add_column(name, justify="right", no_wrap=True)
+    for number, (title, line) in enumerate(lines.items()):
+        if number == of_clients:
+            shown.add_section()
+        shown.add_row(title, *(f"{100 * line[name]:.1f}" if name in line else "" for name in columns))
     return shown
+
+
+def _of_clients(row: Mapping[str, Any], predictor: str = PLAIN) -> dict[str, float]:
+    """A line of the table: the clients' accuracies by domain, of all of them, and on validation images."""
+    validation = {"validation": row[VALIDATION]} if predictor == PLAIN and VALIDATION in row else {}
+    return {**row[joined(predictor, "client_domain_accuracy")], "all": row[joined(predictor, CLIENT_MEAN)], **validation}
+
+
+def _of_global_model(row: Mapping[str, Any], predictor: str) -> dict[str, float]:
+    """The same of the global model, with domains that were left out and the parts of a long tail."""
+    unseen = row.get(joined(predictor, "unseen_accuracy"), {})
+    return {
+        **row[joined(predictor, "domain_accuracy")],
+        **{left_out(domain): accuracy for domain, accuracy in unseen.items()},
+        "all": row[joined(predictor, GLOBAL_ACCURACY)],
+        **{shot: row[joined(predictor, shot)] for shot in SHOTS if joined(predictor, shot) in row},
+    }
+
+
+def _title(what: str, predictor: str) -> str:
+    return what if predictor == PLAIN else f"{what}, {predictor.replace('_', ' ')}"
 
 
 def left_out(domain: str) -> str:
     """How tables call a domain that nobody trained on."""
     return f"{domain} (left out)"
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f}"
 
 
 def write_html(run_dir: Path) -> None:

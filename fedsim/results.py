@@ -21,19 +21,26 @@ class Result:
     rounds: pd.DataFrame
     """One row per round; cells are empty for rounds that were not evaluated."""
     summary: Mapping[str, Any]
+    classes: pd.DataFrame | None = None
+    """One row per evaluated round and class: round, class, train_images, shot, num_examples, accuracy, and more; None
+    in the directory of a run that was made before there was such a table."""
     diagnostics: pd.DataFrame | None = None
     """One row per diagnosed round, layer and metric: round, layer, metric, value; None without ``diagnostics=true``."""
 
 
 def read_result(run_dir: Path) -> Result:
-    diagnostics = run_dir / "diagnostics.csv"
     return Result(
         run_dir=run_dir,
         clients=pd.read_csv(run_dir / "clients.csv"),
         rounds=pd.read_csv(run_dir / "rounds.csv"),
         summary=json.loads((run_dir / "summary.json").read_text()),
-        diagnostics=pd.read_csv(diagnostics) if diagnostics.exists() else None,
+        classes=_if_there(run_dir / "classes.csv"),
+        diagnostics=_if_there(run_dir / "diagnostics.csv"),
     )
+
+
+def _if_there(table: Path) -> pd.DataFrame | None:
+    return pd.read_csv(table) if table.exists() else None
 
 
 def find_runs(folders: list[Path]) -> list[Result]:

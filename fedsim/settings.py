@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from datasets.shots import SHOT_RULES
 from fedsim.binding import halves_of, refuse_unused_options
 from fedsim.errors import UserError
 from fedsim.models.freezing import TRAINABLE
@@ -47,6 +48,8 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "diagnostics_images": _whole(2),
     "evaluate_every": _whole(1),
     "checkpoint_every": _whole(0),
+    "mask_absent_classes": _SWITCH,
+    "shots": (lambda value: value in SHOT_RULES, " or ".join(SHOT_RULES)),
     "min_fraction_success": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
     "seed": _whole(0),
     "device": _TEXT,
@@ -84,6 +87,8 @@ class Settings:
     diagnostics_images: int
     evaluate_every: int
     checkpoint_every: int
+    mask_absent_classes: bool
+    shots: str
     min_fraction_success: float
     seed: int
     device: str

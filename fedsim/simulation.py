@@ -13,6 +13,8 @@ from datasets.build import build_federation
 from datasets.federation import Federation
 from datasets.pictures import plot_federation
 from fedsim.binding import bind_half, instantiate, target_of
+from fedsim.classes import ClassTracker
+from fedsim.classes.pictures import plot_classes
 from fedsim.client_host import ClientAppFactory, client_half
 from fedsim.devices import resolve_devices
 from fedsim.diagnostics.diagnosis import Diagnosis
@@ -116,6 +118,8 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
     result = read_result(run_dir)
     plot_run(result.clients, result.rounds, run_dir / "plots")
     plot_federation(prepared.federation, run_dir / "plots")
+    if result.classes is not None:
+        plot_classes(result.classes, run_dir / "plots" / "classes.png")
     if result.diagnostics is not None:
         plot_diagnostics(result.diagnostics, run_dir / "plots" / "diagnostics.png")
     write_html(result.run_dir)
@@ -134,7 +138,10 @@ def _play(prepared: Prepared, grid: FederationGrid, recorder: Recorder, reporter
     _warn_of_stale_statistics(prepared)
     initial = {name: tensor.clone() for name, tensor in prepared.model.state_dict().items()}
     settings, federation = prepared.settings, prepared.federation
-    FederatedLoop(settings, federation, grid, prepared.strategy, initial, recorder, reporter, prepared.diagnosis).run()
+    classes = ClassTracker(prepared.model, federation, settings.shots)
+    FederatedLoop(
+        settings, federation, grid, prepared.strategy, initial, recorder, reporter, classes, prepared.diagnosis
+    ).run()
 
 
 def _warn_of_stale_statistics(prepared: Prepared) -> None:

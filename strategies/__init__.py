@@ -5,7 +5,10 @@ They run in this simulator and in any Flower app: ``from strategies import FedBN
 
 from strategies.fedavg import FedAvg
 from strategies.fedbn import FedBN
+from strategies.fedloge import FedLoGe
+from strategies.fedper import FedPer
+from strategies.fedrep import FedRep
 from strategies.fedwon import FedWon
 from strategies.local import Local
 
-__all__ = ["FedAvg", "FedBN", "FedWon", "Local"]
+__all__ = ["FedAvg", "FedBN", "FedLoGe", "FedPer", "FedRep", "FedWon", "Local"]

@@ -73,11 +73,15 @@ class FedAvg(Strategy):
         """The part of the model that travels: what is neither personal nor frozen."""
         return select(arrays, (name for name in arrays if name not in self.personal and name not in self.frozen))
 
+    def evaluated(self, arrays: ArrayRecord) -> ArrayRecord:
+        """What a client is sent to be evaluated: the same, unless a method has a reason to send more."""
+        return self.shared(arrays)
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         cohort = draw_cohort(list(grid.get_node_ids()), self.fraction, self.seed, server_round)
-        return self._messages(TRAIN, cohort, server_round, arrays, config)
+        return self._messages(TRAIN, cohort, server_round, self.shared(arrays), config)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -100,7 +104,7 @@ class FedAvg(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Every client is evaluated, not only the cohort."""
-        return self._messages(EVALUATE, sorted(grid.get_node_ids()), server_round, arrays, config)
+        return self._messages(EVALUATE, sorted(grid.get_node_ids()), server_round, self.evaluated(arrays), config)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         metrics = _MetricAverage()
@@ -125,11 +129,11 @@ class FedAvg(Strategy):
         )
 
     def _messages(
-        self, type_: str, clients: list[int], server_round: int, arrays: ArrayRecord, config: ConfigRecord
+        self, type_: str, clients: list[int], server_round: int, sent: ArrayRecord, config: ConfigRecord
     ) -> Iterable[Message]:
         config = config.copy()
         config[ROUND] = server_round
-        content = RecordDict({ARRAYS: self.shared(arrays), CONFIG: config})  # one for all: an engine packs it once
+        content = RecordDict({ARRAYS: sent, CONFIG: config})  # one for all: an engine packs it once
         return [Message(content, client, type_) for client in clients]
 
 

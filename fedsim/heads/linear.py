@@ -13,7 +13,7 @@ def keep_linear(model: nn.Module) -> nn.Module:
     return model
 
 
-def replace_classifier(model: nn.Module, name: str, make: Callable[[int, int], nn.Linear]) -> nn.Module:
+def replace_classifier(model: nn.Module, name: str, make: Callable[[int, int], nn.Module]) -> nn.Module:
     """Puts ``make(features, classes)`` in the place of the last linear layer, in place, and returns the model.
 
     Errors: ``UserError`` if the model has no linear layer.

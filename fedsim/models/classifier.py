@@ -29,6 +29,19 @@ def classifier_of(model: nn.Module, wanted_by: str) -> tuple[str, nn.Linear]:
     return found
 
 
+def class_layers(model: nn.Module, num_classes: int) -> list[str]:
+    """The names of the linear layers that turn the same features into a logit for each class; most models have one."""
+    found = find_classifier(model)
+    if found is None or found[1].out_features != num_classes:
+        return []
+    features = found[1].in_features
+    return [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and (layer.in_features, layer.out_features) == (features, num_classes)
+    ]
+
+
 @contextmanager
 def features_seen(classifier: nn.Linear) -> Iterator[list[torch.Tensor]]:
     """The inputs (N, features) of a classifier, appended to the list with every forward pass inside the block."""

@@ -57,6 +57,11 @@ def check_running_statistics(model: nn.Module, name: str) -> None:
         )
 
 
+def main_logits(answer: torch.Tensor) -> torch.Tensor:
+    """(N, classes): of what several predictors answer, (N, predictors, classes), the first one's."""
+    return answer if answer.dim() == 2 else answer[:, 0]
+
+
 @contextmanager
 def forward_by(model: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], batch_size: int) -> Iterator[None]:
     """Lets ``forward`` answer for ``model(images)``, on batches of at most ``batch_size``.

@@ -13,7 +13,7 @@ from fedsim.norms.statistics import batch_statistics
 from fedsim.tta.adaptation import Adaptation, Batches, check_batch_size, forward_by
 
 Loss = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""images -> (logits, what is minimized)"""
+"""images -> (what the model answers, what is minimized)"""
 
 
 class TrainedAffine(Adaptation):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from fedsim.errors import UserError
 from fedsim.models.classifier import classifier_of, features_seen
-from fedsim.tta.adaptation import Batches
+from fedsim.tta.adaptation import Batches, main_logits
 from fedsim.tta.affine import Loss, TrainedAffine
 
 
@@ -43,10 +43,10 @@ class CAFA(TrainedAffine):
 
         def alignment(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             with features_seen(classifier) as seen:
-                logits = plain(images)
+                answer = plain(images)
             distances = mahalanobis(seen[0], means, precision)
-            predicted = logits.detach()[:, present].argmax(1)
-            return logits, (distances.log().gather(1, predicted[:, None])[:, 0] - distances.sum(1).log()).mean()
+            predicted = main_logits(answer).detach()[:, present].argmax(1)
+            return answer, (distances.log().gather(1, predicted[:, None])[:, 0] - distances.sum(1).log()).mean()
 
         return alignment
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from fedsim.tta.adaptation import Batches
+from fedsim.tta.adaptation import Batches, main_logits
 from fedsim.tta.affine import Loss, TrainedAffine
 
 
@@ -20,7 +20,8 @@ class Tent(TrainedAffine):
 
     def loss(self, model: nn.Module, plain: Callable[[torch.Tensor], torch.Tensor], source: Batches) -> Loss:
         def entropy(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            logits = plain(images)
-            return logits, -(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean()
+            answer = plain(images)
+            logits = main_logits(answer)
+            return answer, -(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean()
 
         return entropy

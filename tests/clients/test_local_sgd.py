@@ -56,18 +56,6 @@ def test_metrics_of_training_are_means_over_images() -> None:
     assert metrics["accuracy"] == pytest.approx((logits.argmax(1) == data.labels).float().mean().item())
 
 
-def test_evaluation_counts_correct_images_and_does_not_train() -> None:
-    data, model = examples(1100), linear_model()  # more than two evaluation batches
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    metrics = LocalSGD(LocalTraining(1, 10, 0.1, 0.0)).evaluate(model, data)
-    with torch.no_grad():
-        logits = model(data.images.float() / 127.5 - 1)
-    assert metrics["num-examples"] == 1100
-    assert metrics["correct"] == (logits.argmax(1) == data.labels).sum().item()
-    assert metrics["loss"] == pytest.approx(F.cross_entropy(logits, data.labels).item(), rel=1e-5)
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-
-
 @pytest.mark.parametrize(
     ("count", "batch_size", "sizes"),
     [(10, 4, [4, 4, 2]), (9, 4, [4, 4]), (1, 4, [1]), (3, 1, [1, 1, 1]), (8, 4, [4, 4])],

@@ -98,7 +98,7 @@ def test_only_options_that_neither_half_takes_are_refused() -> None:
         refuse_unused({**FEDWON, "client": "clients.LocalSGD", "clip": 0.1})
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedbn", "fedwon", "local"])
+@pytest.mark.parametrize("strategy", ["fedavg", "fedbn", "fedper", "fedprox", "fedrep", "fedwon", "local"])
 def test_no_strategy_of_the_project_has_an_unused_option(strategy: str) -> None:
     refuse_unused(compose([f"strategy={strategy}"])["strategy"])
 

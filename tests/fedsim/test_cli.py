@@ -37,7 +37,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["strategy=fedfoo"], "strategy=fedfoo is not known: choose fedavg, fedbn, fedwon, local."),
+        (["strategy=fedfoo"], "strategy=fedfoo is not known: choose fedavg, fedbn, "),
         (["dataset=imagenet"], "dataset=imagenet is not known: choose cifar10, cifar100, digits, "),
         (["model=resnet9000"], "model=resnet9000 is not known: choose alexnet, cnn6, cnn_small, "),
         (["norm=x"], "norm=x is not known: choose bcn, bn, crms, evonorm_b0, "),
@@ -64,6 +64,14 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
         (["split.clients_per_domain=0"], "split.clients_per_domain=0 is not possible: choose a whole number"),
         (["strategy.weighting=size"], "strategy.weighting=size is not known: choose examples or uniform."),
         (["strategy=fedwon", "strategy.clip=-1"], "strategy.clip=-1 is not possible: choose a number above 0"),
+        (["strategy=fedprox", "strategy.mu=-1"], "strategy.mu=-1 is not possible: choose a number of at least 0."),
+        (["strategy=fedprox", "strategy.mu=inf"], "strategy.mu=inf is not possible: choose a number of at least 0."),
+        (["strategy=fedprox", "strategy.mu=x"], "strategy.mu=x is not possible: choose a number."),
+        (["strategy=fedper", "head=etf"], "strategy=fedper needs a classifier that is trained, and that of this"),
+        (["strategy=fedper", "train_only=norm"], "strategy=fedper needs a classifier that is trained, and that of"),
+        (["strategy=fedrep", "head=etf"], "strategy=fedrep needs a classifier that is trained, and that of this"),
+        (["strategy=fedrep", "strategy.head_epochs=0"], "strategy.head_epochs=0 is not possible: choose a whole"),
+        (["strategy=fedper", "model=torchvision/squeezenet1_1"], "strategy=fedper needs a network that ends in a"),
         (["strategy=fedbn", "norm=gn"], "strategy=fedbn needs BatchNorm layers to keep on the clients"),
         (["strategy=fedwon", "norm=bn"], "strategy=fedwon needs standardized convolutions and no normalization layer"),
         (["norm.policy=x"], "norm.policy=x is not known: choose fedavg, fedbn, silobn, fixbn, or null."),

@@ -11,6 +11,7 @@ from fedsim.arrays import to_record, to_tensors
 from fedsim.client_host import PERSONAL, ClientHost
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages import EVALUATE, EVALUATE_GLOBAL, TRAIN, arrays_of, message, metrics_of
+from fedsim.scoring import score
 from fedsim.settings import Settings
 
 CPU = torch.device("cpu")
@@ -81,9 +82,11 @@ def test_a_client_is_evaluated_with_its_own_part_and_the_global_model_without(
 
     host.model.load_state_dict(host.initial)
     data = federation.examples(federation.domain_tests["faded"])
-    expected = host.half.evaluate(host.model, data)
+    expected = score(host.half, host.model, data, own=False)
     assert complete["loss"] == pytest.approx(expected["loss"])
     assert complete["correct"] == expected["correct"]
+    assert sum(complete["correct-by-class"]) == expected["correct"]  # type: ignore[arg-type]
+    assert "correct-by-class" not in own  # how a client's classes fare is not told
     assert own["loss"] != pytest.approx(expected["loss"])
     assert own["correct"] == pytest.approx(2, abs=1)  # one class for all of 20 images
 

@@ -12,7 +12,7 @@ from fedsim.config import CONFIG_DIR, choices, compose, load, repeatable, run_di
 from fedsim.errors import UserError
 from fedsim.norms.policy import layer_options
 
-STRATEGIES = "fedavg, fedbn, fedwon, local"
+STRATEGIES = "fedavg, fedbn, fedper, fedprox, fedrep, fedwon, local"
 
 
 def test_overrides_change_what_they_name_and_nothing_else() -> None:
@@ -97,7 +97,7 @@ def test_configurations_of_ones_own_are_found(tmp_path: Path) -> None:
     (folder / "strategy" / "mine.yaml").write_text("name: mine\n")
     (folder / "short.yaml").write_text("defaults: [config, _self_]\nrounds: 2\n")
     assert compose(["strategy=mine"], folder)["strategy"] == {"name": "mine"}
-    assert choices("strategy", folder) == ["fedavg", "fedbn", "fedwon", "local", "mine"]
+    assert choices("strategy", folder) == [*STRATEGIES.split(", "), "mine"]
     assert compose([], folder, "short")["rounds"] == 2
     with pytest.raises(UserError, match=f"choose {STRATEGIES}, mine"):
         compose(["strategy=yours"], folder)

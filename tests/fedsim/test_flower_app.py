@@ -91,4 +91,4 @@ def test_the_bundle_holds_everything_the_app_needs_and_no_data(flower: dict[str,
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=unpacked, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert re.findall(r"\w+", done.stdout) == ["fedavg", "fedbn", "fedwon", "local"]
+    assert re.findall(r"\w+", done.stdout) == ["fedavg", "fedbn", "fedper", "fedprox", "fedrep", "fedwon", "local"]

@@ -11,6 +11,7 @@ from flwr.clientapp import ClientApp
 from safetensors.torch import load_file
 
 from fedsim.arrays import to_record, to_tensors
+from fedsim.classes import ClassTracker
 from fedsim.client_host import ClientAppFactory, ClientHost
 from fedsim.engines.inline import InlineGrid
 from fedsim.errors import RoundFailed
@@ -30,8 +31,9 @@ def play(prepared: Prepared, run_dir: Path, make_app: Callable[[torch.device], C
     recorder = Recorder(run_dir, settings)
     recorder.open()
     initial = {name: tensor.clone() for name, tensor in prepared.model.state_dict().items()}
+    classes = ClassTracker(prepared.model, federation, settings.shots)
     with grid:
-        FederatedLoop(settings, federation, grid, prepared.strategy, initial, recorder, Reporter()).run()
+        FederatedLoop(settings, federation, grid, prepared.strategy, initial, recorder, Reporter(), classes).run()
     return read_result(run_dir)
 
 

@@ -100,7 +100,7 @@ def test_validation_and_domains_that_were_left_out_are_numbers_of_their_own(fede
 
 def test_adapted_models_have_numbers_of_their_own_beside_the_plain_ones(federation: Federation) -> None:
     def with_adapted(measured: Measured, correct: int) -> Measured:
-        return replace(measured, adapted=Measured(measured.num_examples, correct, 0.1))
+        return replace(measured, others={"adapted": Measured(measured.num_examples, correct, 0.1)})
 
     clients = {
         each: with_adapted(tested, right)
@@ -110,7 +110,7 @@ def test_adapted_models_have_numbers_of_their_own_beside_the_plain_ones(federati
         name: with_adapted(tested, right)
         for (name, tested), right in zip(EVALUATION.domains.items(), (3, 7), strict=True)
     }
-    unseen = {"elsewhere": replace(Measured(10, 2, 3.0), adapted=Measured(10, 6, 1.0))}
+    unseen = {"elsewhere": replace(Measured(10, 2, 3.0), others={"adapted": Measured(10, 6, 1.0)})}
     adapted = replace(EVALUATION, clients=clients, domains=domains, unseen=unseen)
     sizes = {name: tested.num_examples for name, tested in domains.items()}
     plain, extended = round_metrics(EVALUATION, federation), round_metrics(adapted, federation)

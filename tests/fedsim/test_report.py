@@ -229,9 +229,10 @@ def test_a_folder_without_runs_is_exit_status_2(tmp_path: Path, capsys: pytest.C
 def test_the_table_of_a_run_shows_each_domain_and_all(tmp_path: Path, make_run: MakeRun) -> None:
     run_dir = make_run(tmp_path / "run", accuracy={"plain": 0.812, "font": 0.6}, global_accuracy=0.456)
     lines = [line.split() for line in printed(run_table(read_result(run_dir))).splitlines()]
-    assert ["plain", "81.2", "81.2", "45.6"] in lines
-    assert ["font", "60.0", "60.0", "45.6"] in lines
-    assert ["all", "70.6", "70.6", "45.6"] in lines
+    assert ["plain", "font", "all"] in lines
+    assert ["clients", "81.2", "60.0", "70.6"] in lines
+    assert ["clients,", "best", "round", "2", "81.2", "60.0", "70.6"] in lines
+    assert ["global", "model", "45.6", "45.6", "45.6"] in lines
 
 
 def test_the_table_of_a_run_shows_what_was_left_out_validated_and_mixed(tmp_path: Path, make_run: MakeRun) -> None:
@@ -245,10 +246,9 @@ def test_the_table_of_a_run_shows_what_was_left_out_validated_and_mixed(tmp_path
     summary = {**result.summary, **{which: {**result.summary[which], **change} for which in ("final", "best")}}
     table = printed(run_table(replace(result, summary=summary)))
     lines = [line.split() for line in table.splitlines()]
-    assert ["font", "62.5"] in lines
-    assert ["mixed", "55.0", "55.0"] in lines
-    assert ["street", "(left", "out)", "25.0"] in lines
-    assert ["validation", "75.0", "75.0"] in lines
+    assert ["mixed", "plain", "font", "street", "(left", "out)", "all", "validation"] in lines
+    assert ["clients", "55.0", "70.0", "75.0"] in lines
+    assert ["global", "model", "50.0", "62.5", "25.0", "70.0"] in lines
     assert "best round by validation 2" in table
     wide = cells(accuracy_table({"fedavg [x]": [replace(result, summary=summary)]}))
     assert wide.loc["fedavg [x]", "street (left out)"] == "25.0"

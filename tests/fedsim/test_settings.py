@@ -28,6 +28,8 @@ WRONG = {
     "diagnostics": ("true or false", ["yes", 1, None]),
     "diagnostics_every": (AT_LEAST_1, [0, 0.5]),
     "diagnostics_images": ("a whole number of at least 2", [1, "many"]),
+    "mask_absent_classes": ("true or false", ["yes", 1, None]),
+    "shots": ("share or count", ["many", 1, None]),
     "seed": (AT_LEAST_0, [-1, 1.0, None]),
     "lr": ("a number above 0", [0, -0.1, math.inf, math.nan, "0.1", True, None]),
     "momentum": ("a number from 0 to below 1", [-0.1, 1, 1.0, math.nan, "0", False]),

@@ -1,0 +1,36 @@
+"""FedProx (Li et al., MLSys 2020, arXiv 1812.06127): local training is held near the model that it starts from."""
+
+import math
+
+import torch
+from torch import nn
+
+from clients.local_sgd import LocalSGD
+from datasets.examples import Examples
+from fedsim.errors import UserError
+from fedsim.method import LocalTraining, Turn
+
+
+class FedProx(LocalSGD):
+    r"""Adds :math:`\frac{\mu}{2} \lVert w - w_t \rVert^2` to the loss (Eq. 2), also to the one that is reported.
+
+    The sum is over the parameters that are trained, and :math:`w_t` is the model as the client starts the round with
+    it, its personal part included. ``mu=0`` is plain local SGD. Clients that do less work than others, the paper's
+    other half, are not simulated.
+    """
+
+    def __init__(self, training: LocalTraining, mu: float) -> None:
+        super().__init__(training)
+        if not 0 <= mu < math.inf:
+            raise UserError(f"strategy.mu={mu} is not possible: choose a number of at least 0.")
+        self.mu = mu
+        self.start: list[tuple[nn.Parameter, torch.Tensor]] = []
+
+    def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.start = [(parameter, parameter.detach().clone()) for parameter in trained]
+        return super().train(model, data, turn)
+
+    def loss(self, model: nn.Module, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        distance = torch.stack([(now - start).square().sum() for now, start in self.start]).sum()
+        return super().loss(model, logits, labels) + self.mu / 2 * distance

@@ -1,0 +1,7 @@
+"""What a model costs a device and its network: floating point operations (FLOPs) and bytes, for any masks."""
+
+from fedsim.cost.account import Densities, DeviceMemory, LayerCost, ModelCost
+from fedsim.cost.dry_run import model_cost
+from fedsim.cost.sizes import pair_bytes, sparse_bytes
+
+__all__ = ["Densities", "DeviceMemory", "LayerCost", "ModelCost", "model_cost", "pair_bytes", "sparse_bytes"]

@@ -1,0 +1,168 @@
+"""The rules by which operations and bytes are counted.
+
+For one image, a weight tensor of n numbers of which m are kept, and p output positions:
+
+* forward: 2 m p FLOPs. Each kept weight does one multiply-add, which is two operations, at each position, zeros of the
+  padding included; of a dense model that is what ``torch.utils.flop_counter`` counts.
+* backward: the same again for the gradient of the input, and once more for that of the kept weights, so that a step
+  costs three forward passes. The first layer's input gradient, which nobody needs, is in it; a frozen weight has no
+  gradient.
+* Where the gradient of *all* weights of a layer is computed, that part is 2 n p: for each image under a rule that
+  always looks at dense gradients, and for one batch per adjustment of the masks under one that looks now and then.
+* Biases, norm layers, activation functions, pooling, the loss, the optimizer and sorting are not counted.
+
+By these rules the ratios to dense training come out that are published for FedTiny (Huang et al., ICDCS 2023, arXiv
+2212.01977), with the first convolution dense and 1 % of all other weights. Its memory ratios leave activations out, so
+for memory they are not the rule here: a device needs what ``ModelCost.device_memory`` adds up.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import astuple, dataclass
+
+from fedsim.cost.sizes import VALUE_BYTES, pair_bytes, sparse_bytes
+from fedsim.errors import UserError
+
+Densities = Mapping[str, float]
+"""The share of weights kept, from 0 to 1, by the name of the layer; a layer that is not named keeps all."""
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One module that has parameters of its own; numbers are counts, not bytes, and for one image."""
+
+    weights: int
+    """Of a convolution or linear layer: the numbers that a mask may cover. 0 for any other module."""
+    weights_trained: bool
+    others: int
+    """The other parameters, which stay dense: biases, scales and shifts of norm layers."""
+    others_trained: int
+    positions: int
+    """Pixels, or rows, of the output, at each of which each weight does one multiply-add."""
+    outputs: int
+    """Numbers in the output."""
+
+    def flops(self, kept: int) -> int:
+        """Of the forward pass if so many weights are kept."""
+        return 2 * kept * self.positions
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Bytes on a device in one training step, by what they are for."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    buffers: int
+    top_k: int
+
+    @property
+    def total(self) -> int:
+        return sum(astuple(self))
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """What there is to count in a model, as ``model_cost`` found it.
+
+    Errors: ``UserError`` for a density that is not from 0 to 1, or a name that is no layer with weights.
+    """
+
+    layers: dict[str, LayerCost]
+    elsewhere: int
+    """FLOPs of the forward pass, for one image, of products outside these layers, such as attention; always dense."""
+    buffers: int
+    """Bytes of running statistics and the like."""
+    activations: int
+    """Bytes that are kept for the backward pass, for each image of a batch."""
+    intermediates: int
+    """Bytes that are kept whatever the size of the batch, such as standardized weights."""
+
+    def forward_flops(self, images: int = 1, densities: Densities | None = None) -> int:
+        """Of evaluating so many images."""
+        kept = self._kept(densities)
+        return images * (self.elsewhere + sum(layer.flops(kept[name]) for name, layer in self.layers.items()))
+
+    def training_flops(
+        self,
+        images: int,
+        densities: Densities | None = None,
+        dense_images: int = 0,
+        dense_layers: Collection[str] | None = None,
+    ) -> int:
+        """Of training on so many images, each counted as often as it is seen.
+
+        For ``dense_images`` of them the gradient of all weights is computed, in ``dense_layers``, or in all layers.
+        """
+        if not 0 <= dense_images <= images:
+            raise UserError(f"{dense_images} of {images} images cannot have dense gradients: choose at most {images}.")
+        kept, dense = self._kept(densities), self._named(dense_layers)
+        total = images * 3 * self.elsewhere
+        for name, layer in self.layers.items():
+            sparse = layer.flops(kept[name])
+            total += images * (3 if layer.weights_trained else 2) * sparse
+            if name in dense and layer.weights_trained:
+                total += dense_images * (layer.flops(layer.weights) - sparse)
+        return total
+
+    def selection_flops(self, images: int, candidates: Iterable[Densities], passes: int = 1) -> int:
+        """Of choosing among candidate masks: ``passes`` forward passes over so many images with each candidate, which
+        re-estimate its statistics, and one that evaluates it."""
+        return sum(self.forward_flops(images * (passes + 1), densities) for densities in candidates)
+
+    def weight_bytes(self, densities: Densities | None = None) -> int:
+        """Of all parameters, in memory or in a message: each layer dense or sparse, whichever is less."""
+        kept = self._kept(densities)
+        return sum(
+            VALUE_BYTES * layer.others + min(VALUE_BYTES * layer.weights, sparse_bytes(layer.weights, kept[name]))
+            for name, layer in self.layers.items()
+        )
+
+    def device_memory(
+        self,
+        batch_size: int,
+        densities: Densities | None = None,
+        optimizer_states: int = 0,
+        dense_gradients: Collection[str] = (),
+        top_k: int = 0,
+    ) -> DeviceMemory:
+        """Of a training step on a device whose tensors are as sparse as its weights.
+
+        Gradients, and what the optimizer keeps (``optimizer_states`` numbers for each trained one: 1 is momentum, 2 is
+        Adam), use the mask of the weights; the layers of ``dense_gradients`` hold gradients of all their weights.
+        ``top_k`` is the largest number of (index, value) pairs that the device collects at a time. Activations are
+        dense. What a kernel needs while it runs and the two numbers per channel that BatchNorm keeps in training are
+        not counted.
+        """
+        kept, dense = self._kept(densities), self._named(dense_gradients)
+        gradients = states = 0
+        for name, layer in self.layers.items():
+            trained = layer.others_trained + layer.weights_trained * kept[name]
+            states += optimizer_states * trained
+            gradients += trained + (layer.weights_trained * (layer.weights - kept[name]) if name in dense else 0)
+        return DeviceMemory(
+            weights=self.weight_bytes(densities),
+            gradients=VALUE_BYTES * gradients,
+            optimizer=VALUE_BYTES * states,
+            activations=batch_size * self.activations + self.intermediates,
+            buffers=self.buffers,
+            top_k=pair_bytes(top_k),
+        )
+
+    def _kept(self, densities: Densities | None) -> dict[str, int]:
+        """How many weights each layer keeps."""
+        densities = densities or {}
+        self._named(densities)
+        for name, density in densities.items():
+            if not 0 <= density <= 1:
+                raise UserError(f"a density of {density} for {name} is not possible: choose a number from 0 to 1.")
+        return {name: round(densities.get(name, 1) * layer.weights) for name, layer in self.layers.items()}
+
+    def _named(self, names: Collection[str] | None) -> Collection[str]:
+        """The names, each that of a layer with weights; all of these for ``None``."""
+        known = [name for name, layer in self.layers.items() if layer.weights]
+        for name in names or ():
+            if name not in known:
+                raise UserError(f"{name} is no layer with weights of this network: choose {', '.join(known)}.")
+        return known if names is None else names

@@ -1,0 +1,93 @@
+"""Finding out what there is to count in a model: its layers, what they put out, and what autograd keeps."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from fedsim.cost.account import LayerCost, ModelCost
+
+WITH_WEIGHTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def model_cost(model: nn.Module, image_shape: tuple[int, int, int]) -> ModelCost:
+    """Counts what is in a model and what happens in it, in two dry runs, on two and on three images of zeros.
+
+    The model evaluates meanwhile and is left as it was. Two images are the fewest with which BatchNorm works that has
+    no running statistics; how much the third adds tells apart what grows with the batch. Which tensors are kept for the
+    backward pass is what autograd says.
+    """
+    few, many = 2, 3
+    with _evaluating(model):
+        outputs, flops, bytes_of_few = _dry_run(model, image_shape, few)
+        _, _, bytes_of_many = _dry_run(model, image_shape, many)
+    layers: dict[str, LayerCost] = {}
+    seen: set[nn.Parameter] = set()  # a parameter of two modules is the first one's
+    for name, module in _with_parameters(model):
+        own = {key: value for key, value in module.named_parameters(recurse=False) if value not in seen}
+        seen.update(own.values())
+        weight = own.pop("weight", None) if isinstance(module, WITH_WEIGHTS) else None
+        layers[name] = LayerCost(
+            weights=0 if weight is None else weight.numel(),
+            weights_trained=weight is not None and weight.requires_grad,
+            others=sum(value.numel() for value in own.values()),
+            others_trained=sum(value.numel() for value in own.values() if value.requires_grad),
+            positions=0 if weight is None else outputs.get(name, 0) // len(weight) // few,
+            outputs=outputs.get(name, 0) // few,
+        )
+    per_image = (bytes_of_many - bytes_of_few) // (many - few)
+    return ModelCost(
+        layers=layers,
+        elsewhere=flops // few - sum(layer.flops(layer.weights) for layer in layers.values()),
+        buffers=sum(buffer.nbytes for buffer in model.buffers()),
+        activations=per_image,
+        intermediates=bytes_of_few - few * per_image,
+    )
+
+
+def _with_parameters(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, module) for name, module in model.named_modules() if list(module.parameters(recurse=False))]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _dry_run(model: nn.Module, image_shape: tuple[int, int, int], images: int) -> tuple[dict[str, int], int, int]:
+    """Of the whole batch: the numbers that each module puts out, FLOPs, and the bytes that autograd keeps."""
+    outputs: dict[str, int] = {}
+    kept: list[torch.Tensor] = []  # held until they are counted, so that no two have the same address
+
+    def count(name: str, module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, torch.Tensor):  # a module that is used twice counts twice
+            outputs[name] = outputs.get(name, 0) + output.numel()
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    hooks = [module.register_forward_hook(partial(count, name)) for name, module in _with_parameters(model)]
+    first = next(model.parameters())
+    zeros = torch.zeros(images, *image_shape, dtype=first.dtype, device=first.device)
+    flops = FlopCounterMode(display=False)
+    try:
+        with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor), flops:
+            model(zeros)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    memory = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in kept}
+    for held in (*model.parameters(), *model.buffers()):
+        memory.pop(held.untyped_storage().data_ptr(), None)
+    return outputs, flops.get_total_flops(), sum(memory.values())

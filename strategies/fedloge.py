@@ -1,0 +1,87 @@
+"""FedLoGe (Xiao et al., ICLR 2024, arXiv 2401.08977): one generic and many personal models on long-tailed data."""
+
+from collections.abc import Iterable
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from torch import nn
+
+from fedsim.arrays import select
+from fedsim.engines.handle import one_thread
+from fedsim.errors import UserError
+from fedsim.heads import PersonalLinear, SparseFrame, local_generic_heads
+from fedsim.messages import GIVEN
+from fedsim.seeding import global_seed
+from fedsim.state_split import entries_of
+from strategies.fedavg import FedAvg
+
+CLIENTS = "clients"
+
+
+class FedLoGe(FedAvg):
+    """FedAvg over the network and the auxiliary classifier; the personal ones stay, the fixed one travels once.
+
+    The server makes the fixed classifier (SSE-C, ``fedsim/heads/sparse_frame.py``) when the strategy is made, in place,
+    so arrays are taken from the model after that. A client is given it with its first training message and keeps it.
+
+    Errors: ``UserError`` if the model does not end in the three classifiers of ``head=local_generic``, or they are not
+    to be trained.
+    """
+
+    personal_modules = (PersonalLinear,)
+
+    def __init__(self, model: nn.Module, *, weighting: str = "examples", fraction: float = 1.0, seed: int = 0) -> None:
+        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed)
+        heads = local_generic_heads(model)
+        if heads is None:
+            raise UserError(
+                "strategy=fedloge needs a network that ends in its three classifiers: leave head out, or choose "
+                "head=local_generic."
+            )
+        if not heads.auxiliary.weight.requires_grad:
+            raise UserError("strategy=fedloge trains the network and two classifiers: leave train_only out.")
+        with global_seed(seed, "frame"), one_thread():
+            heads.generic.make()
+        self.fixed = entries_of(model, (SparseFrame,))
+        self.given: set[int] = set()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        self._frame = select(arrays, self.fixed)
+        with_frame = RecordDict({**messages[0].content, GIVEN: self._frame})
+        for message in messages:
+            if message.metadata.dst_node_id not in self.given:
+                message.content = with_frame
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        average, metrics = super().aggregate_train(server_round, self._noted(replies))
+        if average is not None:
+            for name, array in self._frame.items():  # what the next messages, and a checkpoint, are to find there
+                average[name] = array
+        return average, metrics
+
+    def evaluated(self, arrays: ArrayRecord) -> ArrayRecord:
+        """With the fixed classifier: a client that has not trained yet is evaluated too, and keeps nothing then."""
+        return select(arrays, (*self.shared(arrays), *self.fixed))
+
+    def state(self) -> RecordDict:
+        return RecordDict({GIVEN: ConfigRecord({CLIENTS: sorted(map(str, self.given))})})
+
+    def load_state(self, state: RecordDict) -> None:
+        record = state[GIVEN]
+        assert isinstance(record, ConfigRecord)
+        clients = record[CLIENTS]
+        assert isinstance(clients, list)
+        self.given = {int(str(client)) for client in clients}
+
+    def _noted(self, replies: Iterable[Message]) -> Iterable[Message]:
+        """Only a client that has answered has kept what it was given."""
+        for reply in replies:
+            if not reply.has_error():
+                self.given.add(reply.metadata.src_node_id)
+            yield reply

@@ -1,0 +1,32 @@
+"""FedPer (Arivazhagan et al. 2019, arXiv 1912.00818): every client keeps its own classifier."""
+
+from typing import ClassVar
+
+from torch import nn
+
+from fedsim.errors import UserError
+from fedsim.models.classifier import classifier_of
+from strategies.fedavg import FedAvg
+
+
+class FedPer(FedAvg):
+    """FedAvg over everything but the last linear layer, which never leaves a client.
+
+    Of the paper's personalization layers, of which there may be more, this is the classifier alone. All clients start
+    with the same one, and train both parts together.
+
+    Errors: ``UserError`` if the model has no linear layer, or the last one is frozen: nothing would be personal.
+    """
+
+    name: ClassVar[str] = "fedper"
+
+    def __init__(self, model: nn.Module, *, weighting: str = "examples", fraction: float = 1.0, seed: int = 0) -> None:
+        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed)
+        path, classifier = classifier_of(model, f"strategy={self.name}")
+        if not any(parameter.requires_grad for parameter in classifier.parameters()):
+            raise UserError(
+                f"strategy={self.name} needs a classifier that is trained, and that of this network is frozen: "
+                "choose another head, or train_only=norm_and_head."
+            )
+        # Not by type, as other methods say it: linear layers in front of the classifier, such as cnn6's, are shared.
+        self.keep_on_clients(classifier.state_dict(prefix=f"{path}." if path else ""))

@@ -1,0 +1,26 @@
+"""FedRep (Collins et al., ICML 2021, arXiv 2102.07078): FedPer's split, with the two parts trained in turn."""
+
+from torch import nn
+
+from fedsim.errors import UserError
+from strategies.fedper import FedPer
+
+
+class FedRep(FedPer):
+    """The body is averaged and every client keeps its classifier, as in FedPer.
+
+    What differs is local training (``clients/fedrep.py``). Replies are weighted by examples, as in the official code;
+    the paper's Algorithm 1 weighs all alike.
+
+    Errors: ``UserError`` as FedPer, and if there is nothing to train in front of the classifier.
+    """
+
+    name = "fedrep"
+
+    def __init__(self, model: nn.Module, *, weighting: str = "examples", fraction: float = 1.0, seed: int = 0) -> None:
+        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed)
+        if not any(each.requires_grad for name, each in model.named_parameters() if name not in self.personal):
+            raise UserError(
+                "strategy=fedrep needs something to train in front of the classifier, and this network has nothing: "
+                "choose another model, or strategy=local."
+            )
