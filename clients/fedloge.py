@@ -27,7 +27,7 @@ class FedLoGe(LocalSGD):
 
     The global model predicts with g; its further predictors are ``auxiliary``, w, and ``realigned``, w after every row
     was given the length ``length``. A client predicts with w + l; ``realigned`` puts :math:`\lVert l_c \rVert w_c` for
-    the rows of w there, as the authors' code does, or with ``local_rule="readme"`` for those of l, as their README says.
+    the rows of w there, as the authors' code does, or with ``local_rule="readme"`` for those of l (their README).
     """
 
     def __init__(self, training: LocalTraining, length: float = 1.7, local_rule: str = "code") -> None:

@@ -33,9 +33,9 @@ class FedRep(LocalSGD):
         head = list(classifier_of(model, "strategy=fedrep")[1].parameters())
         body = all_but_last_linear(model)
         with _fixed(body), _buffers_restored(model):
-            self.fit(model, head, self.head_epochs, data, turn)
+            self.fit(model, data, turn, self.head_epochs)
         with _fixed(head):
-            return self.fit(model, body, self.training.local_epochs, data, turn)
+            return self.fit(model, data, turn, self.training.local_epochs)
 
 
 @contextmanager

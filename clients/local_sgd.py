@@ -5,8 +5,6 @@ Loading the model, keeping the personal part and building the reply are the simu
 (``fedsim/client_host.py``).
 """
 
-from collections.abc import Iterable
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -26,14 +24,12 @@ class LocalSGD:
         self.training = training
 
     def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
-        return self.fit(model, model.parameters(), self.training.local_epochs, data, turn)
+        return self.fit(model, data, turn, self.training.local_epochs)
 
-    def fit(
-        self, model: nn.Module, parameters: Iterable[nn.Parameter], epochs: int, data: Examples, turn: Turn
-    ) -> dict[str, float]:
-        """``epochs`` passes with one optimizer of these parameters; returns the metrics of ``train``."""
+    def fit(self, model: nn.Module, data: Examples, turn: Turn, epochs: int) -> dict[str, float]:
+        """So many passes, with an optimizer of their own, over what needs a gradient; the metrics are theirs."""
         model.train()
-        optimizer = make_optimizer(parameters, self.training)
+        optimizer = make_optimizer(model.parameters(), self.training)
         device = data.labels.device
         # Sums stay on the device, so that a GPU is not made to wait for every batch.
         loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)

@@ -4,7 +4,7 @@ import torch
 
 
 def rescaled(weight: torch.Tensor, length: float) -> torch.Tensor:
-    r"""Every row of (classes, features) with the same length, :math:`\tilde w_c = \text{length} \, w_c / \lVert w_c \rVert`.
+    r"""Every row of (classes, features) with the same length, :math:`\text{length} \, w_c / \lVert w_c \rVert`.
 
     The rows of a classifier that saw few images of a class are short, so that the class is seldom chosen.
     """

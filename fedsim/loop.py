@@ -70,9 +70,8 @@ class FederatedLoop:
             started = time.monotonic()
             self._finish_round(round, *self._train(round), started)
         states = self.grid.client_states()
-        self.recorder.save_models(
-            complete_model(self.initial, self.arrays, self.strategy.personal, states), self.strategy.personal, states
-        )
+        model = complete_model(self.initial, self.arrays, self.strategy.personal, states)
+        self.recorder.save_models(self.initial, model, self.strategy.personal, states)
 
     def _train(self, round: int) -> tuple[Row, UpdateStatistics | None]:
         messages = list(self.strategy.configure_train(round, self.arrays, ConfigRecord(), self.grid))
@@ -141,9 +140,7 @@ class FederatedLoop:
             metrics = round_metrics(evaluation, self.federation) | self.classes.metrics(evaluation)
             metrics |= age_metrics(personal_ages(states, round))
             self.recorder.record_clients(client_rows(evaluation, self.federation, round))
-            self.recorder.record_classes(
-                self.classes.rows(round, evaluation, self.initial, model, personal, states)
-            )
+            self.recorder.record_classes(self.classes.rows(round, evaluation, self.initial, model, personal, states))
         if diagnosed:
             assert self.diagnosis is not None
             self.recorder.record_diagnostics(

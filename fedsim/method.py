@@ -77,7 +77,7 @@ class ClientHalf(Protocol):
         """Trains in place; the metrics hold at least ``num-examples``."""
 
     def predict(self, model: nn.Module, images: torch.Tensor, *, own: bool) -> dict[str, torch.Tensor]:
-        """Logits (N, classes): the model's under ``PLAIN``, and those of the method's other predictors under their names.
+        """Logits (N, classes): the model's under ``PLAIN``, those of the method's other predictors under their names.
 
         ``own`` says whether the model is one client's, the shared and its personal part, or the global one.
         """

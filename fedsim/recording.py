@@ -30,7 +30,7 @@ PER_ROUND = ("train_", "seconds", "bytes_")
 
 
 class Recorder:
-    """Writes ``config.yaml``, ``clients.csv``, ``classes.csv``, ``rounds.csv``, ``summary.json``, the models and the label counts."""
+    """Writes ``config.yaml``, the tables, ``summary.json`` and the models."""
 
     def __init__(self, run_dir: Path, settings: Settings) -> None:
         self.run_dir = run_dir
@@ -76,14 +76,23 @@ class Recorder:
             self._write_summary(grid)
 
     def save_models(
-        self, model: Mapping[str, torch.Tensor], personal: frozenset[str], states: Mapping[int, RecordDict]
+        self,
+        initial: Mapping[str, torch.Tensor],
+        model: Mapping[str, torch.Tensor],
+        personal: frozenset[str],
+        states: Mapping[int, RecordDict],
     ) -> None:
-        """``model.safetensors``, the global model, and ``clients/ID.safetensors``, what each client kept of its own."""
+        """``model.safetensors``, the global model, and ``clients/ID.safetensors``, what each client has of its own.
+
+        Of a client that has never trained that is still the ``initial`` part.
+        """
         _save_tensors(self.run_dir / "model.safetensors", model)
         if personal:
             (self.run_dir / "clients").mkdir(exist_ok=True)
             for client, state in states.items():
-                _save_tensors(self.run_dir / "clients" / f"{client}.safetensors", personal_part(model, personal, state))
+                _save_tensors(
+                    self.run_dir / "clients" / f"{client}.safetensors", personal_part(initial, personal, state)
+                )
 
     def _write_summary(self, grid: FederationGrid) -> None:
         done = [row for row in self._rows if row.get("seconds") is not None]

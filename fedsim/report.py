@@ -219,7 +219,11 @@ def run_table(result: Result) -> Table:
 def _of_clients(row: Mapping[str, Any], predictor: str = PLAIN) -> dict[str, float]:
     """A line of the table: the clients' accuracies by domain, of all of them, and on validation images."""
     validation = {"validation": row[VALIDATION]} if predictor == PLAIN and VALIDATION in row else {}
-    return {**row[joined(predictor, "client_domain_accuracy")], "all": row[joined(predictor, CLIENT_MEAN)], **validation}
+    return {
+        **row[joined(predictor, "client_domain_accuracy")],
+        "all": row[joined(predictor, CLIENT_MEAN)],
+        **validation,
+    }
 
 
 def _of_global_model(row: Mapping[str, Any], predictor: str) -> dict[str, float]:

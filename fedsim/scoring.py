@@ -18,10 +18,8 @@ Scores = dict[str, float | list[int]]
 
 
 @torch.no_grad()
-def score(
-    half: ClientHalf, model: nn.Module, data: Examples, *, own: bool, held: torch.Tensor | None = None
-) -> Scores:
-    """``num-examples``, and for each predictor ``correct`` (a count, so that test sets can be pooled) and mean ``loss``.
+def score(half: ClientHalf, model: nn.Module, data: Examples, *, own: bool, held: torch.Tensor | None = None) -> Scores:
+    """``num-examples``, and for each predictor ``correct`` (a count, so that test sets can be pooled) and ``loss``.
 
     Those of other predictors than the plain one stand under ``NAME-correct`` and ``NAME-loss``. ``held`` (classes,),
     true for the classes that a client has training images of, adds the masked predictors. The global model, which is
@@ -80,7 +78,5 @@ def predictor_of(key: str) -> tuple[str, str]:
 def _with_masked(predictions: Mapping[str, torch.Tensor], held: torch.Tensor | None) -> dict[str, torch.Tensor]:
     if held is None:
         return dict(predictions)
-    masked = {
-        joined(name, MASKED): logits.masked_fill(~held, -torch.inf) for name, logits in predictions.items()
-    }
+    masked = {joined(name, MASKED): logits.masked_fill(~held, -torch.inf) for name, logits in predictions.items()}
     return {**predictions, **masked}

@@ -13,6 +13,7 @@ from fedsim.plots import colour, legend_below, picture
 ALL = "all classes"
 LINES = ("-", "--", ":", "-.")
 NAMED_CLASSES = 20
+GEOMETRY = {"norm": "length of classifier rows", "nearest": "angle to the nearest row (degrees)"}
 
 
 def plot_classes(classes: pd.DataFrame, path: Path) -> None:
@@ -24,9 +25,7 @@ def plot_classes(classes: pd.DataFrame, path: Path) -> None:
     layers = [name.removesuffix("_norm") for name in classes.columns if name.endswith("_norm")]
     with picture(path, 4.2 + 3.6 * 2 * bool(layers), 3.8, columns=3 if layers else 1) as (final, *geometry):
         _plot_final(final, classes[classes["round"] == classes["round"].max()])
-        for axes, what, title in zip(
-            geometry, ("norm", "nearest"), ("length of classifier rows", "angle to the nearest row (degrees)"), strict=False
-        ):
+        for axes, (what, title) in zip(geometry, GEOMETRY.items(), strict=False):
             _plot_over_rounds(axes, classes, layers, what)
             axes.set_title(title, fontsize=9)
         legend_below(geometry[0] if geometry else final)

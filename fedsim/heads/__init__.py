@@ -1,8 +1,8 @@
 """The classifier as an axis: what stands where the model's author put the last linear layer.
 
 ``head=`` names a function ``(model) -> model`` of this package. Every head is an ``nn.Linear``, so that what is said of
-the last linear layer, by adaptive gradient clipping or by ``train_only=norm_and_head``, holds for it too; of the three of
-``local_generic`` it holds for the one that answers.
+the last linear layer, by adaptive gradient clipping or by ``train_only=norm_and_head``, holds for it too; of the three
+of ``local_generic`` it holds for the one that answers.
 """
 
 from fedsim.heads.cosine import CosineLinear, use_cosine
@@ -12,7 +12,17 @@ from fedsim.heads.local_generic import LocalGenericHeads, PersonalLinear, local_
 from fedsim.heads.sparse_frame import SparseFrame, sparse_frame
 
 __all__ = [
-    *("CosineLinear", "ETFLinear", "LocalGenericHeads", "PersonalLinear", "SparseFrame"),
-    *("keep_linear", "local_generic_heads", "replace_classifier", "simplex_frame", "sparse_frame"),
-    *("use_cosine", "use_etf", "use_local_generic"),
+    "CosineLinear",
+    "ETFLinear",
+    "LocalGenericHeads",
+    "PersonalLinear",
+    "SparseFrame",
+    "keep_linear",
+    "local_generic_heads",
+    "replace_classifier",
+    "simplex_frame",
+    "sparse_frame",
+    "use_cosine",
+    "use_etf",
+    "use_local_generic",
 ]

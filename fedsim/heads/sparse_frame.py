@@ -59,7 +59,13 @@ class SparseFrame(nn.Linear):
     """
 
     def __init__(
-        self, features: int, classes: int, sparsity: float = 0.6, norm: float = 0.1, steps: int = 10_000, bias: str = "zero"
+        self,
+        features: int,
+        classes: int,
+        sparsity: float = 0.6,
+        norm: float = 0.1,
+        steps: int = 10_000,
+        bias: str = "zero",
     ) -> None:
         super().__init__(features, classes)
         if not 0 <= sparsity < 1:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets.shots import shots_by_share
+from datasets.shots import shots_by_count, shots_by_share
 from datasets.splits.longtail import LongTail
 
 
@@ -46,3 +46,10 @@ def test_cifar10_lt_has_three_many_three_medium_and_four_few() -> None:
 )
 def test_borders(counts: list[int], names: list[str]) -> None:
     assert shots_by_share(np.array(counts)) == names
+
+
+def test_by_count_many_have_more_than_a_hundred_images_and_few_fewer_than_twenty() -> None:
+    assert shots_by_count([101, 100, 20, 19, 0]) == ["many", "medium", "medium", "few", "few"]
+    cifar100 = [LongTail(0.01).size(500, rank, 100) for rank in range(100)]
+    names = shots_by_count(cifar100)
+    assert [names.count(name) for name in ("many", "medium", "few")] == [35, 35, 30]  # as in that literature's tables

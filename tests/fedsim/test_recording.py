@@ -130,12 +130,13 @@ def test_a_resumed_run_ends_with_the_files_of_one_that_was_not_stopped(
 def test_the_global_model_and_what_each_client_kept_are_saved(recorder: Recorder) -> None:
     model = {
         "conv.weight": torch.arange(6.0).reshape(2, 3).t(),
-        "bn.weight": torch.ones(2),
-        "bn.count": torch.tensor(3),
+        "bn.weight": torch.full((2,), 4.0),  # the average of what the clients kept
+        "bn.count": torch.tensor(9),
     }
     kept = to_record({"bn.weight": torch.full((2,), 7.0), "bn.count": torch.tensor(9)})
     states = {0: RecordDict({PERSONAL: kept}), 1: RecordDict()}
-    recorder.save_models(model, frozenset({"bn.weight", "bn.count"}), states)
+    initial = {name: torch.ones_like(tensor) for name, tensor in model.items()}
+    recorder.save_models(initial, model, frozenset({"bn.weight", "bn.count"}), states)
     saved = load_file(recorder.run_dir / "model.safetensors")
     assert saved.keys() == model.keys()
     assert all(torch.equal(saved[name], tensor) for name, tensor in model.items())
@@ -147,6 +148,6 @@ def test_the_global_model_and_what_each_client_kept_are_saved(recorder: Recorder
 
 
 def test_without_a_personal_part_there_are_no_client_models(recorder: Recorder) -> None:
-    recorder.save_models({"w": torch.ones(1)}, frozenset(), {0: RecordDict()})
+    recorder.save_models({}, {"w": torch.ones(1)}, frozenset(), {0: RecordDict()})
     assert (recorder.run_dir / "model.safetensors").is_file()
     assert not (recorder.run_dir / "clients").exists()

@@ -15,7 +15,7 @@ from fedsim.client_host import PERSONAL, TRAINED, ClientAppFactory
 from fedsim.engines.inline import InlineGrid
 from fedsim.errors import UserError
 from fedsim.heads import use_cosine, use_etf
-from fedsim.messages import arrays_of, metrics_of
+from fedsim.messages import arrays_of, metrics_of, number
 from fedsim.models import CNN6, build_model
 from fedsim.reparam import use_weight_compander
 from fedsim.settings import Settings
@@ -59,7 +59,7 @@ def test_flowers_own_start_leaves_each_client_its_classifier(grid: InlineGrid, m
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     result = FedPer(model).start(grid, ArrayRecord(model.state_dict()), num_rounds=2)
     assert not HEAD_OF_TOY & set(result.arrays)
-    kept = [to_tensors(state["mine"]) for state in grid.client_states().values()]
+    kept = [to_tensors(state.array_records["mine"]) for state in grid.client_states().values()]
     for name in HEAD_OF_TOY:
         for client in range(3):
             assert not torch.equal(kept[client][name], initial[name])
@@ -74,26 +74,30 @@ def test_a_classifier_waits_for_its_clients_next_turn(
     grid = InlineGrid(ClientAppFactory(settings, federation), 6, [torch.device("cpu")])
     model = build_model(settings, 10)
     strategy = FedPer(model, fraction=0.5)
-    body, classifiers = to_record(model.state_dict()), {}
+    body = to_record(model.state_dict())
+    classifiers: dict[int, ArrayRecord] = {}
     waited = 0
     for round in range(1, 5):
-        before = {client: to_tensors(record) for client, record in classifiers.items()}
+        before = {
+            client: {name: tensor.clone() for name, tensor in to_tensors(record).items()}
+            for client, record in classifiers.items()
+        }
         messages = list(strategy.configure_train(round, body, ConfigRecord(), grid))
         replies = list(grid.send_and_receive(messages))
         cohort = {message.metadata.dst_node_id for message in messages}
         assert len(cohort) == 3
         states = grid.client_states()
-        classifiers = {client: states[client][PERSONAL].copy() for client in states if PERSONAL in states[client]}
+        classifiers = {client: state.array_records[PERSONAL] for client, state in states.items() if PERSONAL in state}
         for client, record in classifiers.items():
             after = to_tensors(record)
             assert set(after) == {"head.weight", "head.bias"}
-            assert (states[client][TRAINED]["server-round"] == round) == (client in cohort)
+            assert (states[client].config_records[TRAINED]["server-round"] == round) == (client in cohort)
             if client in before:
                 waited += client not in cohort
                 for name, tensor in after.items():
                     assert torch.equal(tensor, before[client][name]) == (client not in cohort), (client, name)
 
-        weights = np.array([metrics_of(reply)["num-examples"] for reply in replies], float)
+        weights = np.array([number(metrics_of(reply), "num-examples") for reply in replies])
         returned = [to_tensors(arrays_of(reply)) for reply in replies]
         averaged, _ = strategy.aggregate_train(round, replies)
         assert averaged is not None

@@ -40,7 +40,7 @@ def test_a_round_moves_both_parts_and_sends_only_the_body(
     for each in [*messages, *replies]:
         assert set(arrays_of(each)) == set(initial) - {"head.weight", "head.bias"}
     for reply in replies:
-        kept = to_tensors(grid.client_states()[reply.metadata.src_node_id][PERSONAL])
+        kept = to_tensors(grid.client_states()[reply.metadata.src_node_id].array_records[PERSONAL])
         assert set(kept) == {"head.weight", "head.bias"}
         for name, tensor in {**kept, **to_tensors(arrays_of(reply))}.items():
             assert not torch.equal(tensor, initial[name]), name
