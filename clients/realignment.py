@@ -8,9 +8,11 @@ def rescaled(weight: torch.Tensor, length: float) -> torch.Tensor:
 
     The rows of a classifier that saw few images of a class are short, so that the class is seldom chosen.
     """
-    return weight * (length / weight.norm(dim=1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny))
+    scaled: torch.Tensor = weight * (length / weight.norm(dim=1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny))
+    return scaled
 
 
 def with_lengths_of(weight: torch.Tensor, personal: torch.Tensor) -> torch.Tensor:
     r"""The rows of the shared classifier times the lengths of a client's own, :math:`\lVert l_c \rVert w_c`."""
-    return weight * personal.norm(dim=1, keepdim=True)
+    scaled: torch.Tensor = weight * personal.norm(dim=1, keepdim=True)
+    return scaled

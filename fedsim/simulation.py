@@ -21,6 +21,7 @@ from fedsim.diagnostics.diagnosis import Diagnosis
 from fedsim.diagnostics.pictures import plot_diagnostics
 from fedsim.engines.grid import FederationGrid, LocalGrid
 from fedsim.errors import UserError
+from fedsim.heads import SparseFrame
 from fedsim.loop import FederatedLoop
 from fedsim.method import ServerHalf
 from fedsim.models import build_model
@@ -90,6 +91,11 @@ def prepare(settings: Settings) -> Prepared:
             f"batch_size=1 gives norm={name} no batch to normalize over: choose at least 2, or another norm."
         )
     strategy: ServerHalf = bind_half(settings.strategy, "server", model, fraction=settings.fraction, seed=settings.seed)
+    if any(isinstance(layer, SparseFrame) and not layer.made for layer in model.modules()):
+        raise UserError(
+            f"head={settings.head['name']} has a fixed classifier, which strategy={settings.strategy['name']} does not "
+            "make: choose the strategy that brings this head with it, or another head."
+        )
     policy.refuse_contradiction(model, strategy.personal, settings.strategy["name"])
     strategy.keep_on_clients(policy.local_entries(model))
     diagnosis = None
