@@ -8,7 +8,9 @@ def rescaled(weight: torch.Tensor, length: float) -> torch.Tensor:
 
     The rows of a classifier that saw few images of a class are short, so that the class is seldom chosen.
     """
-    scaled: torch.Tensor = weight * (length / weight.norm(dim=1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny))
+    scaled: torch.Tensor = weight * (
+        length / weight.norm(dim=1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+    )
     return scaled
 
 

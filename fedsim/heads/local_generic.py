@@ -22,11 +22,22 @@ class LocalGenericHeads(nn.Module):
     told otherwise by ``answering``.
     """
 
-    def __init__(self, features: int, classes: int, sparsity: float, norm: float, steps: int, bias: str) -> None:
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        sparsity: float,
+        norm: float,
+        steps: int,
+        bias: str,
+        orientation: str = "uniform",
+    ) -> None:
         super().__init__()
         self.personal = PersonalLinear(features, classes)
         self.auxiliary = nn.Linear(features, classes)
-        self.generic = SparseFrame(features, classes, sparsity, norm, steps, bias)  # last, so the network's classifier
+        self.generic = SparseFrame(
+            features, classes, sparsity, norm, steps, bias, orientation
+        )  # last, so the network's classifier
         self._answer: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -44,7 +55,12 @@ class LocalGenericHeads(nn.Module):
 
 
 def use_local_generic(
-    model: nn.Module, sparsity: float = 0.6, norm: float = 0.1, steps: int = 10_000, bias: str = "zero"
+    model: nn.Module,
+    sparsity: float = 0.6,
+    norm: float = 0.1,
+    steps: int = 10_000,
+    bias: str = "zero",
+    orientation: str = "uniform",
 ) -> nn.Module:
     """Puts ``LocalGenericHeads`` in the place of the last linear layer.
 
@@ -53,7 +69,7 @@ def use_local_generic(
     return replace_classifier(
         model,
         "local_generic",
-        lambda features, classes: LocalGenericHeads(features, classes, sparsity, norm, steps, bias),
+        lambda features, classes: LocalGenericHeads(features, classes, sparsity, norm, steps, bias, orientation),
     )
 
 

@@ -11,7 +11,9 @@ NEAREST = 0.99999
 """Cosines are kept below this, where the slope of the angle would become infinite."""
 
 
-def sparse_frame(classes: int, features: int, sparsity: float, norm: float, steps: int) -> torch.Tensor:
+def sparse_frame(
+    classes: int, features: int, sparsity: float, norm: float, steps: int, orientation: str = "uniform"
+) -> torch.Tensor:
     r"""Rows of about one length whose angles are nearly equal although most of their entries are zero.
 
     A simplex frame loses ``floor(sparsity * classes * features)`` of its entries, drawn without replacement; Adam (lr
@@ -20,12 +22,15 @@ def sparse_frame(classes: int, features: int, sparsity: float, norm: float, step
     .. math:: \sum_c (\lVert w_c \rVert - \text{norm})^2
               - \frac{1}{C} \sum_c \arccos \max_{j \neq c} \cos(w_c, w_j)
 
-    Returns (classes, features), float64. Torch's global generator draws. The authors' code draws the orientation of the
-    frame from a QR of uniform numbers; here every orientation is as likely.
+    Returns (classes, features), float64. Torch's global generator draws. With ``orientation="uniform"`` every
+    orientation of the simplex frame is as likely. ``"code"`` is the authors': a QR of positive numbers, whose first
+    column is nearly -(1, ..., 1), so that class 0 is at a disadvantage behind a ReLU.
 
     Errors: ``UserError`` if so many classes do not fit into the features, or a row would have nothing but zeros.
     """
     frame = simplex_frame(classes, features)
+    if orientation == "code":
+        frame = _centred(torch.linalg.qr(torch.rand(features, classes, dtype=frame.dtype))[0].T)
     zeros = torch.randperm(frame.numel())[: int(sparsity * frame.numel())]
     mask = torch.ones(frame.numel(), dtype=frame.dtype).index_fill_(0, zeros, 0).view_as(frame)
     if not mask.any(dim=1).all():
@@ -48,6 +53,13 @@ def sparse_frame(classes: int, features: int, sparsity: float, norm: float, step
     return weight.detach()
 
 
+def _centred(orthonormal: torch.Tensor) -> torch.Tensor:
+    """The simplex frame of orthonormal rows (classes, features), at least as many features as classes."""
+    classes = len(orthonormal)
+    frame: torch.Tensor = (classes / (classes - 1)) ** 0.5 * (orthonormal - orthonormal.mean(0))
+    return frame
+
+
 class SparseFrame(nn.Linear):
     """A classifier that is never trained: (N, features) to (N, classes), its weight a ``sparse_frame``.
 
@@ -66,6 +78,7 @@ class SparseFrame(nn.Linear):
         norm: float = 0.1,
         steps: int = 10_000,
         bias: str = "zero",
+        orientation: str = "uniform",
     ) -> None:
         super().__init__(features, classes)
         if not 0 <= sparsity < 1:
@@ -76,7 +89,9 @@ class SparseFrame(nn.Linear):
             raise UserError(f"head.steps={steps} is not possible: choose a whole number of at least 0.")
         if bias not in ("zero", "random"):
             raise UserError(f"head.bias={bias} is not known: choose zero or random.")
-        self.sparsity, self.norm, self.steps = sparsity, norm, steps
+        if orientation not in ("uniform", "code"):
+            raise UserError(f"head.orientation={orientation} is not known: choose uniform or code.")
+        self.sparsity, self.norm, self.steps, self.orientation = sparsity, norm, steps, orientation
         self.requires_grad_(False)
         self.weight.fill_(torch.nan)
         if bias == "zero":
@@ -84,7 +99,9 @@ class SparseFrame(nn.Linear):
 
     def make(self) -> None:
         """Errors: those of ``sparse_frame``."""
-        frame = sparse_frame(self.out_features, self.in_features, self.sparsity, self.norm, self.steps)
+        frame = sparse_frame(
+            *(self.out_features, self.in_features, self.sparsity, self.norm, self.steps, self.orientation)
+        )
         self.weight.copy_(frame)
 
     @property

@@ -90,7 +90,10 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
         (["head=cosine", "head.learnable=1"], "head.learnable=1 is not possible: choose true or false."),
         (["head=local_generic"], "head=local_generic has a fixed classifier, which strategy=fedavg does not make"),
         (["strategy=fedloge", "head=etf"], "strategy=fedloge needs a network that ends in its three classifiers"),
-        (["strategy=fedloge", "head.sparsity=1"], "head.sparsity=1 is not possible: choose a number from 0 to below 1."),
+        (
+            ["strategy=fedloge", "head.sparsity=1"],
+            "head.sparsity=1 is not possible: choose a number from 0 to below 1.",
+        ),
         (["strategy=fedloge", "head.bias=no"], "head.bias=no is not known: choose zero or random."),
         (["strategy=fedloge", "strategy.local_rule=x"], "strategy.local_rule=x is not known: choose code or readme."),
         (["shots=x"], "shots=x is not possible: choose share or count."),

@@ -75,6 +75,19 @@ def test_without_zeros_and_steps_it_is_the_simplex_frame() -> None:
     assert torch.equal(frame, simplex_frame(5, 7))
 
 
+def test_the_authors_orientation_sets_class_0_apart() -> None:
+    def towards_ones(orientation: str) -> torch.Tensor:
+        torch.manual_seed(0)
+        frame = sparse_frame(10, 64, 0, 1.0, 0, orientation)
+        off = torch.full((10, 10), -1 / 9, dtype=torch.float64).fill_diagonal_(1.0)
+        torch.testing.assert_close(frame @ frame.T, off)
+        return frame.sum(1) / 8
+
+    assert towards_ones("code")[0] < -0.7
+    assert towards_ones("code")[1:].abs().max() < 0.4
+    assert towards_ones("uniform").abs().max() < 0.4
+
+
 def test_the_layer_is_not_a_number_until_it_is_made_and_is_never_trained() -> None:
     layer = SparseFrame(16, 4, steps=10)
     assert not layer.made
@@ -104,6 +117,7 @@ def test_the_bias_is_zero_or_the_random_one_of_the_authors_code() -> None:
         ({"norm": 0.0}, r"^head\.norm=0\.0 is not possible: choose a number above 0\.$"),
         ({"norm": math.inf}, r"^head\.norm=inf is not possible"),
         ({"steps": -1}, r"^head\.steps=-1 is not possible: choose a whole number of at least 0\.$"),
+        ({"orientation": "x"}, r"^head\.orientation=x is not known: choose uniform or code\.$"),
         ({"bias": "none"}, r"^head\.bias=none is not known: choose zero or random\.$"),
     ],
 )
