@@ -5,5 +5,6 @@ from clients.fedloge import FedLoGe
 from clients.fedprox import FedProx
 from clients.fedrep import FedRep
 from clients.local_sgd import LocalSGD
+from clients.masked_sgd import MaskedSGD
 
-__all__ = ["ClippedSGD", "FedLoGe", "FedProx", "FedRep", "LocalSGD"]
+__all__ = ["ClippedSGD", "FedLoGe", "FedProx", "FedRep", "LocalSGD", "MaskedSGD"]

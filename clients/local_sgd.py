@@ -5,6 +5,8 @@ Loading the model, keeping the personal part and building the reply are the simu
 (``fedsim/client_host.py``).
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -65,6 +67,12 @@ class LocalSGD:
 
     def before_step(self, model: nn.Module) -> None:
         """Between backward and the optimizer's step; the gradients stand in ``parameter.grad``."""
+
+    def unpack(self, arrays: Mapping[str, torch.Tensor], model: nn.Module, turn: Turn) -> Mapping[str, torch.Tensor]:
+        return arrays
+
+    def pack(self, entries: Mapping[str, torch.Tensor], model: nn.Module, turn: Turn) -> Mapping[str, torch.Tensor]:
+        return entries
 
     def predict(self, model: nn.Module, images: torch.Tensor, *, own: bool) -> dict[str, torch.Tensor]:
         return {PLAIN: model(images)}

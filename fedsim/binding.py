@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 from fedsim.errors import UserError
 
 Factory = Callable[..., Any]
-SET_BY_THE_SIMULATOR = frozenset({"model", "fraction", "seed", "training"})
+SET_BY_THE_SIMULATOR = frozenset({"model", "fraction", "seed", "training", "image_shape"})
 """What both halves of a method are handed anyway, so that it cannot be an option of the method too."""
 KINDS: dict[Any, str] = {
     int: "a whole number",
@@ -38,14 +38,25 @@ def instantiate(
     return factory(*args, **given, **handed)
 
 
-def bind(group: str, options: Mapping[str, Any], factory: Factory, *args: Any, **kwargs: Any) -> Any:
+def bind(
+    group: str,
+    options: Mapping[str, Any],
+    factory: Factory,
+    *args: Any,
+    offered: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Any:
     """Calls the factory with those options of the group that it names, where several share the group's options.
+
+    Of what is ``offered``, too, it gets what it names.
 
     Errors: ``UserError`` for an option of another type.
     """
-    mine = {key: options[key] for key in _parameters(factory) if key in options and key not in SET_BY_THE_SIMULATOR}
+    named = _parameters(factory)
+    mine = {key: options[key] for key in named if key in options and key not in SET_BY_THE_SIMULATOR}
     check_types(group, mine, factory)
-    return factory(*args, **mine, **kwargs)
+    handed = {key: value for key, value in (offered or {}).items() if key in named}
+    return factory(*args, **mine, **handed, **kwargs)
 
 
 def bind_half(strategy: Mapping[str, Any], half: str, *args: Any, **kwargs: Any) -> Any:

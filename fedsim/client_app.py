@@ -27,6 +27,8 @@ app = ClientApp()
 @app.query("state")
 @app.query("activations")
 @app.query("class_scatter")
+@app.query("bn_statistics")
+@app.query("candidate_loss")
 def answer(message: Message, context: Context) -> Message:
     """Lets the partition that the message names answer it."""
     fix_threads()

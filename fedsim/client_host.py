@@ -26,6 +26,7 @@ from fedsim.method import ClientHalf, LocalTraining, Turn
 from fedsim.models import build_model
 from fedsim.models.sites import as_written, norm_sites
 from fedsim.norms.policy import NormPolicy
+from fedsim.pruning.queries import CandidateQueries
 from fedsim.scoring import Scores, score, under
 from fedsim.seeding import global_seed, torch_generator
 from fedsim.settings import Settings
@@ -54,6 +55,9 @@ class ClientAppFactory:
         app.query("state")(host.state)
         app.query("activations")(host.activations)
         app.query("class_scatter")(host.class_scatter)
+        queries = CandidateQueries(host)
+        app.query("bn_statistics")(queries.bn_statistics)
+        app.query("candidate_loss")(queries.candidate_loss)
         return app
 
 
@@ -80,21 +84,23 @@ class ClientHost:
 
     def train(self, message: Message, context: Context) -> Message:
         client, round = _partition(context), int(str(config_of(message)[ROUND]))
-        received = arrays_of(message)
-        if GIVEN in message.content.array_records:
-            context.state[GIVEN] = message.content.array_records[GIVEN]
-        self._load(received, context.state)
+        for name, record in message.content.array_records.items():
+            if name != ARRAYS:  # what a client is given once, to keep
+                context.state[name] = record
         turn = Turn(
             round=round,
             generator=torch_generator(self.seed, "batches", round=round, client=client),
             config=config_of(message),
             state=context.state,
+            sent=message.content,
         )
+        received = self.half.unpack(to_tensors(arrays_of(message)), self.model, turn)
+        self.load(received, context.state)
         with (
             global_seed(self.seed, "train", round=round, client=client, device=self.device),
             self.policy.training(self.model, round),
         ):
-            metrics = self.half.train(self.model, self._examples(client, Part.TRAIN), turn)
+            metrics = self.half.train(self.model, self.examples(client, Part.TRAIN), turn)
         # Cloned, since the resident model goes on to play other clients.
         trained = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         personal = {
@@ -103,15 +109,16 @@ class ClientHost:
         if personal:
             context.state[PERSONAL] = to_record(personal)
             context.state[TRAINED] = ConfigRecord({ROUND: round})
-        return self._reply(message, metrics, to_record({name: trained[name] for name in received}))
+        packed = self.half.pack({name: trained[name] for name in received}, self.model, turn)
+        return self.reply(message, metrics, to_record(packed), turn.reply)
 
     def evaluate(self, message: Message, context: Context) -> Message:
         """The model this client would use, shared plus personal part, on its own test or validation set."""
-        self._load(arrays_of(message), context.state)
+        self.load(to_tensors(arrays_of(message)), context.state)
         part = Part[str(config_of(message).get(PART, Part.TEST.name))]
         client = _partition(context)
-        tests, trained_on = self._examples(client, part), partial(self._examples, client, Part.TRAIN)
-        return self._reply(message, self._evaluate(tests, trained_on, trained_on, own=True))
+        tests, trained_on = self.examples(client, part), partial(self.examples, client, Part.TRAIN)
+        return self.reply(message, self._evaluate(tests, trained_on, trained_on, own=True))
 
     def evaluate_global(self, message: Message, context: Context) -> Message:
         """The complete model of the message on all test images of one domain.
@@ -120,7 +127,7 @@ class ClientHost:
         its test images, whose labels are not needed for that (AdaBN, Li et al. 2016, arXiv 1603.04779). An adaptation
         that compares with what the model was trained on then has the training images of all domains.
         """
-        self._load(arrays_of(message), RecordDict())
+        self.load(to_tensors(arrays_of(message)), RecordDict())
         domain = str(config_of(message)[DOMAIN])
         tests = self.federation.domain_examples(domain).to(self.device)
 
@@ -131,7 +138,7 @@ class ClientHost:
         def alike() -> Examples:
             return trained_on() if domain in self.federation.domain_tests else tests
 
-        return self._reply(message, self._evaluate(tests, alike, trained_on, own=False))
+        return self.reply(message, self._evaluate(tests, alike, trained_on, own=False))
 
     def _evaluate(
         self, tests: Examples, alike: Callable[[], Examples], trained_on: Callable[[], Examples], *, own: bool
@@ -144,7 +151,7 @@ class ClientHost:
         held = None
         if own and self.masks_absent:
             held = trained_on().labels.bincount(minlength=self.federation.num_classes) > 0
-        with self.policy.evaluating(self.model, lambda: self._images(alike())):
+        with self.policy.evaluating(self.model, lambda: self.images(alike())):
             scores = score(self.half, self.model, tests, own=own, held=held)
             if self.adaptation is not None:
                 with self.adaptation.adapting(self.model, lambda: self._batches(trained_on())):
@@ -156,29 +163,29 @@ class ClientHost:
         examples = self._load_for_diagnosis(message, context)
         images, labels = self._diagnosed(examples)
         round = int(str(config_of(message)[ROUND]))
-        with self.policy.evaluating(self.model, lambda: self._images(examples)):
+        with self.policy.evaluating(self.model, lambda: self.images(examples)):
             statistics = activation_statistics(
                 *(self.model, self.sites, images, labels, self.federation.num_classes),
                 as_in_training=len(labels) > 1 and not self.policy.frozen(round),
             )
-        return self._reply(message, {}, to_record({name: tensor.cpu() for name, tensor in statistics.items()}))
+        return self.reply(message, {}, to_record({name: tensor.cpu() for name, tensor in statistics.items()}))
 
     def class_scatter(self, message: Message, context: Context) -> Message:
         """The second half of it, once the class means of all clients are known."""
         examples = self._load_for_diagnosis(message, context)
         images, labels = self._diagnosed(examples)
         collapse = to_tensors(message.content.array_records[COLLAPSE])
-        with self.policy.evaluating(self.model, lambda: self._images(examples)):
+        with self.policy.evaluating(self.model, lambda: self.images(examples)):
             metrics = class_scatter(
                 self.model, images, labels, *(collapse[each].to(self.device) for each in ("means", "projection"))
             )
-        return self._reply(message, metrics)
+        return self.reply(message, metrics)
 
     def _load_for_diagnosis(self, message: Message, context: Context) -> Examples:
         """Loads the client's model, or the global one of the message; the client's training images."""
         about_global = bool(config_of(message).get(GLOBAL, False))
-        self._load(message.content.array_records[ARRAYS], RecordDict() if about_global else context.state)
-        return self._examples(_partition(context), Part.TRAIN)
+        self.load(to_tensors(arrays_of(message)), RecordDict() if about_global else context.state)
+        return self.examples(_partition(context), Part.TRAIN)
 
     def _diagnosed(self, examples: Examples) -> tuple[torch.Tensor, torch.Tensor]:
         """Those that a client is diagnosed on, every n-th, and their labels."""
@@ -188,17 +195,17 @@ class ClientHost:
     def state(self, message: Message, context: Context) -> Message:
         return Message(context.state, reply_to=message)
 
-    def _load(self, received: ArrayRecord, state: RecordDict) -> None:
+    def load(self, received: Mapping[str, torch.Tensor], state: RecordDict) -> None:
         given, kept = state.get(GIVEN, ArrayRecord()), state.get(PERSONAL, ArrayRecord())
         assert isinstance(given, ArrayRecord)
         assert isinstance(kept, ArrayRecord)
         # Names that are not the model's raise here, with the names in the error.
-        self.model.load_state_dict({**self.initial, **to_tensors(given), **to_tensors(kept), **to_tensors(received)})
+        self.model.load_state_dict({**self.initial, **to_tensors(given), **to_tensors(kept), **received})
 
-    def _examples(self, client: int, part: Part) -> Examples:
+    def examples(self, client: int, part: Part) -> Examples:
         return self.federation.examples_of(client, part).to(self.device)
 
-    def _images(self, examples: Examples) -> Iterator[torch.Tensor]:
+    def images(self, examples: Examples) -> Iterator[torch.Tensor]:
         return (images for images, _ in self._batches(examples))
 
     def _batches(self, examples: Examples) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -207,10 +214,13 @@ class ClientHost:
             yield examples.batch(indices.to(self.device))
 
     @staticmethod
-    def _reply(
-        message: Message, metrics: Mapping[str, float | list[int]], arrays: ArrayRecord | None = None
+    def reply(
+        message: Message,
+        metrics: Mapping[str, float | list[int]],
+        arrays: ArrayRecord | None = None,
+        more: RecordDict | None = None,
     ) -> Message:
-        content = RecordDict({METRICS: MetricRecord({**metrics})})
+        content = RecordDict({METRICS: MetricRecord({**metrics}), **(more or {})})
         if arrays is not None:
             content[ARRAYS] = arrays
         return Message(content, reply_to=message)

@@ -11,12 +11,14 @@ from datasets.federation import Federation
 from fedsim.arrays import to_record, to_tensors
 from fedsim.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fedsim.classes import ClassTracker
+from fedsim.cost import CostTracker
 from fedsim.diagnostics.diagnosis import Diagnosis
 from fedsim.diagnostics.updates import UpdateStatistics
+from fedsim.engines.counting import CountingGrid
 from fedsim.engines.grid import FederationGrid, LocalGrid
 from fedsim.errors import RoundFailed
 from fedsim.evaluation import complete_model, evaluate, personal_ages
-from fedsim.messages import arrays_of, bytes_of
+from fedsim.messages import arrays_of
 from fedsim.method import ServerHalf
 from fedsim.metrics import Row, age_metrics, client_rows, round_metrics
 from fedsim.norms.policy import NormPolicy
@@ -41,6 +43,7 @@ class FederatedLoop:
         recorder: Recorder,
         reporter: Reporter,
         classes: ClassTracker,
+        costs: CostTracker,
         diagnosis: Diagnosis | None = None,
     ) -> None:
         self.settings = settings
@@ -51,6 +54,7 @@ class FederatedLoop:
         self.recorder = recorder
         self.reporter = reporter
         self.classes = classes
+        self.costs = costs
         self.diagnosis = diagnosis
         self.policy = NormPolicy.of(settings.norm, settings.rounds)
         self.adapts = adaptation_of(settings.tta) is not None
@@ -74,25 +78,29 @@ class FederatedLoop:
         self.recorder.save_models(self.initial, model, self.strategy.personal, states)
 
     def _train(self, round: int) -> tuple[Row, UpdateStatistics | None]:
-        messages = list(self.strategy.configure_train(round, self.arrays, ConfigRecord(), self.grid))
+        grid = CountingGrid(self.grid)
+        messages = list(self.strategy.configure_train(round, self.arrays, ConfigRecord(), grid))
         self.reporter.cohort(round, len(messages))
         updates = self.diagnosis.updates(round, arrays_of(messages[0])) if self.diagnosis is not None else None
-        traffic = {"bytes_down": sum(map(bytes_of, messages)), "bytes_up": 0}
 
         def observed(replies: Iterable[Message]) -> Iterator[Message]:
             for reply in replies:
                 self.reporter.client_done()
-                if reply.has_content():
-                    traffic["bytes_up"] += bytes_of(reply)
-                    if updates is not None:
-                        updates.add(to_tensors(arrays_of(reply)))
+                if reply.has_content() and updates is not None:
+                    updates.add(to_tensors(arrays_of(reply)))
                 yield reply
 
-        replies = self._successful(observed(self.grid.send_and_receive(messages)), len(messages), round)
+        replies = self._successful(observed(grid.send_and_receive(messages)), len(messages), round)
         arrays, metrics = self.strategy.aggregate_train(round, replies)
         if arrays is not None:
             self.arrays = arrays
-        return {f"train_{name}": value for name, value in (metrics or MetricRecord()).items()} | traffic, updates
+        clients = [message.metadata.dst_node_id for message in messages]
+        return {
+            **{f"train_{name}": value for name, value in (metrics or MetricRecord()).items()},
+            **self.costs.metrics(self.strategy.workload(), clients),
+            "bytes_down": grid.bytes_down,
+            "bytes_up": grid.bytes_up,
+        }, updates
 
     def _successful(self, replies: Iterable[Message], expected: int, round: int) -> Iterator[Message]:
         """Passes good replies on, names the clients that failed, and ends the round once too few can succeed."""

@@ -3,8 +3,8 @@
 The classes under ``strategies/`` and ``clients/`` fulfil these protocols; nothing under ``fedsim/`` knows one by name.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from torch import nn
 
 from datasets.examples import Examples
+from fedsim.cost.workload import Workload
 
 
 class ServerHalf(Protocol):
@@ -31,6 +32,9 @@ class ServerHalf(Protocol):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]: ...
+
+    def workload(self) -> Workload:
+        """What the devices did in the last round, for the accounts of FLOPs and memory."""
 
     def keep_on_clients(self, entries: Iterable[str]) -> None:
         """Makes further entries of the model personal."""
@@ -68,6 +72,10 @@ class Turn:
     """What the server sent beside the arrays."""
     state: RecordDict
     """What the client keeps from message to message (Flower's ``Context.state``)."""
+    sent: RecordDict = field(default_factory=RecordDict)
+    """All that the server sent."""
+    reply: RecordDict = field(default_factory=RecordDict)
+    """For what the client sends beside the trained arrays and the metrics."""
 
 
 class ClientHalf(Protocol):
@@ -75,6 +83,12 @@ class ClientHalf(Protocol):
 
     def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
         """Trains in place; the metrics hold at least ``num-examples``."""
+
+    def unpack(self, arrays: Mapping[str, torch.Tensor], model: nn.Module, turn: Turn) -> Mapping[str, torch.Tensor]:
+        """The entries of the model that arrived in a training message, whatever form they travelled in."""
+
+    def pack(self, entries: Mapping[str, torch.Tensor], model: nn.Module, turn: Turn) -> Mapping[str, torch.Tensor]:
+        """The form in which trained entries travel; the names stay."""
 
     def predict(self, model: nn.Module, images: torch.Tensor, *, own: bool) -> dict[str, torch.Tensor]:
         """Logits (N, classes): the model's under ``PLAIN``, those of the method's other predictors under their names.

@@ -25,7 +25,7 @@ from fedsim.settings import Settings
 from fedsim.tables import Table
 
 PACKAGES = ("flwr", "torchvision", "numpy")
-PER_ROUND = ("train_", "seconds", "bytes_")
+PER_ROUND = ("train_", "seconds", "bytes_", "device_")
 """Beginnings of the columns of ``rounds.csv`` that describe the round and not its model."""
 
 

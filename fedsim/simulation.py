@@ -16,6 +16,7 @@ from fedsim.binding import bind_half, instantiate, target_of
 from fedsim.classes import ClassTracker
 from fedsim.classes.pictures import plot_classes
 from fedsim.client_host import ClientAppFactory, client_half
+from fedsim.cost import CostTracker, model_cost
 from fedsim.devices import resolve_devices
 from fedsim.diagnostics.diagnosis import Diagnosis
 from fedsim.diagnostics.pictures import plot_diagnostics
@@ -90,7 +91,10 @@ def prepare(settings: Settings) -> Prepared:
         raise UserError(
             f"batch_size=1 gives norm={name} no batch to normalize over: choose at least 2, or another norm."
         )
-    strategy: ServerHalf = bind_half(settings.strategy, "server", model, fraction=settings.fraction, seed=settings.seed)
+    offered = {"image_shape": federation.source.image_shape}
+    strategy: ServerHalf = bind_half(
+        *(settings.strategy, "server", model), fraction=settings.fraction, seed=settings.seed, offered=offered
+    )
     if any(isinstance(layer, SparseFrame) and not layer.made for layer in model.modules()):
         raise UserError(
             f"head={settings.head['name']} has a fixed classifier, which strategy={settings.strategy['name']} does not "
@@ -145,8 +149,10 @@ def _play(prepared: Prepared, grid: FederationGrid, recorder: Recorder, reporter
     initial = {name: tensor.clone() for name, tensor in prepared.model.state_dict().items()}
     settings, federation = prepared.settings, prepared.federation
     classes = ClassTracker(prepared.model, federation, settings.shots)
+    costs = CostTracker(model_cost(prepared.model, federation.source.image_shape), federation, settings)
     FederatedLoop(
-        settings, federation, grid, prepared.strategy, initial, recorder, reporter, classes, prepared.diagnosis
+        *(settings, federation, grid, prepared.strategy, initial, recorder, reporter, classes, costs),
+        prepared.diagnosis,
     ).run()
 
 

@@ -8,7 +8,9 @@ from strategies.fedbn import FedBN
 from strategies.fedloge import FedLoGe
 from strategies.fedper import FedPer
 from strategies.fedrep import FedRep
+from strategies.fedtiny import FedTiny
 from strategies.fedwon import FedWon
 from strategies.local import Local
+from strategies.pruned import Pruned
 
-__all__ = ["FedAvg", "FedBN", "FedLoGe", "FedPer", "FedRep", "FedWon", "Local"]
+__all__ = ["FedAvg", "FedBN", "FedLoGe", "FedPer", "FedRep", "FedTiny", "FedWon", "Local", "Pruned"]

@@ -14,6 +14,7 @@ from torch import nn
 
 from fedsim.arrays import select, to_record, to_tensors
 from fedsim.averaging import RunningAverage
+from fedsim.cost import Workload
 from fedsim.errors import UserError
 from fedsim.messages import ARRAYS, CONFIG, EVALUATE, NUM_EXAMPLES, ROUND, TRAIN, arrays_of, metrics_of, number
 from fedsim.seeding import draw_cohort
@@ -114,6 +115,10 @@ class FedAvg(Strategy):
                 continue
             metrics.add(metrics_of(reply), number(metrics_of(reply), NUM_EXAMPLES))
         return None if metrics.empty else metrics.result()
+
+    def workload(self) -> Workload:
+        """Plain training of a dense network."""
+        return Workload()
 
     def state(self) -> RecordDict:
         """What a checkpoint must hold beside the model; FedAvg keeps nothing."""

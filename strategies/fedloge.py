@@ -14,8 +14,7 @@ from fedsim.messages import GIVEN
 from fedsim.seeding import global_seed
 from fedsim.state_split import entries_of
 from strategies.fedavg import FedAvg
-
-CLIENTS = "clients"
+from strategies.given import Given
 
 
 class FedLoGe(FedAvg):
@@ -43,25 +42,20 @@ class FedLoGe(FedAvg):
         with global_seed(seed, "frame"), one_thread():
             heads.generic.make()
         self.fixed = entries_of(model, (SparseFrame,))
-        self.given: set[int] = set()
+        self.given = Given(GIVEN)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        messages = list(super().configure_train(server_round, arrays, config, grid))
-        self._frame = select(arrays, self.fixed)
-        with_frame = RecordDict({**messages[0].content, GIVEN: self._frame})
-        for message in messages:
-            if message.metadata.dst_node_id not in self.given:
-                message.content = with_frame
-        return messages
+        self.given.record = select(arrays, self.fixed)
+        return self.given.attach(super().configure_train(server_round, arrays, config, grid))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        average, metrics = super().aggregate_train(server_round, self._noted(replies))
+        average, metrics = super().aggregate_train(server_round, self.given.noted(replies))
         if average is not None:
-            for name, array in self._frame.items():  # what the next messages, and a checkpoint, are to find there
+            for name, array in self.given.record.items():  # what the next messages, and a checkpoint, find there
                 average[name] = array
         return average, metrics
 
@@ -70,18 +64,7 @@ class FedLoGe(FedAvg):
         return select(arrays, (*self.shared(arrays), *self.fixed))
 
     def state(self) -> RecordDict:
-        return RecordDict({GIVEN: ConfigRecord({CLIENTS: sorted(map(str, self.given))})})
+        return self.given.state()
 
     def load_state(self, state: RecordDict) -> None:
-        record = state[GIVEN]
-        assert isinstance(record, ConfigRecord)
-        clients = record[CLIENTS]
-        assert isinstance(clients, list)
-        self.given = {int(str(client)) for client in clients}
-
-    def _noted(self, replies: Iterable[Message]) -> Iterable[Message]:
-        """Only a client that has answered has kept what it was given."""
-        for reply in replies:
-            if not reply.has_error():
-                self.given.add(reply.metadata.src_node_id)
-            yield reply
+        self.given.load_state(state)

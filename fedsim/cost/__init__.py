@@ -3,5 +3,16 @@
 from fedsim.cost.account import Densities, DeviceMemory, LayerCost, ModelCost
 from fedsim.cost.dry_run import model_cost
 from fedsim.cost.sizes import pair_bytes, sparse_bytes
+from fedsim.cost.workload import CostTracker, Workload
 
-__all__ = ["Densities", "DeviceMemory", "LayerCost", "ModelCost", "model_cost", "pair_bytes", "sparse_bytes"]
+__all__ = [
+    "CostTracker",
+    "Densities",
+    "DeviceMemory",
+    "LayerCost",
+    "ModelCost",
+    "Workload",
+    "model_cost",
+    "pair_bytes",
+    "sparse_bytes",
+]

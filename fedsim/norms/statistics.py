@@ -18,6 +18,16 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     return [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
 
 
+def statistics_entries(model: nn.Module) -> list[str]:
+    """The names that running means and variances have in the model's state."""
+    return [
+        f"{name}.{statistic}" if name else statistic
+        for name, layer in model.named_modules()
+        if isinstance(layer, _BatchNorm) and layer.track_running_stats
+        for statistic in ("running_mean", "running_var")
+    ]
+
+
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Every batch is normalized by its own mean and biased variance, in evaluation too."""
@@ -32,10 +42,18 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """The running statistics are used in training too and do not change; gamma and beta are trained (FixBN)."""
+def frozen_statistics(model: nn.Module, types: tuple[type[nn.Module], ...] = (_BatchNorm,)) -> Iterator[None]:
+    """The running statistics are used in training too and do not change; gamma and beta are trained (FixBN).
+
+    This holds for layers of these types; those that keep no statistics go on normalizing by the batch.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, types)]
     # A training loop calls model.train() after this, so the layers are switched just before they compute.
-    hooks = [layer.register_forward_pre_hook(_to_evaluation) for layer in batch_norms(model)]
+    hooks = [
+        layer.register_forward_pre_hook(_to_evaluation)
+        for layer in layers
+        if getattr(layer, "track_running_stats", True)
+    ]
     try:
         yield
     finally:

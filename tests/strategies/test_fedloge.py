@@ -92,10 +92,10 @@ def test_who_was_given_it_is_restored(prepared: Prepared, grid: InlineGrid) -> N
     strategy.aggregate_train(1, replies)
     other = FedLoGe(prepared.model, fraction=0.5)
     other.load_state(strategy.state())
-    assert other.given == strategy.given == {reply.metadata.src_node_id for reply in replies}
+    assert other.given.holders == strategy.given.holders == {reply.metadata.src_node_id for reply in replies}
     fresh = FedLoGe(prepared.model)
     fresh.load_state(fresh.state())
-    assert fresh.given == set()
+    assert fresh.given.holders == set()
 
 
 def test_the_rest_is_averaged_by_examples(prepared: Prepared, grid: InlineGrid) -> None:

@@ -23,17 +23,17 @@ def test_the_split_is_fedpers() -> None:
     assert FedRep(CNN6()).weighting == "examples"
 
 
-@pytest.mark.parametrize("norm", ["policy=null", "statistics=none"])
+@pytest.mark.parametrize("norm", ["norm=bn", "norm=powernorm", "norm.statistics=none"])
 def test_a_round_moves_both_parts_and_sends_only_the_body(
     small_settings: Callable[..., Settings], federation: Federation, norm: str
 ) -> None:
     """Of the passes for the head nothing is seen in the statistics that travel."""
-    overrides = ("strategy=fedrep", "strategy.head_epochs=2", f"norm.{norm}", "engine=inline")
+    overrides = ("strategy=fedrep", "strategy.head_epochs=2", norm, "engine=inline")
     settings = small_settings(*overrides)
     grid = InlineGrid(ClientAppFactory(settings, federation), 6, [torch.device("cpu")])
     model = build_model(settings, 10)
     initial = model.state_dict()
-    if norm == "statistics=none":
+    if norm == "norm.statistics=none":
         initial = {name: tensor for name, tensor in initial.items() if "running" not in name and "num_" not in name}
     messages = list(FedRep(model, fraction=0.5).configure_train(1, to_record(initial), ConfigRecord(), grid))
     replies = list(grid.send_and_receive(messages))

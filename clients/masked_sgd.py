@@ -1,0 +1,70 @@
+"""Local SGD of a sparse network, and the gradients of weights that it does not have."""
+
+from collections.abc import Mapping
+
+import torch
+from flwr.app import ArrayRecord
+from torch import nn
+from torch.nn import functional as F
+
+from clients.fixed import buffers_restored
+from clients.local_sgd import LocalSGD
+from datasets.examples import Examples
+from fedsim.arrays import to_record, to_tensors
+from fedsim.messages import GRADIENTS, GROW, MASKS, PLACES, VALUES
+from fedsim.method import Turn
+from fedsim.pruning.gradients import largest_gradients
+from fedsim.pruning.masks import Masks, decode, entry, pack, unpack
+
+
+class MaskedSGD(LocalSGD):
+    """Weights that a mask leaves out are zero before, in and after training; the others are trained as ever.
+
+    Asked to, it adds to its reply the largest gradients of weights that are left out (``largest_gradients``), of the
+    trained network and one more batch.
+    """
+
+    masks: Masks
+
+    def unpack(self, arrays: Mapping[str, torch.Tensor], model: nn.Module, turn: Turn) -> Mapping[str, torch.Tensor]:
+        """Numbers and mask become weights again. Errors: ``RuntimeError`` if the mask is not there."""
+        record = turn.sent.get(MASKS) or turn.state.get(MASKS)
+        if not isinstance(record, ArrayRecord):
+            raise RuntimeError(
+                "the masks are missing: the server gives them to a client once, so it has lost its state"
+            )
+        parameters = dict(model.named_parameters())
+        self.masks = decode(to_tensors(record), {layer: parameters[entry(layer)].shape for layer in record})
+        return unpack(self.masks, arrays)
+
+    def pack(self, entries: Mapping[str, torch.Tensor], model: nn.Module, turn: Turn) -> Mapping[str, torch.Tensor]:
+        return pack(self.masks, entries)
+
+    def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
+        device = data.labels.device
+        self.masks = {layer: mask.to(device) for layer, mask in self.masks.items()}
+        metrics = super().train(model, data, turn)
+        wanted = {name.removeprefix(GROW): int(str(turn.config[name])) for name in turn.config if name.startswith(GROW)}
+        if wanted:
+            turn.reply[GRADIENTS] = self._gradients(model, data, turn, wanted)
+        return metrics
+
+    def before_step(self, model: nn.Module) -> None:
+        """Without a gradient a weight of zero stays zero, in every optimizer there is."""
+        for layer, mask in self.masks.items():
+            gradient = model.get_parameter(entry(layer)).grad
+            if gradient is not None:
+                gradient.mul_(mask)
+
+    def _gradients(self, model: nn.Module, data: Examples, turn: Turn, wanted: dict[str, int]) -> ArrayRecord:
+        indices = torch.randperm(len(data), generator=turn.generator)[: self.training.batch_size]
+        images, labels = data.batch(indices.to(data.labels.device), turn.generator)
+        with buffers_restored(model):
+            found = largest_gradients(model, lambda: F.cross_entropy(model(images), labels), self.masks, wanted)
+        return to_record(
+            {
+                f"{layer}{kind}": tensor
+                for layer, (places, values) in found.items()
+                for kind, tensor in ((PLACES, places), (VALUES, values))
+            }
+        )

@@ -1,0 +1,61 @@
+"""What a method makes its devices do in a round, and what the largest of them needs for it."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from datasets.federation import Federation
+from datasets.source import Part
+from fedsim.cost.account import Densities, ModelCost
+from fedsim.settings import Settings
+
+OPTIMIZER_STATES = {"sgd": 0, "sgdp": 0, "adam": 2, "adamw": 2, "adamp": 2}
+"""Numbers for each weight beside its gradient; momentum is one more."""
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How sparse the devices' networks were in a round, and what they did beside training them."""
+
+    densities: Densities = field(default_factory=dict)
+    """The share of weights kept by the layers that are not dense"""
+    dense_layers: Collection[str] = ()
+    """The layers of which the gradients of all weights were looked at"""
+    dense_steps: int | None = 0
+    """in so many steps; None is all of them"""
+    top_k: int = 0
+    """The (index, value) pairs that a device sent of them; 0 where it sent, and so held, them all"""
+    selection: Sequence[Densities] = ()
+    """The candidate masks that a share of the images was let through twice"""
+    selection_share: float = 0.0
+
+
+class CostTracker:
+    """Turns workloads into columns of ``rounds.csv``, by the rules of ``account``."""
+
+    def __init__(self, cost: ModelCost, federation: Federation, settings: Settings) -> None:
+        self.cost = cost
+        self.images = [federation.num_images(client, Part.TRAIN) for client in federation.clients]
+        self.local_epochs, self.batch_size = settings.local_epochs, settings.batch_size
+        self.states = OPTIMIZER_STATES[settings.optimizer] + bool(settings.momentum)
+
+    def metrics(self, workload: Workload, clients: Sequence[int]) -> Mapping[str, float]:
+        """Of the client with the most images: ``device_gflops`` of the round, ``device_memory_mb`` of a training step.
+
+        With masks also ``density``, the share that is kept of the weights that might be masked.
+        """
+        images = max(self.images[client] for client in clients)
+        seen = images * self.local_epochs
+        batch = min(self.batch_size, images)
+        dense = seen if workload.dense_steps is None else min(seen, workload.dense_steps * batch)
+        flops = self.cost.training_flops(seen, workload.densities, dense, workload.dense_layers)
+        if workload.selection:
+            flops += self.cost.selection_flops(max(1, round(workload.selection_share * images)), workload.selection)
+        held = () if workload.top_k else workload.dense_layers
+        memory = self.cost.device_memory(batch, workload.densities, self.states, held, workload.top_k)
+        row = {"device_gflops": flops / 1e9, "device_memory_mb": memory.total / MB}
+        if workload.densities:
+            layers = {name: self.cost.layers[name].weights for name in workload.densities}
+            kept = sum(size * workload.densities[name] for name, size in layers.items())
+            row["density"] = kept / sum(layers.values())
+        return row

@@ -1,0 +1,86 @@
+r"""FedTiny's progressive pruning: when, where and how many weights change places (Huang et al., ICDCS 2023, arXiv
+2212.01977)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from fedsim.errors import UserError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    r"""Every ``interval`` rounds up to ``stop_round``, one block of layers at a time, from the output to the input.
+
+    In round t, :math:`a_t = \lceil \tfrac{rate}{2} (1 + \cos(\pi t / R_{stop})) \, n \rceil` of a layer's n active
+    weights are replaced, but never more than are inactive; at ``stop_round`` the share is zero.
+    """
+
+    interval: int
+    stop_round: int
+    rate: float
+
+    def __post_init__(self) -> None:
+        for name in ("interval", "stop_round"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"strategy.{name}={getattr(self, name)} is not possible: choose a whole number of at least 1."
+                )
+        if not 0 < self.rate <= 1:
+            raise UserError(f"strategy.rate={self.rate} is not possible: choose a number above 0 and at most 1.")
+
+    def due(self, round: int) -> bool:
+        return round % self.interval == 0 and round < self.stop_round
+
+    def block(self, round: int, blocks: int) -> int:
+        """Which of so many blocks, counted from the input, is due."""
+        return blocks - 1 - (round // self.interval - 1) % blocks
+
+    def replaced(self, round: int, active: int, inactive: int) -> int:
+        share = self.rate / 2 * (1 + math.cos(math.pi * round / self.stop_round))
+        return min(math.ceil(share * active), inactive)
+
+
+def blocks_of(layers: Sequence[str], blocks: int | Sequence[str]) -> list[list[str]]:
+    """The layers, from input to output, in so many groups of equal numbers, or by the beginnings of their names.
+
+    Errors: ``UserError`` for fewer than one block or more blocks than layers, for a beginning that no layer has, or a
+    layer that has none of them.
+    """
+    if isinstance(blocks, int):
+        if not 1 <= blocks <= len(layers):
+            raise UserError(
+                f"strategy.blocks={blocks} is not possible: choose a whole number from 1 to {len(layers)}, the layers "
+                "that are pruned, or the beginnings of their names."
+            )
+        borders = [len(layers) * number // blocks for number in range(blocks + 1)]
+        return [list(layers[start:end]) for start, end in pairwise(borders)]
+    groups: list[list[str]] = [
+        [layer for layer in layers if layer == name or layer.startswith(f"{name}.")] for name in blocks
+    ]
+    for name, group in zip(blocks, groups, strict=True):
+        if not group:
+            raise UserError(f"strategy.blocks: no layer that is pruned is called {name}: choose from {list(layers)}.")
+    left = [layer for layer in layers if not any(layer in group for group in groups)]
+    if left:
+        raise UserError(f"strategy.blocks={list(blocks)} leaves out {left[0]}: name a block for every layer.")
+    return groups
+
+
+def replace_weights(
+    weight: torch.Tensor, mask: torch.Tensor, gradient: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weight and the mask once ``count`` weights have changed places.
+
+    Of the active weights those with the smallest absolute values go; of the inactive ones those with the largest
+    absolute gradients come, as zeros. Both are chosen among what the mask was before, so the order does not matter.
+    """
+    dropped = weight.abs().where(mask, torch.inf).flatten().argsort(stable=True)[:count]
+    grown = gradient.abs().where(~mask, -1).flatten().argsort(descending=True, stable=True)[:count]
+    changed = mask.flatten().clone()
+    changed[dropped], changed[grown] = False, True
+    changed = changed.view(mask.shape)
+    return weight.where(changed & mask, 0), changed

@@ -1,0 +1,67 @@
+"""A client's answers while candidate masks are tried: statistics and then a loss, on a share of its images."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from flwr.app import ArrayRecord, Context, Message, RecordDict
+
+from datasets.examples import Examples
+from datasets.source import Part
+from fedsim.arrays import to_record, to_tensors
+from fedsim.messages import ARRAYS, MASKS, NUM_EXAMPLES, SHARE, arrays_of, config_of
+from fedsim.method import Turn
+from fedsim.norms.statistics import reestimated_statistics, statistics_entries
+from fedsim.scoring import score
+from fedsim.seeding import torch_generator
+
+if TYPE_CHECKING:
+    from fedsim.client_host import ClientHost
+
+CANDIDATE, CANDIDATE_MASKS = "candidate", "candidate-masks"
+
+
+class CandidateQueries:
+    """Answers for the clients that a host plays. A candidate is kept, as sparse as it came, from the first question to
+    the second."""
+
+    def __init__(self, host: "ClientHost") -> None:
+        self.host = host
+
+    def bn_statistics(self, message: Message, context: Context) -> Message:
+        """Means and unbiased variances of the inputs of each BatchNorm, over the client's share of images."""
+        examples = self._load(message, context)
+        with reestimated_statistics(self.host.model, self.host.images(examples)):
+            state = self.host.model.state_dict()
+            statistics = {name: state[name].clone() for name in statistics_entries(self.host.model)}
+        return self.host.reply(message, {NUM_EXAMPLES: len(examples)}, to_record(statistics))
+
+    def candidate_loss(self, message: Message, context: Context) -> Message:
+        """The candidate's loss on the same images, with the statistics of the message in the place of its own."""
+        examples = self._load(message, context)
+        for name in (CANDIDATE, CANDIDATE_MASKS):
+            del context.state[name]
+        return self.host.reply(message, score(self.host.half, self.host.model, examples, own=True))
+
+    def _load(self, message: Message, context: Context) -> Examples:
+        """Loads the candidate that the message brings, or that one before it brought and this one completes."""
+        arrived = to_tensors(arrays_of(message))
+        if MASKS in message.content.array_records:
+            context.state[CANDIDATE] = message.content.array_records[ARRAYS]
+            context.state[CANDIDATE_MASKS] = message.content.array_records[MASKS]
+        candidate, masks = context.state[CANDIDATE], context.state[CANDIDATE_MASKS]
+        assert isinstance(candidate, ArrayRecord)
+        client = int(context.node_config["partition-id"])
+        turn = Turn(
+            round=0,
+            generator=torch_generator(self.host.seed, "selection", client=client),
+            config=config_of(message),
+            state=context.state,
+            sent=RecordDict({MASKS: masks}),
+        )
+        entries = self.host.half.unpack(to_tensors(candidate), self.host.model, turn)
+        statistics = {} if MASKS in message.content.array_records else arrived
+        self.host.load({**entries, **statistics}, context.state)
+        examples = self.host.examples(client, Part.TRAIN)
+        share = max(1, round(float(str(config_of(message)[SHARE])) * len(examples)))
+        chosen = torch.randperm(len(examples), generator=turn.generator)[:share].to(examples.labels.device)
+        return Examples(examples.images[chosen], examples.labels[chosen], examples.transform)

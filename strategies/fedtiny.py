@@ -1,0 +1,196 @@
+"""FedTiny (Huang et al., ICDCS 2023, arXiv 2212.01977): pruning in the federation, by what devices can afford."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from torch import nn
+
+from fedsim.arrays import to_record, to_tensors
+from fedsim.averaging import RunningAverage
+from fedsim.cost import Workload
+from fedsim.errors import RoundFailed, UserError
+from fedsim.messages import (
+    ARRAYS,
+    CONFIG,
+    GRADIENTS,
+    GROW,
+    MASKS,
+    NUM_EXAMPLES,
+    PLACES,
+    QUERY_BN_STATISTICS,
+    QUERY_CANDIDATE_LOSS,
+    SHARE,
+    VALUES,
+    arrays_of,
+    metrics_of,
+    number,
+)
+from fedsim.norms.statistics import statistics_entries
+from fedsim.pruning.adjustment import Schedule, blocks_of, replace_weights
+from fedsim.pruning.candidates import candidate_pool
+from fedsim.pruning.criteria import magnitude_masks
+from fedsim.pruning.masks import Masks, densities, encode, entry, pack
+from fedsim.seeding import draw_cohort, torch_generator
+from strategies.pruned import Pruned
+
+log = logging.getLogger(__name__)
+
+
+class FedTiny(Pruned):
+    """Adaptive BatchNorm selection before the first round, progressive pruning after every ``interval`` rounds.
+
+    **Selection.** Each of ``candidates`` sets of layer densities is pruned by magnitude. The first cohort lets
+    ``selection_share`` of its training images through each candidate and returns statistics of its BatchNorm layers;
+    the server averages them by images; the cohort returns its losses under the average, and the candidate of the
+    smallest one is trained, with those statistics. Without BatchNorm the losses alone decide.
+
+    **Progressive pruning.** See ``fedsim/pruning/adjustment.py``: the clients return the largest gradients of inactive
+    weights of one block, and the server averages them by images, a missing one being zero.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        image_shape: tuple[int, int, int],
+        density: float,
+        dense: Sequence[str] = ("first",),
+        candidates: int = 10,
+        selection_share: float = 0.1,
+        interval: int = 10,
+        stop_round: int = 100,
+        rate: float = 0.3,
+        blocks: int | Sequence[str] = 5,
+        pretrained: str | None = None,
+        weighting: str = "examples",
+        fraction: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            model,
+            image_shape=image_shape,
+            density=density,
+            dense=dense,
+            pretrained=pretrained,
+            weighting=weighting,
+            fraction=fraction,
+            seed=seed,
+        )
+        if not 0 < selection_share <= 1:
+            raise UserError(
+                f"strategy.selection_share={selection_share} is not possible: choose a number above 0 and at most 1."
+            )
+        self.selection_share = selection_share
+        self.candidates = candidate_pool(self.shapes, density, candidates, torch_generator(seed, "candidates"))
+        self.schedule = Schedule(interval, stop_round, rate)
+        self.blocks = blocks_of(list(self.shapes), blocks)
+        self._grown: dict[str, int] = {}
+        self._selected: list[Masks] = []
+
+    def begin(self, arrays: dict[str, torch.Tensor], server_round: int, grid: Grid) -> dict[str, torch.Tensor]:
+        """The candidate of the smallest loss, with the statistics its cohort has under it."""
+        weights = {layer: arrays[entry(layer)] for layer in self.shapes}
+        names = [name for name in statistics_entries(self.model) if name not in self.personal]
+        pool = [magnitude_masks(weights, counts) for counts in self.candidates]
+        if len(pool) == 1 and not names:
+            self.set_masks(pool[0])
+            return arrays
+        if not names:
+            log.warning("this network has no running statistics: candidates are selected by their losses alone")
+        cohort = draw_cohort(list(grid.get_node_ids()), self.fraction, self.seed, server_round)
+        tried = [self._try(masks, arrays, bool(names), cohort, grid) for masks in pool]
+        chosen = min(range(len(pool)), key=lambda number: tried[number][0])
+        log.info(
+            "candidate %d of %d was chosen, losses %s", chosen + 1, len(pool), [round(loss, 4) for loss, _ in tried]
+        )
+        self._selected = pool
+        self.set_masks(pool[chosen])
+        return {**arrays, **tried[chosen][1]}
+
+    def _try(
+        self, masks: Masks, arrays: dict[str, torch.Tensor], with_statistics: bool, cohort: list[int], grid: Grid
+    ) -> tuple[float, dict[str, torch.Tensor]]:
+        """The cohort's loss with a candidate, and the averaged statistics it was computed with."""
+        shared = to_tensors(self.shared(to_record(arrays)))
+        config = ConfigRecord({SHARE: self.selection_share})
+        content = RecordDict({ARRAYS: to_record(pack(masks, shared)), MASKS: to_record(encode(masks)), CONFIG: config})
+        statistics: dict[str, torch.Tensor] = {}
+        if with_statistics:
+            average = RunningAverage()
+            for reply in self._answers(QUERY_BN_STATISTICS, content, cohort, grid):
+                average.add(to_tensors(arrays_of(reply)), number(metrics_of(reply), NUM_EXAMPLES))
+            statistics = average.result()
+            content = RecordDict({ARRAYS: to_record(statistics), CONFIG: config})  # the candidate is there already
+        total = images = 0.0
+        for reply in self._answers(QUERY_CANDIDATE_LOSS, content, cohort, grid):
+            examples = number(metrics_of(reply), NUM_EXAMPLES)
+            total += examples * number(metrics_of(reply), "loss")
+            images += examples
+        return total / images, statistics
+
+    def _answers(self, type_: str, content: RecordDict, cohort: list[int], grid: Grid) -> Iterator[Message]:
+        """The answers of those that did not fail. Errors: ``RoundFailed`` if all did."""
+        answered = False
+        for reply in grid.send_and_receive([Message(content, client, type_) for client in cohort]):
+            if reply.has_error():
+                log.warning("client %d failed: %s", reply.metadata.src_node_id, reply.error.reason.partition("\n")[0])
+                continue
+            answered = True
+            yield reply
+        if not answered:
+            raise RoundFailed(f"all {len(cohort)} clients that were asked about a candidate failed")
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        self._grown, self._selected = {}, []
+        if self.schedule.due(server_round):
+            for layer in self.blocks[self.schedule.block(server_round, len(self.blocks))]:
+                active = self.counts[layer]
+                count = self.schedule.replaced(server_round, active, self.shapes[layer].numel() - active)
+                if count:
+                    self._grown[layer] = count
+        config = ConfigRecord({**config, **{f"{GROW}{layer}": count for layer, count in self._grown.items()}})
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        gradients = {layer: torch.zeros(self.shapes[layer].numel(), dtype=torch.float64) for layer in self._grown}
+        average, metrics = super().aggregate_train(server_round, _summed(replies, gradients))
+        if average is not None and self._grown:
+            average = self._adjusted(average, gradients)
+        return average, metrics
+
+    def _adjusted(self, arrays: ArrayRecord, gradients: dict[str, torch.Tensor]) -> ArrayRecord:
+        tensors, masks = to_tensors(arrays), dict(self.masks)
+        for layer, count in self._grown.items():
+            gradient = gradients[layer].view(self.shapes[layer])
+            tensors[entry(layer)], masks[layer] = replace_weights(tensors[entry(layer)], masks[layer], gradient, count)
+        self.set_masks(masks)
+        return to_record(tensors)
+
+    def workload(self) -> Workload:
+        """In a round that adjusts, one step with dense gradients; in the first one, the selection."""
+        return Workload(
+            densities=densities(self.masks),
+            dense_layers=tuple(self._grown),
+            dense_steps=1 if self._grown else 0,
+            top_k=max(self._grown.values(), default=0),
+            selection=[densities(masks) for masks in self._selected],
+            selection_share=self.selection_share,
+        )
+
+
+def _summed(replies: Iterable[Message], sums: dict[str, torch.Tensor]) -> Iterator[Message]:
+    """Adds up the gradients that replies report, weighted by examples; only the order of the sums will matter."""
+    for reply in replies:
+        if not reply.has_error() and GRADIENTS in reply.content.array_records:
+            told = to_tensors(reply.content.array_records[GRADIENTS])
+            examples = number(metrics_of(reply), NUM_EXAMPLES)
+            for layer, total in sums.items():
+                total.index_add_(0, told[f"{layer}{PLACES}"].long(), examples * told[f"{layer}{VALUES}"].double())
+        yield reply
