@@ -147,10 +147,12 @@ class FedTiny(Pruned):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         self._grown, self._selected = {}, []
+        arrays = self.begun(arrays, server_round, grid)
         if self.schedule.due(server_round):
             for layer in self.blocks[self.schedule.block(server_round, len(self.blocks))]:
-                active = self.counts[layer]
-                count = self.schedule.replaced(server_round, active, self.shapes[layer].numel() - active)
+                mask = self.masks[layer]
+                active = int(mask.sum())
+                count = self.schedule.replaced(server_round, active, mask.numel() - active)
                 if count:
                     self._grown[layer] = count
         config = ConfigRecord({**config, **{f"{GROW}{layer}": count for layer, count in self._grown.items()}})

@@ -88,11 +88,14 @@ class Pruned(FedAvg):
             self.set_masks(magnitude_masks(weights, self.counts))
         return arrays
 
+    def begun(self, arrays: ArrayRecord, server_round: int, grid: Grid) -> ArrayRecord:
+        """The arrays, once there are masks; in the first round that takes ``begin``."""
+        return arrays if self.masks else to_record(self.begin(to_tensors(arrays), server_round, grid))
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        if not self.masks:
-            arrays = to_record(self.begin(to_tensors(arrays), server_round, grid))
+        arrays = self.begun(arrays, server_round, grid)
         sent = pack(self.masks, to_tensors(self.shared(arrays)))
         cohort = draw_cohort(list(grid.get_node_ids()), self.fraction, self.seed, server_round)
         return self.given.attach(self._messages(TRAIN, cohort, server_round, to_record(sent), config))

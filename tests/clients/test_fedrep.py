@@ -53,7 +53,7 @@ class Momentum:
 def test_head_and_body_are_trained_in_turn_as_written_out(running: bool) -> None:
     data, model, reference = examples(), network(), network()
     for each in (model, reference):
-        each[0][1].running_mean.fill_(0.3)
+        each.get_buffer("0.1.running_mean").fill_(0.3)
         if not running:
             forget_running_statistics(each)
     metrics = FedRep(TRAINING, head_epochs=3).train(model, data, turn())

@@ -117,7 +117,7 @@ def test_densities_that_are_not_possible_are_refused(density: float) -> None:
 
 
 def test_a_pool_without_candidates_is_refused() -> None:
-    with pytest.raises(UserError, match="strategy.candidates=0 is not possible"):
+    with pytest.raises(UserError, match=r"strategy.candidates=0 is not possible"):
         candidate_pool(SHAPES, 0.1, 0, seeded())
 
 

@@ -24,6 +24,8 @@ from fedsim.reparam import use_weight_compander
 Found = dict[str, tuple[torch.Tensor, torch.Tensor]]
 BatchLoss = Callable[[], torch.Tensor]
 SMALL = (3, 16, 16)
+# Of the network, which is as it is meant to be.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 
 
 def every_kind() -> nn.Module:
@@ -137,6 +139,22 @@ def test_in_single_precision_up_to_rounding(network: str) -> None:
         assert values.abs().min() >= others.abs().max() - rounding
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU that torch can use")
+@pytest.mark.parametrize("network", NETWORKS)
+def test_on_a_gpu(network: str) -> None:
+    torch.manual_seed(0)
+    model = NETWORKS[network]().double()
+    masks = prune(model)
+    model.to("cuda")
+    batch_loss, counts = on_images(model), kept(masks)
+    gradients = dense_gradients(model, batch_loss)
+    found = largest_gradients(model, batch_loss, {name: mask.cuda() for name, mask in masks.items()}, counts)
+    assert all(tensor.is_cuda for pair in found.values() for tensor in pair)
+    on_cpu = {name: (places.cpu(), values.cpu()) for name, (places, values) in found.items()}
+    check(on_cpu, {name: gradient.cpu() for name, gradient in gradients.items()}, masks, counts)
+
+
 def test_one_layer_at_a_time_gives_the_same() -> None:
     model = CNNSmall(5, SMALL).double()
     masks, batch_loss = prune(model), on_images(model)
@@ -241,11 +259,12 @@ def test_a_layer_used_twice_and_a_weight_of_two_layers(count: int) -> None:
 
 
 def test_a_layer_without_a_gradient_is_named() -> None:
-    model = nn.ModuleDict({"used": nn.Linear(3, 2), "unused": nn.Linear(3, 2)})
+    used, unused = nn.Linear(3, 2), nn.Linear(3, 2)
+    model = nn.ModuleDict({"used": used, "unused": unused})
     masks, rows = prune(model), torch.ones(1, 3)
     batch_losses: list[BatchLoss] = [
-        lambda: model["used"](rows).sum(),
-        lambda: model["used"](rows).sum() + 0 * model["unused"](rows).detach().sum(),
+        lambda: used(rows).sum(),
+        lambda: used(rows).sum() + unused(rows).detach().sum(),
     ]
     for batch_loss in batch_losses:
         with pytest.raises(RuntimeError, match="reaches the weights of unused"):
@@ -294,7 +313,7 @@ def test_the_model_is_left_as_it_was(network: str, fails: bool) -> None:
             raise KeyError("no batch")
         return batch_loss() * outside
 
-    counts = {name: 5 for name in masks}
+    counts = dict.fromkeys(masks, 5)
     if fails:
         with pytest.raises(KeyError):
             largest_gradients(model, loss_or_error, masks, counts)
@@ -349,7 +368,7 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.known = {tensor.untyped_storage()._cdata for tensor in known}
         self.live: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
+        self.now = self.peak = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -358,17 +377,17 @@ class LiveBytes(TorchDispatchMode):
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
-                if storage._cdata not in self.known | self.live.keys():
-                    self.live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.live = {key: entry for key, entry in self.live.items() if not entry[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.live.values()))
+                if storage._cdata not in self.known and storage._cdata not in self.live:
+                    self.live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())  # type: ignore[no-untyped-call]
+        self.live = {key: one for key, one in self.live.items() if not one[0].expired()}
+        self.now = sum(size for _, size in self.live.values())
+        self.peak = max(self.peak, self.now)
         return result
 
 
 @contextmanager
 def live_bytes(known: Iterable[torch.Tensor]) -> Iterator[LiveBytes]:
     """Without the garbage collector, so that nothing is freed by chance."""
-    gc.collect()
     gc.disable()
     try:
         with LiveBytes(known) as live:
@@ -395,22 +414,25 @@ WIDE: dict[str, Callable[[], nn.Module]] = {
 def test_the_count_of_live_bytes_is_right() -> None:
     known = torch.zeros(1000)
     with live_bytes([known]) as live:
-        kept_alive = known + 1
+        first = known + 1
+        assert live.peak == 4000
         for _ in range(3):
-            known.view(10, 100).square().sum()
-        linear = known.clone().requires_grad_().square()  # saves its input
-        linear.sum().backward()
-    # Two results, the square, its gradient, of which the sum's is one number, 2 x, and what is accumulated.
-    assert len(kept_alive) == 1000
-    assert 4 * 4000 <= live.peak <= 7 * 4000
+            known.view(10, 100) * 2  # a view of what was there, and what is let go at once
+        assert live.peak == 2 * 4000
+        root = first.requires_grad_().square()  # which saves the first
+        del first
+        assert live.peak == 2 * 4000
+        root.backward(known)
+    # What is saved, the root, and in the backward pass one to three steps of 2 x times the gradient and the result.
+    assert 4 * 4000 <= live.peak <= 6 * 4000
 
 
 @pytest.mark.parametrize(
     ("network", "wanted"),
-    [("plain", ["2"]), ("plain", ["4"]), ("plain", ["7"]), ("plain", ["2", "4", "7"]), ("standardized", ["2"])],
-    ids=lambda value: value if isinstance(value, str) else "+".join(value),
+    [("plain", ["4"]), ("plain", ["2", "4", "7"]), ("standardized", ["2"])],
+    ids=["grouped", "plain", "standardized"],
 )
-@pytest.mark.parametrize("count", [50, 576, 1000])
+@pytest.mark.parametrize("count", [50, 576, 800])
 def test_memory_is_a_few_times_what_is_wanted_and_never_a_dense_gradient(
     network: str, wanted: list[str], count: int
 ) -> None:
@@ -445,7 +467,24 @@ def test_memory_is_a_few_times_what_is_wanted_and_never_a_dense_gradient(
 
     # Numbers of 4 bytes for the layer at hand, and of every layer a place and a value for each weight that is found.
     bound = 4 * 14 * max(count, 576) + 8 * count * len(wanted)
-    print(network, wanted, count, forward, backward, searched, dense, bound, (searched[1]-backward) / max(count, 576) / 4)
-    assert 0 < searched[1] - backward <= bound
-    assert searched[0] - forward <= 100
-    assert dense - backward >= 5 * bound
+    assert searched[0] <= forward + 4 * len(wanted)
+    assert backward < searched[1] <= backward + bound
+    assert dense > backward + 5 * bound
+
+
+def test_inputs_are_let_go_as_their_layers_are_done() -> None:
+    layers = [layer for _ in range(6) for layer in (nn.Conv2d(4, 4, 1), nn.Tanh())]
+    model, images = nn.Sequential(*layers), torch.randn(4, 4, 16, 16)
+    masks = prune(model)
+    at_the_end: list[int] = []
+
+    def look(layer: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        output.register_hook(lambda gradient: at_the_end.append(live.now))
+
+    model[0].register_forward_hook(look)
+    with live_bytes([*model.parameters(), *masks.values(), images]) as live:
+        largest_gradients(model, lambda: model(images).square().mean(), masks, dict.fromkeys(masks, 4))
+    # The input of the last activation function, what it answered, and their gradients, but not what the other layers
+    # were given; with that, and what the activation functions save, there were six and more at the peak.
+    assert at_the_end[0] <= 4 * images.nbytes
+    assert live.peak >= 6 * images.nbytes

@@ -1,0 +1,89 @@
+"""When, where and how many weights change places, and that the right ones do."""
+
+import math
+
+import pytest
+import torch
+
+from fedsim.errors import UserError
+from fedsim.pruning.adjustment import Schedule, blocks_of, replace_weights
+
+
+def test_the_share_falls_by_the_cosine_and_ends_at_the_stop_round() -> None:
+    schedule = Schedule(interval=10, stop_round=100, rate=0.3)
+    assert [round for round in range(1, 151) if schedule.due(round)] == list(range(10, 100, 10))
+    for round, share in (
+        (10, 0.15 * (1 + math.cos(math.pi / 10))),
+        (50, 0.15),
+        (90, 0.15 * (1 - math.cos(0.1 * math.pi))),
+    ):
+        assert schedule.replaced(round, 1000, 9000) == math.ceil(1000 * share)
+    assert schedule.replaced(10, 1000, 7) == 7  # no more than there are to come
+    assert schedule.replaced(50, 1, 100) == 1  # rounded up
+
+
+def test_blocks_go_round_from_output_to_input() -> None:
+    schedule = Schedule(interval=2, stop_round=100, rate=0.3)
+    assert [schedule.block(round, 3) for round in (2, 4, 6, 8, 10)] == [2, 1, 0, 2, 1]
+
+
+def test_blocks_are_even_or_by_names() -> None:
+    layers = ["layer1.0.conv1", "layer1.0.conv2", "layer10.0", "layer2.0", "fc"]
+    assert blocks_of(layers, 2) == [layers[:2], layers[2:]]
+    assert blocks_of(layers, 5) == [[layer] for layer in layers]
+    assert blocks_of(layers, ["layer1", "layer10", "layer2", "fc"]) == [
+        layers[:2],
+        [layers[2]],
+        [layers[3]],
+        [layers[4]],
+    ]
+
+
+def test_the_smallest_go_and_the_largest_gradients_come_as_zeros() -> None:
+    weight = torch.tensor([[0.5, 0.0, -0.1], [0.0, 0.2, 0.0]])
+    mask = torch.tensor([[True, False, True], [False, True, False]])
+    gradient = torch.tensor(
+        [[9.0, -3.0, 9.0], [1.0, 9.0, 2.0]]
+    )  # large ones where weights are: these are there already
+    changed, new = replace_weights(weight, mask, gradient, 2)
+    assert new.tolist() == [[True, True, False], [False, False, True]]
+    assert changed.tolist() == [[0.5, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    same, unchanged = replace_weights(weight, mask, gradient, 0)
+    assert torch.equal(same, weight)
+    assert torch.equal(unchanged, mask)
+
+
+def test_what_has_just_come_does_not_go_and_what_goes_does_not_come() -> None:
+    weight = torch.tensor([1e-3, 1e-2, 1e-1, 0.0, 0.0, 0.0])
+    mask = torch.tensor([True, True, True, False, False, False])
+    gradient = torch.tensor([5.0, 5.0, 5.0, 0.0, 0.0, 0.0])  # those that come have no gradient at all
+    _, new = replace_weights(weight, mask, gradient, 3)
+    assert new.tolist() == [False, False, False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ((0, 100, 0.3), r"^strategy\.interval=0 is not possible: choose a whole number of at least 1\.$"),
+        ((10, 0, 0.3), r"^strategy\.stop_round=0 is not possible"),
+        ((10, 100, 0.0), r"^strategy\.rate=0\.0 is not possible: choose a number above 0 and at most 1\.$"),
+        ((10, 100, 1.1), r"^strategy\.rate=1\.1 is not possible"),
+    ],
+)
+def test_wrong_schedules_are_refused(options: tuple[int, int, float], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Schedule(*options)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "sentence"),
+    [
+        (0, r"^strategy\.blocks=0 is not possible: choose a whole number from 1 to 2, the layers that are pruned"),
+        (3, r"^strategy\.blocks=3 is not possible"),
+        (["a", "c"], r"^strategy\.blocks: no layer that is pruned is called c: choose from"),
+        (["a"], r"^strategy\.blocks=\['a'\] leaves out b: name a block for every layer\.$"),
+    ],
+)
+def test_wrong_blocks_are_refused(blocks: int | list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        blocks_of(["a", "b"], blocks)

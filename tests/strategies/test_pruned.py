@@ -1,0 +1,180 @@
+"""A sparse network in the federation: zero where it is to be zero, averaged by hand, and only what is kept travels."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from flwr.app import ConfigRecord, Error, Message
+from safetensors.torch import load_file
+
+from fedsim.arrays import to_record, to_tensors
+from fedsim.client_host import ClientAppFactory
+from fedsim.cost import sparse_bytes
+from fedsim.engines.inline import InlineGrid
+from fedsim.errors import UserError
+from fedsim.messages import MASKS, arrays_of
+from fedsim.progress import Reporter
+from fedsim.pruning.masks import kept
+from fedsim.settings import Settings
+from fedsim.simulation import Prepared, prepare, run
+from strategies import Pruned
+
+MakeSettings = Callable[..., Settings]
+SMALL = ("strategy=pruned", "strategy.density=0.05", "engine=inline")
+LAYERS = {"features.4": (64, 32, 3, 3), "features.8": (64, 64, 3, 3), "head": (10, 576)}
+WEIGHTS = sum(torch.Size(shape).numel() for shape in LAYERS.values())
+
+
+@pytest.fixture
+def prepared(small_settings: MakeSettings) -> Prepared:
+    return prepare(small_settings(*SMALL))
+
+
+@pytest.fixture
+def grid(prepared: Prepared) -> InlineGrid:
+    return InlineGrid(ClientAppFactory(prepared.settings, prepared.federation), 6, [torch.device("cpu")])
+
+
+def strategy_of(prepared: Prepared) -> Pruned:
+    assert isinstance(prepared.strategy, Pruned)
+    return prepared.strategy
+
+
+def asked(prepared: Prepared, grid: InlineGrid, round: int, arrays: dict[str, torch.Tensor]) -> list[Message]:
+    return list(prepared.strategy.configure_train(round, to_record(arrays), ConfigRecord(), grid))
+
+
+def test_the_density_is_exact_and_the_first_layer_dense(prepared: Prepared, grid: InlineGrid) -> None:
+    asked(prepared, grid, 1, dict(prepared.model.state_dict()))
+    masks = strategy_of(prepared).masks
+    assert {layer: tuple(mask.shape) for layer, mask in masks.items()} == LAYERS
+    assert sum(kept(masks).values()) == round(0.05 * WEIGHTS)
+    for layer, mask in masks.items():
+        weight = prepared.model.state_dict()[f"{layer}.weight"]
+        assert weight[mask].abs().min() >= weight[~mask].abs().max()  # magnitude
+
+
+def test_what_is_kept_travels_and_the_masks_once(prepared: Prepared, grid: InlineGrid) -> None:
+    arrays = dict(prepared.model.state_dict())
+    for round in (1, 2):
+        messages = asked(prepared, grid, round, arrays)
+        replies = list(grid.send_and_receive(messages))
+        masks = strategy_of(prepared).masks
+        for each in (*messages, *replies):
+            tensors = to_tensors(arrays_of(each))
+            assert set(tensors) == set(arrays)
+            for layer, mask in masks.items():
+                assert tensors[f"{layer}.weight"].shape == (int(mask.sum()),)
+            assert tensors["features.0.weight"].shape == (32, 3, 3, 3)
+        assert all((MASKS in message.content.array_records) == (round == 1) for message in messages)
+        average, _ = prepared.strategy.aggregate_train(round, replies)
+        assert average is not None
+        arrays = to_tensors(average)
+        for layer, mask in masks.items():
+            assert not arrays[f"{layer}.weight"][~mask].any()
+
+
+def test_the_average_is_that_of_the_dense_models(prepared: Prepared, grid: InlineGrid) -> None:
+    replies = list(grid.send_and_receive(asked(prepared, grid, 1, dict(prepared.model.state_dict()))))
+    average, _ = prepared.strategy.aggregate_train(1, replies)
+    assert average is not None
+    sizes = [len(partition.train) for partition in prepared.federation.partitions]
+    for layer, mask in strategy_of(prepared).masks.items():
+        dense = torch.zeros(mask.shape, dtype=torch.float64)
+        for size, reply in zip(sizes, replies, strict=True):
+            dense[mask] += size / sum(sizes) * to_tensors(arrays_of(reply))[f"{layer}.weight"].double()
+        torch.testing.assert_close(to_tensors(average)[f"{layer}.weight"], dense.float())
+
+
+def test_a_client_that_failed_is_sent_the_masks_again(prepared: Prepared, grid: InlineGrid) -> None:
+    arrays = dict(prepared.model.state_dict())
+    messages = asked(prepared, grid, 1, arrays)
+    replies = list(grid.send_and_receive(messages))
+    replies[2] = Message(Error(0, "gone"), reply_to=messages[2])
+    average, _ = prepared.strategy.aggregate_train(1, replies)
+    assert average is not None
+    again = asked(prepared, grid, 2, to_tensors(average))
+    assert [MASKS in message.content.array_records for message in again] == [number == 2 for number in range(6)]
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "random", "synflow"])
+@pytest.mark.parametrize("distribution", ["uniform", "erk"])
+def test_every_criterion_keeps_as_many(small_settings: MakeSettings, criterion: str, distribution: str) -> None:
+    words = (f"strategy.criterion={criterion}", f"strategy.distribution={distribution}")
+    prepared = prepare(small_settings(*SMALL, *words))
+    grid = InlineGrid(ClientAppFactory(prepared.settings, prepared.federation), 6, [torch.device("cpu")])
+    asked(prepared, grid, 1, dict(prepared.model.state_dict()))
+    assert sum(kept(strategy_of(prepared).masks).values()) == round(0.05 * WEIGHTS)
+
+
+def test_the_bytes_of_a_run_are_those_of_the_sparse_format(small_settings: MakeSettings, tmp_path: Path) -> None:
+    prepared = prepare(small_settings(*SMALL, "rounds=2"))
+    result = run(prepared, tmp_path, Reporter())
+    masks = strategy_of(prepared).masks
+    state = prepared.model.state_dict()
+    dense = sum(tensor.nbytes for name, tensor in state.items() if name.removesuffix(".weight") not in masks)
+    values = sum(4 * count for count in kept(masks).values())
+    with_masks = sum(sparse_bytes(mask.numel(), int(mask.sum())) for mask in masks.values())
+    assert result.rounds["bytes_down"].tolist()[1:] == [6 * (dense + with_masks), 6 * (dense + values)]
+    assert result.rounds["bytes_up"].tolist()[1:] == [6 * (dense + values)] * 2
+    assert result.summary["final"]["density"] == pytest.approx(0.05, abs=1 / WEIGHTS)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert all(not saved[f"{layer}.weight"][~mask].any() for layer, mask in masks.items())
+
+
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(small_settings: MakeSettings, tmp_path: Path) -> None:
+    class Stops(Reporter):
+        def round_done(self, round: int, metrics: object) -> None:
+            if round == 1:
+                raise KeyboardInterrupt
+
+    words = (*SMALL, "rounds=3", "fraction=0.5")
+    run(prepare(small_settings(*words)), tmp_path / "whole", Reporter())
+    with pytest.raises(KeyboardInterrupt):
+        run(prepare(small_settings(*words)), tmp_path / "stopped", Stops())
+    run(prepare(small_settings(*words, f"resume={tmp_path / 'stopped'}")), tmp_path / "stopped", Reporter())
+    for name in ("clients.csv", "model.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
+    traffic = [pd.read_csv(tmp_path / name / "rounds.csv")["bytes_down"].tolist()[1:] for name in ("whole", "stopped")]
+    assert traffic[0] == traffic[1]
+
+
+def test_another_runs_model_can_be_pruned(small_settings: MakeSettings, tmp_path: Path) -> None:
+    run(prepare(small_settings("engine=inline", "rounds=1")), tmp_path, Reporter())
+    path = tmp_path / "model.safetensors"
+    prepared = prepare(small_settings(*SMALL, f"strategy.pretrained={path}"))
+    assert all(torch.equal(tensor, load_file(path)[name]) for name, tensor in prepared.model.state_dict().items())
+    with pytest.raises(UserError, match=r"^strategy\.pretrained=.* holds another network than this run's"):
+        prepare(small_settings(*SMALL, f"strategy.pretrained={path}", "norm=gn"))
+    with pytest.raises(UserError, match=r"^strategy\.pretrained=nowhere cannot be read: choose a run's"):
+        prepare(small_settings(*SMALL, "strategy.pretrained=nowhere"))
+
+
+@pytest.mark.parametrize(
+    "words", [("norm=gn",), ("norm=sws",), ("norm.policy=fedbn",), ("optimizer=adam",)], ids=" ".join
+)
+def test_it_goes_with_norms_policies_and_optimizers(
+    small_settings: MakeSettings, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    final = run(prepare(small_settings(*SMALL, "rounds=1", *words)), tmp_path, Reporter()).summary["final"]
+    assert final["density"] == pytest.approx(0.05, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("strategy.density=0",), r"^strategy\.density=0 is not possible"),
+        (("strategy.density=1.5",), r"^strategy\.density=1\.5 is not possible"),
+        (("strategy.density=1e-6",), r"^strategy\.density=1e-06 is not possible: choose a number from"),
+        (("strategy.criterion=x",), r"^strategy\.criterion=x is not known: choose magnitude, random, synflow\.$"),
+        (("strategy.distribution=x",), r"^strategy\.distribution=x is not known: choose uniform or erk\.$"),
+        (("strategy.dense=[conv9]",), r"^strategy\.dense=conv9 is no layer of this network: choose first, last, or"),
+        (("strategy.dense=[features.0,features.4,features.8,head]",), r"^strategy\.dense=.* leaves no layer to prune"),
+        (("head=etf",), r"^strategy\.dense=\['first'\] has the layer head pruned, which is frozen: name it there"),
+    ],
+)
+def test_what_cannot_work_is_refused(small_settings: MakeSettings, words: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        prepare(small_settings("strategy=pruned", *words))
