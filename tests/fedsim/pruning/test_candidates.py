@@ -73,6 +73,15 @@ def test_erk_makes_a_layer_dense_that_exceeds_1_only_after_another_was_made_so()
     assert erk(shapes, density) == {"conv": 475 - 72 - 200, "small": 72, "head": 200}
 
 
+def test_layers_that_keep_one_weight_at_least_may_leave_another_less_than_it_has() -> None:
+    shapes = {"a": torch.Size((2, 1, 1, 1)), "c": torch.Size((10, 10))} | {
+        f"b{i}": torch.Size((1, 1)) for i in range(20)
+    }
+    # 27 of 122 weights, shares 5, 20 and 20 times 2: 27 / 65 = 0.415 would give 2.08 of 2, 8.3 and 0.83 each. Once
+    # these twenty have one each, 7 are left for the shares of 25, which is 1.4 and 5.6.
+    assert erk(shapes, 27 / 122) == {"a": 1, "c": 6} | {f"b{i}": 1 for i in range(20)}
+
+
 def test_a_draw_is_the_first_that_is_within_2_percent_of_the_target() -> None:
     """Made again from the same uniform numbers, one draw after another."""
     sizes = np.array([shape.numel() for shape in SHAPES.values()])

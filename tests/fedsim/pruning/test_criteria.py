@@ -173,6 +173,26 @@ def test_masks_have_the_density_and_prune_again_what_the_iterations_before_left(
     assert all(torch.equal(mask, alive[name]) for name, mask in masks.items())
 
 
+def test_a_weight_without_flow_is_kept_before_one_that_is_gone() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(8, 2), nn.ReLU(), nn.Linear(2, 9))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[0.001] + 7 * [10.0], 8 * [1.0]]))
+        net[3].weight.copy_(torch.tensor(9 * [[10.0, 1.0]]))
+    # Flows of 0.09 and 7 of 900 into the first unit and 9 of 700 out of it, 8 of 9 into the second and 9 of 8 out of
+    # it. Of 34 first 24 are kept: all but 0.09 and the 8s, so that the second unit has no flow any more. Then of 17
+    # the last is one of its own.
+    masks = synflow_masks(net, (8, 1, 1), ["1", "3"], density=(24 / 34) ** 2, iterations=2)
+    assert masks["1"].tolist() == [[False] + 7 * [True], [True] + 7 * [False]]
+    assert masks["3"].tolist() == 9 * [[True, False]]
+
+
+def test_dropout_drops_nothing_even_if_the_model_is_training() -> None:
+    dropping = nn.Sequential(nn.Dropout(0.9), cnn()).train()
+    torch.testing.assert_close(
+        synflow_scores(dropping, SHAPE, ["1.head"])["1.head"], synflow_scores(cnn(), SHAPE, ["head"])["head"]
+    )
+
+
 def test_after_many_iterations_a_flow_is_left_where_at_once_it_is_not() -> None:
     """The paper's point: without iterations whole layers collapse at densities where there is a path."""
     model = cnn()
