@@ -3,12 +3,12 @@
 from torch import nn
 
 from clients.adaptive_clipping import all_but_last_linear
-from clients.fixed import parameters_fixed
 from clients.local_sgd import LocalSGD
 from datasets.examples import Examples
 from fedsim.errors import UserError
 from fedsim.method import LocalTraining, Turn
 from fedsim.models.classifier import classifier_of
+from fedsim.models.fixed import parameters_fixed
 from fedsim.norms.policy import STATISTICS_LAYERS
 from fedsim.norms.statistics import frozen_statistics
 

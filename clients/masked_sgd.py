@@ -7,12 +7,12 @@ from flwr.app import ArrayRecord
 from torch import nn
 from torch.nn import functional as F
 
-from clients.fixed import buffers_restored
 from clients.local_sgd import LocalSGD
 from datasets.examples import Examples
 from fedsim.arrays import to_record, to_tensors
-from fedsim.messages import GRADIENTS, GROW, MASKS, PLACES, VALUES
+from fedsim.messages import GRADIENTS, GROW, MASKS, PLACES, SQUARES, VALUES
 from fedsim.method import Turn
+from fedsim.models.fixed import buffers_restored
 from fedsim.pruning.gradients import largest_gradients
 from fedsim.pruning.masks import Masks, decode, entry, pack, unpack
 
@@ -21,10 +21,13 @@ class MaskedSGD(LocalSGD):
     """Weights that a mask leaves out are zero before, in and after training; the others are trained as ever.
 
     Asked to, it adds to its reply the largest gradients of weights that are left out (``largest_gradients``), of the
-    trained network and one more batch.
+    trained network and one more batch; or the mean of the squared gradients of all weights over the batches it trained
+    on.
     """
 
     masks: Masks
+    squares: dict[str, torch.Tensor] | None = None
+    steps = 0
 
     def unpack(self, arrays: Mapping[str, torch.Tensor], model: nn.Module, turn: Turn) -> Mapping[str, torch.Tensor]:
         """Numbers and mask become weights again. Errors: ``RuntimeError`` if the mask is not there."""
@@ -43,7 +46,15 @@ class MaskedSGD(LocalSGD):
     def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
         device = data.labels.device
         self.masks = {layer: mask.to(device) for layer, mask in self.masks.items()}
+        if turn.config.get(SQUARES):
+            self.steps, self.squares = (
+                0,
+                {layer: torch.zeros_like(mask, dtype=torch.float32) for layer, mask in self.masks.items()},
+            )
         metrics = super().train(model, data, turn)
+        if self.squares is not None:
+            turn.reply[SQUARES] = to_record({layer: sums / self.steps for layer, sums in self.squares.items()})
+            self.squares = None
         wanted = {name.removeprefix(GROW): int(str(turn.config[name])) for name in turn.config if name.startswith(GROW)}
         if wanted:
             turn.reply[GRADIENTS] = self._gradients(model, data, turn, wanted)
@@ -51,9 +62,12 @@ class MaskedSGD(LocalSGD):
 
     def before_step(self, model: nn.Module) -> None:
         """Without a gradient a weight of zero stays zero, in every optimizer there is."""
+        self.steps += 1
         for layer, mask in self.masks.items():
             gradient = model.get_parameter(entry(layer)).grad
             if gradient is not None:
+                if self.squares is not None:
+                    self.squares[layer] += gradient.square()
                 gradient.mul_(mask)
 
     def _gradients(self, model: nn.Module, data: Examples, turn: Turn, wanted: dict[str, int]) -> ArrayRecord:

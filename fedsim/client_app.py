@@ -29,6 +29,7 @@ app = ClientApp()
 @app.query("class_scatter")
 @app.query("bn_statistics")
 @app.query("candidate_loss")
+@app.query("gradients")
 def answer(message: Message, context: Context) -> Message:
     """Lets the partition that the message names answer it."""
     fix_threads()

@@ -58,6 +58,7 @@ class ClientAppFactory:
         queries = CandidateQueries(host)
         app.query("bn_statistics")(queries.bn_statistics)
         app.query("candidate_loss")(queries.candidate_loss)
+        app.query("gradients")(queries.gradients)
         return app
 
 

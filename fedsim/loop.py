@@ -75,7 +75,7 @@ class FederatedLoop:
             self._finish_round(round, *self._train(round), started)
         states = self.grid.client_states()
         model = complete_model(self.initial, self.arrays, self.strategy.personal, states)
-        self.recorder.save_models(self.initial, model, self.strategy.personal, states)
+        self.recorder.save_models(self.initial, model, self.strategy.personal, states, self.strategy.masks)
 
     def _train(self, round: int) -> tuple[Row, UpdateStatistics | None]:
         grid = CountingGrid(self.grid)

@@ -20,6 +20,8 @@ class ServerHalf(Protocol):
     """A Flower ``Strategy`` that says which entries of the model are personal and can be saved and restored."""
 
     personal: frozenset[str]
+    masks: Mapping[str, torch.Tensor]
+    """By layer, which of its weights are kept, once that is decided; empty for a dense network."""
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -21,6 +21,7 @@ from fedsim.evaluation import personal_part
 from fedsim.files import write_atomically
 from fedsim.memory import peak_memory_mb
 from fedsim.metrics import Row, best_row, evaluated, nested
+from fedsim.pruning.export import save_pruned
 from fedsim.settings import Settings
 from fedsim.tables import Table
 
@@ -81,12 +82,16 @@ class Recorder:
         model: Mapping[str, torch.Tensor],
         personal: frozenset[str],
         states: Mapping[int, RecordDict],
+        masks: Mapping[str, torch.Tensor],
     ) -> None:
         """``model.safetensors``, the global model, and ``clients/ID.safetensors``, what each client has of its own.
 
-        Of a client that has never trained that is still the ``initial`` part.
+        Of a client that has never trained that is still the ``initial`` part. A model with masks is also written as
+        ``pruned.safetensors``, as small as it is (``fedsim/pruning/export.py``).
         """
         _save_tensors(self.run_dir / "model.safetensors", model)
+        if masks:
+            save_pruned(self.run_dir / "pruned.safetensors", model, dict(masks))
         if personal:
             (self.run_dir / "clients").mkdir(exist_ok=True)
             for client, state in states.items():

@@ -29,6 +29,7 @@ _PATH: tuple[Callable[[Any], bool], str] = (
     "a path or null",
 )
 _SWITCH: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, bool), "true or false")
+_POSITIVE, _ = _number(lambda value: 0 < value < float("inf"), "a number above 0")
 OPTIMIZERS = ("sgd", "sgdp", "adam", "adamw", "adamp")
 WITH_MOMENTUM = ("sgd", "sgdp")
 PATHS = ("data_dir", "out_dir", "resume")
@@ -48,6 +49,10 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "diagnostics_images": _whole(2),
     "evaluate_every": _whole(1),
     "checkpoint_every": _whole(0),
+    "budget": (
+        lambda value: isinstance(value, Mapping) and all(each is None or _POSITIVE(each) for each in value.values()),
+        "numbers above 0 or null for budget.memory_mb and budget.gflops",
+    ),
     "mask_absent_classes": _SWITCH,
     "shots": (lambda value: value in SHOT_RULES, " or ".join(SHOT_RULES)),
     "min_fraction_success": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
@@ -87,6 +92,7 @@ class Settings:
     diagnostics_images: int
     evaluate_every: int
     checkpoint_every: int
+    budget: Group
     mask_absent_classes: bool
     shots: str
     min_fraction_success: float

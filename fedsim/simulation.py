@@ -1,8 +1,10 @@
 """From settings to a finished run: the one place where data, model, method, engine and recorder meet."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.layers.evo_norm import EvoNorm2dB0
@@ -16,7 +18,7 @@ from fedsim.binding import bind_half, instantiate, target_of
 from fedsim.classes import ClassTracker
 from fedsim.classes.pictures import plot_classes
 from fedsim.client_host import ClientAppFactory, client_half
-from fedsim.cost import CostTracker, model_cost
+from fedsim.cost import Budget, CostTracker, model_cost
 from fedsim.devices import resolve_devices
 from fedsim.diagnostics.diagnosis import Diagnosis
 from fedsim.diagnostics.pictures import plot_diagnostics
@@ -51,6 +53,7 @@ class Prepared:
     model: nn.Module
     strategy: ServerHalf
     devices: list[torch.device]
+    costs: CostTracker
     diagnosis: Diagnosis | None
 
     def __str__(self) -> str:
@@ -91,10 +94,8 @@ def prepare(settings: Settings) -> Prepared:
         raise UserError(
             f"batch_size=1 gives norm={name} no batch to normalize over: choose at least 2, or another norm."
         )
-    offered = {"image_shape": federation.source.image_shape}
-    strategy: ServerHalf = bind_half(
-        *(settings.strategy, "server", model), fraction=settings.fraction, seed=settings.seed, offered=offered
-    )
+    costs = CostTracker(model_cost(model, federation.source.image_shape), federation, settings)
+    strategy = _server_half(settings, model, federation, costs)
     if any(isinstance(layer, SparseFrame) and not layer.made for layer in model.modules()):
         raise UserError(
             f"head={settings.head['name']} has a fixed classifier, which strategy={settings.strategy['name']} does not "
@@ -105,7 +106,30 @@ def prepare(settings: Settings) -> Prepared:
     diagnosis = None
     if settings.diagnostics:
         diagnosis = Diagnosis(model, federation, settings.rounds, settings.diagnostics_every)
-    return Prepared(settings, federation, model, strategy, devices, diagnosis)
+    return Prepared(settings, federation, model, strategy, devices, costs, diagnosis)
+
+
+def _server_half(settings: Settings, model: nn.Module, federation: Federation, costs: CostTracker) -> ServerHalf:
+    """The strategy, within the budget; a density that is left open is the largest that fits."""
+    offered = {"image_shape": federation.source.image_shape}
+    budget = Budget(settings.budget)
+
+    def make(options: Mapping[str, Any]) -> ServerHalf:
+        half: ServerHalf = bind_half(
+            *(options, "server", model), fraction=settings.fraction, seed=settings.seed, offered=offered
+        )
+        return half
+
+    def needs(half: ServerHalf) -> Mapping[str, float]:
+        return costs.of_all(half.workload())
+
+    if settings.strategy.get("density", 1) is None:
+        return budget.densest(settings.strategy, make, needs)
+    strategy = make(settings.strategy)
+    budget.check(
+        needs(strategy), "a smaller strategy.density" if "density" in settings.strategy else "a strategy that prunes"
+    )
+    return strategy
 
 
 def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationGrid | None = None) -> Result:
@@ -149,9 +173,8 @@ def _play(prepared: Prepared, grid: FederationGrid, recorder: Recorder, reporter
     initial = {name: tensor.clone() for name, tensor in prepared.model.state_dict().items()}
     settings, federation = prepared.settings, prepared.federation
     classes = ClassTracker(prepared.model, federation, settings.shots)
-    costs = CostTracker(model_cost(prepared.model, federation.source.image_shape), federation, settings)
     FederatedLoop(
-        *(settings, federation, grid, prepared.strategy, initial, recorder, reporter, classes, costs),
+        *(settings, federation, grid, prepared.strategy, initial, recorder, reporter, classes, prepared.costs),
         prepared.diagnosis,
     ).run()
 

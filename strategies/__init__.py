@@ -12,5 +12,6 @@ from strategies.fedtiny import FedTiny
 from strategies.fedwon import FedWon
 from strategies.local import Local
 from strategies.pruned import Pruned
+from strategies.prunefl import PruneFL
 
-__all__ = ["FedAvg", "FedBN", "FedLoGe", "FedPer", "FedRep", "FedTiny", "FedWon", "Local", "Pruned"]
+__all__ = ["FedAvg", "FedBN", "FedLoGe", "FedPer", "FedRep", "FedTiny", "FedWon", "Local", "PruneFL", "Pruned"]

@@ -4,9 +4,11 @@ The other methods of this folder derive from it: most differ only in the part of
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -45,6 +47,9 @@ class FedAvg(Strategy):
 
     personal_modules: ClassVar[tuple[type[nn.Module], ...]] = ()
     """The module types whose parameters and buffers never leave a client: the method's declared state split."""
+
+    masks: Mapping[str, torch.Tensor] = MappingProxyType({})
+    """Which weights are kept, by layer; a dense network has none."""
 
     def __init__(
         self,

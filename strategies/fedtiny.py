@@ -11,7 +11,7 @@ from torch import nn
 from fedsim.arrays import to_record, to_tensors
 from fedsim.averaging import RunningAverage
 from fedsim.cost import Workload
-from fedsim.errors import RoundFailed, UserError
+from fedsim.errors import UserError
 from fedsim.messages import (
     ARRAYS,
     CONFIG,
@@ -34,7 +34,7 @@ from fedsim.pruning.candidates import candidate_pool
 from fedsim.pruning.criteria import magnitude_masks
 from fedsim.pruning.masks import Masks, densities, encode, entry, pack
 from fedsim.seeding import draw_cohort, torch_generator
-from strategies.pruned import Pruned
+from strategies.pruned import Pruned, answers
 
 log = logging.getLogger(__name__)
 
@@ -120,28 +120,16 @@ class FedTiny(Pruned):
         statistics: dict[str, torch.Tensor] = {}
         if with_statistics:
             average = RunningAverage()
-            for reply in self._answers(QUERY_BN_STATISTICS, content, cohort, grid):
+            for reply in answers(QUERY_BN_STATISTICS, content, cohort, grid):
                 average.add(to_tensors(arrays_of(reply)), number(metrics_of(reply), NUM_EXAMPLES))
             statistics = average.result()
             content = RecordDict({ARRAYS: to_record(statistics), CONFIG: config})  # the candidate is there already
         total = images = 0.0
-        for reply in self._answers(QUERY_CANDIDATE_LOSS, content, cohort, grid):
+        for reply in answers(QUERY_CANDIDATE_LOSS, content, cohort, grid):
             examples = number(metrics_of(reply), NUM_EXAMPLES)
             total += examples * number(metrics_of(reply), "loss")
             images += examples
         return total / images, statistics
-
-    def _answers(self, type_: str, content: RecordDict, cohort: list[int], grid: Grid) -> Iterator[Message]:
-        """The answers of those that did not fail. Errors: ``RoundFailed`` if all did."""
-        answered = False
-        for reply in grid.send_and_receive([Message(content, client, type_) for client in cohort]):
-            if reply.has_error():
-                log.warning("client %d failed: %s", reply.metadata.src_node_id, reply.error.reason.partition("\n")[0])
-                continue
-            answered = True
-            yield reply
-        if not answered:
-            raise RoundFailed(f"all {len(cohort)} clients that were asked about a candidate failed")
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -178,7 +166,7 @@ class FedTiny(Pruned):
     def workload(self) -> Workload:
         """In a round that adjusts, one step with dense gradients; in the first one, the selection."""
         return Workload(
-            densities=densities(self.masks),
+            densities=self.densities(),
             dense_layers=tuple(self._grown),
             dense_steps=1 if self._grown else 0,
             top_k=max(self._grown.values(), default=0),

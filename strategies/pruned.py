@@ -1,6 +1,7 @@
 """FedAvg of a sparse network: most weights are zero on every client and on the server, and only the others travel."""
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -10,17 +11,34 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fedsim.arrays import to_record, to_tensors
+from fedsim.averaging import RunningAverage
 from fedsim.cost import Workload
-from fedsim.errors import UserError
-from fedsim.messages import MASKS, TRAIN
-from fedsim.pruning.candidates import Counts, erk, uniform
-from fedsim.pruning.criteria import magnitude_masks, random_masks, synflow_masks
+from fedsim.errors import RoundFailed, UserError
+from fedsim.messages import (
+    ARRAYS,
+    CONFIG,
+    LAYERS,
+    MASKS,
+    NUM_EXAMPLES,
+    QUERY_GRADIENTS,
+    SHARE,
+    TRAIN,
+    arrays_of,
+    metrics_of,
+    number,
+)
+from fedsim.pruning.candidates import Counts, erk, kept_total, uniform
+from fedsim.pruning.criteria import global_masks, magnitude_masks, random_masks, snip_scores, synflow_masks
 from fedsim.pruning.masks import Masks, decode, densities, encode, entry, pack, prunable_layers, unpack
 from fedsim.seeding import draw_cohort, torch_generator
 from strategies.fedavg import FedAvg
 from strategies.given import Given
 
-CRITERIA = ("magnitude", "random", "synflow")
+log = logging.getLogger(__name__)
+
+CRITERIA = ("magnitude", "random", "snip", "synflow")
+SNIP_SHARE = 0.1
+"""Of a client's training images, on which it computes the gradients that SNIP asks for."""
 DISTRIBUTIONS = {"uniform": uniform, "erk": erk}
 
 
@@ -36,7 +54,7 @@ class Pruned(FedAvg):
         The share that is kept of the weights of all other convolutions and linear layers, exact to the last weight.
     criterion
         ``magnitude`` and ``random`` with the ``distribution`` of densities over layers, ``uniform`` or ``erk``;
-        ``synflow`` decides over all layers at once.
+        ``synflow`` and ``snip``, by gradients that the first cohort is asked for, decide over all layers at once.
     pretrained
         A ``model.safetensors`` of another run of the same network, which is pruned instead of the initial one.
     """
@@ -80,13 +98,26 @@ class Pruned(FedAvg):
     def begin(self, arrays: dict[str, torch.Tensor], server_round: int, grid: Grid) -> dict[str, torch.Tensor]:
         """Chooses what is kept of the dense network; what training starts from."""
         weights = {layer: arrays[entry(layer)] for layer in self.shapes}
-        if self.criterion == "synflow":
+        if self.criterion == "snip":
+            scores = snip_scores(weights, self._gradients(arrays, server_round, grid))
+            self.set_masks(global_masks(scores, kept_total(self.shapes, self.density)))
+        elif self.criterion == "synflow":
             self.set_masks(synflow_masks(self.model, self.image_shape, list(self.shapes), self.density))
         elif self.criterion == "random":
             self.set_masks(random_masks(self.shapes, self.counts, torch_generator(self.seed, "masks")))
         else:
             self.set_masks(magnitude_masks(weights, self.counts))
         return arrays
+
+    def _gradients(self, arrays: dict[str, torch.Tensor], server_round: int, grid: Grid) -> dict[str, torch.Tensor]:
+        """Of the dense network's loss over a share of the first cohort's images, by layer."""
+        config = ConfigRecord({SHARE: SNIP_SHARE, LAYERS: list(self.shapes)})
+        content = RecordDict({ARRAYS: self.shared(to_record(arrays)), CONFIG: config})
+        average = RunningAverage()
+        cohort = draw_cohort(list(grid.get_node_ids()), self.fraction, self.seed, server_round)
+        for reply in answers(QUERY_GRADIENTS, content, cohort, grid):
+            average.add(to_tensors(arrays_of(reply)), number(metrics_of(reply), NUM_EXAMPLES))
+        return average.result()
 
     def begun(self, arrays: ArrayRecord, server_round: int, grid: Grid) -> ArrayRecord:
         """The arrays, once there are masks; in the first round that takes ``begin``."""
@@ -113,7 +144,13 @@ class Pruned(FedAvg):
         self.given.change(to_record(encode(masks)))
 
     def workload(self) -> Workload:
-        return Workload(densities(self.masks))
+        """Before there are masks, what the densities of the first ones will be."""
+        return Workload(self.densities())
+
+    def densities(self) -> dict[str, float]:
+        if self.masks:
+            return densities(self.masks)
+        return {layer: count / self.shapes[layer].numel() for layer, count in self.counts.items()}
 
     def state(self) -> RecordDict:
         return self.given.state()
@@ -121,6 +158,19 @@ class Pruned(FedAvg):
     def load_state(self, state: RecordDict) -> None:
         self.given.load_state(state)
         self.masks = decode(to_tensors(self.given.record), self.shapes)
+
+
+def answers(type_: str, content: RecordDict, cohort: list[int], grid: Grid) -> Iterator[Message]:
+    """What those of a cohort answer that do not fail. Errors: ``RoundFailed`` if all do."""
+    answered = False
+    for reply in grid.send_and_receive([Message(content, client, type_) for client in cohort]):
+        if reply.has_error():
+            log.warning("client %d failed: %s", reply.metadata.src_node_id, reply.error.reason.partition("\n")[0])
+            continue
+        answered = True
+        yield reply
+    if not answered:
+        raise RoundFailed(f"all {len(cohort)} clients that were asked before training failed")
 
 
 def load_pretrained(model: nn.Module, path: str) -> None:

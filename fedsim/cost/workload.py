@@ -39,6 +39,10 @@ class CostTracker:
         self.local_epochs, self.batch_size = settings.local_epochs, settings.batch_size
         self.states = OPTIMIZER_STATES[settings.optimizer] + bool(settings.momentum)
 
+    def of_all(self, workload: Workload) -> Mapping[str, float]:
+        """The same over all clients."""
+        return self.metrics(workload, range(len(self.images)))
+
     def metrics(self, workload: Workload, clients: Sequence[int]) -> Mapping[str, float]:
         """Of the client with the most images: ``device_gflops`` of the round, ``device_memory_mb`` of a training step.
 

@@ -11,6 +11,13 @@ import torch
 from fedsim.errors import UserError
 
 
+def check_rounds(**options: int) -> None:
+    """Errors: ``UserError`` for one that is below 1."""
+    for name, value in options.items():
+        if value < 1:
+            raise UserError(f"strategy.{name}={value} is not possible: choose a whole number of at least 1.")
+
+
 @dataclass(frozen=True)
 class Schedule:
     r"""Every ``interval`` rounds up to ``stop_round``, one block of layers at a time, from the output to the input.
@@ -24,11 +31,7 @@ class Schedule:
     rate: float
 
     def __post_init__(self) -> None:
-        for name in ("interval", "stop_round"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"strategy.{name}={getattr(self, name)} is not possible: choose a whole number of at least 1."
-                )
+        check_rounds(interval=self.interval, stop_round=self.stop_round)
         if not 0 < self.rate <= 1:
             raise UserError(f"strategy.rate={self.rate} is not possible: choose a number above 0 and at most 1.")
 

@@ -4,13 +4,16 @@ from typing import TYPE_CHECKING
 
 import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
+from torch.nn.functional import cross_entropy
 
-from datasets.examples import Examples
+from datasets.examples import Examples, evaluation_batches
 from datasets.source import Part
 from fedsim.arrays import to_record, to_tensors
-from fedsim.messages import ARRAYS, MASKS, NUM_EXAMPLES, SHARE, arrays_of, config_of
+from fedsim.messages import ARRAYS, LAYERS, MASKS, NUM_EXAMPLES, SHARE, arrays_of, config_of
 from fedsim.method import Turn
+from fedsim.models.fixed import buffers_restored
 from fedsim.norms.statistics import reestimated_statistics, statistics_entries
+from fedsim.pruning.masks import entry
 from fedsim.scoring import score
 from fedsim.seeding import torch_generator
 
@@ -42,6 +45,24 @@ class CandidateQueries:
             del context.state[name]
         return self.host.reply(message, score(self.host.half, self.host.model, examples, own=True))
 
+    def gradients(self, message: Message, context: Context) -> Message:
+        """Of the loss on the client's share of images with respect to the weights of the layers that are named."""
+        model, client = self.host.model, int(context.node_config["partition-id"])
+        self.host.load(to_tensors(arrays_of(message)), context.state)
+        generator = torch_generator(self.host.seed, "selection", client=client)
+        examples = self._share(client, message, generator)
+        layers = [str(layer) for layer in config_of(message)[LAYERS]]  # type: ignore[union-attr]
+        weights = [model.get_parameter(entry(layer)) for layer in layers]
+        sums = [torch.zeros_like(weight) for weight in weights]
+        model.train()
+        with buffers_restored(model):
+            for indices in evaluation_batches(len(examples)):
+                images, labels = examples.batch(indices.to(self.host.device))
+                loss = cross_entropy(model(images), labels, reduction="sum")
+                for total, gradient in zip(sums, torch.autograd.grad(loss, weights), strict=True):
+                    total += gradient / len(examples)
+        return self.host.reply(message, {NUM_EXAMPLES: len(examples)}, to_record(dict(zip(layers, sums, strict=True))))
+
     def _load(self, message: Message, context: Context) -> Examples:
         """Loads the candidate that the message brings, or that one before it brought and this one completes."""
         arrived = to_tensors(arrays_of(message))
@@ -61,7 +82,11 @@ class CandidateQueries:
         entries = self.host.half.unpack(to_tensors(candidate), self.host.model, turn)
         statistics = {} if MASKS in message.content.array_records else arrived
         self.host.load({**entries, **statistics}, context.state)
+        return self._share(client, message, turn.generator)
+
+    def _share(self, client: int, message: Message, generator: torch.Generator) -> Examples:
+        """The share of its training images that the message asks about, the same in all questions."""
         examples = self.host.examples(client, Part.TRAIN)
         share = max(1, round(float(str(config_of(message)[SHARE])) * len(examples)))
-        chosen = torch.randperm(len(examples), generator=turn.generator)[:share].to(examples.labels.device)
+        chosen = torch.randperm(len(examples), generator=generator)[:share].to(examples.labels.device)
         return Examples(examples.images[chosen], examples.labels[chosen], examples.transform)

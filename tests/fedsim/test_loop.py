@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from fedsim.arrays import to_record, to_tensors
 from fedsim.classes import ClassTracker
 from fedsim.client_host import ClientAppFactory, ClientHost
-from fedsim.cost import CostTracker, model_cost
 from fedsim.engines.inline import InlineGrid
 from fedsim.errors import RoundFailed
 from fedsim.loop import FederatedLoop
@@ -33,10 +32,9 @@ def play(prepared: Prepared, run_dir: Path, make_app: Callable[[torch.device], C
     recorder.open()
     initial = {name: tensor.clone() for name, tensor in prepared.model.state_dict().items()}
     classes = ClassTracker(prepared.model, federation, settings.shots)
-    costs = CostTracker(model_cost(prepared.model, federation.source.image_shape), federation, settings)
     with grid:
         FederatedLoop(
-            settings, federation, grid, prepared.strategy, initial, recorder, Reporter(), classes, costs
+            settings, federation, grid, prepared.strategy, initial, recorder, Reporter(), classes, prepared.costs
         ).run()
     return read_result(run_dir)
 

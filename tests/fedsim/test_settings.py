@@ -28,6 +28,10 @@ WRONG = {
     "diagnostics": ("true or false", ["yes", 1, None]),
     "diagnostics_every": (AT_LEAST_1, [0, 0.5]),
     "diagnostics_images": ("a whole number of at least 2", [1, "many"]),
+    "budget": (
+        "numbers above 0 or null for budget.memory_mb and budget.gflops",
+        [None, 5, {"memory_mb": 0}, {"gflops": "many"}],
+    ),
     "mask_absent_classes": ("true or false", ["yes", 1, None]),
     "shots": ("share or count", ["many", 1, None]),
     "seed": (AT_LEAST_0, [-1, 1.0, None]),

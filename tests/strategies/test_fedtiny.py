@@ -159,7 +159,7 @@ def test_a_client_that_fails_is_left_out_and_all_of_them_end_the_run(small_setti
     other = prepare(small_settings(*SMALL))
     grid = Watched(other)
     grid.failing = set(range(6))
-    with pytest.raises(RoundFailed, match="all 6 clients that were asked about a candidate failed"):
+    with pytest.raises(RoundFailed, match="all 6 clients that were asked before training failed"):
         asked(other, grid, 1, dict(other.model.state_dict()))
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Error, Message
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 from fedsim.arrays import to_record, to_tensors
 from fedsim.client_host import ClientAppFactory
@@ -16,7 +17,9 @@ from fedsim.engines.inline import InlineGrid
 from fedsim.errors import UserError
 from fedsim.messages import MASKS, arrays_of
 from fedsim.progress import Reporter
+from fedsim.pruning.export import load_pruned
 from fedsim.pruning.masks import kept
+from fedsim.seeding import torch_generator
 from fedsim.settings import Settings
 from fedsim.simulation import Prepared, prepare, run
 from strategies import Pruned
@@ -99,7 +102,7 @@ def test_a_client_that_failed_is_sent_the_masks_again(prepared: Prepared, grid: 
     assert [MASKS in message.content.array_records for message in again] == [number == 2 for number in range(6)]
 
 
-@pytest.mark.parametrize("criterion", ["magnitude", "random", "synflow"])
+@pytest.mark.parametrize("criterion", ["magnitude", "random", "snip", "synflow"])
 @pytest.mark.parametrize("distribution", ["uniform", "erk"])
 def test_every_criterion_keeps_as_many(small_settings: MakeSettings, criterion: str, distribution: str) -> None:
     words = (f"strategy.criterion={criterion}", f"strategy.distribution={distribution}")
@@ -107,6 +110,29 @@ def test_every_criterion_keeps_as_many(small_settings: MakeSettings, criterion: 
     grid = InlineGrid(ClientAppFactory(prepared.settings, prepared.federation), 6, [torch.device("cpu")])
     asked(prepared, grid, 1, dict(prepared.model.state_dict()))
     assert sum(kept(strategy_of(prepared).masks).values()) == round(0.05 * WEIGHTS)
+
+
+def test_snip_ranks_by_weight_times_gradient_on_the_clients_shares(small_settings: MakeSettings) -> None:
+    prepared = prepare(small_settings(*SMALL, "strategy.criterion=snip"))
+    grid = InlineGrid(ClientAppFactory(prepared.settings, prepared.federation), 6, [torch.device("cpu")])
+    model, before = prepared.model, {name: t.clone() for name, t in prepared.model.state_dict().items()}
+    asked(prepared, grid, 1, before)
+    sums = {layer: torch.zeros(shape) for layer, shape in LAYERS.items()}
+    model.train()
+    for partition in prepared.federation.partitions:
+        data = prepared.federation.examples(partition.train)
+        count = round(0.1 * len(data))
+        generator = torch_generator(prepared.settings.seed, "selection", client=partition.client)
+        images, labels = data.batch(torch.randperm(len(data), generator=generator)[:count])
+        model.zero_grad()
+        F.cross_entropy(model(images), labels, reduction="sum").backward()
+        for layer in LAYERS:
+            sums[layer] += model.get_parameter(f"{layer}.weight").grad  # type: ignore[arg-type]
+        model.load_state_dict(before)
+    scores = torch.cat([(sums[layer] * before[f"{layer}.weight"]).abs().flatten() for layer in LAYERS])
+    kept_places = torch.cat([strategy_of(prepared).masks[layer].flatten() for layer in LAYERS])
+    assert int(kept_places.sum()) == round(0.05 * WEIGHTS)
+    assert scores[kept_places].min() >= scores[~kept_places].max() * (1 - 1e-4)
 
 
 def test_the_bytes_of_a_run_are_those_of_the_sparse_format(small_settings: MakeSettings, tmp_path: Path) -> None:
@@ -121,6 +147,9 @@ def test_the_bytes_of_a_run_are_those_of_the_sparse_format(small_settings: MakeS
     assert result.rounds["bytes_up"].tolist()[1:] == [6 * (dense + values)] * 2
     assert result.summary["final"]["density"] == pytest.approx(0.05, abs=1 / WEIGHTS)
     saved = load_file(tmp_path / "model.safetensors")
+    small = tmp_path / "pruned.safetensors"
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in load_pruned(small).items())
+    assert small.stat().st_size < dense + with_masks + 4000
     assert all(not saved[f"{layer}.weight"][~mask].any() for layer, mask in masks.items())
 
 
@@ -168,7 +197,7 @@ def test_it_goes_with_norms_policies_and_optimizers(
         (("strategy.density=0",), r"^strategy\.density=0 is not possible"),
         (("strategy.density=1.5",), r"^strategy\.density=1\.5 is not possible"),
         (("strategy.density=1e-6",), r"^strategy\.density=1e-06 is not possible: choose a number from"),
-        (("strategy.criterion=x",), r"^strategy\.criterion=x is not known: choose magnitude, random, synflow\.$"),
+        (("strategy.criterion=x",), r"^strategy\.criterion=x is not known: choose magnitude, random, snip, synflow\.$"),
         (("strategy.distribution=x",), r"^strategy\.distribution=x is not known: choose uniform or erk\.$"),
         (("strategy.dense=[conv9]",), r"^strategy\.dense=conv9 is no layer of this network: choose first, last, or"),
         (("strategy.dense=[features.0,features.4,features.8,head]",), r"^strategy\.dense=.* leaves no layer to prune"),

@@ -182,8 +182,9 @@ def test_of_equal_gradients_the_first() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 2, bias=False), nn.Flatten(), nn.Linear(4, 6, bias=False))
     masks = {"0": torch.zeros(4, 3, 2, 2, dtype=torch.bool), "2": torch.zeros(6, 4, dtype=torch.bool)}
     masks["0"].view(-1)[[0, 3, 4, 20]] = True
-    model[2].weight.data.fill_(0.5)
-    model[0].weight.data.fill_(0.25)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.5)
     images = torch.ones(2, 3, 2, 2)
     signs = torch.tensor([1.0, -1, 1, -1, 2, 1])  # of equal size but for the fifth row
     found = largest_gradients(model, lambda: (model(images) * signs).sum(), masks, {"0": 20, "2": 9})
@@ -365,7 +366,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self, known: Iterable[torch.Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.known = {tensor.untyped_storage()._cdata for tensor in known}
         self.live: dict[int, tuple[StorageWeakRef, int]] = {}
         self.now = self.peak = 0
@@ -378,7 +379,7 @@ class LiveBytes(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 if storage._cdata not in self.known and storage._cdata not in self.live:
-                    self.live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())  # type: ignore[no-untyped-call]
+                    self.live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
         self.live = {key: one for key, one in self.live.items() if not one[0].expired()}
         self.now = sum(size for _, size in self.live.values())
         self.peak = max(self.peak, self.now)
@@ -484,7 +485,7 @@ def test_inputs_are_let_go_as_their_layers_are_done() -> None:
     model[0].register_forward_hook(look)
     with live_bytes([*model.parameters(), *masks.values(), images]) as live:
         largest_gradients(model, lambda: model(images).square().mean(), masks, dict.fromkeys(masks, 4))
-    # The input of the last activation function, what it answered, and their gradients, but not what the other layers
-    # were given; with that, and what the activation functions save, there were six and more at the peak.
+    # Of the first layers their outputs and gradients, of the others not what they were given; while the activation
+    # functions had theirs to wait for, there were six and more.
     assert at_the_end[0] <= 4 * images.nbytes
     assert live.peak >= 6 * images.nbytes
