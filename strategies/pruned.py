@@ -27,6 +27,7 @@ from fedsim.messages import (
     metrics_of,
     number,
 )
+from fedsim.norms import ScaledWSConv2d, WSConv2d
 from fedsim.pruning.candidates import Counts, erk, kept_total, uniform
 from fedsim.pruning.criteria import global_masks, magnitude_masks, random_masks, snip_scores, synflow_masks
 from fedsim.pruning.masks import Masks, decode, densities, encode, entry, pack, prunable_layers, unpack
@@ -82,6 +83,8 @@ class Pruned(FedAvg):
         self.density, self.criterion, self.distribution = density, criterion, distribution
         layers = prunable_layers(model, dense)
         parameters = dict(model.named_parameters())
+        if any(isinstance(layer, WSConv2d | ScaledWSConv2d) for layer in layers.values()):
+            log.warning("a weight of zero is not zero once it is standardized: pruning saves bytes, but no FLOPs")
         frozen = [name for name in layers if not parameters[entry(name)].requires_grad]
         if frozen:
             raise UserError(

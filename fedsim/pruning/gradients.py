@@ -43,10 +43,10 @@ def largest_gradients(
     that is trained, so of a standardized or companded layer the one before its standardization or companding.
 
     Beside the weights, activations and gradients of activations of an ordinary pass, this holds for the layer at hand
-    about a dozen numbers for each one wanted, or for each one of an output channel where that is more, and about
-    twenty if the layer is standardized or companded; kernels may need a copy of the layer's input and output gradient.
-    A layer that is used several times in one pass keeps all its inputs and output gradients until the last arrives.
-    It takes several times as long as a dense gradient does, whose one large product becomes many small ones.
+    about a dozen numbers for each one wanted, or for each one of an output channel where that is more. Kernels may need
+    a copy of the layer's input or of the slice's output gradient, as may padding that is not with zeros. A layer that
+    is used several times in one pass keeps all its inputs and output gradients until the last arrives. It takes several
+    times as long as a dense gradient does, whose one large product becomes many small ones.
 
     The dense gradient is computed, one layer's at a time, where slices would not be known to be right: for a layer
     that is of none of the types in ``SLICED``, has a forward of its own, or shares its weight with another layer.

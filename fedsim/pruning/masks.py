@@ -31,6 +31,7 @@ def prunable_layers(model: nn.Module, dense: Collection[str] = ("first",)) -> di
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Conv2d | nn.Linear) and entry(name) in dict(model.named_parameters())
     }
+    dense = [dense] if isinstance(dense, str) else dense
     names = list(layers)
     ends = {"first": names[:1], "last": names[-1:]}
     kept_dense = {name for word in dense for name in ends.get(word, [word])}

@@ -56,7 +56,7 @@ def test_the_largest_mean_squares_of_all_layers_are_kept(prepared: Prepared) -> 
 
 
 def test_squares_are_those_of_the_dense_gradients(small_settings: MakeSettings) -> None:
-    prepared = prepare(small_settings(*SMALL, "batch_size=64"))  # a round is one step
+    prepared = prepare(small_settings(*SMALL, "strategy.density=0.5", "batch_size=64"))  # a round is one step
     grid = InlineGrid(ClientAppFactory(prepared.settings, prepared.federation), 6, [torch.device("cpu")])
     model = prepared.model
     messages = list(prepared.strategy.configure_train(1, to_record(dict(model.state_dict())), ConfigRecord(), grid))
@@ -71,7 +71,8 @@ def test_squares_are_those_of_the_dense_gradients(small_settings: MakeSettings) 
     for layer, squares in told.items():
         gradient = model.get_parameter(f"{layer}.weight").grad
         assert gradient is not None
-        torch.testing.assert_close(squares, gradient.square(), rtol=1e-3, atol=1e-9)
+        # Where neighbours are equally bright, rounding decides which of them max pooling hands its gradient to.
+        assert (squares - gradient.square()).norm() < 0.01 * squares.norm()
 
 
 def test_it_adjusts_until_the_stop_round_and_says_what_that_costs(prepared: Prepared) -> None:

@@ -191,7 +191,7 @@ def test_of_equal_gradients_the_first() -> None:
     expected = [place for place in range(48) if place not in (0, 3, 4, 20)][:20]
     assert found["0"][0].tolist() == expected
     assert found["2"][0].tolist() == [0, 1, 2, 3, 4, 16, 17, 18, 19]
-    assert found["2"][1].tolist() == [6.0, 6, 6, 6, -6, 12, 12, 12, 12]
+    assert found["2"][1].tolist() == [12.0, 12, 12, 12, -12, 24, 24, 24, 24]
 
 
 def test_all_inactive_weights_where_more_are_wanted() -> None:
