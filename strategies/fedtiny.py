@@ -63,7 +63,7 @@ class FedTiny(Pruned):
         interval: int = 10,
         stop_round: int = 100,
         rate: float = 0.3,
-        blocks: int | Sequence[str] = 5,
+        blocks: int | Sequence[str] | None = None,
         pretrained: str | None = None,
         weighting: str = "examples",
         fraction: float = 1.0,

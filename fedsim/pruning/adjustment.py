@@ -47,12 +47,18 @@ class Schedule:
         return min(math.ceil(share * active), inactive)
 
 
-def blocks_of(layers: Sequence[str], blocks: int | Sequence[str]) -> list[list[str]]:
+def blocks_of(layers: Sequence[str], blocks: int | Sequence[str] | None) -> list[list[str]]:
     """The layers, from input to output, in so many groups of equal numbers, or by the beginnings of their names.
+
+    With ``None`` by the first parts of their names if there are three or more, which are the stages of a residual
+    network; else in five groups, or as many as there are layers.
 
     Errors: ``UserError`` for fewer than one block or more blocks than layers, for a beginning that no layer has, or a
     layer that has none of them.
     """
+    if blocks is None:
+        stages = list(dict.fromkeys(layer.partition(".")[0] for layer in layers))
+        blocks = stages if len(stages) >= 3 else min(5, len(layers))
     if isinstance(blocks, int):
         if not 1 <= blocks <= len(layers):
             raise UserError(

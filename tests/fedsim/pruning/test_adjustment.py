@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from fedsim.errors import UserError
+from fedsim.models import resnet18, vgg11
 from fedsim.pruning.adjustment import Schedule, blocks_of, replace_weights
+from fedsim.pruning.masks import prunable_layers
 
 
 def test_the_share_falls_by_the_cosine_and_ends_at_the_stop_round() -> None:
@@ -37,6 +39,16 @@ def test_blocks_are_even_or_by_names() -> None:
         [layers[3]],
         [layers[4]],
     ]
+
+
+def test_by_themselves_blocks_are_the_stages_of_a_resnet_or_five() -> None:
+    resnet = list(prunable_layers(resnet18(10)))
+    assert [block[0] for block in blocks_of(resnet, None)] == [f"layer{n}.0.conv1" for n in range(1, 5)] + ["fc"]
+    vgg = list(prunable_layers(vgg11(10)))
+    assert [len(block) for block in blocks_of(vgg, None)] == [
+        len(vgg) * (n + 1) // 5 - len(vgg) * n // 5 for n in range(5)
+    ]
+    assert blocks_of(["features.3", "features.6", "head"], None) == [["features.3"], ["features.6"], ["head"]]
 
 
 def test_the_smallest_go_and_the_largest_gradients_come_as_zeros() -> None:
