@@ -168,7 +168,11 @@ def answers(type_: str, content: RecordDict, cohort: list[int], grid: Grid) -> I
     answered = False
     for reply in grid.send_and_receive([Message(content, client, type_) for client in cohort]):
         if reply.has_error():
-            log.warning("client %d failed: %s", reply.metadata.src_node_id, reply.error.reason.partition("\n")[0])
+            log.warning(
+                "client %d failed: %s",
+                reply.metadata.src_node_id,
+                (reply.error.reason or "no reason given").partition("\n")[0],
+            )
             continue
         answered = True
         yield reply
