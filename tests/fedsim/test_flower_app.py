@@ -16,6 +16,9 @@ import pytest
 from fedsim import simulate
 from tests.conftest import ROOT, SMALL
 
+STRATEGIES = [
+    *("fedavg", "fedbn", "fedloge", "fedper", "fedprox", "fedrep", "fedtiny", "fedwon", "local", "prunefl", "pruned")
+]
 BIN = Path(sys.executable).parent
 
 
@@ -35,9 +38,19 @@ def flower(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["strategy=fedbn", "local_epochs=2", "diagnostics=true", "tta=tent"],
+        ["strategy=fedtiny", "strategy.candidates=2", "strategy.blocks=2", "strategy.interval=1", "fraction=0.5"],
+    ],
+    ids=" ".join,
+)
 @pytest.mark.skipif(not Path("/proc").exists(), reason="the daemon is found in /proc")
-def test_flwr_run_gives_the_numbers_of_the_inline_engine(flower: dict[str, str], tmp_path: Path) -> None:
-    overrides = [*SMALL, "strategy=fedbn", "local_epochs=2", "diagnostics=true", "tta=tent"]
+def test_flwr_run_gives_the_numbers_of_the_inline_engine(
+    options: list[str], flower: dict[str, str], tmp_path: Path
+) -> None:
+    overrides = [*SMALL, *options]
     config = " ".join([*overrides, f"out_dir={tmp_path / 'flower_run'}"])
     done = subprocess.run(
         [str(BIN / "flwr"), "run", str(ROOT), "--stream", "--run-config", f'overrides="{config}"'],
@@ -52,7 +65,7 @@ def test_flwr_run_gives_the_numbers_of_the_inline_engine(flower: dict[str, str],
     assert (tmp_path / "flower_run" / "summary.json").exists(), done.stdout + done.stderr
     inline = simulate(*overrides, "engine=inline", f"out_dir={tmp_path / 'inline_run'}")
     # Two simulated SuperNodes host six clients in two processes; not a bit differs.
-    for file in ("clients.csv", "diagnostics.csv"):
+    for file in ("clients.csv", "classes.csv", *(["diagnostics.csv"] if "diagnostics=true" in options else [])):
         assert (tmp_path / "flower_run" / file).read_bytes() == (tmp_path / "inline_run" / file).read_bytes()
     summary = json.loads((tmp_path / "flower_run" / "summary.json").read_text())
     assert summary["final"] == inline.summary["final"]
@@ -91,4 +104,4 @@ def test_the_bundle_holds_everything_the_app_needs_and_no_data(flower: dict[str,
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=unpacked, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert re.findall(r"\w+", done.stdout) == ["fedavg", "fedbn", "fedper", "fedprox", "fedrep", "fedwon", "local"]
+    assert re.findall(r"\w+", done.stdout) == STRATEGIES

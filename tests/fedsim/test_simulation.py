@@ -1,15 +1,18 @@
 """What is tried before anything starts, and that the engine is the one that was asked for."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
 from fedsim.engines.inline import InlineGrid
 from fedsim.engines.process import ProcessGrid
 from fedsim.errors import UserError
+from fedsim.progress import Reporter
 from fedsim.settings import Settings
-from fedsim.simulation import prepare, start_engine
+from fedsim.simulation import prepare, run, start_engine
 
 
 def test_the_same_seed_prepares_the_same_model_and_another_seed_another(
@@ -43,6 +46,29 @@ def test_the_engine_is_the_one_asked_for(
     with start_engine(prepare(small_settings(*overrides))) as grid:
         assert type(grid) is kind
         assert list(grid.get_node_ids()) == list(range(6))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("strategy=fedloge", "head.steps=20", "mask_absent_classes=true"),
+        ("strategy=fedtiny", "strategy.candidates=2", "strategy.interval=1"),
+    ],
+    ids=lambda options: options[0],
+)
+def test_what_travels_beside_the_model_is_the_same_in_worker_processes(
+    small_settings: Callable[..., Settings], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """A fixed classifier, masks, the questions before training and what is told of gradients."""
+    for engine in ("inline", "process"):
+        settings = small_settings(*options, "fraction=0.5", "rounds=3", f"engine={engine}")
+        run(prepare(settings), tmp_path / engine, Reporter())
+    tables = ["clients.csv", "classes.csv", "model.safetensors"]
+    for name in tables:
+        assert (tmp_path / "inline" / name).read_bytes() == (tmp_path / "process" / name).read_bytes(), name
+    inline, process = (pd.read_csv(tmp_path / engine / "rounds.csv") for engine in ("inline", "process"))
+    assert inline["bytes_down"].equals(process["bytes_down"])
+    assert inline["bytes_up"].equals(process["bytes_up"])
 
 
 def test_what_cannot_go_together_is_refused(small_settings: Callable[..., Settings]) -> None:
