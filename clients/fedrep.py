@@ -8,18 +8,17 @@ from datasets.examples import Examples
 from fedsim.errors import UserError
 from fedsim.method import LocalTraining, Turn
 from fedsim.models.classifier import classifier_of
-from fedsim.models.fixed import parameters_fixed
-from fedsim.norms.policy import STATISTICS_LAYERS
-from fedsim.norms.statistics import frozen_statistics
+from fedsim.models.fixed import buffers_restored, parameters_fixed
 
 
 class FedRep(LocalSGD):
     """Trains the classifier with the body fixed for ``head_epochs``, then the body with the classifier fixed for
     ``local_epochs`` (Algorithm 1), each with an optimizer of its own. The metrics are those of the second part.
 
-    While the head trains, layers with running statistics use those that they have and leave them alone: it learns from
-    the features that it will be evaluated on. The official code says nothing of that, its networks have none. It has
-    every client train its head once more before the last test; here a client is evaluated with that of its last turn.
+    Layers work as in training all the time, as in the official code, whose networks have no running statistics. Here
+    the passes for the head leave those as they were: they belong to the body, which these passes do not train. The
+    official code has every client train its head once more before the last test; here a client is evaluated with the
+    head of its last turn.
     """
 
     def __init__(self, training: LocalTraining, head_epochs: int) -> None:
@@ -31,7 +30,7 @@ class FedRep(LocalSGD):
     def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
         head = list(classifier_of(model, "strategy=fedrep")[1].parameters())
         body = all_but_last_linear(model)
-        with parameters_fixed(body), frozen_statistics(model, STATISTICS_LAYERS):
+        with parameters_fixed(body), buffers_restored(model):
             self.fit(model, data, turn, self.head_epochs)
         with parameters_fixed(head):
             return self.fit(model, data, turn, self.training.local_epochs)

@@ -9,13 +9,13 @@ from fedsim.config import ROOT, compose, run_directory
 from fedsim.errors import UserError
 from fedsim.progress import Reporter
 from fedsim.results import Result
-from fedsim.settings import Settings
 
 
 def simulate(overrides: Sequence[str]) -> Result:
     """Composes, checks and runs; the run directory is ``out_dir`` or a new one under ``outputs/``."""
     _put_checkout_on_path()
-    from fedsim.simulation import prepare, run  # needs the checkout on the path
+    from fedsim.settings import Settings  # these need the checkout on the path
+    from fedsim.simulation import prepare, run
 
     settings = Settings.from_config(compose(overrides))
     run_dir = run_directory(settings.out_dir, settings.resume, datetime.now())

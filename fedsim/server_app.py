@@ -16,7 +16,7 @@ from fedsim.config import compose, run_directory
 from fedsim.engines.flower import PartitionGrid
 from fedsim.errors import UserError
 from fedsim.progress import PlainReporter
-from fedsim.report import run_table
+from fedsim.report import print_whole, run_table
 from fedsim.settings import Settings
 from fedsim.simulation import prepare, run
 
@@ -32,5 +32,5 @@ def main(grid: Grid, context: Context) -> None:
     run_dir = Path(run_directory(settings.out_dir, None, datetime.now())).absolute()
     console = Console(width=100)
     result = run(prepared, run_dir, PlainReporter(console), PartitionGrid(grid, len(prepared.federation.clients)))
-    console.print(run_table(result))
+    print_whole(run_table(result))
     console.print(f"run directory: {run_dir}", highlight=False, soft_wrap=True)

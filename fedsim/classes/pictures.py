@@ -28,7 +28,8 @@ def plot_classes(classes: pd.DataFrame, path: Path) -> None:
         for axes, (what, title) in zip(geometry, GEOMETRY.items(), strict=False):
             _plot_over_rounds(axes, classes, layers, what)
             axes.set_title(title, fontsize=9)
-        legend_below(geometry[0] if geometry else final)
+        if geometry:
+            legend_below(geometry[0])
 
 
 def _plot_final(axes: Axes, final: pd.DataFrame) -> None:

@@ -42,18 +42,10 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def frozen_statistics(model: nn.Module, types: tuple[type[nn.Module], ...] = (_BatchNorm,)) -> Iterator[None]:
-    """The running statistics are used in training too and do not change; gamma and beta are trained (FixBN).
-
-    This holds for layers of these types; those that keep no statistics go on normalizing by the batch.
-    """
-    layers = [layer for layer in model.modules() if isinstance(layer, types)]
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """The running statistics are used in training too and do not change; gamma and beta are trained (FixBN)."""
     # A training loop calls model.train() after this, so the layers are switched just before they compute.
-    hooks = [
-        layer.register_forward_pre_hook(_to_evaluation)
-        for layer in layers
-        if getattr(layer, "track_running_stats", True)
-    ]
+    hooks = [layer.register_forward_pre_hook(_to_evaluation) for layer in batch_norms(model)]
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from fedsim.binding import bind_half, halves_of, instantiate, refuse_unused_options, target_of
-from fedsim.config import compose
+from fedsim.config import choices, compose
 from fedsim.errors import UserError
 from fedsim.method import LocalTraining
 
@@ -98,7 +98,7 @@ def test_only_options_that_neither_half_takes_are_refused() -> None:
         refuse_unused({**FEDWON, "client": "clients.LocalSGD", "clip": 0.1})
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedbn", "fedper", "fedprox", "fedrep", "fedwon", "local"])
+@pytest.mark.parametrize("strategy", choices("strategy"))
 def test_no_strategy_of_the_project_has_an_unused_option(strategy: str) -> None:
     refuse_unused(compose([f"strategy={strategy}"])["strategy"])
 

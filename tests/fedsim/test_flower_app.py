@@ -17,7 +17,7 @@ from fedsim import simulate
 from tests.conftest import ROOT, SMALL
 
 STRATEGIES = [
-    *("fedavg", "fedbn", "fedloge", "fedper", "fedprox", "fedrep", "fedtiny", "fedwon", "local", "prunefl", "pruned")
+    *("fedavg", "fedbn", "fedloge", "fedper", "fedprox", "fedrep", "fedtiny", "fedwon", "local", "pruned", "prunefl")
 ]
 BIN = Path(sys.executable).parent
 

@@ -244,7 +244,7 @@ def test_the_table_of_a_run_shows_what_was_left_out_validated_and_mixed(tmp_path
         "validation_accuracy_mean": 0.75,
     }
     summary = {**result.summary, **{which: {**result.summary[which], **change} for which in ("final", "best")}}
-    table = printed(run_table(replace(result, summary=summary)))
+    table = printed(run_table(replace(result, summary=summary)), width=200)
     lines = [line.split() for line in table.splitlines()]
     assert ["mixed", "plain", "font", "street", "(left", "out)", "all", "validation"] in lines
     assert ["clients", "55.0", "70.0", "75.0"] in lines
