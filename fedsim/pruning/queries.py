@@ -1,33 +1,51 @@
 """A client's answers while candidate masks are tried: statistics and then a loss, on a share of its images."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from datasets.examples import Examples, evaluation_batches
 from datasets.source import Part
 from fedsim.arrays import to_record, to_tensors
 from fedsim.messages import ARRAYS, LAYERS, MASKS, NUM_EXAMPLES, SHARE, arrays_of, config_of
-from fedsim.method import Turn
+from fedsim.method import ClientHalf, Turn
 from fedsim.models.fixed import buffers_restored
 from fedsim.norms.statistics import reestimated_statistics, statistics_entries
 from fedsim.pruning.masks import entry
 from fedsim.scoring import score
 from fedsim.seeding import torch_generator
 
-if TYPE_CHECKING:
-    from fedsim.client_host import ClientHost
-
 CANDIDATE, CANDIDATE_MASKS = "candidate", "candidate-masks"
+
+
+class Host(Protocol):
+    """What the questions need of the ``ClientHost`` that puts them."""
+
+    model: nn.Module
+    seed: int
+    device: torch.device
+    half: ClientHalf
+
+    def load(self, received: Mapping[str, torch.Tensor], state: RecordDict) -> None: ...
+
+    def examples(self, client: int, part: Part) -> Examples: ...
+
+    def images(self, examples: Examples) -> Iterator[torch.Tensor]: ...
+
+    def reply(
+        self, message: Message, metrics: Mapping[str, float | list[int]], arrays: ArrayRecord | None = None
+    ) -> Message: ...
 
 
 class CandidateQueries:
     """Answers for the clients that a host plays. A candidate is kept, as sparse as it came, from the first question to
     the second."""
 
-    def __init__(self, host: "ClientHost") -> None:
+    def __init__(self, host: Host) -> None:
         self.host = host
 
     def bn_statistics(self, message: Message, context: Context) -> Message:
