@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -29,7 +30,14 @@ from fedsim.messages import (
 )
 from fedsim.norms import ScaledWSConv2d, WSConv2d
 from fedsim.pruning.candidates import Counts, erk, kept_total, uniform
-from fedsim.pruning.criteria import global_masks, magnitude_masks, random_masks, snip_scores, synflow_masks
+from fedsim.pruning.criteria import (
+    global_masks,
+    magnitude_masks,
+    random_masks,
+    snip_scores,
+    synflow_masks,
+    synflow_scores,
+)
 from fedsim.pruning.masks import Masks, decode, densities, encode, entry, pack, prunable_layers, unpack
 from fedsim.seeding import draw_cohort, torch_generator
 from strategies.fedavg import FedAvg
@@ -95,6 +103,8 @@ class Pruned(FedAvg):
         self.counts: Counts = DISTRIBUTIONS[distribution](self.shapes, density)
         if pretrained is not None:
             load_pretrained(model, pretrained)
+        if criterion == "synflow":
+            synflow_scores(model, image_shape, list(layers))  # refuses what it cannot rank, before anything starts
         self.masks: Masks = {}
         self.given = Given(MASKS)
 
@@ -184,7 +194,7 @@ def load_pretrained(model: nn.Module, path: str) -> None:
     """Errors: ``UserError`` if the file cannot be read or is another network's."""
     try:
         tensors = load_file(Path(path))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"strategy.pretrained={path} cannot be read: choose a run's model.safetensors.") from error
     expected = model.state_dict()
     if tensors.keys() != expected.keys() or any(tensors[name].shape != expected[name].shape for name in expected):

@@ -177,6 +177,10 @@ def test_another_runs_model_can_be_pruned(small_settings: MakeSettings, tmp_path
     assert all(torch.equal(tensor, load_file(path)[name]) for name, tensor in prepared.model.state_dict().items())
     with pytest.raises(UserError, match=r"^strategy\.pretrained=.* holds another network than this run's"):
         prepare(small_settings(*SMALL, f"strategy.pretrained={path}", "norm=gn"))
+    broken = tmp_path / "broken"
+    broken.write_text("not a model")
+    with pytest.raises(UserError, match=r"^strategy\.pretrained=.*broken cannot be read: choose a run's"):
+        prepare(small_settings(*SMALL, f"strategy.pretrained={broken}"))
     with pytest.raises(UserError, match=r"^strategy\.pretrained=nowhere cannot be read: choose a run's"):
         prepare(small_settings(*SMALL, "strategy.pretrained=nowhere"))
 
@@ -201,6 +205,7 @@ def test_it_goes_with_norms_policies_and_optimizers(
         (("strategy.distribution=x",), r"^strategy\.distribution=x is not known: choose uniform or erk\.$"),
         (("strategy.dense=[conv9]",), r"^strategy\.dense=conv9 is no layer of this network: choose first, last, or"),
         (("strategy.dense=[features.0,features.4,features.8,head]",), r"^strategy\.dense=.* leaves no layer to prune"),
+        (("strategy.criterion=synflow", "norm=sws"), r"^strategy\.criterion=synflow is not possible with this network"),
         (("head=etf",), r"^strategy\.dense=\['first'\] has the layer head pruned, which is frozen: name it there"),
     ],
 )
