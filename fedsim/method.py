@@ -3,7 +3,7 @@
 The classes under ``strategies/`` and ``clients/`` fulfil these protocols; nothing under ``fedsim/`` knows one by name.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,6 +37,9 @@ class ServerHalf(Protocol):
 
     def workload(self) -> Workload:
         """What the devices did in the last round, for the accounts of FLOPs and memory."""
+
+    def planned(self) -> Sequence[Workload]:
+        """What rounds may be like, as far as that is known before the first: what a budget has to allow."""
 
     def keep_on_clients(self, entries: Iterable[str]) -> None:
         """Makes further entries of the model personal."""

@@ -50,7 +50,11 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluate_every": _whole(1),
     "checkpoint_every": _whole(0),
     "budget": (
-        lambda value: isinstance(value, Mapping) and all(each is None or _POSITIVE(each) for each in value.values()),
+        lambda value: (
+            isinstance(value, Mapping)
+            and value.keys() <= {"memory_mb", "gflops"}
+            and all(each is None or _POSITIVE(each) for each in value.values())
+        ),
         "numbers above 0 or null for budget.memory_mb and budget.gflops",
     ),
     "mask_absent_classes": _SWITCH,

@@ -121,7 +121,7 @@ def _server_half(settings: Settings, model: nn.Module, federation: Federation, c
         return half
 
     def needs(half: ServerHalf) -> Mapping[str, float]:
-        return costs.of_all(half.workload())
+        return costs.most(half.planned())
 
     if settings.strategy.get("density", 1) is None:
         return budget.densest(settings.strategy, make, needs)

@@ -4,7 +4,7 @@ The other methods of this folder derive from it: most differ only in the part of
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -124,6 +124,9 @@ class FedAvg(Strategy):
     def workload(self) -> Workload:
         """Plain training of a dense network."""
         return Workload()
+
+    def planned(self) -> Sequence[Workload]:
+        return [self.workload()]
 
     def state(self) -> RecordDict:
         """What a checkpoint must hold beside the model; FedAvg keeps nothing."""

@@ -144,7 +144,7 @@ class FedTiny(Pruned):
                 if count:
                     self._grown[layer] = count
         config = ConfigRecord({**config, **{f"{GROW}{layer}": count for layer, count in self._grown.items()}})
-        return super().configure_train(server_round, arrays, config, grid)
+        return self.send(server_round, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -164,15 +164,20 @@ class FedTiny(Pruned):
         return to_record(tensors)
 
     def workload(self) -> Workload:
-        """In a round that adjusts, one step with dense gradients; in the first one, the selection."""
+        """In a round that adjusts, one more batch with dense gradients; in the first one, the selection."""
         return Workload(
-            densities=self.densities(),
+            densities=densities(self.masks),
             dense_layers=tuple(self._grown),
             dense_steps=1 if self._grown else 0,
-            top_k=max(self._grown.values(), default=0),
+            top_k=sum(self._grown.values()),
+            extra_steps=1 if self._grown else 0,
             selection=[densities(masks) for masks in self._selected],
-            selection_share=self.selection_share,
+            share=self.selection_share,
         )
+
+    def planned(self) -> Sequence[Workload]:
+        """One for each candidate: they have as many weights, but not where they cost as much."""
+        return [self._planned(counts) for counts in self.candidates]
 
 
 def _summed(replies: Iterable[Message], sums: dict[str, torch.Tensor]) -> Iterator[Message]:
@@ -182,5 +187,6 @@ def _summed(replies: Iterable[Message], sums: dict[str, torch.Tensor]) -> Iterat
             told = to_tensors(reply.content.array_records[GRADIENTS])
             examples = number(metrics_of(reply), NUM_EXAMPLES)
             for layer, total in sums.items():
-                total.index_add_(0, told[f"{layer}{PLACES}"].long(), examples * told[f"{layer}{VALUES}"].double())
+                places, values = (told[f"{layer}{kind}"].cpu() for kind in (PLACES, VALUES))
+                total.index_add_(0, places.long(), examples * values.double())
         yield reply

@@ -88,11 +88,10 @@ class Pruned(FedAvg):
         if distribution not in DISTRIBUTIONS:
             raise UserError(f"strategy.distribution={distribution} is not known: choose {' or '.join(DISTRIBUTIONS)}.")
         self.model, self.image_shape = model, image_shape
-        self.density, self.criterion, self.distribution = density, criterion, distribution
+        self.density, self.criterion = density, criterion
         layers = prunable_layers(model, dense)
         parameters = dict(model.named_parameters())
-        if any(isinstance(layer, WSConv2d | ScaledWSConv2d) for layer in layers.values()):
-            log.warning("a weight of zero is not zero once it is standardized: pruning saves bytes, but no FLOPs")
+        self.standardized = any(isinstance(layer, WSConv2d | ScaledWSConv2d) for layer in layers.values())
         frozen = [name for name in layers if not parameters[entry(name)].requires_grad]
         if frozen:
             raise UserError(
@@ -107,6 +106,7 @@ class Pruned(FedAvg):
             synflow_scores(model, image_shape, list(layers))  # refuses what it cannot rank, before anything starts
         self.masks: Masks = {}
         self.given = Given(MASKS)
+        self._first = False
 
     def begin(self, arrays: dict[str, torch.Tensor], server_round: int, grid: Grid) -> dict[str, torch.Tensor]:
         """Chooses what is kept of the dense network; what training starts from."""
@@ -134,12 +134,21 @@ class Pruned(FedAvg):
 
     def begun(self, arrays: ArrayRecord, server_round: int, grid: Grid) -> ArrayRecord:
         """The arrays, once there are masks; in the first round that takes ``begin``."""
-        return arrays if self.masks else to_record(self.begin(to_tensors(arrays), server_round, grid))
+        self._first = not self.masks
+        if self.masks:
+            return arrays
+        if self.standardized:
+            log.warning("a weight of zero is not zero once it is standardized: pruning saves bytes, but no FLOPs")
+        return to_record(self.begin(to_tensors(arrays), server_round, grid))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         arrays = self.begun(arrays, server_round, grid)
+        return self.send(server_round, arrays, config, grid)
+
+    def send(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
+        """The cohort's messages: what is kept, and the masks for those who have not got them."""
         sent = pack(self.masks, to_tensors(self.shared(arrays)))
         cohort = draw_cohort(list(grid.get_node_ids()), self.fraction, self.seed, server_round)
         return self.given.attach(self._messages(TRAIN, cohort, server_round, to_record(sent), config))
@@ -157,13 +166,15 @@ class Pruned(FedAvg):
         self.given.change(to_record(encode(masks)))
 
     def workload(self) -> Workload:
-        """Before there are masks, what the densities of the first ones will be."""
-        return Workload(self.densities())
+        asked = self._first and self.criterion == "snip"
+        return Workload(densities(self.masks), dense_question=asked, share=SNIP_SHARE)
 
-    def densities(self) -> dict[str, float]:
-        if self.masks:
-            return densities(self.masks)
-        return {layer: count / self.shapes[layer].numel() for layer, count in self.counts.items()}
+    def planned(self) -> Sequence[Workload]:
+        """With the densities of ``counts``; where a criterion over all layers puts the weights is not known before."""
+        return [self._planned(self.counts)]
+
+    def _planned(self, counts: Counts) -> Workload:
+        return Workload({layer: count / self.shapes[layer].numel() for layer, count in counts.items()})
 
     def state(self) -> RecordDict:
         return self.given.state()

@@ -1,6 +1,7 @@
 """PruneFL (Jiang et al., TNNLS 2022, arXiv 1909.12326): which weights are kept follows the gradients of all of them."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -79,11 +80,9 @@ class PruneFL(Pruned):
 
     def workload(self) -> Workload:
         """In a round that adjusts, every step has dense gradients, and they are held."""
-        return Workload(
-            densities=self.densities(),
-            dense_layers=tuple(self.shapes) if self._adjusts else (),
-            dense_steps=None if self._adjusts else 0,
-        )
+        if not self._adjusts:
+            return super().workload()
+        return replace(super().workload(), dense_layers=tuple(self.shapes), dense_steps=None)
 
 
 def _averaged(replies: Iterable[Message], average: RunningAverage) -> Iterator[Message]:

@@ -23,7 +23,7 @@ class ClassTracker:
     def __init__(self, model: nn.Module, federation: Federation, shots: str) -> None:
         self.names = federation.source.class_names
         self.images = federation.label_counts().sum(axis=0).tolist()
-        # Where no class has less than half of another's images there is no tail to speak of.
+        # Where every class has more than half of any other's images there is no tail to speak of.
         long_tailed = 2 * min(self.images) <= max(self.images)
         self.shots = SHOT_RULES[shots](self.images) if long_tailed else [""] * len(self.images)
         self.layers = class_layers(model, federation.num_classes)

@@ -13,7 +13,7 @@ HALVINGS = 30
 
 
 class Budget:
-    """Limits of what the client with the most images needs in a round without adjustments; ``None`` is no limit."""
+    """Limits of what the client with the most images needs in a round of plain training; ``None`` is no limit."""
 
     def __init__(self, limits: Mapping[str, float | None]) -> None:
         self.limits = {name: limit for name, limit in limits.items() if limit is not None}

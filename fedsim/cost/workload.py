@@ -25,9 +25,13 @@ class Workload:
     """in so many steps; None is all of them"""
     top_k: int = 0
     """The (index, value) pairs that a device sent of them; 0 where it sent, and so held, them all"""
+    extra_steps: int = 0
+    """Batches that the trained network is given once more, for those gradients"""
     selection: Sequence[Densities] = ()
-    """The candidate masks that a share of the images was let through twice"""
-    selection_share: float = 0.0
+    """The candidate masks that a share of the images was let through twice, before training"""
+    dense_question: bool = False
+    """Whether the gradients of a dense network were asked for on that share, before training"""
+    share: float = 0.0
 
 
 class CostTracker:
@@ -39,9 +43,10 @@ class CostTracker:
         self.local_epochs, self.batch_size = settings.local_epochs, settings.batch_size
         self.states = OPTIMIZER_STATES[settings.optimizer] + bool(settings.momentum)
 
-    def of_all(self, workload: Workload) -> Mapping[str, float]:
-        """The same over all clients."""
-        return self.metrics(workload, range(len(self.images)))
+    def most(self, workloads: Sequence[Workload]) -> Mapping[str, float]:
+        """The largest of each number over all clients and these workloads."""
+        rows = [self.metrics(workload, range(len(self.images))) for workload in workloads]
+        return {name: max(row[name] for row in rows) for name in rows[0]}
 
     def metrics(self, workload: Workload, clients: Sequence[int]) -> Mapping[str, float]:
         """Of the client with the most images: ``device_gflops`` of the round, ``device_memory_mb`` of a training step.
@@ -49,12 +54,14 @@ class CostTracker:
         With masks also ``density``, the share that is kept of the weights that might be masked.
         """
         images = max(self.images[client] for client in clients)
-        seen = images * self.local_epochs
         batch = min(self.batch_size, images)
+        seen = images * self.local_epochs + workload.extra_steps * batch
+        asked = max(1, round(workload.share * images))
         dense = seen if workload.dense_steps is None else min(seen, workload.dense_steps * batch)
         flops = self.cost.training_flops(seen, workload.densities, dense, workload.dense_layers)
-        if workload.selection:
-            flops += self.cost.selection_flops(max(1, round(workload.selection_share * images)), workload.selection)
+        flops += self.cost.selection_flops(asked, workload.selection)
+        if workload.dense_question:
+            flops += self.cost.training_flops(asked)
         held = () if workload.top_k else workload.dense_layers
         memory = self.cost.device_memory(batch, workload.densities, self.states, held, workload.top_k)
         row = {"device_gflops": flops / 1e9, "device_memory_mb": memory.total / MB}

@@ -35,9 +35,8 @@ class LocalGenericHeads(nn.Module):
         super().__init__()
         self.personal = PersonalLinear(features, classes)
         self.auxiliary = nn.Linear(features, classes)
-        self.generic = SparseFrame(
-            features, classes, sparsity, norm, steps, bias, orientation
-        )  # last, so the network's classifier
+        # Last, so that it is the network's classifier.
+        self.generic = SparseFrame(features, classes, sparsity, norm, steps, bias, orientation)
         self._answer: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:

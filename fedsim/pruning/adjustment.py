@@ -87,6 +87,7 @@ def replace_weights(
     Of the active weights those with the smallest absolute values go; of the inactive ones those with the largest
     absolute gradients come, as zeros. Both are chosen among what the mask was before, so the order does not matter.
     """
+    mask, gradient = mask.to(weight.device), gradient.to(weight.device)
     dropped = weight.abs().where(mask, torch.inf).flatten().argsort(stable=True)[:count]
     grown = gradient.abs().where(~mask, -1).flatten().argsort(descending=True, stable=True)[:count]
     changed = mask.flatten().clone()

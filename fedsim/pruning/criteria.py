@@ -36,7 +36,7 @@ def snip_scores(weights: Tensors, gradients: Tensors) -> dict[str, torch.Tensor]
     The gradients are summed, or averaged, over the images before. The paper divides all scores by their sum, which
     changes no ranking.
     """
-    return {layer: (weight.detach() * gradients[layer]).abs() for layer, weight in weights.items()}
+    return {layer: (weight.detach() * gradients[layer].to(weight.device)).abs() for layer, weight in weights.items()}
 
 
 def global_masks(scores: Tensors, total: int) -> Masks:

@@ -26,10 +26,11 @@ def prunable_layers(model: nn.Module, dense: Collection[str] = ("first",)) -> di
 
     Errors: ``UserError`` for a name that is no such layer, or if none is left.
     """
+    parameters = dict(model.named_parameters())
     layers: dict[str, nn.Module] = {
         name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, nn.Conv2d | nn.Linear) and entry(name) in dict(model.named_parameters())
+        if isinstance(layer, nn.Conv2d | nn.Linear) and entry(name) in parameters
     }
     dense = [dense] if isinstance(dense, str) else dense
     names = list(layers)

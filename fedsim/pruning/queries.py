@@ -69,8 +69,9 @@ class CandidateQueries:
         self.host.load(to_tensors(arrays_of(message)), context.state)
         generator = torch_generator(self.host.seed, "selection", client=client)
         examples = self._share(client, message, generator)
-        layers = [str(layer) for layer in config_of(message)[LAYERS]]  # type: ignore[union-attr]
-        weights = [model.get_parameter(entry(layer)) for layer in layers]
+        layers = config_of(message)[LAYERS]
+        assert isinstance(layers, list)
+        weights = [model.get_parameter(entry(str(layer))) for layer in layers]
         sums = [torch.zeros_like(weight) for weight in weights]
         model.train()
         with buffers_restored(model):
@@ -79,7 +80,9 @@ class CandidateQueries:
                 loss = cross_entropy(model(images), labels, reduction="sum")
                 for total, gradient in zip(sums, torch.autograd.grad(loss, weights), strict=True):
                     total += gradient / len(examples)
-        return self.host.reply(message, {NUM_EXAMPLES: len(examples)}, to_record(dict(zip(layers, sums, strict=True))))
+        return self.host.reply(
+            message, {NUM_EXAMPLES: len(examples)}, to_record(dict(zip(map(str, layers), sums, strict=True)))
+        )
 
     def _load(self, message: Message, context: Context) -> Examples:
         """Loads the candidate that the message brings, or that one before it brought and this one completes."""

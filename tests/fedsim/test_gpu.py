@@ -51,6 +51,23 @@ def test_a_round_on_the_gpu_agrees_with_one_on_the_cpu(small_settings: Callable[
             torch.testing.assert_close(gpu[name].cpu(), tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("strategy=fedloge", "head.steps=20", "mask_absent_classes=true"),
+        ("strategy=fedtiny", "strategy.candidates=2", "strategy.interval=1"),
+        ("strategy=prunefl", "strategy.criterion=snip", "strategy.interval=1"),
+    ],
+    ids=lambda options: options[0],
+)
+def test_what_the_server_makes_of_replies_on_the_gpu_is_no_error(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Masks, gradients and a fixed classifier, part of them on the CPU and part on the GPU."""
+    for engine in ("engine=inline", "engine.workers_per_gpu=2"):
+        words = ("dataset.train_per_domain=40", "dataset.test_per_domain=20", "rounds=3", "device=cuda", engine)
+        result = simulate(*options, *words, f"out_dir={tmp_path / engine}")
+        assert np.isfinite(result.summary["final"]["global_loss"])
+
+
 def test_workers_share_a_gpu_and_each_gpu_gets_its_workers(small_settings: Callable[..., Settings]) -> None:
     settings = small_settings("strategy=fedbn")
     federation = build_federation(settings)

@@ -30,7 +30,7 @@ WRONG = {
     "diagnostics_images": ("a whole number of at least 2", [1, "many"]),
     "budget": (
         "numbers above 0 or null for budget.memory_mb and budget.gflops",
-        [None, 5, {"memory_mb": 0}, {"gflops": "many"}],
+        [None, 5, {"memory_mb": 0}, {"gflops": "many"}, {"flops": 1}],
     ),
     "mask_absent_classes": ("true or false", ["yes", 1, None]),
     "shots": ("share or count", ["many", 1, None]),

@@ -256,7 +256,7 @@ def test_the_workload_of_a_round_says_what_was_done_in_it(small_settings: MakeSe
     loads = [prepared.strategy.workload() for _ in played(prepared, Watched(prepared), 3)]
     assert [len(load.selection) for load in loads] == [3, 0, 0]
     assert [load.dense_layers for load in loads] == [(), ("head",), ()]
-    assert [load.dense_steps for load in loads] == [0, 1, 0]
+    assert [load.dense_steps for load in loads] == [load.extra_steps for load in loads] == [0, 1, 0]
     count = math.ceil(0.15 * (1 + math.cos(math.pi / 4)) * kept(tiny(prepared).masks)["head"])
     assert [load.top_k for load in loads] == [0, count, 0]
     assert Workload() == prepare(small_settings("engine=inline")).strategy.workload()
