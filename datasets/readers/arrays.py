@@ -15,7 +15,8 @@ NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 
 def read_npz(path: Path) -> Labelled:
     """Errors: ``UserError`` naming the file if it is damaged, lacks an array or holds one of another shape."""
-    with reading(path), np.load(path, allow_pickle=False) as archive:
+    # Opened here, since numpy leaves a damaged archive open.
+    with reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return labelled_arrays(str(path), {name: archive[name] for name in archive.files if name in NAMES})
 
 
