@@ -37,6 +37,7 @@ def one_round(settings: Settings, grid: InlineGrid | ProcessGrid) -> list[dict[s
 def test_a_round_on_the_gpu_agrees_with_one_on_the_cpu(small_settings: Callable[..., Settings], strategy: str) -> None:
     settings = small_settings(f"strategy={strategy}", "engine=inline")
     federation = build_federation(settings)
+    initial = prepare(settings).model.state_dict()
     factory = ClientAppFactory(settings, federation)
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False  # TF32 keeps ten bits of a product; this compares all of float32
@@ -47,8 +48,11 @@ def test_a_round_on_the_gpu_agrees_with_one_on_the_cpu(small_settings: Callable[
         torch.backends.cudnn.allow_tf32 = before
     for cpu, gpu in zip(on_cpu, on_gpu, strict=True):
         assert all(tensor.is_cuda for tensor in gpu.values())  # nothing was copied that need not be
-        for name, tensor in cpu.items():
-            torch.testing.assert_close(gpu[name].cpu(), tensor, rtol=1e-3, atol=1e-4)
+        # What training changed agrees to a part in twenty: a rounding error can send an activation to the other side
+        # of a ReLU, and so single weights differ by more than rounding.
+        changed = sum((tensor - initial[name]).double().square().sum() for name, tensor in cpu.items())
+        differs = sum((tensor - gpu[name].cpu()).double().square().sum() for name, tensor in cpu.items())
+        assert (differs / changed).sqrt() < 0.05
 
 
 @pytest.mark.parametrize(
@@ -62,9 +66,9 @@ def test_a_round_on_the_gpu_agrees_with_one_on_the_cpu(small_settings: Callable[
 )
 def test_what_the_server_makes_of_replies_on_the_gpu_is_no_error(tmp_path: Path, options: tuple[str, ...]) -> None:
     """Masks, gradients and a fixed classifier, part of them on the CPU and part on the GPU."""
-    for engine in ("engine=inline", "engine.workers_per_gpu=2"):
+    for number, engine in enumerate(("engine=inline", "engine.workers_per_gpu=2")):
         words = ("dataset.train_per_domain=40", "dataset.test_per_domain=20", "rounds=3", "device=cuda", engine)
-        result = simulate(*options, *words, f"out_dir={tmp_path / engine}")
+        result = simulate(*options, *words, f"out_dir={tmp_path / str(number)}")
         assert np.isfinite(result.summary["final"]["global_loss"])
 
 

@@ -157,9 +157,12 @@ def test_everything_moves_to_another_device(name: str) -> None:
 @every_norm
 def test_a_gpu_agrees(name: str) -> None:
     model, other = trained(name).double(), trained(name).double().to("cuda")
+    tolerance = {"rtol": 1e-4, "atol": 1e-3} if name.startswith("evonorm") else {}  # timm's take variances in float32
     for _ in range(3):
-        torch.testing.assert_close(step(model, IMAGES.double()), step(other, IMAGES.double().cuda()).cpu())
-    torch.testing.assert_close(evaluated(model, IMAGES.double()), evaluated(other, IMAGES.double().cuda()).cpu())
+        torch.testing.assert_close(step(model, IMAGES.double()), step(other, IMAGES.double().cuda()).cpu(), **tolerance)
+    torch.testing.assert_close(
+        evaluated(model, IMAGES.double()), evaluated(other, IMAGES.double().cuda()).cpu(), **tolerance
+    )
 
 
 @every_norm
