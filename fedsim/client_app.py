@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from datasets.build import build_federation
 from fedsim.client_host import ClientAppFactory
 from fedsim.config import compose
-from fedsim.devices import resolve_devices
+from fedsim.hardware import resolve_devices
 from fedsim.engines.flower import PARTITION
 from fedsim.engines.handle import fix_threads
 from fedsim.messages import config_of

@@ -19,7 +19,7 @@ from fedsim.classes import ClassTracker
 from fedsim.classes.pictures import plot_classes
 from fedsim.client_host import ClientAppFactory, client_half
 from fedsim.cost import Budget, CostTracker, model_cost
-from fedsim.devices import resolve_devices
+from fedsim.hardware import resolve_devices
 from fedsim.diagnostics.diagnosis import Diagnosis
 from fedsim.diagnostics.pictures import plot_diagnostics
 from fedsim.engines.grid import FederationGrid, LocalGrid

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedsim.devices import resolve_devices
+from fedsim.hardware import resolve_devices
 from fedsim.errors import UserError
 
 
