@@ -12,9 +12,9 @@ from flwr.clientapp import ClientApp
 from datasets.build import build_federation
 from fedsim.client_host import ClientAppFactory
 from fedsim.config import compose
-from fedsim.hardware import resolve_devices
 from fedsim.engines.flower import PARTITION
 from fedsim.engines.handle import fix_threads
+from fedsim.hardware import resolve_devices
 from fedsim.messages import config_of
 from fedsim.settings import Settings
 

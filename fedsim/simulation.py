@@ -19,11 +19,11 @@ from fedsim.classes import ClassTracker
 from fedsim.classes.pictures import plot_classes
 from fedsim.client_host import ClientAppFactory, client_half
 from fedsim.cost import Budget, CostTracker, model_cost
-from fedsim.hardware import resolve_devices
 from fedsim.diagnostics.diagnosis import Diagnosis
 from fedsim.diagnostics.pictures import plot_diagnostics
 from fedsim.engines.grid import FederationGrid, LocalGrid
 from fedsim.errors import UserError
+from fedsim.hardware import resolve_devices
 from fedsim.heads import SparseFrame
 from fedsim.loop import FederatedLoop
 from fedsim.method import ServerHalf

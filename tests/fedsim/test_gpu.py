@@ -12,9 +12,9 @@ from datasets.build import build_federation
 from fedsim import simulate
 from fedsim.arrays import to_record, to_tensors
 from fedsim.client_host import ClientAppFactory
-from fedsim.hardware import resolve_devices
 from fedsim.engines.inline import InlineGrid
 from fedsim.engines.process import ProcessGrid
+from fedsim.hardware import resolve_devices
 from fedsim.messages import arrays_of
 from fedsim.settings import Settings
 from fedsim.simulation import prepare

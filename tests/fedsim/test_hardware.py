@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fedsim.hardware import resolve_devices
 from fedsim.errors import UserError
+from fedsim.hardware import resolve_devices
 
 
 def set_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
