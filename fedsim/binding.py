@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 from fedsim.errors import UserError
 
 Factory = Callable[..., Any]
-SET_BY_THE_SIMULATOR = frozenset({"model", "fraction", "seed", "training", "image_shape"})
+SET_BY_THE_SIMULATOR = frozenset({"model", "fraction", "seed", "training", "image_shape", "aggregation"})
 """What both halves of a method are handed anyway, so that it cannot be an option of the method too."""
 KINDS: dict[Any, str] = {
     int: "a whole number",
@@ -88,6 +88,11 @@ def target_of(group: str, options: Mapping[str, Any]) -> Any:
     factory = locate(group, "_target_", options.get("_target_"))
     check_types(group, options, factory)
     return factory
+
+
+def takes(strategy: Mapping[str, Any], half: str, name: str) -> bool:
+    """Whether the constructor of a method's half names this."""
+    return name in _parameters(locate("strategy", half, strategy.get(half)))
 
 
 def check_types(group: str, options: Mapping[str, Any], factory: Factory) -> None:

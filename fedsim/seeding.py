@@ -47,10 +47,15 @@ def global_seed(
         yield
 
 
+def cohort_size(clients: int, fraction: float) -> int:
+    """``fraction`` of the clients, halves rounded up and at least one."""
+    return min(clients, max(1, int(fraction * clients + 0.5)))
+
+
 def draw_cohort(clients: list[int], fraction: float, seed: int, round: int) -> list[int]:
-    """The clients of one round: ``fraction * K`` of them, halves rounded up and at least one, in ascending order."""
-    size = max(1, int(fraction * len(clients) + 0.5))
-    if size >= len(clients):
+    """The clients of one round, ``cohort_size`` of them, in ascending order."""
+    size = cohort_size(len(clients), fraction)
+    if size == len(clients):
         return sorted(clients)
     # Places and not ids are drawn: numpy would turn 64-bit node ids into floats.
     places = numpy_generator(seed, "cohort", round=round).choice(len(clients), size, replace=False)

@@ -14,8 +14,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
+from fedsim.aggregation import Aggregation, Mean
 from fedsim.arrays import select, to_record, to_tensors
-from fedsim.averaging import RunningAverage
 from fedsim.cost import Workload
 from fedsim.errors import UserError
 from fedsim.messages import ARRAYS, CONFIG, EVALUATE, NUM_EXAMPLES, ROUND, TRAIN, arrays_of, metrics_of, number
@@ -43,6 +43,8 @@ class FedAvg(Strategy):
     seed
         Decides the cohorts: round r draws the same clients whatever happened before. (In an app of your own, node ids
         are Flower's and random; in this simulator they are partition ids, so cohorts repeat.)
+    aggregation
+        What takes the place of the average, such as ``fedsim.aggregation.Median()``; metrics are averaged all the same.
     """
 
     personal_modules: ClassVar[tuple[type[nn.Module], ...]] = ()
@@ -58,6 +60,7 @@ class FedAvg(Strategy):
         weighting: str = "examples",
         fraction: float = 1.0,
         seed: int = 0,
+        aggregation: Aggregation | None = None,
     ) -> None:
         if weighting not in ("examples", "uniform"):
             raise UserError(f"strategy.weighting={weighting} is not known: choose examples or uniform.")
@@ -70,6 +73,13 @@ class FedAvg(Strategy):
         self.weighting = weighting
         self.fraction = fraction
         self.seed = seed
+        self.aggregation = aggregation if aggregation is not None else Mean()
+        self._sent = ArrayRecord()
+        if self.aggregation.noisy and weighting != "uniform":
+            raise UserError(
+                f"strategy.weighting={weighting} lets a client weigh more than privacy.noise_multiplier is made for: "
+                "choose strategy.weighting=uniform, or privacy.noise_multiplier=0."
+            )
 
     def keep_on_clients(self, entries: Iterable[str]) -> None:
         """Makes further entries personal: those that the norm's policy keeps local."""
@@ -92,8 +102,11 @@ class FedAvg(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The average of the replies' arrays and of their metrics, each reply let go before the next is read."""
-        arrays, metrics = RunningAverage(), _MetricAverage()
+        """What the aggregation makes of the replies' arrays, and the average of their metrics.
+
+        Where that is an average, too, each reply is let go before the next is read.
+        """
+        arrays, metrics = self.aggregation.start(server_round, to_tensors(self._sent)), _MetricAverage()
         for reply in replies:
             if reply.has_error():
                 _name_failure(reply, server_round)
@@ -104,7 +117,8 @@ class FedAvg(Strategy):
             metrics.add(reply_metrics, examples)
         if metrics.empty:
             return None, None
-        return to_record(arrays.result()), metrics.result()
+        aggregated = to_record(arrays.result())
+        return aggregated, MetricRecord({**metrics.result(), **self.aggregation.metrics()})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -129,11 +143,12 @@ class FedAvg(Strategy):
         return [self.workload()]
 
     def state(self) -> RecordDict:
-        """What a checkpoint must hold beside the model; FedAvg keeps nothing."""
-        return RecordDict()
+        """What a checkpoint must hold beside the model: nothing, but for an aggregation that keeps something."""
+        return self.aggregation.state()
 
     def load_state(self, state: RecordDict) -> None:
         """Takes back what ``state`` returned."""
+        self.aggregation.load_state(state)
 
     def summary(self) -> None:
         log.info(
@@ -144,6 +159,8 @@ class FedAvg(Strategy):
     def _messages(
         self, type_: str, clients: list[int], server_round: int, sent: ArrayRecord, config: ConfigRecord
     ) -> Iterable[Message]:
+        if type_ == TRAIN:
+            self._sent = sent
         config = config.copy()
         config[ROUND] = server_round
         content = RecordDict({ARRAYS: sent, CONFIG: config})  # one for all: an engine packs it once

@@ -3,6 +3,7 @@
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedsim.aggregation import Aggregation
 from fedsim.errors import UserError
 from strategies.fedavg import FedAvg
 
@@ -20,8 +21,16 @@ class FedBN(FedAvg):
 
     personal_modules = (_BatchNorm,)
 
-    def __init__(self, model: nn.Module, *, weighting: str = "uniform", fraction: float = 1.0, seed: int = 0) -> None:
-        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed)
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        weighting: str = "uniform",
+        fraction: float = 1.0,
+        seed: int = 0,
+        aggregation: Aggregation | None = None,
+    ) -> None:
+        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed, aggregation=aggregation)
         if not self.personal:
             raise UserError(
                 "strategy=fedbn needs BatchNorm layers to keep on the clients, and this model has none: "

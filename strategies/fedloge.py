@@ -6,6 +6,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from torch import nn
 
+from fedsim.aggregation import Aggregation
 from fedsim.arrays import select
 from fedsim.engines.handle import one_thread
 from fedsim.errors import UserError
@@ -29,8 +30,16 @@ class FedLoGe(FedAvg):
 
     personal_modules = (PersonalLinear,)
 
-    def __init__(self, model: nn.Module, *, weighting: str = "examples", fraction: float = 1.0, seed: int = 0) -> None:
-        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed)
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        weighting: str = "examples",
+        fraction: float = 1.0,
+        seed: int = 0,
+        aggregation: Aggregation | None = None,
+    ) -> None:
+        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed, aggregation=aggregation)
         heads = local_generic_heads(model)
         if heads is None:
             raise UserError(
@@ -64,7 +73,8 @@ class FedLoGe(FedAvg):
         return select(arrays, (*self.shared(arrays), *self.fixed))
 
     def state(self) -> RecordDict:
-        return self.given.state()
+        return RecordDict({**super().state(), **self.given.state()})
 
     def load_state(self, state: RecordDict) -> None:
+        super().load_state(state)
         self.given.load_state(state)

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from fedsim.aggregation import Aggregation
 from fedsim.errors import UserError
 from fedsim.models.classifier import classifier_of
 from strategies.fedavg import FedAvg
@@ -20,8 +21,16 @@ class FedPer(FedAvg):
 
     name: ClassVar[str] = "fedper"
 
-    def __init__(self, model: nn.Module, *, weighting: str = "examples", fraction: float = 1.0, seed: int = 0) -> None:
-        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed)
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        weighting: str = "examples",
+        fraction: float = 1.0,
+        seed: int = 0,
+        aggregation: Aggregation | None = None,
+    ) -> None:
+        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed, aggregation=aggregation)
         path, classifier = classifier_of(model, f"strategy={self.name}")
         if not any(parameter.requires_grad for parameter in classifier.parameters()):
             raise UserError(

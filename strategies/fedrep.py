@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from fedsim.aggregation import Aggregation
 from fedsim.errors import UserError
 from strategies.fedper import FedPer
 
@@ -17,8 +18,16 @@ class FedRep(FedPer):
 
     name = "fedrep"
 
-    def __init__(self, model: nn.Module, *, weighting: str = "examples", fraction: float = 1.0, seed: int = 0) -> None:
-        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed)
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        weighting: str = "examples",
+        fraction: float = 1.0,
+        seed: int = 0,
+        aggregation: Aggregation | None = None,
+    ) -> None:
+        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed, aggregation=aggregation)
         if not any(each.requires_grad for name, each in model.named_parameters() if name not in self.personal):
             raise UserError(
                 "strategy=fedrep needs something to train in front of the classifier, and this network has nothing: "

@@ -8,8 +8,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from torch import nn
 
+from fedsim.aggregation import Aggregation, RunningAverage
 from fedsim.arrays import to_record, to_tensors
-from fedsim.averaging import RunningAverage
 from fedsim.cost import Workload
 from fedsim.errors import UserError
 from fedsim.messages import (
@@ -29,6 +29,7 @@ from fedsim.messages import (
     number,
 )
 from fedsim.norms.statistics import statistics_entries
+from fedsim.privacy import refuse_noise
 from fedsim.pruning.adjustment import Schedule, blocks_of, replace_weights
 from fedsim.pruning.candidates import candidate_pool
 from fedsim.pruning.criteria import magnitude_masks
@@ -68,6 +69,7 @@ class FedTiny(Pruned):
         weighting: str = "examples",
         fraction: float = 1.0,
         seed: int = 0,
+        aggregation: Aggregation | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -78,7 +80,9 @@ class FedTiny(Pruned):
             weighting=weighting,
             fraction=fraction,
             seed=seed,
+            aggregation=aggregation,
         )
+        refuse_noise(self.aggregation, "strategy=fedtiny", "statistics, losses and gradients beside the model")
         if not 0 < selection_share <= 1:
             raise UserError(
                 f"strategy.selection_share={selection_share} is not possible: choose a number above 0 and at most 1."

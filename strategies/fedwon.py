@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from fedsim.aggregation import Aggregation
 from fedsim.errors import UserError
 from fedsim.norms import NORM_LAYERS, ScaledWSConv2d
 from strategies.fedavg import FedAvg
@@ -16,8 +17,16 @@ class FedWon(FedAvg):
     Errors: ``UserError`` if the model has a normalization layer or no standardized convolution.
     """
 
-    def __init__(self, model: nn.Module, *, weighting: str = "examples", fraction: float = 1.0, seed: int = 0) -> None:
-        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed)
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        weighting: str = "examples",
+        fraction: float = 1.0,
+        seed: int = 0,
+        aggregation: Aggregation | None = None,
+    ) -> None:
+        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed, aggregation=aggregation)
         layers = list(model.modules())
         left = sorted({type(layer).__name__ for layer in layers if isinstance(layer, NORM_LAYERS)})
         if left or not any(isinstance(layer, ScaledWSConv2d) for layer in layers):

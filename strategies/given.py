@@ -21,12 +21,16 @@ class Given:
         self.holders = set()
 
     def attach(self, messages: Iterable[Message]) -> list[Message]:
-        """The messages, which share their content, with the record for those who have not got it."""
+        """The messages, which share their content, with the record for those who have not got it.
+
+        Until it answers, a client is not taken to have it: one that failed may have lost what it kept.
+        """
         messages = list(messages)
         with_record = RecordDict({**messages[0].content, self.name: self.record})  # one for all, as the content is
         for message in messages:
             if message.metadata.dst_node_id not in self.holders:
                 message.content = with_record
+            self.holders.discard(message.metadata.dst_node_id)
         return messages
 
     def noted(self, replies: Iterable[Message]) -> Iterator[Message]:

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from fedsim.aggregation import Aggregation, RunningAverage
 from fedsim.arrays import to_record, to_tensors
-from fedsim.averaging import RunningAverage
 from fedsim.cost import Workload
 from fedsim.errors import RoundFailed, UserError
 from fedsim.messages import (
@@ -29,6 +29,7 @@ from fedsim.messages import (
     number,
 )
 from fedsim.norms import ScaledWSConv2d, WSConv2d
+from fedsim.privacy import refuse_noise
 from fedsim.pruning.candidates import Counts, erk, kept_total, uniform
 from fedsim.pruning.criteria import (
     global_masks,
@@ -81,12 +82,15 @@ class Pruned(FedAvg):
         weighting: str = "examples",
         fraction: float = 1.0,
         seed: int = 0,
+        aggregation: Aggregation | None = None,
     ) -> None:
-        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed)
+        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed, aggregation=aggregation)
         if criterion not in CRITERIA:
             raise UserError(f"strategy.criterion={criterion} is not known: choose {', '.join(CRITERIA)}.")
         if distribution not in DISTRIBUTIONS:
             raise UserError(f"strategy.distribution={distribution} is not known: choose {' or '.join(DISTRIBUTIONS)}.")
+        if criterion == "snip":
+            refuse_noise(self.aggregation, "strategy.criterion=snip", "their gradients")
         self.model, self.image_shape = model, image_shape
         self.density, self.criterion = density, criterion
         layers = prunable_layers(model, dense)
@@ -177,9 +181,10 @@ class Pruned(FedAvg):
         return Workload({layer: count / self.shapes[layer].numel() for layer, count in counts.items()})
 
     def state(self) -> RecordDict:
-        return self.given.state()
+        return RecordDict({**super().state(), **self.given.state()})
 
     def load_state(self, state: RecordDict) -> None:
+        super().load_state(state)
         self.given.load_state(state)
         self.masks = decode(to_tensors(self.given.record), self.shapes)
 

@@ -8,10 +8,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from torch import nn
 
+from fedsim.aggregation import Aggregation, RunningAverage
 from fedsim.arrays import to_record, to_tensors
-from fedsim.averaging import RunningAverage
 from fedsim.cost import Workload
 from fedsim.messages import NUM_EXAMPLES, SQUARES, metrics_of, number
+from fedsim.privacy import refuse_noise
 from fedsim.pruning.adjustment import check_rounds
 from fedsim.pruning.candidates import kept_total
 from fedsim.pruning.criteria import global_masks
@@ -44,6 +45,7 @@ class PruneFL(Pruned):
         weighting: str = "examples",
         fraction: float = 1.0,
         seed: int = 0,
+        aggregation: Aggregation | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -56,7 +58,9 @@ class PruneFL(Pruned):
             weighting=weighting,
             fraction=fraction,
             seed=seed,
+            aggregation=aggregation,
         )
+        refuse_noise(self.aggregation, "strategy=prunefl", "the squares of their gradients")
         check_rounds(interval=interval, stop_round=stop_round)
         self.interval, self.stop_round = interval, stop_round
         self._adjusts = False

@@ -11,7 +11,7 @@ from torch import nn
 
 from clients import FedLoGe
 from datasets.examples import Examples
-from fedsim.averaging import RunningAverage
+from fedsim.aggregation import RunningAverage
 from fedsim.heads import LocalGenericHeads, use_local_generic
 from fedsim.method import Turn
 from fedsim.models.classifier import classifier_of, features_seen

@@ -25,17 +25,14 @@ class RunningAverage:
         first, self._empty = self._empty, False
         if first:
             self._dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
-        elif tensors.keys() != self._dtypes.keys():
-            odd = sorted(tensors.keys() ^ self._dtypes.keys())
-            raise ValueError(f"the entries {odd} are not in every reply")
+        else:
+            check_alike(tensors, self._sums)
         for name, tensor in tensors.items():
             if first:
                 floating = tensor.is_floating_point()
                 self._sums[name] = tensor.to(torch.float64, copy=True).mul_(weight) if floating else tensor.clone()
                 continue
             total = self._sums[name]
-            if tensor.shape != total.shape:
-                raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, others {tuple(total.shape)}")
             if total.is_floating_point():
                 total.add_(tensor.to(total.device), alpha=weight)
             else:
@@ -49,3 +46,12 @@ class RunningAverage:
             name: (total / self._weight).to(self._dtypes[name]) if total.is_floating_point() else total
             for name, total in self._sums.items()
         }
+
+
+def check_alike(tensors: Mapping[str, torch.Tensor], first: Mapping[str, torch.Tensor]) -> None:
+    """Errors: ``ValueError`` if a reply has other names or shapes than the first one, which torch would broadcast."""
+    if tensors.keys() != first.keys():
+        raise ValueError(f"the entries {sorted(tensors.keys() ^ first.keys())} are not in every reply")
+    for name, tensor in tensors.items():
+        if tensor.shape != first[name].shape:
+            raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, others {tuple(first[name].shape)}")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedsim.averaging import RunningAverage
+from fedsim.aggregation import RunningAverage
 
 Tensors = dict[str, torch.Tensor]
 
