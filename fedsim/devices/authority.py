@@ -1,0 +1,174 @@
+"""The folder of a federation's operator: a certificate authority, the server's certificate, and a key pair per device.
+
+::
+
+    ca.crt  ca.key                   the authority; its key stays with the operator
+    server.pem  server.key           the SuperLink's certificate and key
+    devices/NAME/  key key.pub ca.crt   all that has to be copied onto a device
+
+Private keys are readable by their owner alone. A folder appears whole or not at all.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+
+from fedsim.devices.certificates import (
+    certificate_bytes,
+    device_key_bytes,
+    hosts_of,
+    key_bytes,
+    load_key,
+    new_key,
+    root_certificate,
+    server_certificate,
+)
+from fedsim.devices.checks import check_days, check_name, parse_hosts
+from fedsim.errors import UserError
+from fedsim.files import write_atomically
+
+CA_DAYS = 3650
+SERVER_DAYS = 730
+REGISTERED = "node.json"
+"""What ``flwr supernode register --format json`` answered, if it was kept beside a device's keys."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device, and the number by which Flower knows it, where the answer of its registration was kept."""
+
+    name: str
+    folder: Path
+    node_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Authority:
+    """An operator's folder that ``create`` has made."""
+
+    folder: Path
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        hosts: Sequence[str],
+        devices: Sequence[str] = (),
+        ca_days: int = CA_DAYS,
+        server_days: int = SERVER_DAYS,
+    ) -> "Authority":
+        """Makes ``folder``, which must not exist or be empty."""
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise UserError(f"{folder} exists already: name a new folder, or add devices to it with `add`.")
+        names = parse_hosts(hosts)
+        for number, name in enumerate(devices):
+            check_name(name)
+            if name in devices[:number]:
+                raise UserError(f"--device {name} is given twice: every device needs a name of its own.")
+        check_days("--ca-days", ca_days)
+        root_key, server_key = new_key(), new_key()
+        root = root_certificate(root_key, ca_days)
+        check_days("--server-days", server_days, root)
+        with _new_folder(folder) as new:
+            _write_secret(new / "ca.key", key_bytes(root_key))
+            _write(new / "ca.crt", certificate_bytes(root))
+            _write_secret(new / "server.key", key_bytes(server_key))
+            certificate = server_certificate(server_key, names, server_days, root, root_key)
+            _write(new / "server.pem", certificate_bytes(certificate))
+            (new / "devices").mkdir(mode=0o700)
+            for name in devices:
+                cls(new).add(name)
+        return cls(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Authority":
+        for file in ("ca.crt", "server.pem", "devices"):
+            if not (folder / file).exists():
+                raise UserError(f"{folder} has no {file}: name a folder that `python -m fedsim.devices init` has made.")
+        return cls(folder)
+
+    @property
+    def root(self) -> x509.Certificate:
+        return x509.load_pem_x509_certificate((self.folder / "ca.crt").read_bytes())
+
+    @property
+    def server(self) -> x509.Certificate:
+        return x509.load_pem_x509_certificate((self.folder / "server.pem").read_bytes())
+
+    @property
+    def devices(self) -> list[Device]:
+        folders = sorted(path.parent for path in (self.folder / "devices").glob("*/key.pub"))
+        return [Device(folder.name, folder, _node_id(folder / REGISTERED)) for folder in folders]
+
+    def add(self, name: str) -> Device:
+        """A key pair for one more device, and the certificate it knows the server by."""
+        check_name(name)
+        folder = self.folder / "devices" / name
+        if folder.exists():
+            raise UserError(f"{folder} exists already: choose another name, or `remove` the device first.")
+        private, public = device_key_bytes(new_key())
+        with _new_folder(folder) as new:
+            _write_secret(new / "key", private)
+            _write(new / "key.pub", public)
+            _write(new / "ca.crt", (self.folder / "ca.crt").read_bytes())
+        return Device(name, folder)
+
+    def remove(self, name: str) -> Device:
+        """Deletes the folder of a device and returns what it was; the SuperLink is not told."""
+        found = {device.name: device for device in self.devices}
+        if name not in found:
+            raise UserError(f"{name} is no device of {self.folder}: there are {', '.join(found) or 'none'}.")
+        shutil.rmtree(found[name].folder)
+        return found[name]
+
+    def renew(self, hosts: Sequence[str] = (), server_days: int = SERVER_DAYS) -> None:
+        """A new server certificate for the same key, for ``hosts`` or those of the old one.
+
+        The key stays: whoever has it can pass for the server until the old certificate ends, whatever the new one says.
+        """
+        for file in ("ca.key", "server.key"):
+            if not (self.folder / file).exists():
+                raise UserError(f"{self.folder} has no {file}: renew in the folder with all the files of `init`.")
+        check_days("--server-days", server_days, self.root)
+        root_key, key = (load_key((self.folder / file).read_bytes()) for file in ("ca.key", "server.key"))
+        names = parse_hosts(hosts) if hosts else hosts_of(self.server)
+        certificate = certificate_bytes(server_certificate(key, names, server_days, self.root, root_key))
+        write_atomically(self.folder / "server.pem", lambda path: path.write_bytes(certificate))
+
+
+def _node_id(file: Path) -> str | None:
+    try:
+        answer = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None  # not registered yet, or its answer went elsewhere
+    return str(answer["node-id"]) if isinstance(answer, dict) and "node-id" in answer else None
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder for its owner alone, which gets its name once it is filled; nothing is left of it after an error."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield new
+        new.replace(folder)
+    except BaseException:
+        shutil.rmtree(new)
+        raise
+
+
+def _write(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Writes a file that must not be there yet."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(data)
+
+
+def _write_secret(path: Path, data: bytes) -> None:
+    _write(path, data, mode=0o600)
