@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from datasets.devices import DeviceData
 from datasets.federation import Federation
 from datasets.source import Source
 from datasets.splits.build import build_split
 from fedsim.binding import instantiate
+from fedsim.errors import UserError
 from fedsim.settings import Settings
 
 
@@ -17,5 +19,7 @@ def build_federation(settings: Settings) -> Federation:
     data_dir = None if settings.data_dir is None else Path(settings.data_dir).expanduser()
     offered = {"data_dir": data_dir, "download": settings.download}
     source = instantiate("dataset", settings.dataset, offered=offered)
+    if isinstance(source, DeviceData):
+        raise UserError("dataset=devices is images that real devices hold: run it with flwr run, see docs/devices.md.")
     assert isinstance(source, Source)
     return build_split(source, settings.split, settings.seed)

@@ -46,6 +46,9 @@ class Partition:
 class Federation:
     """The source and its partitions; client ids count from zero."""
 
+    on_devices = False
+    """Whether the images are where only the clients can see them (``datasets/devices.py``)"""
+
     def __init__(self, source: Source, partitions: Sequence[Partition], unseen: Sequence[str] = ()) -> None:
         """``unseen`` names the domains that no client trains on and the global model is tested on nevertheless."""
         self.source = source
@@ -72,6 +75,12 @@ class Federation:
     @property
     def num_classes(self) -> int:
         return self.source.num_classes
+
+    @property
+    def domain_hosts(self) -> list[tuple[str, int]]:
+        """Each domain and a client that can test the global model on its test images."""
+        first = {partition.domain: partition.client for partition in reversed(self.partitions)}
+        return [(name, first.get(name, 0)) for name in (*self.domain_tests, *self.unseen_tests)]
 
     def test_domains(self, client: int) -> tuple[str, ...]:
         """The domains whose test sets together are the client's, so that one evaluation serves both; else none."""

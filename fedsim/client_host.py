@@ -20,8 +20,25 @@ from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.arrays import to_record, to_tensors
 from fedsim.binding import bind_half
+from fedsim.compression import buffers_of, compress, forget
 from fedsim.diagnostics.activations import activation_statistics, class_scatter
-from fedsim.messages import ADAPTED, ARRAYS, COLLAPSE, DOMAIN, GIVEN, GLOBAL, METRICS, PART, ROUND, arrays_of, config_of
+from fedsim.messages import (
+    ADAPTED,
+    ARRAYS,
+    COLLAPSE,
+    CONFIG,
+    DOMAIN,
+    EVALUATE_PARTS,
+    EVALUATION,
+    GIVEN,
+    GLOBAL,
+    MASKS,
+    METRICS,
+    PART,
+    ROUND,
+    arrays_of,
+    config_of,
+)
 from fedsim.method import ClientHalf, LocalTraining, Turn
 from fedsim.models import build_model
 from fedsim.models.sites import as_written, norm_sites
@@ -80,6 +97,7 @@ class ClientHost:
             written = as_written(settings.model, federation.num_classes, federation.source.image_shape)
             self.sites = norm_sites(written, self.model)
         self.half = client_half(settings)
+        self.compression, self.exact = settings.compression, buffers_of(self.model)
         self.masks_absent = settings.mask_absent_classes
         self.adaptation = adaptation_of(settings.tta)
 
@@ -96,6 +114,7 @@ class ClientHost:
             sent=message.content,
         )
         received = self.half.unpack(to_tensors(arrays_of(message)), self.model, turn)
+        evaluations = self._evaluated_first(message, received, context)
         self.load(received, context.state)
         with (
             global_seed(self.seed, "train", round=round, client=client, device=self.device),
@@ -111,15 +130,35 @@ class ClientHost:
             context.state[PERSONAL] = to_record(personal)
             context.state[TRAINED] = ConfigRecord({ROUND: round})
         packed = self.half.pack({name: trained[name] for name in received}, self.model, turn)
-        return self.reply(message, metrics, to_record(packed), turn.reply)
+        if self.compression is not None:
+            if MASKS in message.content:
+                forget(context.state)  # another mask, and the entries no longer mean what they did
+            sent = to_tensors(arrays_of(message))
+            packed = compress(self.compression, sent, packed, context.state, self.exact)
+        reply = self.reply(message, metrics, to_record(packed), RecordDict({**turn.reply, **evaluations}))
+        reply.content[CONFIG] = ConfigRecord({ROUND: round})
+        return reply
 
     def evaluate(self, message: Message, context: Context) -> Message:
         """The model this client would use, shared plus personal part, on its own test or validation set."""
         self.load(to_tensors(arrays_of(message)), context.state)
         part = Part[str(config_of(message).get(PART, Part.TEST.name))]
+        return self.reply(message, self._evaluate_own(part, context))
+
+    def _evaluated_first(self, message: Message, received: Mapping[str, torch.Tensor], context: Context) -> RecordDict:
+        """The same, of the model that a training message brings, where it asks for that: a message less."""
+        parts = config_of(message).get(EVALUATE_PARTS, [])
+        assert isinstance(parts, list)
+        evaluations = RecordDict()
+        for part in map(str, parts):
+            self.load(received, context.state)
+            evaluations[EVALUATION + part] = MetricRecord({**self._evaluate_own(Part[part], context)})
+        return evaluations
+
+    def _evaluate_own(self, part: Part, context: Context) -> Scores:
         client = _partition(context)
         tests, trained_on = self.examples(client, part), partial(self.examples, client, Part.TRAIN)
-        return self.reply(message, self._evaluate(tests, trained_on, trained_on, own=True))
+        return self._evaluate(tests, trained_on, trained_on, own=True)
 
     def evaluate_global(self, message: Message, context: Context) -> Message:
         """The complete model of the message on all test images of one domain.
@@ -221,7 +260,7 @@ class ClientHost:
         arrays: ArrayRecord | None = None,
         more: RecordDict | None = None,
     ) -> Message:
-        content = RecordDict({METRICS: MetricRecord({**metrics}), **(more or {})})
+        content = RecordDict({METRICS: MetricRecord({**metrics}), **(more or {})})  # METRICS first: ``metrics_of``
         if arrays is not None:
             content[ARRAYS] = arrays
         return Message(content, reply_to=message)

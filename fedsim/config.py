@@ -35,6 +35,8 @@ GROUPS = (
     "head",
     "reparam",
     "tta",
+    "aggregation",
+    "privacy",
     "engine",
     "experiment",
 )

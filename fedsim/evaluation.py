@@ -7,15 +7,15 @@ of all models. Reading those parts is measuring: it is no message of the method 
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import islice
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from datasets.federation import Federation
 from datasets.source import Part
+from fedsim.aggregation import RunningAverage
 from fedsim.arrays import to_record, to_tensors
-from fedsim.averaging import RunningAverage
 from fedsim.client_host import PERSONAL, TRAINED
 from fedsim.engines.grid import FederationGrid
 from fedsim.messages import DOMAIN, EVALUATE_GLOBAL, NUM_EXAMPLES, PART, ROUND, message, metrics_of, number
@@ -44,7 +44,10 @@ class Measured:
 
     @classmethod
     def from_reply(cls, reply: Message) -> "Measured":
-        metrics = metrics_of(reply)
+        return cls.from_metrics(metrics_of(reply))
+
+    @classmethod
+    def from_metrics(cls, metrics: MetricRecord) -> "Measured":
         others = [predictor_of(key)[0] for key in metrics if key.endswith(f"-{CORRECT}")]
         return replace(cls._of(PLAIN, metrics), others={name: cls._of(name, metrics) for name in others})
 
@@ -78,56 +81,94 @@ class Evaluation:
     """each client's own model on its validation images, for those that have any"""
 
 
+Successful = Callable[[Iterable[Message], int], Iterable[Message]]
+"""Passes on the replies to so many messages, and drops, or ends the run for, those that failed."""
+
+
+def asked_clients(federation: Federation, alike: bool) -> dict[Part, set[int]]:
+    """Which clients have to be asked for an evaluation, and on which part of their images.
+
+    Where the clients are ``alike``, all using the model that the server sends and nothing of their own, a client whose
+    test set is that of one or more domains has their numbers, computed once.
+    """
+    tested = {client for client in federation.clients if not (alike and federation.test_domains(client))}
+    asked = {Part.TEST: tested, Part.VALIDATION: set(federation.validated)}
+    return {part: clients for part, clients in asked.items() if clients}
+
+
 def evaluate(
     grid: FederationGrid,
     strategy: ServerHalf,
     federation: Federation,
-    model: Tensors,
+    model: Tensors | None,
     arrays: ArrayRecord,
     round: int,
-    successful: Callable[[Iterable[Message], int], Iterable[Message]],
+    successful: Successful,
     alike: bool,
+    asked: Mapping[Part, Collection[int]],
 ) -> Evaluation:
-    """Evaluates ``model``, the global one, on each domain, and what the strategy sends of ``arrays`` on all clients.
+    """Evaluates ``model``, the global one, on each domain, and what the strategy sends of ``arrays`` where ``asked``.
 
-    Where the clients are ``alike``, all using the model that the server sends and nothing of their own, a client whose
-    test set is that of one or more domains has their numbers, computed once. ``successful`` passes the replies on and
-    drops, or ends the run for, those that failed.
+    Without a ``model``, where the clients keep their parts of it to themselves, there is nothing global.
     """
-    complete = to_record(model)
-    host = {partition.domain: partition.client for partition in reversed(federation.partitions)}
-    names = [*federation.domain_tests, *federation.unseen_tests]
+    hosts = [] if model is None or federation.on_devices else federation.domain_hosts
+    complete = to_record(model or {})
     on_domains = [
-        message(EVALUATE_GLOBAL, host.get(name, 0), complete, ConfigRecord({ROUND: round, DOMAIN: name}))
-        for name in names
+        message(EVALUATE_GLOBAL, client, complete, ConfigRecord({ROUND: round, DOMAIN: name})) for name, client in hosts
     ]
-
-    def to_clients(part: Part, clients: Collection[int]) -> list[Message]:
-        config = ConfigRecord({PART: part.name})
-        messages = strategy.configure_evaluate(round, arrays, config, grid) if clients else ()
-        return [each for each in messages if each.metadata.dst_node_id in clients]
-
-    on_domain = {c: federation.test_domains(c) for c in federation.clients} if alike else {}
-    tests = to_clients(Part.TEST, {client for client in federation.clients if not on_domain.get(client)})
-    validations = to_clients(Part.VALIDATION, federation.validated)
-
-    replies = iter(grid.send_and_receive(chain(on_domains, tests, validations)))
+    to_clients = evaluation_messages(grid, strategy, arrays, round, asked)
+    replies = iter(grid.send_and_receive([*on_domains, *to_clients]))
     measured = {}
-    for name, reply in zip(names, replies, strict=False):
+    for (name, _), reply in zip(hosts, replies, strict=False):
         for ok in successful([reply], 1):  # alone: without one of its domains the global accuracy is another number
             measured[name] = Measured.from_reply(ok)
+    by_part = {
+        part: {
+            reply.metadata.src_node_id: Measured.from_reply(reply)
+            for reply in successful(islice(replies, len(clients)), len(clients))
+        }
+        for part, clients in asked.items()
+    }
+    on_server = Evaluation(
+        clients={},
+        domains={name: measured[name] for name in federation.domain_tests if name in measured},
+        unseen={name: measured[name] for name in federation.unseen_tests if name in measured},
+    )
+    return with_clients(on_server, federation, alike, by_part)
 
-    def by_client(count: int) -> dict[int, Measured]:
-        some = successful(islice(replies, count), count)
-        return {reply.metadata.src_node_id: Measured.from_reply(reply) for reply in some}
 
-    tested = by_client(len(tests))
-    tested |= {c: pool(measured[name] for name in domains) for c, domains in on_domain.items() if domains}
-    return Evaluation(
+def evaluation_messages(
+    grid: FederationGrid, strategy: ServerHalf, arrays: ArrayRecord, round: int, asked: Mapping[Part, Collection[int]]
+) -> list[Message]:
+    """What the strategy sends of ``arrays`` to be evaluated, to each of those clients for each part."""
+    messages: list[Message] = []
+    for part, clients in asked.items():
+        to_all = strategy.configure_evaluate(round, arrays, ConfigRecord({PART: part.name}), grid) if clients else ()
+        messages += [each for each in to_all if each.metadata.dst_node_id in clients]
+    return messages
+
+
+def with_clients(
+    evaluation: Evaluation, federation: Federation, alike: bool, measured: Mapping[Part, Mapping[int, Measured]]
+) -> Evaluation:
+    """The evaluation of the global model, completed by what the clients answered and what they need not be asked."""
+    tested = dict(measured.get(Part.TEST, {}))
+    domains = dict(evaluation.domains)
+    if alike and federation.on_devices:  # the test images of a domain are those of its devices
+        by_domain: dict[str, list[Measured]] = {}
+        for client, result in sorted(tested.items()):
+            by_domain.setdefault(federation.partitions[client].domain, []).append(result)
+        domains = {name: pool(results) for name, results in by_domain.items()}
+    elif alike:
+        for client in federation.clients:
+            names = federation.test_domains(client)
+            if names:
+                tested[client] = pool(evaluation.domains[name] for name in names)
+    return replace(
+        evaluation,
         clients=dict(sorted(tested.items())),
-        domains={name: measured[name] for name in federation.domain_tests},
-        unseen={name: measured[name] for name in federation.unseen_tests},
-        validation=by_client(len(validations)),
+        domains=domains,
+        validation=dict(sorted(measured.get(Part.VALIDATION, {}).items())),
     )
 
 

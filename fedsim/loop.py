@@ -2,32 +2,69 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from datasets.federation import Federation
+from datasets.source import Part
 from fedsim.arrays import to_record, to_tensors
 from fedsim.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fedsim.classes import ClassTracker
+from fedsim.compression import decompress
 from fedsim.cost import CostTracker
 from fedsim.diagnostics.diagnosis import Diagnosis
 from fedsim.diagnostics.updates import UpdateStatistics
 from fedsim.engines.counting import CountingGrid
 from fedsim.engines.grid import FederationGrid, LocalGrid
 from fedsim.errors import RoundFailed
-from fedsim.evaluation import complete_model, evaluate, personal_ages
-from fedsim.messages import arrays_of
+from fedsim.evaluation import (
+    Evaluation,
+    Measured,
+    asked_clients,
+    complete_model,
+    evaluate,
+    evaluation_messages,
+    personal_ages,
+    with_clients,
+)
+from fedsim.messages import ARRAYS, CONFIG, EVALUATE_PARTS, EVALUATION, PART, arrays_of, config_of
 from fedsim.method import ServerHalf
-from fedsim.metrics import Row, age_metrics, client_rows, round_metrics
+from fedsim.metrics import Row, age_metrics, client_rows, fault_rows, round_metrics
 from fedsim.norms.policy import NormPolicy
 from fedsim.progress import Reporter
 from fedsim.recording import Recorder
 from fedsim.settings import Settings
 from fedsim.tta import adaptation_of
+from fedsim.vetting import fault_of
 
 log = logging.getLogger(__name__)
+
+
+REFUSED = 0
+"""Flower's ``ErrorCode.UNKNOWN``; the reason says more."""
+_ByPart = dict[Part, dict[int, Measured]]
+"""What clients measured, on which part of their images."""
+
+
+@dataclass
+class _Played:
+    """A round, until it is written down."""
+
+    round: int
+    started: float
+    row: Row = field(default_factory=dict)
+    updates: UpdateStatistics | None = None
+    faults: dict[int, str] = field(default_factory=dict)
+    """The clients that failed or whose reply was refused, and why"""
+    states: Mapping[int, RecordDict] = field(default_factory=dict)
+    model: Mapping[str, torch.Tensor] | None = None
+    """The global one, where it was needed and can be known"""
+    evaluation: Evaluation | None = None
+    asked: Mapping[Part, Collection[int]] = field(default_factory=dict)
+    """The clients that still have to be asked what their models are worth, along with the next round"""
 
 
 class FederatedLoop:
@@ -45,7 +82,9 @@ class FederatedLoop:
         classes: ClassTracker,
         costs: CostTracker,
         diagnosis: Diagnosis | None = None,
+        exact: frozenset[str] = frozenset(),
     ) -> None:
+        """``exact`` names the entries that are not compressed."""
         self.settings = settings
         self.federation = federation
         self.grid = grid
@@ -56,8 +95,11 @@ class FederatedLoop:
         self.classes = classes
         self.costs = costs
         self.diagnosis = diagnosis
+        self.exact = exact
         self.policy = NormPolicy.of(settings.norm, settings.rounds)
-        self.adapts = adaptation_of(settings.tta) is not None
+        adapts = adaptation_of(settings.tta) is not None
+        self.alike = not (strategy.personal or self.policy.reestimates or adapts or settings.mask_absent_classes)
+        """Whether every client uses the model that the server sends and nothing of its own"""
         self.arrays: ArrayRecord = to_record(initial)
 
     def run(self) -> None:
@@ -67,42 +109,91 @@ class FederatedLoop:
         """
         first = self._restore() + 1
         self.reporter.start(max(first, 1), self.settings.rounds)
-        if first == 0:
-            started = time.monotonic()
-            self._finish_round(0, {}, None, started)
-        for round in range(max(first, 1), self.settings.rounds + 1):
-            started = time.monotonic()
-            self._finish_round(round, *self._train(round), started)
+        played: _Played | None = None
+        for round in range(first, self.settings.rounds + 1):
+            previous, played = played, _Played(round, time.monotonic())
+            if round > 0:
+                measured = self._train(played, previous)
+                if previous is not None and previous.asked:
+                    self._record(previous, measured)
+            self._measure(played)
+            if not played.asked:
+                self._record(played, {})
         states = self.grid.client_states()
-        model = complete_model(self.initial, self.arrays, self.strategy.personal, states)
-        self.recorder.save_models(self.initial, model, self.strategy.personal, states, self.strategy.masks)
+        personal = self.strategy.personal if states is not None else frozenset()
+        model = complete_model(self.initial, self.arrays, personal, states or {})
+        self.recorder.save_models(self.initial, model, personal, states or {}, self.strategy.masks)
 
-    def _train(self, round: int) -> tuple[Row, UpdateStatistics | None]:
-        grid = CountingGrid(self.grid)
+    def _train(self, played: "_Played", previous: "_Played | None") -> _ByPart:
+        """Trains a cohort; what the clients answer about the model of the round before, where it still asks that."""
+        round, grid = played.round, CountingGrid(self.grid)
         messages = list(self.strategy.configure_train(round, self.arrays, ConfigRecord(), grid))
+        evaluations = self._ask_along(messages, previous)
         self.reporter.cohort(round, len(messages))
-        updates = self.diagnosis.updates(round, arrays_of(messages[0])) if self.diagnosis is not None else None
+        if self.diagnosis is not None:
+            played.updates = self.diagnosis.updates(round, arrays_of(messages[0]))
+        replies = iter(grid.send_and_receive([*messages, *evaluations]))
+        measured: _ByPart = {}
 
-        def observed(replies: Iterable[Message]) -> Iterator[Message]:
-            for reply in replies:
+        def observed() -> Iterator[Message]:
+            for message, reply in zip(messages, replies, strict=False):
                 self.reporter.client_done()
-                if reply.has_content() and updates is not None:
-                    updates.add(to_tensors(arrays_of(reply)))
-                yield reply
+                checked = self._checked(message, reply, round)
+                if checked.has_content():
+                    _read_evaluations(checked, measured)
+                    if played.updates is not None:
+                        played.updates.add(to_tensors(arrays_of(checked)))
+                yield checked
 
-        replies = self._successful(observed(grid.send_and_receive(messages)), len(messages), round)
-        arrays, metrics = self.strategy.aggregate_train(round, replies)
+        successful = self._successful(observed(), len(messages), played)
+        arrays, metrics = self.strategy.aggregate_train(round, successful)
         if arrays is not None:
             self.arrays = arrays
+        for message, reply in zip(evaluations, replies, strict=True):
+            for ok in self._successful([reply], len(messages) + len(evaluations), played):
+                part = Part[str(config_of(message)[PART])]
+                measured.setdefault(part, {})[ok.metadata.src_node_id] = Measured.from_reply(ok)
         clients = [message.metadata.dst_node_id for message in messages]
-        return {
+        played.row = {
             **{f"train_{name}": value for name, value in (metrics or MetricRecord()).items()},
             **self.costs.metrics(self.strategy.workload(), clients),
             "bytes_down": grid.bytes_down,
             "bytes_up": grid.bytes_up,
-        }, updates
+        }
+        return measured
 
-    def _successful(self, replies: Iterable[Message], expected: int, round: int) -> Iterator[Message]:
+    def _ask_along(self, messages: list[Message], previous: "_Played | None") -> list[Message]:
+        """Lets the cohort evaluate what it is sent, before it trains; the messages to the clients outside of it."""
+        if previous is None or not previous.asked:
+            return []
+        changed: dict[int, RecordDict] = {}
+        for message in messages:
+            client = message.metadata.dst_node_id
+            parts = [part.name for part, clients in previous.asked.items() if client in clients]
+            if parts:
+                config = config_of(message).copy()
+                config[EVALUATE_PARTS] = parts
+                key = id(message.content)  # one for all whose content is one: an engine packs it once
+                message.content = changed.setdefault(key, RecordDict({**message.content, CONFIG: config}))
+        trained = {message.metadata.dst_node_id for message in messages}
+        others = {part: set(clients) - trained for part, clients in previous.asked.items()}
+        return evaluation_messages(self.grid, self.strategy, self.arrays, previous.round, others)
+
+    def _checked(self, message: Message, reply: Message, round: int) -> Message:
+        """The reply as if it had not been compressed, or an error in its place if it may not reach the average."""
+        if not reply.has_content():
+            return reply
+        if self.settings.compression is not None:
+            sent, received = to_tensors(arrays_of(message)), to_tensors(arrays_of(reply))
+            try:
+                arrays = decompress(self.settings.compression, sent, received, self.exact)
+            except ValueError as error:
+                return Message(Error(REFUSED, str(error)), reply_to=message)
+            reply.content[ARRAYS] = to_record(arrays)
+        fault = fault_of(reply, arrays_of(message), round, self.settings.update_limit)
+        return reply if fault is None else Message(Error(REFUSED, fault), reply_to=message)
+
+    def _successful(self, replies: Iterable[Message], expected: int, played: "_Played") -> Iterator[Message]:
         """Passes good replies on, names the clients that failed, and ends the round once too few can succeed."""
         failed = 0
         for reply in replies:
@@ -112,7 +203,8 @@ class FederatedLoop:
             failed += 1
             client, reason = reply.metadata.src_node_id, reply.error.reason or "no reason given"
             summary, _, details = reason.partition("\n")
-            sentence = f"client {client} failed in round {round}: {summary}"
+            played.faults[client] = summary
+            sentence = f"client {client} failed in round {played.round}: {summary}"
             log.info("%s", details)
             if (expected - failed) / expected < self.settings.min_fraction_success:
                 raise RoundFailed(
@@ -121,40 +213,57 @@ class FederatedLoop:
                 )
             log.warning("%s", sentence)
 
-    def _finish_round(self, round: int, row: Row, updates: UpdateStatistics | None, started: float) -> None:
-        settings = self.settings
+    def _measure(self, played: "_Played") -> None:
+        """Evaluates the model that the round has led to, or the part of it that the next round's messages leave."""
+        settings, round, personal = self.settings, played.round, self.strategy.personal
         evaluated = round in (0, settings.rounds) or round % settings.evaluate_every == 0
         diagnosed = self.diagnosis is not None and self.diagnosis.due(round)
-        personal = self.strategy.personal
-        metrics: Row = {}
-        if evaluated or diagnosed:
-            states = self.grid.client_states() if personal else {}
-            model = complete_model(self.initial, self.arrays, personal, states)
+        if not evaluated and not diagnosed:
+            return
+        states = self.grid.client_states() if personal else {}
+        if states is not None:
+            played.states = states
+            played.model = complete_model(self.initial, self.arrays, personal, states)
 
         def successful(replies: Iterable[Message], expected: int) -> Iterator[Message]:
-            return self._successful(replies, expected, round)
+            return self._successful(replies, expected, played)
 
         if evaluated:
-            evaluation = evaluate(
-                self.grid,
-                self.strategy,
-                self.federation,
-                model,
-                self.arrays,
-                round,
-                successful,
-                alike=not (personal or self.policy.reestimates or self.adapts or settings.mask_absent_classes),
+            asked = asked_clients(self.federation, self.alike)
+            # Not before the first round, in which a method may prune what it starts from.
+            if self.grid.folds_evaluation and 0 < round < settings.rounds:
+                played.asked, asked = asked, {}
+            played.evaluation = evaluate(
+                *(self.grid, self.strategy, self.federation, played.model, self.arrays, round, successful),
+                *(self.alike, asked),
             )
-            metrics = round_metrics(evaluation, self.federation) | self.classes.metrics(evaluation)
-            metrics |= age_metrics(personal_ages(states, round))
-            self.recorder.record_clients(client_rows(evaluation, self.federation, round))
-            self.recorder.record_classes(self.classes.rows(round, evaluation, self.initial, model, personal, states))
         if diagnosed:
             assert self.diagnosis is not None
+            assert played.model is not None
             self.recorder.record_diagnostics(
-                self.diagnosis.rows(round, self.grid, self.strategy, self.arrays, model, successful, updates)
+                self.diagnosis.rows(
+                    *(round, self.grid, self.strategy, self.arrays, played.model, successful, played.updates)
+                )
             )
-        self.recorder.record_round({"round": round, **metrics, **row, "seconds": time.monotonic() - started}, self.grid)
+
+    def _record(self, played: "_Played", measured: _ByPart) -> None:
+        """Writes a round down, once all is known of it, and makes its checkpoint."""
+        round, evaluation, metrics = played.round, played.evaluation, Row()
+        if evaluation is not None:
+            if played.asked:
+                evaluation = with_clients(evaluation, self.federation, self.alike, measured)
+            metrics = round_metrics(evaluation, self.federation) | self.classes.metrics(evaluation)
+            metrics |= age_metrics(personal_ages(played.states, round))
+            self.recorder.record_clients(client_rows(evaluation, self.federation, round))
+            if played.model is not None:
+                self.recorder.record_classes(
+                    self.classes.rows(
+                        *(round, evaluation, self.initial, played.model, self.strategy.personal, played.states)
+                    )
+                )
+        self.recorder.record_clients(fault_rows(played.faults, self.federation, round))
+        seconds = time.monotonic() - played.started
+        self.recorder.record_round({"round": round, **metrics, **played.row, "seconds": seconds}, self.grid)
         if isinstance(self.grid, LocalGrid) and self._checkpoint_due(round):
             checkpoint = Checkpoint(round, self.arrays, self.strategy.state(), self.grid.client_states())
             save_checkpoint(self.recorder.checkpoints, checkpoint)
@@ -175,3 +284,13 @@ class FederatedLoop:
         self.grid.restore_client_states(checkpoint.clients)
         self.recorder.go_back_to(checkpoint.round)
         return checkpoint.round
+
+
+def _read_evaluations(reply: Message, measured: _ByPart) -> None:
+    """Takes out what a client has measured before it trained."""
+    for name in [name for name in reply.content.metric_records if name.startswith(EVALUATION)]:
+        record = reply.content.metric_records[name]
+        del reply.content[name]
+        measured.setdefault(Part[name.removeprefix(EVALUATION)], {})[reply.metadata.src_node_id] = (
+            Measured.from_metrics(record)
+        )

@@ -30,10 +30,8 @@ def round_metrics(evaluation: Evaluation, federation: Federation) -> Row:
     """Names with a dot hold one number per domain: ``domain_accuracy.plain``."""
     accuracy = np.array([tested.accuracy for tested in evaluation.clients.values()])
     examples = np.array([tested.num_examples for tested in evaluation.clients.values()])
-    union = pool(evaluation.domains.values())
     return {
-        GLOBAL_ACCURACY: union.accuracy,
-        "global_loss": union.loss,
+        **_global_metrics(evaluation),
         CLIENT_MEAN: float(accuracy.mean()),
         "client_accuracy_weighted": float(np.average(accuracy, weights=examples)),
         "client_accuracy_std": float(accuracy.std()),
@@ -47,6 +45,14 @@ def round_metrics(evaluation: Evaluation, federation: Federation) -> Row:
         **_validation_metrics(evaluation),
         **_metrics_of_other_predictors(evaluation, federation),
     }
+
+
+def _global_metrics(evaluation: Evaluation) -> Row:
+    """Nothing where devices keep their parts of the model to themselves: then there is no global model."""
+    if not evaluation.domains:
+        return {}
+    union = pool(evaluation.domains.values())
+    return {GLOBAL_ACCURACY: union.accuracy, "global_loss": union.loss}
 
 
 def _validation_metrics(evaluation: Evaluation) -> Row:
@@ -116,6 +122,20 @@ def client_rows(evaluation: Evaluation, federation: Federation, round: int) -> l
         }
         for part, measured in (("test", evaluation.clients), ("validation", evaluation.validation))
         for client, tested in measured.items()
+    ]
+
+
+def fault_rows(faults: Mapping[int, str], federation: Federation, round: int) -> list[Row]:
+    """The rows of ``clients.csv`` for clients whose training failed or whose reply was refused."""
+    return [
+        {
+            "round": round,
+            "client": client,
+            "domain": federation.partitions[client].domain,
+            "split": "train",
+            "fault": fault,
+        }
+        for client, fault in faults.items()
     ]
 
 

@@ -71,8 +71,9 @@ def plot_accuracy(clients: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> No
             linewidth=0,
             label="worst to best client",
         )
-        global_accuracy = 100 * evaluated["global_accuracy"]
-        overall.plot(evaluated["round"], global_accuracy, color=colour(1), linestyle="--", label="global model")
+        if "global_accuracy" in evaluated:
+            global_accuracy = 100 * evaluated["global_accuracy"]
+            overall.plot(evaluated["round"], global_accuracy, color=colour(1), linestyle="--", label="global model")
         _percent(overall, "all clients")
         means = clients.groupby(["domain", "round"], sort=False)["accuracy"].mean()
         for number, domain in enumerate(clients["domain"].unique()):

@@ -47,10 +47,9 @@ class PlainReporter(Reporter):
     def round_done(self, round: int, metrics: dict[str, Any]) -> None:
         if "client_accuracy_mean" not in metrics:
             return
-        line = (
-            f"round {round}/{self._rounds}  client accuracy {metrics['client_accuracy_mean']:.1%}  "
-            f"global accuracy {metrics['global_accuracy']:.1%}"
-        )
+        line = f"round {round}/{self._rounds}  client accuracy {metrics['client_accuracy_mean']:.1%}"
+        if "global_accuracy" in metrics:  # not where devices keep parts of the model to themselves
+            line += f"  global accuracy {metrics['global_accuracy']:.1%}"
         done = round - self._first + 1
         if done > 0:
             left = (time.monotonic() - self._started) / done * (self._rounds - round)

@@ -9,16 +9,20 @@ from datetime import datetime
 from pathlib import Path
 
 from flwr.app import Context
+from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
+from datasets.devices import NAME as DEVICES
+from datasets.devices import count_of_devices, device_federation
+from fedsim.client_host import ClientAppFactory
 from fedsim.config import compose, run_directory
 from fedsim.engines.flower import PartitionGrid
 from fedsim.errors import UserError
 from fedsim.progress import PlainReporter
 from fedsim.report import print_whole, run_table
 from fedsim.settings import Settings
-from fedsim.simulation import prepare, run
+from fedsim.simulation import Prepared, prepare, run
 
 app = ServerApp()
 
@@ -28,9 +32,23 @@ def main(grid: Grid, context: Context) -> None:
     settings = Settings.from_config(compose(shlex.split(str(context.run_config["overrides"]))))
     if settings.resume is not None:
         raise UserError(f"resume={settings.resume} is not possible with flwr run: SuperNodes keep the clients' states.")
-    prepared = prepare(settings)
+    nodes, prepared = _prepared(grid, settings)
     run_dir = Path(run_directory(settings.out_dir, None, datetime.now())).absolute()
     console = Console(width=100)
-    result = run(prepared, run_dir, PlainReporter(console), PartitionGrid(grid, len(prepared.federation.clients)))
+    result = run(prepared, run_dir, PlainReporter(console), nodes)
     print_whole(run_table(result))
     console.print(f"run directory: {run_dir}", highlight=False, soft_wrap=True)
+
+
+def _prepared(grid: Grid, settings: Settings) -> tuple[PartitionGrid, Prepared]:
+    """The federation is what the settings say, and then the nodes are awaited; or it is what devices say they hold."""
+    timeout = settings.round_timeout
+    if settings.dataset["name"] == DEVICES:
+        nodes = PartitionGrid(grid, count_of_devices(settings), timeout)
+        return nodes, prepare(settings, device_federation(settings, nodes.nodes))
+    prepared = prepare(settings)
+
+    def here() -> ClientApp:
+        return ClientAppFactory(settings, prepared.federation)(prepared.devices[0])
+
+    return PartitionGrid(grid, len(prepared.federation.clients), timeout, here), prepared

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from datasets.shots import SHOT_RULES
 from fedsim.binding import halves_of, refuse_unused_options
+from fedsim.compression import FORMS
 from fedsim.errors import UserError
 from fedsim.models.freezing import TRAINABLE
 
@@ -59,6 +60,9 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "mask_absent_classes": _SWITCH,
     "shots": (lambda value: value in SHOT_RULES, " or ".join(SHOT_RULES)),
+    "compression": (lambda value: value in (None, *FORMS), f"{' or '.join(FORMS)}, or null"),
+    "round_timeout": (lambda value: value is None or _POSITIVE(value), "a number of seconds above 0, or null"),
+    "update_limit": (lambda value: value is None or _POSITIVE(value), "a number above 0, or null"),
     "min_fraction_success": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
     "seed": _whole(0),
     "device": _TEXT,
@@ -80,6 +84,8 @@ class Settings:
     head: Group
     reparam: Group
     tta: Group
+    aggregation: Group
+    privacy: Group
     engine: Group
     strategy: Group
     rounds: int
@@ -100,6 +106,9 @@ class Settings:
     mask_absent_classes: bool
     shots: str
     min_fraction_success: float
+    compression: str | None
+    round_timeout: float | None
+    update_limit: float | None
     seed: int
     device: str
     data_dir: str | None

@@ -18,6 +18,7 @@ from fedsim.binding import bind_half, instantiate, target_of
 from fedsim.classes import ClassTracker
 from fedsim.classes.pictures import plot_classes
 from fedsim.client_host import ClientAppFactory, client_half
+from fedsim.compression import buffers_of
 from fedsim.cost import Budget, CostTracker, model_cost
 from fedsim.diagnostics.diagnosis import Diagnosis
 from fedsim.diagnostics.pictures import plot_diagnostics
@@ -31,6 +32,7 @@ from fedsim.models import build_model
 from fedsim.models.sites import as_written, replaced_layers
 from fedsim.norms.policy import NormPolicy, statistics_kept
 from fedsim.plots import plot_run
+from fedsim.privacy import aggregation_for, refuse_noise_on_statistics
 from fedsim.progress import Reporter, logging_to
 from fedsim.recording import Recorder
 from fedsim.report import write_html
@@ -74,14 +76,14 @@ class Prepared:
         return "\n".join([head, *(f"  {name}: {before} -> {now}" for name, before, now in rows)])
 
 
-def prepare(settings: Settings) -> Prepared:
-    """Loads the data and builds the model and both halves of the method.
+def prepare(settings: Settings, federation: Federation | None = None) -> Prepared:
+    """Loads the data, unless devices hold it, and builds the model and both halves of the method.
 
     Errors: ``UserError`` for settings that do not go together.
     """
     devices = resolve_devices(settings.device)
     target_of("engine", settings.engine).check(devices, settings.engine)
-    federation = build_federation(settings)
+    federation = build_federation(settings) if federation is None else federation
     model = build_model(settings, federation.num_classes, federation.source.image_shape)
     policy = NormPolicy.of(settings.norm, settings.rounds)
     policy.apply(model)
@@ -103,15 +105,19 @@ def prepare(settings: Settings) -> Prepared:
         )
     policy.refuse_contradiction(model, strategy.personal, settings.strategy["name"])
     strategy.keep_on_clients(policy.local_entries(model))
+    refuse_noise_on_statistics(settings.privacy, model, strategy.personal)
     diagnosis = None
     if settings.diagnostics:
+        if federation.on_devices:
+            raise UserError("diagnostics=true needs what devices do not tell: leave it out with dataset=devices.")
         diagnosis = Diagnosis(model, federation, settings.rounds, settings.diagnostics_every)
     return Prepared(settings, federation, model, strategy, devices, costs, diagnosis)
 
 
 def _server_half(settings: Settings, model: nn.Module, federation: Federation, costs: CostTracker) -> ServerHalf:
     """The strategy, within the budget; a density that is left open is the largest that fits."""
-    offered = {"image_shape": federation.source.image_shape}
+    aggregation = aggregation_for(settings, len(federation.clients))
+    offered = {"image_shape": federation.source.image_shape, "aggregation": aggregation}
     budget = Budget(settings.budget)
 
     def make(options: Mapping[str, Any]) -> ServerHalf:
@@ -151,7 +157,8 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
             reporter.close()
     result = read_result(run_dir)
     plot_run(result.clients, result.rounds, run_dir / "plots")
-    plot_federation(prepared.federation, run_dir / "plots")
+    if not prepared.federation.on_devices:
+        plot_federation(prepared.federation, run_dir / "plots")
     if result.classes is not None:
         plot_classes(result.classes, run_dir / "plots" / "classes.png")
     if result.diagnostics is not None:
@@ -175,7 +182,7 @@ def _play(prepared: Prepared, grid: FederationGrid, recorder: Recorder, reporter
     classes = ClassTracker(prepared.model, federation, settings.shots)
     FederatedLoop(
         *(settings, federation, grid, prepared.strategy, initial, recorder, reporter, classes, prepared.costs),
-        prepared.diagnosis,
+        *(prepared.diagnosis, buffers_of(prepared.model)),
     ).run()
 
 

@@ -22,9 +22,9 @@ class ClassTracker:
 
     def __init__(self, model: nn.Module, federation: Federation, shots: str) -> None:
         self.names = federation.source.class_names
-        self.images = federation.label_counts().sum(axis=0).tolist()
+        self.images = [0] * len(self.names) if federation.on_devices else federation.label_counts().sum(axis=0).tolist()
         # Where every class has more than half of any other's images there is no tail to speak of.
-        long_tailed = 2 * min(self.images) <= max(self.images)
+        long_tailed = 2 * min(self.images) <= max(self.images) and not federation.on_devices
         self.shots = SHOT_RULES[shots](self.images) if long_tailed else [""] * len(self.images)
         self.layers = class_layers(model, federation.num_classes)
 
@@ -33,11 +33,18 @@ class ClassTracker:
 
         The same for its other predictors, as ``realigned_many``. A group without a test image is left out.
         """
+        if not self._counted(evaluation):
+            return {}
         union = pool(evaluation.domains.values())
         row = self._of_shots(union, "")
         for name, other in union.others.items():
             row |= self._of_shots(other, f"{name}_")
         return row
+
+    @staticmethod
+    def _counted(evaluation: Evaluation) -> bool:
+        """Whether there is a global model whose hits were counted class by class."""
+        return any(measured.by_class for measured in evaluation.domains.values())
 
     def _of_shots(self, measured: Measured, prefix: str) -> Row:
         row: Row = {}
@@ -62,8 +69,11 @@ class ClassTracker:
 
         ``NAME_accuracy`` for each further predictor of the global ``model``. For each layer with a row :math:`w_c` for
         each class, ``LAYER_norm`` is :math:`|w_c|`, ``LAYER_angle`` the mean and ``LAYER_nearest`` the smallest of its
-        angles to the other rows, in degrees; of a layer that stays on the clients, the mean over them.
+        angles to the other rows, in degrees; of a layer that stays on the clients, the mean over them. Nothing where
+        no global model was evaluated.
         """
+        if not self._counted(evaluation):
+            return []
         union = pool(evaluation.domains.values())
         rows: list[Row] = [
             {"round": round, "class": name, "train_images": images, "shot": shot}

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message, MessageType, RecordDict
 
 from fedsim.engines.grid import FederationGrid
 from fedsim.messages import bytes_of
@@ -12,33 +12,23 @@ from fedsim.messages import bytes_of
 class CountingGrid(FederationGrid):
     """Another grid, and the bytes of the arrays in its messages and replies since it was made.
 
-    What a method asks of its clients before or beside training is thus counted too.
+    What a method asks of its clients before or beside training is thus counted too; evaluating is measuring, and not.
     """
 
     def __init__(self, grid: FederationGrid) -> None:
+        super().__init__()
         self._grid = grid
         self.bytes_down = self.bytes_up = 0
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         messages = list(messages)
-        self.bytes_down += sum(map(bytes_of, messages))
+        self.bytes_down += sum(bytes_of(each) for each in messages if not _measures(each))
         for reply in self._grid.send_and_receive(messages, timeout=timeout):
             if reply.has_content():
                 self.bytes_up += bytes_of(reply)
             yield reply
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        messages = list(messages)
-        self.bytes_down += sum(map(bytes_of, messages))
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        for reply in self._grid.pull_messages(message_ids):
-            if reply.has_content():
-                self.bytes_up += bytes_of(reply)
-            yield reply
-
-    def client_states(self) -> dict[int, RecordDict]:
+    def client_states(self) -> dict[int, RecordDict] | None:
         return self._grid.client_states()
 
     def get_node_ids(self) -> Iterable[int]:
@@ -50,3 +40,7 @@ class CountingGrid(FederationGrid):
     @property
     def run(self) -> Any:
         return self._grid.run
+
+
+def _measures(message: Message) -> bool:
+    return message.metadata.message_type.startswith(MessageType.EVALUATE)

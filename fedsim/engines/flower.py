@@ -1,68 +1,106 @@
 """``flwr run``: a Grid over Flower's own runtime that speaks of partitions instead of nodes.
 
 Flower's node ids are random, and there may be fewer SuperNodes than clients (Flower simulates two unless told
-otherwise). Here a node hosts the partitions p with p mod nodes = its rank, so the same federation runs on any number
-of nodes, and the replies come in the order of the messages, so the same seed gives the same numbers as the other
-engines.
+otherwise). So every node is asked which partitions it plays (``query.node``): a real device the one of its
+``partition-id``, a simulated node the p with p mod ``num-partitions`` = ``partition-id``. Replies come in the order of
+the messages, and the same seed gives the same numbers as the other engines.
 """
 
+import logging
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
+from fedsim.devices.node import NodeProfile
 from fedsim.engines.grid import FederationGrid
+from fedsim.engines.handle import handle
 from fedsim.errors import FedsimError
-from fedsim.messages import CONFIG, QUERY_STATE, config_of, message
+from fedsim.messages import CONFIG, EVALUATE_GLOBAL, KEEPS, QUERY_NODE, QUERY_STATE, config_of, message
+
+log = logging.getLogger(__name__)
 
 PARTITION = "partition-id"
 WAIT_FOR_NODES = 60.0
-SETTLED = 3.0
-"""Seconds without a new node after which the nodes are taken to be complete."""
+"""Seconds that a run waits at its start for the nodes of all its clients."""
+QUERY_TIMEOUT = 60.0
+REJOIN = 120.0
+"""Seconds that a client's node may be away before the round goes on without it; Flower needs one to notice a death."""
+REFRESH = 3.0
+"""Seconds between looks at who is connected."""
+POLL, SIMULATED_POLL = 1.0, 0.1
+ATTEMPTS = 5
+UNKNOWN = 0
+"""Flower's ``ErrorCode.UNKNOWN``; the reason says more."""
+GONE = (3, 4, 5)
+"""``MESSAGE_UNAVAILABLE``, ``REPLY_MESSAGE_UNAVAILABLE`` and ``NODE_UNAVAILABLE``: what Flower answers for a dead node."""
 
 
 class PartitionGrid(FederationGrid):
-    """Wraps the ``Grid`` that Flower hands to a ServerApp; its node ids are partition ids, counted from zero."""
+    """Wraps the ``Grid`` that Flower hands to a ServerApp; its node ids are partition ids, counted from zero.
 
-    def __init__(self, grid: Grid, num_partitions: int) -> None:
+    Nodes may come and go: each message goes to the node that plays its client now. Where there is none, or it does not
+    answer within ``timeout`` seconds, the reply is an error. ``server_app`` makes the app that evaluates the global
+    model in this process where the nodes are real devices.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        num_partitions: int,
+        timeout: float | None = None,
+        server_app: Callable[[], ClientApp] | None = None,
+    ) -> None:
+        super().__init__()
         self._grid = grid
         self._partitions = list(range(num_partitions))
-        self._nodes = self._await_nodes()
+        self._timeout = timeout
+        self._make_server_app = server_app
+        self._server_app: ClientApp | None = None
+        self._known: dict[int, NodeProfile] = {}
+        self._online: list[int] = []
+        self._keeping: set[int] = set()
+        self._await_nodes()
 
-    def node_of(self, partition: int) -> int:
-        return self._nodes[partition % len(self._nodes)]
+    def node_of(self, partition: int) -> int | None:
+        """The node that plays it, the one that came last of several; ``None`` if there is none."""
+        hosts = [id_ for id_ in self._online if self._known[id_].hosts(partition)]
+        return hosts[-1] if hosts else None
+
+    @property
+    def nodes(self) -> dict[int, NodeProfile]:
+        """What the node of each partition told, for the partitions that are played."""
+        played = {partition: self.node_of(partition) for partition in self._partitions}
+        return {partition: self._known[id_] for partition, id_ in played.items() if id_ is not None}
+
+    @property
+    def simulated(self) -> bool:
+        """Whether all nodes are of Flower's simulation."""
+        return all(self._known[id_].simulated for id_ in self._online)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Replies in the order of the messages; a node that does not answer is an error.
+        """A node gets one message at a time: Flower would let two messages of one node overwrite each other's state.
 
-        A node gets one message at a time, since Flower would let two messages of one node overwrite each other's state.
+        What a node had not answered when it went away is sent again when it is back.
         """
-        queues: dict[int, deque[Message]] = {}
         ordered = list(messages)
+        timeout = self._timeout if timeout is None else timeout
+        exchange = _Exchange(self, ordered, timeout)
         for each in ordered:
-            queues.setdefault(self.node_of(each.metadata.dst_node_id), deque()).append(each)
-        replies: dict[int, Message] = {}
-        while any(queues.values()):
-            wave = {node: queue.popleft() for node, queue in queues.items() if queue}
-            addressed = [self._addressed(each) for each in wave.values()]
-            for reply in self._grid.send_and_receive(addressed, timeout=timeout):
-                original = wave[reply.metadata.src_node_id]
-                # As if the partition itself had answered: the reply's source is what the original was addressed to.
-                replies[id(original)] = (
-                    Message(reply.error, reply_to=original)
-                    if reply.has_error()
-                    else Message(reply.content, reply_to=original)
-                )
-        for each in ordered:
-            if id(each) not in replies:
-                raise FedsimError(f"the node that hosts client {each.metadata.dst_node_id} has not answered")
-            yield replies.pop(id(each))
+            while (reply := exchange.reply_to(each)) is None:
+                exchange.step()
+            yield reply
 
-    def client_states(self) -> dict[int, RecordDict]:
-        """What each client keeps, asked of its node."""
+    def client_states(self) -> dict[int, RecordDict] | None:
+        """What each client keeps, asked of its node; ``None`` if a device keeps that to itself."""
+        self.refresh()
+        nodes = self.nodes
+        if len(nodes) < len(self._partitions) or not all(n.simulated or n.shares_personal for n in nodes.values()):
+            return None
         replies = self.send_and_receive([message(QUERY_STATE, partition, None) for partition in self._partitions])
         states = {}
         for reply in replies:
@@ -71,14 +109,13 @@ class PartitionGrid(FederationGrid):
             states[reply.metadata.src_node_id] = reply.content
         return states
 
+    @property
+    def folds_evaluation(self) -> bool:
+        """A message costs a real device seconds, whatever is in it."""
+        return not self.simulated
+
     def get_node_ids(self) -> Iterable[int]:
         return list(self._partitions)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        return self._grid.push_messages([self._addressed(each) for each in messages])
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return self._grid.pull_messages(message_ids)
 
     def set_run(self, run: Any) -> None:
         self._grid.set_run(run)
@@ -87,25 +124,160 @@ class PartitionGrid(FederationGrid):
     def run(self) -> Any:
         return self._grid.run
 
+    def push(self, messages: Iterable[Message]) -> list[str | None]:
+        """Sends each to the node that plays its client; the ids to ask for replies with, in the same order."""
+        ids = self._grid.push_messages([self._addressed(each) for each in messages])
+        return list(ids)
+
+    def pull(self, ids: Iterable[str]) -> Iterable[Message]:
+        return self._grid.pull_messages(list(ids))
+
+    def note(self, client: int, reply: Message) -> None:
+        """Remembers that the client keeps something, so that it can be told when it has lost that."""
+        if config_of(reply).get(KEEPS, False):
+            self._keeping.add(client)
+
     def _addressed(self, each: Message) -> Message:
-        """The message to the node, with the partition in its config."""
+        """The message to the node, with the partition in its config and whether that should have kept something."""
         partition = each.metadata.dst_node_id
+        node = self.node_of(partition)
+        assert node is not None
         content = each.content.copy()
         config = config_of(each).copy()
         config[PARTITION] = partition
+        config[KEEPS] = partition in self._keeping
         content[CONFIG] = config
-        return Message(content, self.node_of(partition), each.metadata.message_type)
+        return Message(content, node, each.metadata.message_type)
 
-    def _await_nodes(self) -> list[int]:
-        """The nodes in ascending order, once there are as many as partitions or no more come."""
-        start = changed = time.monotonic()
-        nodes: list[int] = []
-        while len(nodes) < len(self._partitions) and not (nodes and time.monotonic() - changed > SETTLED):
-            now = sorted(self._grid.get_node_ids())
-            if now != nodes:
-                nodes, changed = now, time.monotonic()
-            elif not nodes and time.monotonic() - start > WAIT_FOR_NODES:
-                raise FedsimError(f"no SuperNode has connected within {WAIT_FOR_NODES:.0f} seconds")
+    def evaluated_here(self, each: Message) -> Message | None:
+        """The reply to a question about the global model, which this process can answer as well as any device."""
+        if each.metadata.message_type != EVALUATE_GLOBAL or self.simulated or self._make_server_app is None:
+            return None
+        if self._server_app is None:
+            self._server_app = self._make_server_app()
+        context = Context(
+            run_id=0, node_id=0, node_config={PARTITION: each.metadata.dst_node_id}, state=RecordDict(), run_config={}
+        )
+        return handle(self._server_app, each, context)[0]
+
+    def _await_nodes(self) -> None:
+        """Waits until every partition is played, but not for ever.
+
+        Errors: ``FedsimError`` if then none is.
+        """
+        start = time.monotonic()
+        while True:
+            self.refresh()
+            missing = [partition for partition in self._partitions if self.node_of(partition) is None]
+            if not missing:
+                return
+            if time.monotonic() - start > WAIT_FOR_NODES:
+                break
+            time.sleep(0.2)
+        if len(missing) == len(self._partitions):
+            raise FedsimError(f"no node of this federation has connected within {WAIT_FOR_NODES:.0f} seconds")
+        log.warning("no node plays the clients %s; they may still join", ", ".join(map(str, missing)))
+
+    def refresh(self) -> None:
+        """Who is connected now; new nodes are asked who they are, and asked again later if they do not answer."""
+        present = set(self._grid.get_node_ids())
+        self._online = [id_ for id_ in self._online if id_ in present]
+        unknown = sorted(present - set(self._known))
+        if unknown:
+            questions = [Message(RecordDict({CONFIG: ConfigRecord()}), id_, QUERY_NODE) for id_ in unknown]
+            for reply in self._grid.send_and_receive(questions, timeout=QUERY_TIMEOUT):
+                id_ = reply.metadata.src_node_id
+                if reply.has_error():
+                    log.warning("a node is left out for now: %s", (reply.error.reason or "").partition("\n")[0])
+                    continue
+                try:
+                    node = NodeProfile.of(config_of(reply))
+                except ValueError as error:
+                    log.warning("node %d is left out: %s", id_, error)
+                    continue
+                if node.partition not in self._partitions:
+                    log.warning("node %d is left out: there is no client %d", id_, node.partition)
+                self._known[id_] = node
+        self._online += sorted(id_ for id_ in present if id_ in self._known and id_ not in self._online)
+
+
+class _Exchange:
+    """Messages on their way to nodes that may leave, and the replies that have come."""
+
+    def __init__(self, grid: PartitionGrid, messages: list[Message], timeout: float | None) -> None:
+        self.grid = grid
+        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.late = f"it has not answered within round_timeout={timeout} seconds"
+        self.waiting = list(messages)
+        self.out: dict[str, Message] = {}
+        self.replies: dict[int, Message] = {}
+        self.missing_since: dict[int, float] = {}
+        self.attempts: Counter[int] = Counter()
+        self.refreshed = float("-inf")
+
+    def reply_to(self, message: Message) -> Message | None:
+        return self.replies.pop(id(message), None)
+
+    def step(self) -> None:
+        """Sends what can be sent, takes what has come, gives up what is too late, and waits a little."""
+        if time.monotonic() - self.refreshed > REFRESH:
+            self.grid.refresh()
+            self.refreshed = time.monotonic()
+        self._send()
+        if self.out:
+            self._receive()
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            for each in (*self.waiting, *self.out.values()):
+                self.replies[id(each)] = _failed(each, self.late)
+            self.waiting, self.out = [], {}
+        if self.out or self.waiting:
+            time.sleep(SIMULATED_POLL if self.grid.simulated else POLL)
+
+    def _send(self) -> None:
+        busy = {self.grid.node_of(each.metadata.dst_node_id) for each in self.out.values()}
+        now, sent, later = time.monotonic(), [], []
+        for each in self.waiting:
+            client = each.metadata.dst_node_id
+            node = self.grid.node_of(client)
+            here = self.grid.evaluated_here(each)
+            if here is not None:
+                self.replies[id(each)] = here
+            elif node is None and now - self.missing_since.setdefault(client, now) > REJOIN:
+                self.replies[id(each)] = _failed(each, f"no node plays it, and none came within {REJOIN:.0f} seconds")
+            elif node is None or node in busy:
+                later.append(each)
             else:
-                time.sleep(0.2)
-        return nodes
+                self.missing_since.pop(client, None)
+                busy.add(node)
+                sent.append(each)
+        self.waiting = later
+        for each, id_ in zip(sent, self.grid.push(sent) if sent else [], strict=True):
+            if id_ is None:  # the node left at this moment
+                self._again(each, "its message could not be sent")
+            else:
+                self.out[id_] = each
+
+    def _receive(self) -> None:
+        for reply in self.grid.pull(self.out):
+            each = self.out.pop(reply.metadata.reply_to_message_id)
+            # As if the client itself had answered: the reply's source is what the message was addressed to.
+            if not reply.has_error():
+                self.grid.note(each.metadata.dst_node_id, reply)
+                self.replies[id(each)] = Message(reply.content, reply_to=each)
+            elif reply.error.code in GONE:
+                self.refreshed = float("-inf")
+                self._again(each, reply.error.reason or "its node is gone")
+            else:
+                self.replies[id(each)] = Message(reply.error, reply_to=each)
+
+    def _again(self, each: Message, reason: str) -> None:
+        self.attempts[id(each)] += 1
+        if self.attempts[id(each)] < ATTEMPTS:
+            log.warning("client %d is asked again: %s", each.metadata.dst_node_id, reason)
+            self.waiting.append(each)
+        else:
+            self.replies[id(each)] = _failed(each, f"it was asked {ATTEMPTS} times: {reason}")
+
+
+def _failed(each: Message, reason: str) -> Message:
+    return Message(Error(UNKNOWN, reason), reply_to=each)

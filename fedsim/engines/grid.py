@@ -16,13 +16,34 @@ SERVER_NODE = 0xFED
 class FederationGrid(Grid):
     """A ``Grid`` for one federation: replies in the order of the messages, and the clients' states can be read."""
 
+    def __init__(self) -> None:
+        self._pushed: dict[str, Message] = {}
+        self._pushed_count = 0
+
     @abstractmethod
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Replies in the order of the messages, as they come; a client that raises answers with an error message."""
 
+    @property
+    def folds_evaluation(self) -> bool:
+        """Whether clients evaluate a model when they are sent it for the next round, so as to be sent one message."""
+        return False
+
     @abstractmethod
-    def client_states(self) -> dict[int, RecordDict]:
-        """What each client keeps between rounds."""
+    def client_states(self) -> dict[int, RecordDict] | None:
+        """What each client keeps between rounds; ``None`` where clients keep that to themselves."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        ids = []
+        for message in messages:
+            self._pushed_count += 1
+            ids.append(str(self._pushed_count))
+            self._pushed[ids[-1]] = message
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Sends what was pushed and returns the replies."""
+        return list(self.send_and_receive([self._pushed.pop(id_) for id_ in message_ids]))
 
     def peak_memory_mb(self) -> float:
         """Largest memory of the processes this engine started, added up; 0 for none."""
@@ -43,6 +64,7 @@ class LocalGrid(FederationGrid):
     """
 
     def __init__(self, num_nodes: int, run_config: dict[str, Any] | None = None) -> None:
+        super().__init__()
         self.contexts = {
             node: Context(
                 run_id=1,
@@ -56,8 +78,6 @@ class LocalGrid(FederationGrid):
         # Flower's Message reads the sender from here; its runtime sets it before an app starts, and here nobody else
         # does.
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SERVER_NODE
-        self._pushed: dict[str, Message] = {}
-        self._pushed_count = 0
 
     @classmethod
     def check(cls, devices: Sequence[torch.device], options: Mapping[str, Any]) -> None:
@@ -81,18 +101,6 @@ class LocalGrid(FederationGrid):
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.contexts)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        ids = []
-        for message in messages:
-            self._pushed_count += 1
-            ids.append(str(self._pushed_count))
-            self._pushed[ids[-1]] = message
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Runs the pushed messages and returns their replies."""
-        return list(self.send_and_receive([self._pushed.pop(id_) for id_ in message_ids]))
 
     def set_run(self, run: Any) -> None:
         """A local grid serves one run and needs no description of it."""

@@ -54,7 +54,7 @@ def test_fedwon_brings_its_norm_unless_another_is_asked_for() -> None:
     [
         (["roundz=3"], "roundz=3 is not a setting: did you mean rounds?"),
         (["rounds=3", "batchsize=8"], "batchsize=8 is not a setting: did you mean batch_size?"),
-        (["xyzzy=1"], "xyzzy=1 is not a setting: the settings are attention.name, batch_size, "),
+        (["xyzzy=1"], "xyzzy=1 is not a setting: the settings are aggregation.name, attention.name, "),
         (["strategy=fedwon", "strategy.clap=1"], "strategy.clap=1 is not a setting: did you mean strategy.clip?"),
         (["norm.groups=4"], "norm.groups=4 is not a setting: "),  # of norm=bn
         (["strategy=fedsgd"], f"strategy=fedsgd is not known: choose {STRATEGIES}."),

@@ -14,7 +14,7 @@ from datasets.source import Part
 from fedsim.arrays import to_record
 from fedsim.client_host import PERSONAL, TRAINED, ClientAppFactory
 from fedsim.engines.inline import InlineGrid
-from fedsim.evaluation import Measured, complete_model, evaluate, personal_ages
+from fedsim.evaluation import Measured, asked_clients, complete_model, evaluate, personal_ages
 from fedsim.metrics import age_metrics
 from fedsim.models import build_model
 from fedsim.settings import Settings
@@ -75,7 +75,9 @@ def test_without_a_personal_part_each_domain_is_evaluated_once(
     settings = small_settings()
     model = build_model(settings, 10)
     tensors = dict(model.state_dict())
-    result = evaluate(grid, FedAvg(model), federation, tensors, to_record(tensors), 0, pass_on, alike=True)  # type: ignore[arg-type]
+    result = evaluate(
+        grid, FedAvg(model), federation, tensors, to_record(tensors), 0, pass_on, True, asked_clients(federation, True)
+    )  # type: ignore[arg-type]
     assert grid.asked == 6
     assert list(result.clients) == list(range(6))
     assert list(result.domains) == list(federation.source.domain_names)
@@ -97,7 +99,7 @@ def test_with_a_personal_part_clients_and_domains_are_evaluated(
     list(grid.send_and_receive(strategy.configure_train(1, arrays, ConfigRecord(), grid)))
     grid.asked = 0
     complete = complete_model(dict(model.state_dict()), ArrayRecord(), strategy.personal, grid.client_states())
-    result = evaluate(grid, strategy, federation, complete, arrays, 1, pass_on, alike=False)  # type: ignore[arg-type]
+    result = evaluate(grid, strategy, federation, complete, arrays, 1, pass_on, False, asked_clients(federation, False))  # type: ignore[arg-type]
     assert grid.asked == 12
     assert [result.clients[c].loss for c in range(6)] != [tested.loss for tested in result.domains.values()]
 
@@ -115,7 +117,7 @@ def evaluated(
     tensors = dict(model.state_dict())
     half = FedAvg(model) if strategy is None else strategy(model)  # type: ignore[operator]
     record, alike = to_record(tensors), not half.personal
-    result = evaluate(grid, half, federation, tensors, record, 0, pass_on, alike=alike)  # type: ignore[arg-type]
+    result = evaluate(grid, half, federation, tensors, record, 0, pass_on, alike, asked_clients(federation, alike))  # type: ignore[arg-type]
     return grid.asked, result, model.eval()
 
 

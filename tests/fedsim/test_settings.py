@@ -56,6 +56,8 @@ WRONG = {
     "head": ("a file of configs/head", [None]),
     "reparam": ("a file of configs/reparam", [[]]),
     "tta": ("a file of configs/tta", ["tent"]),
+    "aggregation": ("a file of configs/aggregation", ["median", None]),
+    "privacy": ("a file of configs/privacy", ["none", None]),
     "engine": ("a file of configs/engine", [1]),
     "strategy": ("a file of configs/strategy", ["fedavg", None]),
 }
@@ -104,7 +106,7 @@ def test_a_missing_setting_is_named(defaults: dict[str, Any]) -> None:
 
 def test_an_unknown_setting_is_named_with_those_there_are(defaults: dict[str, Any]) -> None:
     with pytest.raises(
-        UserError, match=r"^roundz=3 is not a setting: the settings are attention, batch_size, .*, weight_decay\.$"
+        UserError, match=r"^roundz=3 is not a setting: the settings are aggregation, attention, .*, weight_decay\.$"
     ):
         Settings.from_config({**defaults, "roundz": 3})
 

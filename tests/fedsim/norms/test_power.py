@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from fedsim.averaging import RunningAverage
+from fedsim.aggregation import RunningAverage
 from fedsim.norms import GroupScaling, PowerNorm, use_power_norm
 
 EPS = 1e-5

@@ -1,0 +1,163 @@
+"""``dataset=devices``: images that are where they were made, each device's in its own ``data-dir``.
+
+A device's folder holds either ``data.npz`` (``train_images``, ``train_labels``, ``test_images``, ``test_labels``) or
+image files in ``train/CLASS/`` and ``test/CLASS/``; a class may be missing. The server's settings say what classes and
+what size the images have, and nothing about where they lie. The server learns how many images a device has, no label.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datasets.examples import Examples
+from datasets.federation import NONE, Federation, Partition
+from datasets.readers.arrays import read_npz
+from datasets.readers.decode import check_image_size, load_source
+from datasets.readers.image_folder import SUFFIXES, listed, subfolders
+from datasets.readers.labelled import Labelled, OnDisk, reading
+from datasets.source import Indices, Part, Source
+from datasets.transforms import HorizontalFlip, Transform
+from fedsim.binding import instantiate
+from fedsim.devices.node import NodeConfig, NodeProfile
+from fedsim.errors import UserError
+from fedsim.settings import Settings
+
+NAME = "devices"
+ARCHIVE = "data.npz"
+
+
+@dataclass(frozen=True)
+class DeviceData:
+    """What all devices' images have in common."""
+
+    classes: int | Sequence[str] = 10
+    image_size: int = 32
+    channels: int = 3
+    mean: Sequence[float] = (0.5,)
+    std: Sequence[float] = (0.5,)
+    augment: bool = False
+
+    def __post_init__(self) -> None:
+        check_image_size(self.image_size)
+        names = self.classes if isinstance(self.classes, list | tuple) else None
+        counted = isinstance(self.classes, int) and not isinstance(self.classes, bool) and self.classes >= 2
+        if not counted and (names is None or len(names) < 2 or len(set(map(str, names))) < len(names)):
+            raise UserError(
+                f"dataset.classes={self.classes} is not possible: choose a whole number of at least 2, or a list of "
+                "names."
+            )
+        if self.channels not in (1, 3):
+            raise UserError(f"dataset.channels={self.channels} is not possible: choose 1 or 3.")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(map(str, range(self.classes) if isinstance(self.classes, int) else self.classes))
+
+    @property
+    def transform(self) -> Transform:
+        return Transform.of(self.mean, self.std, (HorizontalFlip(),) if self.augment else ())
+
+    def read(self, folder: Path, domain: str) -> Source:
+        """What a device holds. Errors: ``UserError`` naming what is missing, damaged or of no class."""
+        archive = folder / ARCHIVE
+        if archive.is_file():
+            on_disk = OnDisk((archive,), lambda: read_npz(archive))
+        else:
+            parts = {part: self._listed(folder / part) for part in ("train", "test")}
+            files = tuple(path for paths, _ in parts.values() for path in paths)
+            on_disk = OnDisk(files, lambda: _labelled(folder, parts))
+        return load_source(
+            *(NAME, {domain: on_disk}, self.class_names),
+            image_size=self.image_size,
+            transform=self.transform,
+            channels=self.channels,
+        )
+
+    def _listed(self, folder: Path) -> tuple[list[Path], Indices]:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is missing: a device's data-dir holds {ARCHIVE}, or the folders train and test.")
+        paths: list[Path] = []
+        labels: list[int] = []
+        for name in subfolders(folder):
+            if name not in self.class_names:
+                raise UserError(f"{folder / name} is no class: dataset.classes has {', '.join(self.class_names)}.")
+            with reading(folder / name):
+                found = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in SUFFIXES)
+            paths += found
+            labels += [self.class_names.index(name)] * len(found)
+        return paths, np.array(labels, np.int64)
+
+
+def _labelled(folder: Path, parts: Mapping[str, tuple[list[Path], Indices]]) -> Labelled:
+    return listed(folder, parts["train"], parts["test"])
+
+
+def own_federation(settings: Settings, node: NodeConfig) -> Federation:
+    """A device's own images as a federation of which it knows only itself.
+
+    Errors: ``UserError`` where it has no ``data-dir``, or nothing that can be used lies there.
+    """
+    if node.data_dir is None:
+        raise UserError(
+            'dataset=devices needs each device\'s own images: give node-config a data-dir, as data-dir="/data".'
+        )
+    domain = node.domain or f"device{node.partition}"
+    source = _device_data(settings).read(node.data_dir, domain)
+    others = [Partition(client, domain, NONE, NONE) for client in range(node.partition)]
+    mine = Partition(node.partition, domain, source.indices(0, Part.TRAIN), source.indices(0, Part.TEST))
+    return Federation(source, [*others, mine])
+
+
+class DeviceFederation(Federation):
+    """What the server knows of such a federation: whose images are how many, and no image."""
+
+    on_devices = True
+
+    def __init__(self, data: DeviceData, nodes: Mapping[int, NodeProfile]) -> None:
+        domains = [node.domain or f"device{partition}" for partition, node in sorted(nodes.items())]
+        names = tuple(dict.fromkeys(domains))
+        source = Source(
+            images=np.zeros((0, data.channels, data.image_size, data.image_size), np.uint8),
+            labels=NONE,
+            domains=NONE,
+            parts=np.zeros(0, np.uint8),
+            domain_names=names,
+            class_names=data.class_names,
+            transform=data.transform,
+        )
+        super().__init__(source, [Partition(client, domain, NONE, NONE) for client, domain in enumerate(domains)])
+        self._images = [node.images for _, node in sorted(nodes.items())]
+
+    def num_images(self, client: int, part: Part) -> int:
+        return dict(zip((Part.TRAIN, Part.VALIDATION, Part.TEST), self._images[client], strict=True))[part]
+
+    def examples(self, indices: Indices) -> Examples:
+        raise UserError("the images of dataset=devices are on the devices: choose settings that need none here.")
+
+
+def device_federation(settings: Settings, nodes: Mapping[int, NodeProfile]) -> DeviceFederation:
+    """Errors: ``UserError`` where a client has no device, or that no images to train or to test on."""
+    clients = range(count_of_devices(settings))
+    for client in clients:
+        if client not in nodes:
+            raise UserError(f"split.num_clients={len(clients)} needs a device with partition-id={client}: start it.")
+        train, _, test = nodes[client].images
+        if not train or not test:
+            raise UserError(f"client {client} has {train} images to train and {test} to test on: it needs both.")
+    return DeviceFederation(_device_data(settings), {client: nodes[client] for client in clients})
+
+
+def count_of_devices(settings: Settings) -> int:
+    """How many clients there are. Errors: ``UserError`` where ``split.num_clients`` does not say."""
+    count = settings.split["num_clients"]
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise UserError(f"split.num_clients={count} does not say how many devices dataset=devices has: give a number.")
+    return count
+
+
+def _device_data(settings: Settings) -> DeviceData:
+    data = instantiate("dataset", settings.dataset)
+    assert isinstance(data, DeviceData)
+    return data

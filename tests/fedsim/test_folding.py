@@ -1,0 +1,83 @@
+"""One message for each client and round: what it evaluates before it trains is what it would have been asked for."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from flwr.app import Message
+
+from fedsim.client_host import ClientAppFactory
+from fedsim.engines.inline import InlineGrid
+from fedsim.messages import EVALUATE, EVALUATE_GLOBAL, TRAIN
+from fedsim.progress import Reporter
+from fedsim.results import Result
+from fedsim.settings import Settings
+from fedsim.simulation import prepare, run
+
+OPTIONS = {
+    "fedavg": ("mask_absent_classes=true",),
+    "fedbn": ("tta=tent", "split.validation=0.2"),
+    "fedloge": (),
+    "fedper": ("evaluate_every=2",),
+    "fedprox": ("norm=gn",),
+    "fedrep": (),
+    "fedtiny": ("strategy.candidates=2", "strategy.interval=1", "norm.policy=fedbn"),
+    "fedwon": ("mask_absent_classes=true",),
+    "local": (),
+    "pruned": ("strategy.criterion=snip", "norm.policy=silobn"),
+    "prunefl": ("strategy.interval=1", "fraction=0.5", "mask_absent_classes=true"),
+}
+
+
+class Folding(InlineGrid):
+    """Counts the messages by round, as far as the run has come, and may ask for evaluations to be folded in."""
+
+    def __init__(self, *args: object, folds: bool) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self.folds = folds
+        self.sent: list[tuple[str, int]] = []
+
+    @property
+    def folds_evaluation(self) -> bool:
+        return self.folds
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        messages = list(messages)
+        self.sent += [(each.metadata.message_type, each.metadata.dst_node_id) for each in messages]
+        return super().send_and_receive(messages, timeout=timeout)
+
+
+def played(settings: Settings, run_dir: Path, *, folds: bool) -> tuple[Result, Folding]:
+    prepared = prepare(settings)
+    factory = ClientAppFactory(settings, prepared.federation)
+    grid = Folding(factory, len(prepared.federation.clients), prepared.devices, folds=folds)
+    return run(prepared, run_dir, Reporter(), grid), grid
+
+
+@pytest.mark.parametrize("strategy", OPTIONS)
+def test_every_number_is_the_same(small_settings: Callable[..., Settings], tmp_path: Path, strategy: str) -> None:
+    settings = small_settings(f"strategy={strategy}", "rounds=3", *OPTIONS[strategy])
+    plain, _ = played(settings, tmp_path / "plain", folds=False)
+    folded, grid = played(settings, tmp_path / "folded", folds=True)
+    for file in ("clients.csv", "classes.csv", "model.safetensors"):
+        assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "folded" / file).read_bytes(), file
+    without_time = [each.rounds.drop(columns="seconds") for each in (plain, folded)]
+    pd.testing.assert_frame_equal(*without_time)
+    asked = Counter(client for type_, client in grid.sent if type_ in (TRAIN, EVALUATE))
+    # The first and the last model are evaluated apart; with validation images on two parts. FedProx's clients all use
+    # the server's model and need not be asked.
+    apart = {"fedprox": 0, "fedbn": 4}.get(strategy, 2)
+    if "fraction=0.5" not in OPTIONS[strategy]:
+        assert set(asked.values()) == {3 + apart}
+    assert EVALUATE_GLOBAL in {type_ for type_, _ in grid.sent}
+
+
+def test_a_round_that_is_not_evaluated_asks_for_nothing(
+    small_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    settings = small_settings("strategy=fedbn", "rounds=3", "evaluate_every=3")
+    result, grid = played(settings, tmp_path / "run", folds=True)
+    assert result.rounds["client_accuracy_mean"].notna().tolist() == [True, False, False, True]
+    assert Counter(type_ for type_, _ in grid.sent)[EVALUATE] == 12
