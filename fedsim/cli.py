@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,8 +23,11 @@ from fedsim.errors import FedsimError, UserError
 from fedsim.progress import console_reporter
 from fedsim.recording import check_run_dir
 from fedsim.report import print_whole, run_table
+from fedsim.results import Result
 from fedsim.settings import Settings
 from fedsim.simulation import prepare, run
+from fedsim.superlink import NAME as SUPERLINK
+from fedsim.superlink import SuperLink, follow
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -43,8 +47,7 @@ def main() -> None:
         register_resolvers()
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(_job)()
     except FedsimError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+        _end(error)
     except HydraException as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(UserError.exit_status)
@@ -59,19 +62,38 @@ def _job(config: DictConfig) -> None:
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
     settings = _settings({str(key): value for key, value in container.items()})
+    try:
+        result = _result(settings, run_dir)
+    except FedsimError as error:  # here, since Hydra would put the whole command line before the sentence
+        _end(error)
+    console = Console()
+    print_whole(run_table(result))
+    console.print(f"run directory: {_shown(run_dir)}", highlight=False, soft_wrap=True)
+
+
+def _end(error: FedsimError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_status)
+
+
+def _result(settings: Settings, run_dir: Path) -> Result:
+    """Of a run on this machine, or on the devices of a SuperLink.
+
+    Errors: ``FedsimError`` if it fails.
+    """
+    if settings.engine["name"] == SUPERLINK:
+        words = list(HydraConfig.get().overrides.task)
+        return follow(SuperLink.of(settings.engine), words, run_dir, console_reporter())
     prepared = prepare(settings)
     print(prepared, flush=True)
     if settings.verbose:
         print(prepared.replaced_layers(), flush=True)
     try:
-        result = run(prepared, run_dir, console_reporter())
+        return run(prepared, run_dir, console_reporter())
     except (KeyboardInterrupt, FedsimError):
         if (run_dir / "checkpoints").exists():
             print(f"go on with: python run.py resume={_shown(run_dir)}", file=sys.stderr)
         raise
-    console = Console()
-    print_whole(run_table(result))
-    console.print(f"run directory: {_shown(run_dir)}", highlight=False, soft_wrap=True)
 
 
 def _check(jobs: Sequence[Sequence[str]], options: argparse.Namespace) -> None:
@@ -81,7 +103,10 @@ def _check(jobs: Sequence[Sequence[str]], options: argparse.Namespace) -> None:
         if each.resume is not None and len(overrides) > 1:
             other = next(text for text in overrides if not text.startswith("resume="))
             raise UserError(f"{other} cannot be given with resume=: a resumed run keeps its own settings.")
-        prepare(each)
+        if each.engine["name"] == SUPERLINK:
+            SuperLink.check([], each.engine)  # the rest is where the images are: there
+        else:
+            prepare(each)
     for number, each in enumerate(settings):
         if each.out_dir is not None and each.resume is None:
             check_run_dir(Path(each.out_dir, str(number)) if options.multirun else Path(each.out_dir))

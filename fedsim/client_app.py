@@ -6,6 +6,7 @@ apart. A device follows the server's settings only as far as ``fedsim/devices/no
 """
 
 import shlex
+import time
 from functools import lru_cache
 
 from flwr.app import Context, Message, RecordDict
@@ -24,8 +25,11 @@ from fedsim.engines.flower import PARTITION
 from fedsim.engines.handle import fix_threads
 from fedsim.errors import UserError
 from fedsim.hardware import resolve_devices
+from fedsim.memory import peak_memory_mb
 from fedsim.messages import (
     CONFIG,
+    DEVICE_PEAK_MB,
+    DEVICE_SECONDS,
     KEEPS,
     QUERY_ACTIVATIONS,
     QUERY_CLASS_SCATTER,
@@ -87,11 +91,14 @@ def answer(message: Message, context: Context) -> Message:
         state=state.copy(),
         run_config=context.run_config,
     )
+    started = time.monotonic()
     reply = _host(words, node)(message, guest)
     if any(guest.state[name] is not state.get(name) for name in guest.state):
         kept.save(guest.state, trained, state)
     config = config_of(reply).copy()
     config[KEEPS] = len(guest.state) > 0
+    if trained is not None:
+        config[DEVICE_SECONDS], config[DEVICE_PEAK_MB] = time.monotonic() - started, peak_memory_mb()
     reply.content[CONFIG] = config
     return reply
 

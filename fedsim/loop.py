@@ -30,7 +30,17 @@ from fedsim.evaluation import (
     personal_ages,
     with_clients,
 )
-from fedsim.messages import ARRAYS, CONFIG, EVALUATE_PARTS, EVALUATION, PART, arrays_of, config_of
+from fedsim.messages import (
+    ARRAYS,
+    CONFIG,
+    DEVICE_PEAK_MB,
+    DEVICE_SECONDS,
+    EVALUATE_PARTS,
+    EVALUATION,
+    PART,
+    arrays_of,
+    config_of,
+)
 from fedsim.method import ServerHalf
 from fedsim.metrics import Row, age_metrics, client_rows, fault_rows, round_metrics
 from fedsim.norms.policy import NormPolicy
@@ -134,6 +144,7 @@ class FederatedLoop:
             played.updates = self.diagnosis.updates(round, arrays_of(messages[0]))
         replies = iter(grid.send_and_receive([*messages, *evaluations]))
         measured: _ByPart = {}
+        needed: dict[str, float] = {}
 
         def observed() -> Iterator[Message]:
             for message, reply in zip(messages, replies, strict=False):
@@ -141,6 +152,9 @@ class FederatedLoop:
                 checked = self._checked(message, reply, round)
                 if checked.has_content():
                     _read_evaluations(checked, measured)
+                    for name in (DEVICE_SECONDS, DEVICE_PEAK_MB):
+                        if name in config_of(checked):
+                            needed[name] = max(needed.get(name, 0.0), float(str(config_of(checked)[name])))
                     if played.updates is not None:
                         played.updates.add(to_tensors(arrays_of(checked)))
                 yield checked
@@ -157,6 +171,7 @@ class FederatedLoop:
         played.row = {
             **{f"train_{name}": value for name, value in (metrics or MetricRecord()).items()},
             **self.costs.metrics(self.strategy.workload(), clients),
+            **needed,
             "bytes_down": grid.bytes_down,
             "bytes_up": grid.bytes_up,
         }

@@ -6,6 +6,7 @@ taken from the folder in which Flower's SuperLink was started.
 
 import shlex
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from flwr.app import Context
@@ -18,26 +19,42 @@ from datasets.devices import count_of_devices, device_federation
 from fedsim.client_host import ClientAppFactory
 from fedsim.config import compose, run_directory
 from fedsim.engines.flower import PartitionGrid
-from fedsim.errors import UserError
-from fedsim.progress import PlainReporter
+from fedsim.errors import FedsimError, UserError
+from fedsim.progress import PlainReporter, Reporter
 from fedsim.report import print_whole, run_table
 from fedsim.settings import Settings
 from fedsim.simulation import Prepared, prepare, run
+from fedsim.superlink.events import EventReporter
 
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
+    followed = bool(context.run_config.get("followed", False))
+    reporter = EventReporter(partial(print, flush=True)) if followed else PlainReporter(Console(width=100))
+    try:
+        _play(grid, context, reporter)
+    except FedsimError as error:
+        if isinstance(reporter, EventReporter):
+            reporter.failed(str(error), error.exit_status)
+        else:
+            reporter.say(f"error: {error}")
+        raise  # so that Flower, too, knows that the run has failed
+
+
+def _play(grid: Grid, context: Context, reporter: Reporter) -> None:
     settings = Settings.from_config(compose(shlex.split(str(context.run_config["overrides"]))))
     if settings.resume is not None:
         raise UserError(f"resume={settings.resume} is not possible with flwr run: SuperNodes keep the clients' states.")
     nodes, prepared = _prepared(grid, settings)
     run_dir = Path(run_directory(settings.out_dir, None, datetime.now())).absolute()
-    console = Console(width=100)
-    result = run(prepared, run_dir, PlainReporter(console), nodes)
+    result = run(prepared, run_dir, reporter, nodes)
+    if isinstance(reporter, EventReporter):
+        reporter.finished(run_dir)
+        return
     print_whole(run_table(result))
-    console.print(f"run directory: {run_dir}", highlight=False, soft_wrap=True)
+    reporter.say(f"run directory: {run_dir}")
 
 
 def _prepared(grid: Grid, settings: Settings) -> tuple[PartitionGrid, Prepared]:

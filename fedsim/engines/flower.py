@@ -37,7 +37,7 @@ ATTEMPTS = 5
 UNKNOWN = 0
 """Flower's ``ErrorCode.UNKNOWN``; the reason says more."""
 GONE = (3, 4, 5)
-"""``MESSAGE_UNAVAILABLE``, ``REPLY_MESSAGE_UNAVAILABLE`` and ``NODE_UNAVAILABLE``: what Flower answers for a dead node."""
+"""Flower's ``MESSAGE_UNAVAILABLE``, ``REPLY_MESSAGE_UNAVAILABLE`` and ``NODE_UNAVAILABLE``: the node is dead."""
 
 
 class PartitionGrid(FederationGrid):
