@@ -65,6 +65,7 @@ class _Played:
 
     round: int
     started: float
+    seconds: float = 0.0
     row: Row = field(default_factory=dict)
     updates: UpdateStatistics | None = None
     faults: dict[int, str] = field(default_factory=dict)
@@ -127,6 +128,7 @@ class FederatedLoop:
                 if previous is not None and previous.asked:
                     self._record(previous, measured)
             self._measure(played)
+            played.seconds = time.monotonic() - played.started
             if not played.asked:
                 self._record(played, {})
         states = self.grid.client_states()
@@ -277,8 +279,7 @@ class FederatedLoop:
                     )
                 )
         self.recorder.record_clients(fault_rows(played.faults, self.federation, round))
-        seconds = time.monotonic() - played.started
-        self.recorder.record_round({"round": round, **metrics, **played.row, "seconds": seconds}, self.grid)
+        self.recorder.record_round({"round": round, **metrics, **played.row, "seconds": played.seconds}, self.grid)
         if isinstance(self.grid, LocalGrid) and self._checkpoint_due(round):
             checkpoint = Checkpoint(round, self.arrays, self.strategy.state(), self.grid.client_states())
             save_checkpoint(self.recorder.checkpoints, checkpoint)

@@ -68,4 +68,7 @@ def _prepared(grid: Grid, settings: Settings) -> tuple[PartitionGrid, Prepared]:
     def here() -> ClientApp:
         return ClientAppFactory(settings, prepared.federation)(prepared.devices[0])
 
-    return PartitionGrid(grid, len(prepared.federation.clients), timeout, here), prepared
+    nodes = PartitionGrid(grid, len(prepared.federation.clients), timeout, here)
+    if settings.diagnostics and not nodes.answers_measuring:
+        raise UserError("diagnostics=true is not possible: it needs every device, with share-personal=true.")
+    return nodes, prepared

@@ -8,15 +8,15 @@ the messages, and the same seed gives the same numbers as the other engines.
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fedsim.devices.node import NodeProfile
+from fedsim.engines.exchange import Exchange
 from fedsim.engines.grid import FederationGrid
 from fedsim.engines.handle import handle
 from fedsim.errors import FedsimError
@@ -28,16 +28,6 @@ PARTITION = "partition-id"
 WAIT_FOR_NODES = 60.0
 """Seconds that a run waits at its start for the nodes of all its clients."""
 QUERY_TIMEOUT = 60.0
-REJOIN = 120.0
-"""Seconds that a client's node may be away before the round goes on without it; Flower needs one to notice a death."""
-REFRESH = 3.0
-"""Seconds between looks at who is connected."""
-POLL, SIMULATED_POLL = 1.0, 0.1
-ATTEMPTS = 5
-UNKNOWN = 0
-"""Flower's ``ErrorCode.UNKNOWN``; the reason says more."""
-GONE = (3, 4, 5)
-"""Flower's ``MESSAGE_UNAVAILABLE``, ``REPLY_MESSAGE_UNAVAILABLE`` and ``NODE_UNAVAILABLE``: the node is dead."""
 
 
 class PartitionGrid(FederationGrid):
@@ -89,7 +79,7 @@ class PartitionGrid(FederationGrid):
         """
         ordered = list(messages)
         timeout = self._timeout if timeout is None else timeout
-        exchange = _Exchange(self, ordered, timeout)
+        exchange = Exchange(self, ordered, timeout)
         for each in ordered:
             while (reply := exchange.reply_to(each)) is None:
                 exchange.step()
@@ -98,8 +88,7 @@ class PartitionGrid(FederationGrid):
     def client_states(self) -> dict[int, RecordDict] | None:
         """What each client keeps, asked of its node; ``None`` if a device keeps that to itself."""
         self.refresh()
-        nodes = self.nodes
-        if len(nodes) < len(self._partitions) or not all(n.simulated or n.shares_personal for n in nodes.values()):
+        if not self.answers_measuring:
             return None
         replies = self.send_and_receive([message(QUERY_STATE, partition, None) for partition in self._partitions])
         states = {}
@@ -108,6 +97,12 @@ class PartitionGrid(FederationGrid):
                 raise FedsimError(f"client {reply.metadata.src_node_id} did not tell its state: {reply.error.reason}")
             states[reply.metadata.src_node_id] = reply.content
         return states
+
+    @property
+    def answers_measuring(self) -> bool:
+        """Whether the node of every client answers questions that only measuring needs."""
+        nodes = self.nodes
+        return len(nodes) == len(self._partitions) and all(n.simulated or n.shares_personal for n in nodes.values())
 
     @property
     def folds_evaluation(self) -> bool:
@@ -199,85 +194,3 @@ class PartitionGrid(FederationGrid):
                     log.warning("node %d is left out: there is no client %d", id_, node.partition)
                 self._known[id_] = node
         self._online += sorted(id_ for id_ in present if id_ in self._known and id_ not in self._online)
-
-
-class _Exchange:
-    """Messages on their way to nodes that may leave, and the replies that have come."""
-
-    def __init__(self, grid: PartitionGrid, messages: list[Message], timeout: float | None) -> None:
-        self.grid = grid
-        self.deadline = None if timeout is None else time.monotonic() + timeout
-        self.late = f"it has not answered within round_timeout={timeout} seconds"
-        self.waiting = list(messages)
-        self.out: dict[str, Message] = {}
-        self.replies: dict[int, Message] = {}
-        self.missing_since: dict[int, float] = {}
-        self.attempts: Counter[int] = Counter()
-        self.refreshed = float("-inf")
-
-    def reply_to(self, message: Message) -> Message | None:
-        return self.replies.pop(id(message), None)
-
-    def step(self) -> None:
-        """Sends what can be sent, takes what has come, gives up what is too late, and waits a little."""
-        if time.monotonic() - self.refreshed > REFRESH:
-            self.grid.refresh()
-            self.refreshed = time.monotonic()
-        self._send()
-        if self.out:
-            self._receive()
-        if self.deadline is not None and time.monotonic() > self.deadline:
-            for each in (*self.waiting, *self.out.values()):
-                self.replies[id(each)] = _failed(each, self.late)
-            self.waiting, self.out = [], {}
-        if self.out or self.waiting:
-            time.sleep(SIMULATED_POLL if self.grid.simulated else POLL)
-
-    def _send(self) -> None:
-        busy = {self.grid.node_of(each.metadata.dst_node_id) for each in self.out.values()}
-        now, sent, later = time.monotonic(), [], []
-        for each in self.waiting:
-            client = each.metadata.dst_node_id
-            node = self.grid.node_of(client)
-            here = self.grid.evaluated_here(each)
-            if here is not None:
-                self.replies[id(each)] = here
-            elif node is None and now - self.missing_since.setdefault(client, now) > REJOIN:
-                self.replies[id(each)] = _failed(each, f"no node plays it, and none came within {REJOIN:.0f} seconds")
-            elif node is None or node in busy:
-                later.append(each)
-            else:
-                self.missing_since.pop(client, None)
-                busy.add(node)
-                sent.append(each)
-        self.waiting = later
-        for each, id_ in zip(sent, self.grid.push(sent) if sent else [], strict=True):
-            if id_ is None:  # the node left at this moment
-                self._again(each, "its message could not be sent")
-            else:
-                self.out[id_] = each
-
-    def _receive(self) -> None:
-        for reply in self.grid.pull(self.out):
-            each = self.out.pop(reply.metadata.reply_to_message_id)
-            # As if the client itself had answered: the reply's source is what the message was addressed to.
-            if not reply.has_error():
-                self.grid.note(each.metadata.dst_node_id, reply)
-                self.replies[id(each)] = Message(reply.content, reply_to=each)
-            elif reply.error.code in GONE:
-                self.refreshed = float("-inf")
-                self._again(each, reply.error.reason or "its node is gone")
-            else:
-                self.replies[id(each)] = Message(reply.error, reply_to=each)
-
-    def _again(self, each: Message, reason: str) -> None:
-        self.attempts[id(each)] += 1
-        if self.attempts[id(each)] < ATTEMPTS:
-            log.warning("client %d is asked again: %s", each.metadata.dst_node_id, reason)
-            self.waiting.append(each)
-        else:
-            self.replies[id(each)] = _failed(each, f"it was asked {ATTEMPTS} times: {reason}")
-
-
-def _failed(each: Message, reason: str) -> Message:
-    return Message(Error(UNKNOWN, reason), reply_to=each)

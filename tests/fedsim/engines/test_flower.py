@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedsim.devices.node import NodeConfig
-from fedsim.engines import flower
+from fedsim.engines import exchange, flower
 from fedsim.engines.flower import PARTITION, PartitionGrid
 from fedsim.engines.inline import InlineGrid
 from fedsim.errors import FedsimError
@@ -82,8 +82,9 @@ class FlowersGrid(Grid):
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     InlineGrid(lambda device: None, 1, [torch.device("cpu")])  # type: ignore[arg-type,return-value]  # Flower's messages know their sender
-    for name, value in (("REJOIN", 0.3), ("WAIT_FOR_NODES", 0.3), ("POLL", 0.01), ("REFRESH", 0.0)):
-        monkeypatch.setattr(flower, name, value)
+    monkeypatch.setattr(flower, "WAIT_FOR_NODES", 0.3)
+    for name, value in (("REJOIN", 0.3), ("POLL", 0.01), ("REFRESH", 0.0)):
+        monkeypatch.setattr(exchange, name, value)
 
 
 def device(partition: int, **more: Any) -> dict[str, Any]:
