@@ -3,7 +3,7 @@
 A SuperLink with TLS and authentication and three SuperNodes, each in a Linux network namespace of its own. A veth pair
 joins each device to the server, and both of its ends are limited by ``tc ... tbf``. ``flwr run`` plays each variant
 once; printed are seconds and bytes of a round: those of the messages' arrays (``rounds.csv``) and those that crossed
-the links. Round 1 and what comes before and after the rounds are told apart: code, first and last evaluation.
+the links. What comes before the first round and after the last one (code, evaluations) is told apart.
 
 Needs Linux and root. Nothing listens outside of the namespaces, and all that was started or made is gone at the end.
 """
@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,14 +92,20 @@ class Namespace:
 
     def end(self) -> None:
         """Ends all that runs in it, whoever started that, politely at first, and removes it."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            end = time.monotonic() + 10
-            for pid in self._pids():
-                with suppress(ProcessLookupError):  # it may have ended by itself
-                    os.kill(pid, number)
-            while self._pids() and time.monotonic() < end:
-                time.sleep(POLL)
-        subprocess.run(["ip", "netns", "del", self.name], check=False)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave the rest behind
+        self._send(signal.SIGTERM)
+        end = time.monotonic() + 10
+        while self._pids():
+            if time.monotonic() > end:
+                self._send(signal.SIGKILL)
+            time.sleep(POLL)
+        subprocess.run(["ip", "netns", "del", self.name], capture_output=True, check=False)
+
+    def _send(self, number: signal.Signals) -> None:
+        for pid in self._pids():
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                os.kill(pid, number)
 
     def _pids(self) -> list[int]:
         """Of living processes: those that have ended are in no namespace."""
@@ -176,7 +183,7 @@ def crossed(server: Namespace) -> dict[str, int]:
 def play(server: Namespace, words: Sequence[str], out_dir: Path) -> list[dict[str, Any]]:
     """One run; for each round what ``rounds.csv`` says of it, and what crossed the links since the round before.
 
-    Round 0 is all that comes before the first training; ``end`` all that comes after the last, as far as that is apart.
+    Round 0 is all that comes before the first training, and the last one has in it what comes after that.
     """
     overrides = " ".join([*words, f"out_dir={out_dir}"])
     before = crossed(server)
@@ -204,29 +211,40 @@ def read_rounds(file: Path) -> list[dict[str, Any]]:
     return [{name: float(row.get(name) or "nan") for name in columns} for row in csv.DictReader(lines)]
 
 
-def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Means over the rounds between the first and the last: those have nothing beside training in them."""
+def table(rows: list[dict[str, Any]], mbit: float) -> pd.DataFrame:
+    """Means over the rounds but the last, after which devices evaluate: the others have nothing in them but training.
+
+    ``link_seconds``: how long the bytes of one device take at the rate of its link, those down and then those up.
+    """
     frame = pd.DataFrame(rows)
     last = frame.groupby("variant")["round"].transform("max")
-    inner = frame[(frame["round"] > 1) & (frame["round"] < last)]
-    means = inner.drop(columns="round").groupby("variant", sort=False).mean()
+    rounds = frame[(frame["round"] > 0) & (frame["round"] < last)].drop(columns="round").groupby("variant", sort=False)
+    means = rounds.mean()
+    means.insert(0, "fastest", rounds["seconds"].min())
+    if mbit:
+        link_bits = (means["link_down"] + means["link_up"]) / len(DOMAINS) * 8
+        means.insert(2, "link_seconds", link_bits / (mbit * 1e6))
     for way in ("down", "up"):
         means[f"ratio_{way}"] = means[f"link_{way}"] / means[f"bytes_{way}"]
-    first = frame[frame["round"] == 0].set_index("variant")
-    return means.assign(first_seconds=first["seconds"], first_link_down=first["link_down"])
+    before = frame[frame["round"] == 0].set_index("variant")
+    return means.assign(before_link_down=before["link_down"], before_link_up=before["link_up"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mbit", type=float, default=1.0, help="of each link, in each direction; 0 for no limit")
-    parser.add_argument("--rounds", type=int, default=4, help="the first and the last are not in the means")
+    parser.add_argument("--rounds", type=int, default=4, help="the last is not in the means")
     parser.add_argument("--variants", nargs="+", default=VARIANTS, help="settings of each run, in quotes if several")
     parser.add_argument("--csv", type=Path, help="where the measurements are written")
     options, overrides = parser.parse_known_args()
     if sys.platform != "linux" or os.geteuid() != 0:
         raise SystemExit("error: network namespaces and limited links need Linux and root: try sudo.")
-    if options.rounds < 3:
-        raise SystemExit(f"error: --rounds {options.rounds} leaves no round between the first and the last: choose 3.")
+    if missing := [tool for tool in ("ip", "tc") if shutil.which(tool) is None]:
+        raise SystemExit(f"error: {' and '.join(missing)} cannot be found: install iproute2.")
+    if options.rounds < 2:
+        raise SystemExit(
+            f"error: --rounds {options.rounds} is the last alone, which is not in the means: choose 2 or more."
+        )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that kill, too, leaves nothing behind
     # Devices evaluate along with training; here only before and after, so that a row has one round in it.
     words = [*WORDS, f"rounds={options.rounds}", f"evaluate_every={options.rounds}", *overrides]
@@ -236,12 +254,12 @@ def main() -> None:
         start_federation(folder, server, devices)
         for number, variant in enumerate(options.variants):
             played = play(server, [*words, *variant.split()], folder / f"run{number}")
-            rows += [{"mbit": options.mbit, "variant": variant, **row} for row in played]
+            rows += [{"variant": variant, **row} for row in played]
             print(f"{variant}: {sum(row['seconds'] for row in played):.0f} s", file=sys.stderr, flush=True)
     if options.csv:
-        pd.DataFrame(rows).to_csv(options.csv, index=False)
+        pd.DataFrame(rows).assign(mbit=options.mbit).to_csv(options.csv, index=False)
     print(f"{options.mbit:g} Mbit/s for each device in each direction" if options.mbit else "links without limit")
-    print(table(rows).round(2).T.to_string())
+    print(table(rows, options.mbit).round(2).T.to_string())
 
 
 if __name__ == "__main__":

@@ -26,6 +26,15 @@ from fedsim.settings import Settings
 
 NAME = "devices"
 ARCHIVE = "data.npz"
+SPLIT = {
+    "steps": {"domain": "datasets.splits.domain.ByDomain"},
+    "clients_per_domain": None,
+    "test": "domain",
+    "leave_out": None,
+    "validation": 0.0,
+    "drop_empty": False,
+}
+"""What ``split`` says if nobody has said anything: devices are not divided any further."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,10 @@ def device_federation(settings: Settings, nodes: Mapping[int, NodeProfile]) -> D
 def count_of_devices(settings: Settings) -> int:
     """How many clients there are. Errors: ``UserError`` where ``split.num_clients`` does not say."""
     count = settings.split["num_clients"]
+    odd = {key: settings.split.get(key) for key, usual in SPLIT.items() if settings.split.get(key) != usual}
+    if odd:
+        key, value = next(iter(odd.items()))
+        raise UserError(f"split.{key}={value} has no meaning where every device has its own images: leave it out.")
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise UserError(f"split.num_clients={count} does not say how many devices dataset=devices has: give a number.")
     return count

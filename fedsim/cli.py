@@ -27,7 +27,7 @@ from fedsim.results import Result
 from fedsim.settings import Settings
 from fedsim.simulation import prepare, run
 from fedsim.superlink import NAME as SUPERLINK
-from fedsim.superlink import SuperLink, follow
+from fedsim.superlink import SuperLink, check_receiving_dir, follow
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -83,7 +83,7 @@ def _result(settings: Settings, run_dir: Path) -> Result:
     """
     if settings.engine["name"] == SUPERLINK:
         words = list(HydraConfig.get().overrides.task)
-        return follow(SuperLink.of(settings.engine), words, run_dir, console_reporter())
+        return follow(settings, words, run_dir, console_reporter())
     prepared = prepare(settings)
     print(prepared, flush=True)
     if settings.verbose:
@@ -104,12 +104,26 @@ def _check(jobs: Sequence[Sequence[str]], options: argparse.Namespace) -> None:
             other = next(text for text in overrides if not text.startswith("resume="))
             raise UserError(f"{other} cannot be given with resume=: a resumed run keeps its own settings.")
         if each.engine["name"] == SUPERLINK:
+            _refuse_other_configuration(options)
             SuperLink.check([], each.engine)  # the rest is where the images are: there
         else:
             prepare(each)
     for number, each in enumerate(settings):
         if each.out_dir is not None and each.resume is None:
-            check_run_dir(Path(each.out_dir, str(number)) if options.multirun else Path(each.out_dir))
+            check = check_receiving_dir if each.engine["name"] == SUPERLINK else check_run_dir
+            check(Path(each.out_dir, str(number)) if options.multirun else Path(each.out_dir))
+
+
+def _refuse_other_configuration(options: argparse.Namespace) -> None:
+    """Only words are sent to a SuperLink: what a file here says would be checked here and unknown there."""
+    if options.config_dir.resolve() == CONFIG_DIR and options.config_name == CONFIG_NAME:
+        return
+    other = (
+        f"--config-name={options.config_name}"
+        if options.config_name != CONFIG_NAME
+        else f"--config-path={options.config_dir}"
+    )
+    raise UserError(f"{other} is not possible with engine=superlink: write its settings as key=value, which are sent.")
 
 
 def _settings(config: dict[str, object]) -> Settings:

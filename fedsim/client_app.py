@@ -1,13 +1,16 @@
 """The Flower ClientApp: the same client code on SuperNodes, simulated by Flower or real devices.
 
 A simulated node may play several partitions of the federation (``fedsim/engines/flower.py``); their states are kept
-apart. A device follows the server's settings only as far as ``fedsim/devices/node.py`` lets it, and with a
-``state-dir`` it keeps its state on its disk.
+apart. A device follows the server's settings only as far as ``fedsim/devices/node.py`` lets it, and what goes wrong on
+it is told in its own log: the server learns that it has, and no name of a file.
 """
 
+import logging
 import shlex
+import sys
 import time
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -19,17 +22,19 @@ from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.client_host import ClientAppFactory
 from fedsim.config import compose
+from fedsim.devices.keeping import Kept
 from fedsim.devices.node import NodeConfig, confined
-from fedsim.devices.state import AFRESH, StateDir
+from fedsim.devices.state import AFRESH
 from fedsim.engines.flower import PARTITION
 from fedsim.engines.handle import fix_threads
-from fedsim.errors import UserError
+from fedsim.errors import Refusal
 from fedsim.hardware import resolve_devices
 from fedsim.memory import peak_memory_mb
 from fedsim.messages import (
     CONFIG,
     DEVICE_PEAK_MB,
     DEVICE_SECONDS,
+    EVALUATE_GLOBAL,
     KEEPS,
     QUERY_ACTIVATIONS,
     QUERY_CLASS_SCATTER,
@@ -40,15 +45,38 @@ from fedsim.messages import (
 )
 from fedsim.settings import Settings
 
+log = logging.getLogger(__name__)
+
 app = ClientApp()
-MEASURING = (QUERY_STATE, QUERY_ACTIVATIONS, QUERY_CLASS_SCATTER)
+MEASURING = (QUERY_STATE, QUERY_ACTIVATIONS, QUERY_CLASS_SCATTER, EVALUATE_GLOBAL)
 """What no method needs: a device answers only if its node-config says so."""
+Handler = Callable[[Message, Context], Message]
+
+
+def _discreet(handler: Handler) -> Handler:
+    """Of what goes wrong on a device the server is told that it has, unless it was meant for the server."""
+
+    @wraps(handler)
+    def discreet(message: Message, context: Context) -> Message:
+        try:
+            return handler(message, context)
+        except Refusal:
+            raise
+        except Exception as error:
+            if _in_simulation():
+                raise
+            log.exception("%s could not be answered", message.metadata.message_type)
+            words = f"{message.metadata.message_type} failed ({type(error).__name__}): the device's own log says why."
+            raise Refusal(words) from None
+
+    return discreet
 
 
 @app.query("node")
+@_discreet
 def who(message: Message, context: Context) -> Message:
     """Which clients this node plays; nothing of the device but what the server has to know."""
-    node = NodeConfig.of(context.node_config)
+    node = NodeConfig.of(context.node_config, simulated=_in_simulation())
     settings = _settings(str(context.run_config["overrides"]))
     images = (0, 0, 0)
     if settings.dataset["name"] == DEVICES:
@@ -69,21 +97,23 @@ def who(message: Message, context: Context) -> Message:
 @app.query("bn_statistics")
 @app.query("candidate_loss")
 @app.query("gradients")
+@_discreet
 def answer(message: Message, context: Context) -> Message:
     """Lets the partition that the message names answer it."""
     fix_threads()
-    node, words = NodeConfig.of(context.node_config), str(context.run_config["overrides"])
-    if message.metadata.message_type in MEASURING and not (node.simulated or node.share_personal):
-        raise UserError(f"{message.metadata.message_type} is not answered by a device without share-personal=true.")
+    started, type_ = time.monotonic(), message.metadata.message_type
+    node = NodeConfig.of(context.node_config, simulated=_in_simulation())
+    if type_ in MEASURING and not (node.simulated or node.share_personal):
+        raise Refusal(f"{type_} is not answered by a device without share-personal=true.")
     partition = int(str(config_of(message)[PARTITION]))
     if not node.profile().hosts(partition):
-        raise UserError(f"client {partition} is not played by this node, whose partition-id is {node.partition}.")
-    kept = _Kept(context, node, words, partition)
-    round = int(str(config_of(message).get(ROUND, -1)))
-    trained = round if message.metadata.message_type == TRAIN else None
-    state = kept.load(trained)
+        raise Refusal(f"client {partition} is not played by this node, whose partition-id is {node.partition}.")
+    words = str(context.run_config["overrides"])
+    kept = Kept(context, node, words, partition)
+    training = int(str(config_of(message)[ROUND])) if type_ == TRAIN else None
+    state = kept.load(training)
     if config_of(message).get(KEEPS, False) and not state and not node.state_afresh:
-        raise UserError(f"client {partition} has lost what it kept of this run (is there a state-dir?): {AFRESH}")
+        raise Refusal(f"client {partition} has lost what it kept of this run (is there a state-dir?): {AFRESH}")
     guest = Context(
         run_id=context.run_id,
         node_id=context.node_id,
@@ -91,39 +121,15 @@ def answer(message: Message, context: Context) -> Message:
         state=state.copy(),
         run_config=context.run_config,
     )
-    started = time.monotonic()
     reply = _host(words, node)(message, guest)
-    if any(guest.state[name] is not state.get(name) for name in guest.state):
-        kept.save(guest.state, trained, state)
+    if guest.state.keys() != state.keys() or any(guest.state[name] is not state[name] for name in state):
+        kept.save(guest.state, training, state)
     config = config_of(reply).copy()
     config[KEEPS] = len(guest.state) > 0
-    if trained is not None:
+    if training is not None:
         config[DEVICE_SECONDS], config[DEVICE_PEAK_MB] = time.monotonic() - started, peak_memory_mb()
     reply.content[CONFIG] = config
     return reply
-
-
-class _Kept:
-    """What one partition keeps: on the disk where the node has a ``state-dir``, else in Flower's ``Context``."""
-
-    def __init__(self, context: Context, node: NodeConfig, words: str, partition: int) -> None:
-        self.context, self.partition, self.prefix = context, partition, f"{partition}/"
-        self.disk = None
-        if node.state_dir is not None:
-            self.disk = StateDir(node.state_dir, context.run_id, words, node.state_afresh, node.keep_runs)
-
-    def load(self, training: int | None) -> RecordDict:
-        if self.disk is not None:
-            return self.disk.load(self.partition, training)
-        mine = [name for name in self.context.state if name.startswith(self.prefix)]
-        return RecordDict({name.removeprefix(self.prefix): self.context.state[name] for name in mine})
-
-    def save(self, state: RecordDict, trained: int | None, before: RecordDict) -> None:
-        if self.disk is not None:
-            self.disk.save(self.partition, state, -1 if trained is None else trained, before)
-            return
-        for name, record in state.items():
-            self.context.state[self.prefix + name] = record
 
 
 @lru_cache(maxsize=1)
@@ -141,3 +147,12 @@ def _federation(settings: Settings, node: NodeConfig) -> Federation:
 @lru_cache(maxsize=1)
 def _settings(words: str) -> Settings:
     return Settings.from_config(compose(shlex.split(words)))
+
+
+def _in_simulation() -> bool:
+    """Whether Flower simulates this node: its simulated nodes are Ray's actors, a SuperNode's apps are not.
+
+    Not by what the node says of itself, since one that is simulated follows the server's settings wherever they lead.
+    """
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())

@@ -15,3 +15,7 @@ class UserError(FedsimError):
 
 class RoundFailed(FedsimError):
     """So many clients failed in one round that its average would mean something else."""
+
+
+class Refusal(UserError):
+    """What a device does not do, in a sentence that is meant for the server and names nothing of the device."""

@@ -4,16 +4,16 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.arrays import to_record, to_tensors
 from fedsim.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fedsim.classes import ClassTracker
-from fedsim.compression import decompress
 from fedsim.cost import CostTracker
 from fedsim.diagnostics.diagnosis import Diagnosis
 from fedsim.diagnostics.updates import UpdateStatistics
@@ -31,13 +31,11 @@ from fedsim.evaluation import (
     with_clients,
 )
 from fedsim.messages import (
-    ARRAYS,
     CONFIG,
     DEVICE_PEAK_MB,
     DEVICE_SECONDS,
     EVALUATE_PARTS,
     EVALUATION,
-    PART,
     arrays_of,
     config_of,
 )
@@ -48,13 +46,13 @@ from fedsim.progress import Reporter
 from fedsim.recording import Recorder
 from fedsim.settings import Settings
 from fedsim.tta import adaptation_of
-from fedsim.vetting import fault_of
+from fedsim.vetting import VettedGrid, Vetting
 
 log = logging.getLogger(__name__)
 
 
-REFUSED = 0
-"""Flower's ``ErrorCode.UNKNOWN``; the reason says more."""
+TRAINING = "train"
+"""What stands in the ``split`` of a fault in ``clients.csv`` if it is not a part of the images that is evaluated."""
 _ByPart = dict[Part, dict[int, Measured]]
 """What clients measured, on which part of their images."""
 
@@ -68,14 +66,16 @@ class _Played:
     seconds: float = 0.0
     row: Row = field(default_factory=dict)
     updates: UpdateStatistics | None = None
-    faults: dict[int, str] = field(default_factory=dict)
-    """The clients that failed or whose reply was refused, and why"""
+    faults: list[tuple[int, str, str]] = field(default_factory=list)
+    """The clients that failed or whose reply was refused, at what, and why"""
     states: Mapping[int, RecordDict] = field(default_factory=dict)
     model: Mapping[str, torch.Tensor] | None = None
     """The global one, where it was needed and can be known"""
     evaluation: Evaluation | None = None
     asked: Mapping[Part, Collection[int]] = field(default_factory=dict)
     """The clients that still have to be asked what their models are worth, along with the next round"""
+    measured: _ByPart = field(default_factory=dict)
+    """What they have answered"""
 
 
 class FederatedLoop:
@@ -106,7 +106,7 @@ class FederatedLoop:
         self.classes = classes
         self.costs = costs
         self.diagnosis = diagnosis
-        self.exact = exact
+        self.vetting = Vetting(federation, initial, settings.update_limit, settings.compression, exact)
         self.policy = NormPolicy.of(settings.norm, settings.rounds)
         adapts = adaptation_of(settings.tta) is not None
         self.alike = not (strategy.personal or self.policy.reestimates or adapts or settings.mask_absent_classes)
@@ -124,93 +124,99 @@ class FederatedLoop:
         for round in range(first, self.settings.rounds + 1):
             previous, played = played, _Played(round, time.monotonic())
             if round > 0:
-                measured = self._train(played, previous)
+                self._train(played, previous)
                 if previous is not None and previous.asked:
-                    self._record(previous, measured)
+                    self._record(previous)
             self._measure(played)
             played.seconds = time.monotonic() - played.started
             if not played.asked:
-                self._record(played, {})
-        states = self.grid.client_states()
-        personal = self.strategy.personal if states is not None else frozenset()
+                self._record(played)
+        personal, states = self.strategy.personal, self.grid.client_states()
+        if personal and states is None:
+            self.recorder.save_shared(to_tensors(self.arrays), personal)
+            return
         model = complete_model(self.initial, self.arrays, personal, states or {})
         self.recorder.save_models(self.initial, model, personal, states or {}, self.strategy.masks)
 
-    def _train(self, played: "_Played", previous: "_Played | None") -> _ByPart:
-        """Trains a cohort; what the clients answer about the model of the round before, where it still asks that."""
-        round, grid = played.round, CountingGrid(self.grid)
+    def _train(self, played: "_Played", previous: "_Played | None") -> None:
+        """Trains a cohort, which also says what the model of the round before is worth where that is still asked.
+
+        Errors: ``RoundFailed``; what has been told of the round before is written down first.
+        """
+        try:
+            self._train_cohort(played, previous)
+        except RoundFailed:
+            if previous is not None and previous.asked:
+                self._record(previous, whole=False)
+            raise
+
+    def _train_cohort(self, played: "_Played", previous: "_Played | None") -> None:
+        round, counting = played.round, CountingGrid(self.grid)
+        grid = VettedGrid(counting, self.vetting)
         messages = list(self.strategy.configure_train(round, self.arrays, ConfigRecord(), grid))
-        evaluations = self._ask_along(messages, previous)
+        others = self._ask_along(messages, previous)
         self.reporter.cohort(round, len(messages))
         if self.diagnosis is not None:
             played.updates = self.diagnosis.updates(round, arrays_of(messages[0]))
+        evaluations = [message for part in others.values() for message in part]
         replies = iter(grid.send_and_receive([*messages, *evaluations]))
-        measured: _ByPart = {}
         needed: dict[str, float] = {}
 
         def observed() -> Iterator[Message]:
-            for message, reply in zip(messages, replies, strict=False):
+            for reply in islice(replies, len(messages)):
                 self.reporter.client_done()
-                checked = self._checked(message, reply, round)
-                if checked.has_content():
-                    _read_evaluations(checked, measured)
+                if reply.has_content():
+                    if previous is not None:
+                        _read_evaluations(reply, previous.measured)
                     for name in (DEVICE_SECONDS, DEVICE_PEAK_MB):
-                        if name in config_of(checked):
-                            needed[name] = max(needed.get(name, 0.0), float(str(config_of(checked)[name])))
+                        value = config_of(reply).get(name)
+                        if isinstance(value, float):
+                            needed[name] = max(needed.get(name, 0.0), value)
                     if played.updates is not None:
-                        played.updates.add(to_tensors(arrays_of(checked)))
-                yield checked
+                        played.updates.add(to_tensors(arrays_of(reply)))
+                yield reply
 
-        successful = self._successful(observed(), len(messages), played)
+        successful = self._successful(observed(), len(messages), played, TRAINING)
         arrays, metrics = self.strategy.aggregate_train(round, successful)
         if arrays is not None:
             self.arrays = arrays
-        for message, reply in zip(evaluations, replies, strict=True):
-            for ok in self._successful([reply], len(messages) + len(evaluations), played):
-                part = Part[str(config_of(message)[PART])]
-                measured.setdefault(part, {})[ok.metadata.src_node_id] = Measured.from_reply(ok)
+        for part, asked in others.items():
+            assert previous is not None
+            for ok in self._successful(islice(replies, len(asked)), len(asked), previous, part.name.lower()):
+                previous.measured.setdefault(part, {})[ok.metadata.src_node_id] = Measured.from_reply(ok)
         clients = [message.metadata.dst_node_id for message in messages]
         played.row = {
             **{f"train_{name}": value for name, value in (metrics or MetricRecord()).items()},
             **self.costs.metrics(self.strategy.workload(), clients),
             **needed,
-            "bytes_down": grid.bytes_down,
-            "bytes_up": grid.bytes_up,
+            "bytes_down": counting.bytes_down,
+            "bytes_up": counting.bytes_up,
         }
-        return measured
 
-    def _ask_along(self, messages: list[Message], previous: "_Played | None") -> list[Message]:
+    def _ask_along(self, messages: list[Message], previous: "_Played | None") -> dict[Part, list[Message]]:
         """Lets the cohort evaluate what it is sent, before it trains; the messages to the clients outside of it."""
-        if previous is None or not previous.asked:
-            return []
-        changed: dict[int, RecordDict] = {}
+        if previous is None:
+            return {}
+        changed: dict[tuple[int, tuple[str, ...]], RecordDict] = {}
         for message in messages:
             client = message.metadata.dst_node_id
-            parts = [part.name for part, clients in previous.asked.items() if client in clients]
+            parts = tuple(part.name for part, clients in previous.asked.items() if client in clients)
             if parts:
                 config = config_of(message).copy()
-                config[EVALUATE_PARTS] = parts
-                key = id(message.content)  # one for all whose content is one: an engine packs it once
+                config[EVALUATE_PARTS] = list(parts)
+                key = id(message.content), parts  # one for all whose content is one: an engine packs it once
                 message.content = changed.setdefault(key, RecordDict({**message.content, CONFIG: config}))
         trained = {message.metadata.dst_node_id for message in messages}
-        others = {part: set(clients) - trained for part, clients in previous.asked.items()}
-        return evaluation_messages(self.grid, self.strategy, self.arrays, previous.round, others)
+        return {
+            part: evaluation_messages(
+                self.grid, self.strategy, self.arrays, previous.round, {part: set(clients) - trained}
+            )
+            for part, clients in previous.asked.items()
+        }
 
-    def _checked(self, message: Message, reply: Message, round: int) -> Message:
-        """The reply as if it had not been compressed, or an error in its place if it may not reach the average."""
-        if not reply.has_content():
-            return reply
-        if self.settings.compression is not None:
-            sent, received = to_tensors(arrays_of(message)), to_tensors(arrays_of(reply))
-            try:
-                arrays = decompress(self.settings.compression, sent, received, self.exact)
-            except ValueError as error:
-                return Message(Error(REFUSED, str(error)), reply_to=message)
-            reply.content[ARRAYS] = to_record(arrays)
-        fault = fault_of(reply, arrays_of(message), round, self.settings.update_limit)
-        return reply if fault is None else Message(Error(REFUSED, fault), reply_to=message)
-
-    def _successful(self, replies: Iterable[Message], expected: int, played: "_Played") -> Iterator[Message]:
+    def _successful(
+        self, replies: Iterable[Message], expected: int, played: "_Played", doing: str
+    ) -> Iterator[Message]:
         """Passes good replies on, names the clients that failed, and ends the round once too few can succeed."""
         failed = 0
         for reply in replies:
@@ -220,7 +226,7 @@ class FederatedLoop:
             failed += 1
             client, reason = reply.metadata.src_node_id, reply.error.reason or "no reason given"
             summary, _, details = reason.partition("\n")
-            played.faults[client] = summary
+            played.faults.append((client, doing, summary))
             sentence = f"client {client} failed in round {played.round}: {summary}"
             log.info("%s", details)
             if (expected - failed) / expected < self.settings.min_fraction_success:
@@ -243,7 +249,7 @@ class FederatedLoop:
             played.model = complete_model(self.initial, self.arrays, personal, states)
 
         def successful(replies: Iterable[Message], expected: int) -> Iterator[Message]:
-            return self._successful(replies, expected, played)
+            return self._successful(replies, expected, played, Part.TEST.name.lower())
 
         if evaluated:
             asked = asked_clients(self.federation, self.alike)
@@ -251,8 +257,8 @@ class FederatedLoop:
             if self.grid.folds_evaluation and 0 < round < settings.rounds:
                 played.asked, asked = asked, {}
             played.evaluation = evaluate(
-                *(self.grid, self.strategy, self.federation, played.model, self.arrays, round, successful),
-                *(self.alike, asked),
+                *(VettedGrid(self.grid, self.vetting), self.strategy, self.federation, played.model, self.arrays),
+                *(round, successful, self.alike, asked),
             )
         if diagnosed:
             assert self.diagnosis is not None
@@ -263,15 +269,19 @@ class FederatedLoop:
                 )
             )
 
-    def _record(self, played: "_Played", measured: _ByPart) -> None:
-        """Writes a round down, once all is known of it, and makes its checkpoint."""
+    def _record(self, played: "_Played", *, whole: bool = True) -> None:
+        """Writes a round down, once all is known of it, and makes its checkpoint.
+
+        Of an evaluation that is not ``whole`` there are the rows of the clients that have answered, and no means.
+        """
         round, evaluation, metrics = played.round, played.evaluation, Row()
         if evaluation is not None:
             if played.asked:
-                evaluation = with_clients(evaluation, self.federation, self.alike, measured)
+                evaluation = with_clients(evaluation, self.federation, self.alike, played.measured)
+            self.recorder.record_clients(client_rows(evaluation, self.federation, round))
+        if evaluation is not None and whole:
             metrics = round_metrics(evaluation, self.federation) | self.classes.metrics(evaluation)
             metrics |= age_metrics(personal_ages(played.states, round))
-            self.recorder.record_clients(client_rows(evaluation, self.federation, round))
             if played.model is not None:
                 self.recorder.record_classes(
                     self.classes.rows(
@@ -306,7 +316,7 @@ def _read_evaluations(reply: Message, measured: _ByPart) -> None:
     """Takes out what a client has measured before it trained."""
     for name in [name for name in reply.content.metric_records if name.startswith(EVALUATION)]:
         record = reply.content.metric_records[name]
-        del reply.content[name]
+        del reply.content[name]  # so that a strategy finds the metrics of training alone
         measured.setdefault(Part[name.removeprefix(EVALUATION)], {})[reply.metadata.src_node_id] = (
             Measured.from_metrics(record)
         )

@@ -125,17 +125,12 @@ def client_rows(evaluation: Evaluation, federation: Federation, round: int) -> l
     ]
 
 
-def fault_rows(faults: Mapping[int, str], federation: Federation, round: int) -> list[Row]:
-    """The rows of ``clients.csv`` for clients whose training failed or whose reply was refused."""
+def fault_rows(faults: Iterable[tuple[int, str, str]], federation: Federation, round: int) -> list[Row]:
+    """The rows of ``clients.csv`` for clients that failed or whose reply was refused, at what, and why."""
+    domains = {partition.client: partition.domain for partition in federation.partitions}
     return [
-        {
-            "round": round,
-            "client": client,
-            "domain": federation.partitions[client].domain,
-            "split": "train",
-            "fault": fault,
-        }
-        for client, fault in faults.items()
+        {"round": round, "client": client, "domain": domains[client], "split": doing, "fault": fault}
+        for client, doing, fault in faults
     ]
 
 

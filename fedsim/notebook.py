@@ -16,10 +16,14 @@ def simulate(overrides: Sequence[str]) -> Result:
     _put_checkout_on_path()
     from fedsim.settings import Settings  # these need the checkout on the path
     from fedsim.simulation import prepare, run
+    from fedsim.superlink import NAME as SUPERLINK
+    from fedsim.superlink import follow
 
     settings = Settings.from_config(compose(overrides))
-    run_dir = run_directory(settings.out_dir, settings.resume, datetime.now())
-    return run(prepare(settings), Path(run_dir), Reporter())
+    run_dir = Path(run_directory(settings.out_dir, settings.resume, datetime.now()))
+    if settings.engine["name"] == SUPERLINK:
+        return follow(settings, overrides, run_dir, Reporter())
+    return run(prepare(settings), run_dir, Reporter())
 
 
 def _put_checkout_on_path() -> None:

@@ -99,6 +99,11 @@ class Recorder:
                     self.run_dir / "clients" / f"{client}.safetensors", personal_part(initial, personal, state)
                 )
 
+    def save_shared(self, arrays: Mapping[str, torch.Tensor], personal: frozenset[str]) -> None:
+        """``shared.safetensors``, where clients keep the other part of the model to themselves."""
+        shared = {name: tensor for name, tensor in arrays.items() if name not in personal}
+        _save_tensors(self.run_dir / "shared.safetensors", shared)
+
     def _write_summary(self, grid: FederationGrid) -> None:
         done = [row for row in self._rows if row.get("seconds") is not None]
         summary = {

@@ -36,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
+    except OSError as error:
+        reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        print(f"error: {options.folder} cannot be used ({reason}): name a folder you may write to.", file=sys.stderr)
+        return UserError.exit_status
     return 0
 
 

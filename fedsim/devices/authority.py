@@ -13,10 +13,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
 
@@ -26,6 +27,8 @@ from fedsim.devices.certificates import (
     hosts_of,
     key_bytes,
     load_key,
+    load_root,
+    load_server,
     new_key,
     root_certificate,
     server_certificate,
@@ -33,6 +36,8 @@ from fedsim.devices.certificates import (
 from fedsim.devices.checks import check_days, check_name, parse_hosts
 from fedsim.errors import UserError
 from fedsim.files import write_atomically
+
+T = TypeVar("T")
 
 CA_DAYS = 3650
 SERVER_DAYS = 730
@@ -96,11 +101,19 @@ class Authority:
 
     @property
     def root(self) -> x509.Certificate:
-        return x509.load_pem_x509_certificate((self.folder / "ca.crt").read_bytes())
+        return self._load("ca.crt", load_root)
 
     @property
     def server(self) -> x509.Certificate:
-        return x509.load_pem_x509_certificate((self.folder / "server.pem").read_bytes())
+        return self._load("server.pem", load_server)
+
+    def _load(self, file: str, load: Callable[[bytes], T]) -> T:
+        """Errors: ``UserError`` for a file that is not as ``create`` wrote it."""
+        path = self.folder / file
+        try:
+            return load(path.read_bytes())
+        except ValueError as error:
+            raise UserError(f"{path} is damaged or from elsewhere: put back the file that `init` has made.") from error
 
     @property
     def devices(self) -> list[Device]:
@@ -137,7 +150,11 @@ class Authority:
             if not (self.folder / file).exists():
                 raise UserError(f"{self.folder} has no {file}: renew in the folder with all the files of `init`.")
         check_days("--server-days", server_days, self.root)
-        root_key, key = (load_key((self.folder / file).read_bytes()) for file in ("ca.key", "server.key"))
+        root_key, key = (self._load(file, load_key) for file in ("ca.key", "server.key"))
+        if root_key.public_key() != self.root.public_key():
+            raise UserError(
+                f"{self.folder / 'ca.key'} is not the key of ca.crt: put back the file that `init` has made."
+            )
         names = parse_hosts(hosts) if hosts else hosts_of(self.server)
         certificate = certificate_bytes(server_certificate(key, names, server_days, self.root, root_key))
         write_atomically(self.folder / "server.pem", lambda path: path.write_bytes(certificate))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
@@ -78,8 +79,31 @@ def key_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
+def load_root(data: bytes) -> x509.Certificate:
+    """Errors: ``ValueError`` for a certificate that ``root_certificate`` has not made."""
+    return _load_certificate(data, x509.SubjectKeyIdentifier)
+
+
+def load_server(data: bytes) -> x509.Certificate:
+    """Errors: ``ValueError`` for a certificate that ``server_certificate`` has not made."""
+    return _load_certificate(data, x509.SubjectAlternativeName)
+
+
+def _load_certificate(data: bytes, extension: type[x509.ExtensionType]) -> x509.Certificate:
+    certificate = x509.load_pem_x509_certificate(data)
+    try:
+        certificate.extensions.get_extension_for_class(extension)
+    except x509.ExtensionNotFound as error:
+        raise ValueError(str(error)) from error
+    return certificate
+
+
 def load_key(data: bytes) -> ec.EllipticCurvePrivateKey:
-    key = load_pem_private_key(data, password=None)
+    """Errors: ``ValueError`` for what is no key, has a password or is of another kind."""
+    try:
+        key = load_pem_private_key(data, password=None)
+    except (TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError(str(error)) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ValueError("not the key of an elliptic curve")
     return key

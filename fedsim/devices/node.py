@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import ConfigRecord
+from omegaconf import DictConfig, OmegaConf
 
-from fedsim.errors import UserError
+from fedsim.config import CONFIG_DIR
+from fedsim.errors import Refusal
 from fedsim.settings import Settings
 
 KEYS: dict[str, type] = {
@@ -20,6 +22,11 @@ KEYS: dict[str, type] = {
     "keep-runs": int,
     "share-personal": bool,
 }
+PATHS = ("npz", "parquet")
+"""Options of datasets that are files or folders"""
+EMBEDDED = "datasets.digits.load"
+"""What needs no files"""
+OWN_FUNCTION = "tensors"
 WORDS = {int: "a whole number of at least 0", str: "a text in quotes", bool: "true or false"}
 
 
@@ -33,6 +40,8 @@ class NodeConfig:
 
     partition: int
     num_partitions: int | None = None
+    simulated: bool = False
+    """Whether it is a node of Flower's simulation, which works on the server's machine with the server's files"""
     data_dir: Path | None = None
     """Where its images are; whatever ``data_dir`` the server's settings have"""
     domain: str | None = None
@@ -47,32 +56,29 @@ class NodeConfig:
     """Whether it tells its personal part and sums of features, for measuring"""
 
     @classmethod
-    def of(cls, node_config: Mapping[str, Any]) -> "NodeConfig":
-        """Errors: ``UserError`` naming a key that is missing, unknown (it may be misspelt) or of another type."""
+    def of(cls, node_config: Mapping[str, Any], *, simulated: bool = False) -> "NodeConfig":
+        """Errors: ``Refusal`` naming a key that is missing, unknown (it may be misspelt) or of another type."""
         for key, value in node_config.items():
             kind = KEYS.get(key)
             if kind is None:
-                raise UserError(f"node-config {key}={value} is not known: choose from {', '.join(KEYS)}.")
+                raise Refusal(f"node-config {key}={value} is not known: choose from {', '.join(KEYS)}.")
             right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
             if not right or (kind is int and value < 0) or value == "":
-                raise UserError(f"node-config {key}={value} is not possible: choose {WORDS[kind]}.")
+                raise Refusal(f"node-config {key}={value} is not possible: choose {WORDS[kind]}.")
         if "partition-id" not in node_config:
-            raise UserError("node-config has no partition-id: say which client of the federation this node is.")
+            raise Refusal("node-config has no partition-id: say which client of the federation this node is.")
         given = {key.replace("-", "_"): value for key, value in node_config.items()}
         partition, count, kept = given.pop("partition_id"), given.get("num_partitions"), given.get("keep_runs", 1)
         if count is not None and partition >= count:
-            raise UserError(f"node-config partition-id={partition} is not possible: choose 0 to {count - 1}.")
+            raise Refusal(f"node-config partition-id={partition} is not possible: choose 0 to {count - 1}.")
         if kept < 1:
-            raise UserError(f"node-config keep-runs={kept} is not possible: choose a whole number of at least 1.")
+            raise Refusal(f"node-config keep-runs={kept} is not possible: choose a whole number of at least 1.")
         for key in ("data_dir", "state_dir"):
             if key in given:
                 given[key] = Path(given[key]).expanduser()
-        return cls(partition=partition, **given)
-
-    @property
-    def simulated(self) -> bool:
-        """Whether it is a node of Flower's simulation, which works on the server's machine with the server's files."""
-        return self == NodeConfig(self.partition, self.num_partitions) and self.num_partitions is not None
+        if count is not None and not simulated:
+            raise Refusal("node-config num-partitions is for Flower's simulation: a device plays the client it names.")
+        return cls(partition=partition, simulated=simulated, **given)
 
     def profile(self, images: tuple[int, int, int] = (0, 0, 0)) -> "NodeProfile":
         return NodeProfile(
@@ -126,25 +132,45 @@ class NodeProfile:
 def confined(settings: Settings, node: NodeConfig) -> Settings:
     """The server's settings as this device follows them: its own ``data_dir``, and nothing that lies outside of it.
 
-    Errors: ``UserError`` for a path in the settings that leads elsewhere.
+    Errors: ``Refusal`` for a dataset that is none of this project's, or a path in its options that leads elsewhere.
     """
     if node.simulated:
         return settings
+    target = settings.dataset["_target_"]
+    if target not in _known_targets():
+        raise Refusal(f"dataset._target_={target} is not for devices: choose a dataset of configs/dataset.")
     if node.data_dir is None:
         if settings.data_dir is not None:
-            raise UserError(
+            raise Refusal(
                 f"data_dir={settings.data_dir} is the server's word: a device reads what its own node-config names, "
                 'as data-dir="/data".'
             )
+        if target != EMBEDDED:
+            raise Refusal(f"dataset={settings.dataset['name']} needs a device's node-config to have a data-dir.")
         return replace(settings, download=False)
     inside = node.data_dir.resolve()
     for key, value in settings.dataset.items():
-        for text in value if isinstance(value, list | tuple) else [value]:
-            if key in ("name", "_target_") or not isinstance(text, str):
-                continue
-            if "://" in text or not (inside / text).resolve().is_relative_to(inside):
-                raise UserError(f"dataset.{key}={text} leads out of this device's data-dir: choose what is inside it.")
-    target = str(settings.dataset["_target_"])
-    if not target.startswith("datasets."):
-        raise UserError(f"dataset._target_={target} is not for devices: choose a dataset of configs/dataset.")
-    return replace(settings, data_dir=str(inside), download=False)
+        if key not in ("name", "_target_"):
+            _refuse_ways_out(key, value, inside)
+    paths = {key: str(inside / settings.dataset[key]) for key in PATHS if settings.dataset.get(key) is not None}
+    return replace(settings, dataset={**settings.dataset, **paths}, data_dir=str(inside), download=False)
+
+
+def _known_targets() -> set[str]:
+    """What ``dataset=`` may stand for on a device: not the server's own function."""
+    configs = [OmegaConf.load(path) for path in sorted((CONFIG_DIR / "dataset").glob("*.yaml"))]
+    described = [config for config in configs if isinstance(config, DictConfig)]
+    return {str(config["_target_"]) for config in described if config["name"] != OWN_FUNCTION}
+
+
+def _refuse_ways_out(key: str, value: Any, inside: Path) -> None:
+    """Errors: ``Refusal`` for a text, however deep, that names a place outside of the folder, or on another machine."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for each in value:
+            _refuse_ways_out(key, each, inside)
+    elif isinstance(value, str) and (
+        ":" in value or value.startswith("~") or not (inside / value).resolve().is_relative_to(inside)
+    ):
+        raise Refusal(f"dataset.{key}={value} leads out of this device's data-dir: choose what is inside it.")

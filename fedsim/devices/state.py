@@ -42,7 +42,7 @@ class StateDir:
             trained = int(words.pop("trained", "-1"))
             if words != self._words(partition):
                 raise ValueError(f"{path} belongs to another run, client or settings")
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             if self.afresh:
                 return RecordDict()
             raise UserError(f"{error}: {AFRESH}") from error

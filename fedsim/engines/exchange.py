@@ -8,10 +8,10 @@ from typing import Protocol
 
 from flwr.app import Error, Message
 
+from fedsim.engines.reasons import one_line
+
 log = logging.getLogger(__name__)
 
-REJOIN = 120.0
-"""Seconds that a client's node may be away before the round goes on without it; Flower needs one to notice a death."""
 REFRESH = 3.0
 """Seconds between looks at who is connected."""
 POLL, SIMULATED_POLL = 1.0, 0.1
@@ -32,6 +32,8 @@ class Nodes(Protocol):
 
     def node_of(self, partition: int) -> int | None: ...
 
+    def given_up(self, partition: int) -> str | None: ...
+
     def evaluated_here(self, each: Message) -> Message | None: ...
 
     def push(self, messages: Iterable[Message]) -> list[str | None]: ...
@@ -51,7 +53,6 @@ class Exchange:
         self.waiting = list(messages)
         self.out: dict[str, Message] = {}
         self.replies: dict[int, Message] = {}
-        self.missing_since: dict[int, float] = {}
         self.attempts: Counter[int] = Counter()
         self.refreshed = float("-inf")
 
@@ -75,19 +76,18 @@ class Exchange:
 
     def _send(self) -> None:
         busy = {self.nodes.node_of(each.metadata.dst_node_id) for each in self.out.values()}
-        now, sent, later = time.monotonic(), [], []
+        sent, later = [], []
         for each in self.waiting:
             client = each.metadata.dst_node_id
             node = self.nodes.node_of(client)
             here = self.nodes.evaluated_here(each)
             if here is not None:
                 self.replies[id(each)] = here
-            elif node is None and now - self.missing_since.setdefault(client, now) > REJOIN:
-                self.replies[id(each)] = _failed(each, f"no node plays it, and none came within {REJOIN:.0f} seconds")
+            elif node is None and (reason := self.nodes.given_up(client)) is not None:
+                self.replies[id(each)] = _failed(each, reason)
             elif node is None or node in busy:
                 later.append(each)
             else:
-                self.missing_since.pop(client, None)
                 busy.add(node)
                 sent.append(each)
         self.waiting = later
@@ -104,11 +104,13 @@ class Exchange:
             if not reply.has_error():
                 self.nodes.note(each.metadata.dst_node_id, reply)
                 self.replies[id(each)] = Message(reply.content, reply_to=each)
-            elif reply.error.code in GONE:
+                continue
+            reason = one_line(reply.error.reason)
+            if reply.error.code in GONE:
                 self.refreshed = float("-inf")
-                self._again(each, reply.error.reason or "its node is gone")
+                self._again(each, reason)
             else:
-                self.replies[id(each)] = Message(reply.error, reply_to=each)
+                self.replies[id(each)] = Message(Error(reply.error.code, reason), reply_to=each)
 
     def _again(self, each: Message, reason: str) -> None:
         self.attempts[id(each)] += 1

@@ -19,15 +19,15 @@ from fedsim.devices.node import NodeProfile
 from fedsim.engines.exchange import Exchange
 from fedsim.engines.grid import FederationGrid
 from fedsim.engines.handle import handle
+from fedsim.engines.roll import Roll
 from fedsim.errors import FedsimError
-from fedsim.messages import CONFIG, EVALUATE_GLOBAL, KEEPS, QUERY_NODE, QUERY_STATE, config_of, message
+from fedsim.messages import CONFIG, EVALUATE_GLOBAL, KEEPS, QUERY_STATE, config_of, message
 
 log = logging.getLogger(__name__)
 
 PARTITION = "partition-id"
 WAIT_FOR_NODES = 60.0
 """Seconds that a run waits at its start for the nodes of all its clients."""
-QUERY_TIMEOUT = 60.0
 
 
 class PartitionGrid(FederationGrid):
@@ -51,26 +51,30 @@ class PartitionGrid(FederationGrid):
         self._timeout = timeout
         self._make_server_app = server_app
         self._server_app: ClientApp | None = None
-        self._known: dict[int, NodeProfile] = {}
-        self._online: list[int] = []
+        self._roll = Roll(grid, self._partitions)
         self._keeping: set[int] = set()
         self._await_nodes()
 
     def node_of(self, partition: int) -> int | None:
-        """The node that plays it, the one that came last of several; ``None`` if there is none."""
-        hosts = [id_ for id_ in self._online if self._known[id_].hosts(partition)]
-        return hosts[-1] if hosts else None
+        """The node that plays it; ``None`` if there is none."""
+        return self._roll.node_of(partition)
+
+    def given_up(self, partition: int) -> str | None:
+        """Why nobody waits any longer for a node that plays it; ``None`` while somebody does."""
+        return self._roll.given_up(partition)
+
+    def refresh(self) -> None:
+        self._roll.refresh()
 
     @property
     def nodes(self) -> dict[int, NodeProfile]:
         """What the node of each partition told, for the partitions that are played."""
-        played = {partition: self.node_of(partition) for partition in self._partitions}
-        return {partition: self._known[id_] for partition, id_ in played.items() if id_ is not None}
+        return self._roll.nodes
 
     @property
     def simulated(self) -> bool:
         """Whether all nodes are of Flower's simulation."""
-        return all(self._known[id_].simulated for id_ in self._online)
+        return self._roll.simulated
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """A node gets one message at a time: Flower would let two messages of one node overwrite each other's state.
@@ -86,17 +90,26 @@ class PartitionGrid(FederationGrid):
             yield reply
 
     def client_states(self) -> dict[int, RecordDict] | None:
-        """What each client keeps, asked of its node; ``None`` if a device keeps that to itself."""
+        """What each client keeps, asked of its node; ``None`` if a device keeps that to itself, or does not answer.
+
+        Errors: ``FedsimError`` if a simulated node does not, since that is no machine that may be away.
+        """
         self.refresh()
         if not self.answers_measuring:
             return None
-        replies = self.send_and_receive([message(QUERY_STATE, partition, None) for partition in self._partitions])
-        states = {}
-        for reply in replies:
-            if reply.has_error():
-                raise FedsimError(f"client {reply.metadata.src_node_id} did not tell its state: {reply.error.reason}")
-            states[reply.metadata.src_node_id] = reply.content
-        return states
+        states, silent = {}, []
+        for reply in self.send_and_receive([message(QUERY_STATE, partition, None) for partition in self._partitions]):
+            client = reply.metadata.src_node_id
+            if not reply.has_error():
+                states[client] = reply.content
+                continue
+            fault = f"client {client} did not tell its state: {reply.error.reason}"
+            if self.simulated:
+                raise FedsimError(fault)
+            silent.append(fault)
+        if silent:
+            log.warning("there is no global model for now: %s", "; ".join(silent))
+        return None if silent else states
 
     @property
     def answers_measuring(self) -> bool:
@@ -128,9 +141,14 @@ class PartitionGrid(FederationGrid):
         return self._grid.pull_messages(list(ids))
 
     def note(self, client: int, reply: Message) -> None:
-        """Remembers that the client keeps something, so that it can be told when it has lost that."""
-        if config_of(reply).get(KEEPS, False):
+        """Remembers whether the client keeps something, so that it can be told when it has lost that."""
+        config = reply.content.get(CONFIG)
+        if not isinstance(config, ConfigRecord) or KEEPS not in config:
+            return
+        if config[KEEPS]:
             self._keeping.add(client)
+        else:
+            self._keeping.discard(client)
 
     def _addressed(self, each: Message) -> Message:
         """The message to the node, with the partition in its config and whether that should have kept something."""
@@ -172,25 +190,3 @@ class PartitionGrid(FederationGrid):
         if len(missing) == len(self._partitions):
             raise FedsimError(f"no node of this federation has connected within {WAIT_FOR_NODES:.0f} seconds")
         log.warning("no node plays the clients %s; they may still join", ", ".join(map(str, missing)))
-
-    def refresh(self) -> None:
-        """Who is connected now; new nodes are asked who they are, and asked again later if they do not answer."""
-        present = set(self._grid.get_node_ids())
-        self._online = [id_ for id_ in self._online if id_ in present]
-        unknown = sorted(present - set(self._known))
-        if unknown:
-            questions = [Message(RecordDict({CONFIG: ConfigRecord()}), id_, QUERY_NODE) for id_ in unknown]
-            for reply in self._grid.send_and_receive(questions, timeout=QUERY_TIMEOUT):
-                id_ = reply.metadata.src_node_id
-                if reply.has_error():
-                    log.warning("a node is left out for now: %s", (reply.error.reason or "").partition("\n")[0])
-                    continue
-                try:
-                    node = NodeProfile.of(config_of(reply))
-                except ValueError as error:
-                    log.warning("node %d is left out: %s", id_, error)
-                    continue
-                if node.partition not in self._partitions:
-                    log.warning("node %d is left out: there is no client %d", id_, node.partition)
-                self._known[id_] = node
-        self._online += sorted(id_ for id_ in present if id_ in self._known and id_ not in self._online)

@@ -55,6 +55,49 @@ class FederationGrid(Grid):
         return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
 
+class WrappedGrid(FederationGrid):
+    """Another grid, of which every message and its reply pass through here."""
+
+    def __init__(self, grid: FederationGrid) -> None:
+        super().__init__()
+        self._grid = grid
+
+    def sent(self, message: Message) -> None:
+        """A message is on its way."""
+
+    @abstractmethod
+    def passed(self, message: Message, reply: Message) -> Message:
+        """The reply that the caller is given."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        messages = list(messages)
+        for message in messages:
+            self.sent(message)
+        replies = self._grid.send_and_receive(messages, timeout=timeout)
+        for message, reply in zip(messages, replies, strict=True):
+            yield self.passed(message, reply)
+
+    def client_states(self) -> dict[int, RecordDict] | None:
+        return self._grid.client_states()
+
+    def get_node_ids(self) -> Iterable[int]:
+        return self._grid.get_node_ids()
+
+    @property
+    def folds_evaluation(self) -> bool:
+        return self._grid.folds_evaluation
+
+    def peak_memory_mb(self) -> float:
+        return self._grid.peak_memory_mb()
+
+    def set_run(self, run: Any) -> None:
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        return self._grid.run
+
+
 class LocalGrid(FederationGrid):
     """A ``Grid`` over ``num_nodes`` clients whose ``Context`` it keeps, so that a worker that dies loses no state.
 

@@ -2,5 +2,6 @@
 
 from fedsim.superlink.connection import NAME, SuperLink
 from fedsim.superlink.following import follow
+from fedsim.superlink.receiving import check_receiving_dir
 
-__all__ = ["NAME", "SuperLink", "follow"]
+__all__ = ["NAME", "SuperLink", "check_receiving_dir", "follow"]

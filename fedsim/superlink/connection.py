@@ -1,5 +1,6 @@
 """Where a SuperLink is, and how to know that it is the right one."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,5 +52,6 @@ class SuperLink:
         if self.root_certificates is None:
             security = "insecure = true"
         else:
-            security = f'root-certificates = "{Path(self.root_certificates).expanduser().resolve()}"'
+            path = str(Path(self.root_certificates).expanduser().resolve())
+            security = f"root-certificates = {json.dumps(path, ensure_ascii=False)}"
         return f'[superlink.{NAME}]\naddress = "{self.address}"\n{security}\n'

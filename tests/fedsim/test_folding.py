@@ -2,14 +2,17 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from flwr.app import Message
+from flwr.app import Error, Message
 
+from datasets.federation import Federation
 from fedsim.client_host import ClientAppFactory
 from fedsim.engines.inline import InlineGrid
+from fedsim.errors import RoundFailed
 from fedsim.messages import EVALUATE, EVALUATE_GLOBAL, TRAIN
 from fedsim.progress import Reporter
 from fedsim.results import Result
@@ -72,6 +75,48 @@ def test_every_number_is_the_same(small_settings: Callable[..., Settings], tmp_p
     if "fraction=0.5" not in OPTIONS[strategy]:
         assert set(asked.values()) == {3 + apart}
     assert EVALUATE_GLOBAL in {type_ for type_, _ in grid.sent}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_clients_may_be_asked_for_different_parts(
+    small_settings: Callable[..., Settings], tmp_path: Path, first: bool
+) -> None:
+    """One client, the first or a later one, has no validation images."""
+    settings = small_settings("strategy=fedbn", "rounds=3", "split.validation=0.2")
+    runs = {}
+    for folds in (False, True):
+        prepared = prepare(settings)
+        partitions = list(prepared.federation.partitions)
+        odd = 0 if first else 3
+        partitions[odd] = replace(partitions[odd], validation=partitions[odd].validation[:0])
+        prepared = replace(prepared, federation=Federation(prepared.federation.source, partitions))
+        grid = Folding(ClientAppFactory(settings, prepared.federation), 6, prepared.devices, folds=folds)
+        runs[folds] = run(prepared, tmp_path / str(folds), Reporter(), grid)
+    assert (tmp_path / "True" / "clients.csv").read_bytes() == (tmp_path / "False" / "clients.csv").read_bytes()
+    validated = runs[True].clients.query("split == 'validation'")
+    assert validated.groupby("round").size().tolist() == [5, 5, 5, 5]
+
+
+def test_the_round_before_one_that_fails_is_recorded(small_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    class Failing(Folding):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+            for reply in super().send_and_receive(messages, timeout=timeout):
+                config = reply.content.config_records.get("config", {})
+                if config.get("server-round") == 3 and reply.metadata.src_node_id == 4:
+                    yield Message(Error(0, "gone"), reply_to=reply)
+                else:
+                    yield reply
+
+    settings = small_settings("strategy=fedbn", "rounds=3")
+    prepared = prepare(settings)
+    grid = Failing(ClientAppFactory(settings, prepared.federation), 6, prepared.devices, folds=True)
+    with pytest.raises(RoundFailed, match="failed in round 3: gone"):
+        run(prepared, tmp_path / "run", Reporter(), grid)
+    rounds, clients = (pd.read_csv(tmp_path / "run" / f"{name}.csv") for name in ("rounds", "clients"))
+    assert rounds["round"].tolist() == [0, 1, 2]
+    assert rounds["train_loss"].notna().tolist() == [False, True, True]
+    assert rounds["client_accuracy_mean"].notna().tolist() == [True, True, False]  # not all have told
+    assert clients.query("round == 2")["client"].tolist() == [0, 1, 2, 3]
 
 
 def test_a_round_that_is_not_evaluated_asks_for_nothing(

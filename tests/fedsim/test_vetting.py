@@ -1,81 +1,222 @@
-"""Replies that must not reach an average, and a run that goes on without them."""
+"""Replies that must not reach an average or a table, and a run that goes on without them."""
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from safetensors.torch import load_file
 
+from datasets.build import build_federation
 from fedsim.arrays import to_record, to_tensors
 from fedsim.client_host import ClientAppFactory
+from fedsim.compression import compress
 from fedsim.engines.inline import InlineGrid
 from fedsim.errors import RoundFailed
-from fedsim.messages import ARRAYS, CONFIG, METRICS, ROUND, TRAIN, arrays_of
+from fedsim.messages import (
+    ARRAYS,
+    CONFIG,
+    EVALUATE,
+    EVALUATE_GLOBAL,
+    EVALUATE_PARTS,
+    EVALUATION,
+    GRADIENTS,
+    GROW,
+    METRICS,
+    PART,
+    PLACES,
+    QUERY_BN_STATISTICS,
+    ROUND,
+    SQUARES,
+    TRAIN,
+    VALUES,
+    arrays_of,
+)
 from fedsim.progress import Reporter
 from fedsim.results import Result
 from fedsim.settings import Settings
 from fedsim.simulation import prepare, run
-from fedsim.vetting import fault_of
+from fedsim.vetting import Vetting
 
-SENT = {"w": torch.tensor([0.5, -2.0]), "seen": torch.tensor(3)}
-
-
-def reply(arrays: dict[str, torch.Tensor], round: int = 4, metrics: dict[str, float] | None = None) -> Message:
-    InlineGrid  # noqa: B018  # importing an engine is what lets a Message be made outside of Flower's runtime
-    content = RecordDict(
-        {
-            METRICS: MetricRecord({"num-examples": 8, "loss": 0.5} if metrics is None else metrics),
-            ARRAYS: to_record(arrays),
-            CONFIG: ConfigRecord({ROUND: round}),
-        }
-    )
-    return Message(content, 1, TRAIN)
+SENT = {"head.weight": torch.tensor([[0.5, -2.0]]), "seen": torch.tensor(3)}
+IMAGES, TESTS = 40, 20
+GOOD = {"num-examples": IMAGES, "loss": 0.5}
+TESTED = {"num-examples": TESTS, "correct": 7, "loss": 2.0}
+Content = dict[str, ArrayRecord | MetricRecord | ConfigRecord]
 
 
-@pytest.fixture(autouse=True)
-def grid(small_settings: Callable[..., Settings]) -> None:
-    """Flower's messages know their sender once there is a grid."""
-    InlineGrid(lambda device: None, 2, [torch.device("cpu")])  # type: ignore[arg-type,return-value]
+@pytest.fixture
+def vetting(small_settings: Callable[..., Settings]) -> Vetting:
+    InlineGrid(lambda device: None, 2, [torch.device("cpu")])  # type: ignore[arg-type,return-value]  # sets the sender
+    return Vetting(build_federation(small_settings()), SENT, update_limit=1000.0)
 
 
-def fault(arrays: dict[str, torch.Tensor], limit: float | None = 1000.0, **more: object) -> str | None:
-    return fault_of(reply(arrays, **more), to_record(SENT), 4, limit)  # type: ignore[arg-type]
+def fault(vetting: Vetting, content: Content, type_: str = TRAIN, **config: object) -> str | None:
+    asked = ConfigRecord({ROUND: 4, **config})  # type: ignore[arg-type]
+    message = Message(RecordDict({CONFIG: asked, ARRAYS: to_record(SENT)}), 1, type_)
+    reply = vetting.vetted(message, Message(RecordDict(content), reply_to=message))
+    return None if reply.has_content() else reply.error.reason
 
 
-def test_what_training_does_is_let_through() -> None:
-    assert fault({"w": torch.tensor([0.4, -2.1]), "seen": torch.tensor(9)}) is None
-    assert fault({"w": torch.tensor([2000.0, -2.0]), "seen": torch.tensor(3)}) is None  # moved by 1999.5 of 2000
+def trained(changed: dict[str, torch.Tensor] | None = None, **more: object) -> Content:
+    """A good answer to training, with these changes."""
+    content: Content = {
+        METRICS: MetricRecord(GOOD),
+        ARRAYS: to_record(SENT if changed is None else {**SENT, **changed}),
+        CONFIG: ConfigRecord({ROUND: 4}),
+    }
+    return {**content, **more}  # type: ignore[dict-item]
+
+
+def test_what_training_does_is_let_through(vetting: Vetting) -> None:
+    assert fault(vetting, trained({"head.weight": torch.tensor([[0.4, -2.1]]), "seen": torch.tensor(9)})) is None
+    assert fault(vetting, trained({"head.weight": torch.tensor([[2000.0, -2.0]])})) is None  # moved by 1999.5 of 2000
+    asked = {EVALUATE_PARTS: ["TEST"]}
+    assert fault(vetting, trained(**{EVALUATION + "TEST": MetricRecord(TESTED)}), **asked) is None
 
 
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"w": torch.tensor([0.5, float("nan")])}, "numbers in w that are not finite"),
-        ({"w": torch.tensor([0.5, -float("inf")])}, "numbers in w that are not finite"),
-        ({"w": torch.tensor([0.5])}, r"sent w as float32 \(1,\), which is float32 \(2,\)"),
-        ({"w": torch.tensor([[0.5, 1.0]])}, r"sent w as float32 \(1, 2\)"),
-        ({"w": SENT["w"].double()}, r"sent w as float64 \(2,\), which is float32"),
-        ({"v": SENT["w"]}, r"other entries than it was sent \(v\)"),
-        ({"w": torch.tensor([0.5e6, -2.0])}, "moved a number in w by 5e\\+05, more than update_limit=1000 times 2"),
+        ({"head.weight": torch.tensor([[0.5, float("nan")]])}, "numbers in head.weight that are not finite"),
+        ({"head.weight": torch.tensor([[0.5, -float("inf")]])}, "numbers in head.weight that are not finite"),
+        ({"head.weight": torch.tensor([0.5])}, r"head.weight as float32 \(1,\), which is float32 \(1, 2\)"),
+        ({"head.weight": SENT["head.weight"].double()}, r"as float64 \(1, 2\), which is float32 \(1, 2\)"),
+        ({"v": SENT["head.weight"]}, r"other entries than it was sent \(v\)"),
+        ({"head.weight": torch.tensor([[0.5e6, -2.0]])}, "head.weight by 5e\\+05, where update_limit=1000 allows 2e"),
+        ({"seen": torch.tensor(2**63 - 1)}, "moved a number in seen"),
+        ({"seen": torch.tensor(2)}, "moved a number in seen"),
     ],
 )
-def test_what_is_wrong_is_said(arrays: dict[str, torch.Tensor], words: str) -> None:
-    import re
-
-    found = fault({**SENT, **arrays})
+def test_wrong_arrays_are_refused(vetting: Vetting, arrays: dict[str, torch.Tensor], words: str) -> None:
+    found = fault(vetting, trained(arrays))
     assert found is not None
     assert re.search(words, found), found
 
 
-def test_of_another_round_without_images_or_with_a_loss_that_is_none() -> None:
-    assert fault(SENT, round=3) == "it answered for round 3 in round 4"
-    assert fault(SENT, metrics={"num-examples": 0}) == "it says that it has 0 images"
-    assert fault(SENT, metrics={"num-examples": float("nan")}) == "it says that it has nan images"
-    assert fault(SENT, metrics={"num-examples": 8, "loss": float("nan")}) == "its loss is not finite"
-    assert fault({"w": SENT["w"]}) == "it sent other entries than it was sent (seen)"
-    assert fault({**SENT, "w": torch.tensor([1e30, 0.0])}, limit=None) is None
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({CONFIG: ConfigRecord({ROUND: 3})}, "answered for round 3 in round 4"),
+        ({CONFIG: ConfigRecord()}, "answered for round None in round 4"),
+        ({METRICS: MetricRecord({**GOOD, "num-examples": 41})}, "says that it has 41 images, which are 40"),
+        ({METRICS: MetricRecord({**GOOD, "num-examples": 1e308})}, "says that it has 1e+308 images"),
+        ({METRICS: MetricRecord({**GOOD, "num-examples": float("nan")})}, "says that it has nan images"),
+        ({METRICS: MetricRecord({"loss": 0.5})}, "it sent no num-examples"),
+        ({METRICS: MetricRecord({**GOOD, "loss": float("nan")})}, "its loss is not finite"),
+        ({METRICS: MetricRecord({**GOOD, "loss": [0.5, 0.5]})}, "it sent no loss"),
+        ({METRICS: ConfigRecord()}, "it sent no metrics"),
+        ({"more": MetricRecord({"a": 1})}, "a record called 'more', which nobody asked for"),
+        ({EVALUATION + "TEST": MetricRecord(TESTED)}, "a record called 'evaluation-TEST', which nobody asked for"),
+        ({SQUARES: to_record({"head": SENT["head.weight"]})}, "squared gradients that nobody asked for"),
+        ({GRADIENTS: to_record({"head/places": torch.tensor([0])})}, "gradients of other layers than it was asked"),
+    ],
+)
+def test_wrong_words_are_refused(vetting: Vetting, more: Content, words: str) -> None:
+    assert words in str(fault(vetting, trained(**more)))
+
+
+def test_bytes_that_are_no_array_do_not_end_the_run(vetting: Vetting) -> None:
+    record = ArrayRecord()
+    record["head.weight"] = Array("float32", (1, 2), "numpy.ndarray", b"garbage")
+    record["seen"] = to_record(SENT)["seen"]
+    assert "it sent what cannot be read (ValueError" in str(fault(vetting, trained(**{ARRAYS: record})))
+
+
+def test_the_order_of_records_hides_nothing(vetting: Vetting) -> None:
+    """A good evaluation before bad metrics is not taken for them."""
+    bad = MetricRecord({**GOOD, "num-examples": float("nan")})
+    content = {EVALUATION + "TEST": MetricRecord(TESTED), **trained(**{METRICS: bad})}
+    assert "nan images" in str(fault(vetting, content, **{EVALUATE_PARTS: ["TEST"]}))
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({**TESTED, "num-examples": 0}, "tested on 0 images"),
+        ({**TESTED, "num-examples": 21}, "tested on 21 images"),
+        ({**TESTED, "correct": 5000}, "5000 of 20 images are right"),
+        ({**TESTED, "masked-correct": -1, "masked-loss": 1.0}, "-1 of 20 images are right"),
+        ({**TESTED, "loss": float("inf")}, "no loss that is a finite number"),
+        ({"num-examples": TESTS, "loss": 1.0}, "no loss that is a finite number"),
+        ({**TESTED, "correct-by-class": [1, 2]}, "its correct-by-class is not of the form"),
+        ({**TESTED, "correct": [1]}, "its correct is not of the form"),
+    ],
+)
+def test_evaluations_that_cannot_be_are_refused(
+    vetting: Vetting, told: dict[str, float | list[int]], words: str
+) -> None:
+    assert words in str(fault(vetting, {METRICS: MetricRecord(told)}, EVALUATE, **{PART: "TEST"}))
+    folded = trained(**{EVALUATION + "TEST": MetricRecord(told)})
+    assert words in str(fault(vetting, folded, **{EVALUATE_PARTS: ["TEST"]}))
+    assert "sent no evaluation-TEST" in str(fault(vetting, trained(), **{EVALUATE_PARTS: ["TEST"]}))
+
+
+def test_a_loss_may_be_infinite_where_a_class_is_masked(vetting: Vetting) -> None:
+    told = MetricRecord({**TESTED, "masked-correct": 3, "masked-loss": float("inf")})
+    assert fault(vetting, {METRICS: told}, EVALUATE, **{PART: "TEST"}) is None
+
+
+def test_the_global_model_is_counted_by_class(vetting: Vetting) -> None:
+    right = {"correct-by-class": [1] * 10, "examples-by-class": [2] * 10}
+    assert fault(vetting, {METRICS: MetricRecord({**TESTED, **right})}, EVALUATE_GLOBAL) is None
+    wrong = {"correct-by-class": [1] * 9, "examples-by-class": [2] * 10}
+    assert "not counts of 10 classes" in str(
+        fault(vetting, {METRICS: MetricRecord({**TESTED, **wrong})}, EVALUATE_GLOBAL)
+    )
+
+
+@pytest.mark.parametrize(
+    ("places", "values", "words"),
+    [
+        ([1], [0.5], None),
+        ([], [], None),
+        ([2], [0.5], "the gradient of a weight that head does not have"),
+        ([-1], [0.5], "the gradient of a weight that head does not have"),
+        ([0, 1], [0.5, 0.5], "in another form than it was asked for"),
+        ([0], [0.5, 0.5], "in another form than it was asked for"),
+        ([0], [float("nan")], "not finite"),
+    ],
+)
+def test_gradients_are_of_weights_that_there_are(
+    vetting: Vetting, places: list[int], values: list[float], words: str | None
+) -> None:
+    told = {f"head{PLACES}": torch.tensor(places, dtype=torch.int64), f"head{VALUES}": torch.tensor(values)}
+    found = fault(vetting, trained(**{GRADIENTS: to_record(told)}), **{GROW + "head": 1})
+    assert found is None if words is None else words in str(found)
+
+
+def test_answers_before_training_are_looked_at_too(vetting: Vetting) -> None:
+    def told(weight: torch.Tensor, images: float = 4) -> str | None:
+        content: Content = {METRICS: MetricRecord({"num-examples": images}), ARRAYS: to_record({"head.weight": weight})}
+        return fault(vetting, content, QUERY_BN_STATISTICS)
+
+    assert told(torch.ones(1, 2)) is None
+    assert "not finite" in str(told(torch.full((1, 2), float("nan"))))
+    assert "sent head.weight as" in str(told(torch.ones(3)))
+    assert "asked 41 images" in str(told(torch.ones(1, 2), 41))
+    assert "cannot be read (KeyError" in str(
+        fault(
+            vetting,
+            {METRICS: MetricRecord({"num-examples": 4}), ARRAYS: to_record({"nothing": torch.ones(1)})},
+            QUERY_BN_STATISTICS,
+        )
+    )
+
+
+def test_a_compressed_reply_is_vetted_as_what_it_stands_for(small_settings: Callable[..., Settings]) -> None:
+    InlineGrid(lambda device: None, 2, [torch.device("cpu")])  # type: ignore[arg-type,return-value]
+    vetting = Vetting(build_federation(small_settings()), SENT, 1000.0, "int8")
+    near = {**SENT, "head.weight": torch.tensor([[0.6, -2.0]])}
+    assert fault(vetting, trained(**{ARRAYS: to_record(compress("int8", SENT, near, RecordDict()))})) is None
+    nan = {**SENT, "head.weight": torch.tensor([[float("nan"), -2.0]])}
+    assert "not finite" in str(
+        fault(vetting, trained(**{ARRAYS: to_record(compress("int8", SENT, nan, RecordDict()))}))
+    )
+    assert "which compression=int8 needs" in str(fault(vetting, trained()))
 
 
 class Tampering(InlineGrid):
@@ -150,7 +291,7 @@ def test_the_average_is_that_of_the_others(small_settings: Callable[..., Setting
     class Watching(Tampering):
         def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
             for each in super().send_and_receive(messages, timeout=timeout):
-                if ARRAYS in each.content:
+                if ARRAYS in each.content and ROUND in each.content.config_records.get(CONFIG, {}):
                     weight = float(each.content[METRICS]["num-examples"])  # type: ignore[arg-type]
                     seen[each.metadata.src_node_id] = (weight, to_tensors(arrays_of(each)))
                 yield each
@@ -158,8 +299,6 @@ def test_the_average_is_that_of_the_others(small_settings: Callable[..., Setting
     prepared = prepare(settings)
     grid = Watching(ClientAppFactory(settings, prepared.federation), 6, prepared.devices, tamper=HARMS["nan"][0])
     run(prepared, tmp_path / "run", Reporter(), grid)
-    from safetensors.torch import load_file
-
     model = load_file(tmp_path / "run" / "model.safetensors")
     others = [pair for client, pair in seen.items() if client != 2]
     assert len(others) == 5

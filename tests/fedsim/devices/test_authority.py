@@ -11,6 +11,12 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from flwr.cli.supernode.register import try_load_public_key
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.cli.flower_supernode import _try_setup_client_authentication
@@ -138,6 +144,78 @@ def test_what_is_wrong_is_refused_and_nothing_changes(
     assert sentence in printed.err
     assert not printed.out
     assert files(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "sentence"),
+    [
+        ("ca.crt", ["list", "lab"], "ca.crt is damaged or from elsewhere: put back"),
+        ("ca.crt", ["renew", "lab"], "ca.crt is damaged or from elsewhere: put back"),
+        ("server.pem", ["list", "lab"], "server.pem is damaged or from elsewhere: put back"),
+        ("ca.key", ["renew", "lab"], "ca.key is damaged or from elsewhere: put back"),
+        ("server.key", ["renew", "lab"], "server.key is damaged or from elsewhere: put back"),
+    ],
+)
+@pytest.mark.parametrize(
+    "contents", [b"", b"\xff\x00", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
+def test_a_damaged_file_is_named(
+    *,
+    lab: Authority,
+    file: str,
+    words: list[str],
+    sentence: str,
+    contents: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(lab.folder.parent)
+    (lab.folder / file).write_bytes(contents)
+    before = files(lab.folder)
+    assert main(words) == 2
+    assert_one_sentence(capsys, sentence)
+    assert files(lab.folder) == before
+
+
+def test_a_key_with_a_password_and_files_of_another_authority_are_refused(
+    lab: Authority, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Authority.create(tmp_path / "other", HOSTS).folder
+    key, certificate = (lab.folder / "ca.key").read_bytes(), (lab.folder / "ca.crt").read_bytes()
+    secret = load_pem_private_key(key, None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password")
+    )
+    (lab.folder / "ca.key").write_bytes(secret)
+    assert main(["renew", str(lab.folder)]) == 2
+    assert_one_sentence(capsys, "ca.key is damaged or from elsewhere")
+    (lab.folder / "ca.key").write_bytes((other / "ca.key").read_bytes())
+    assert main(["renew", str(lab.folder)]) == 2
+    assert_one_sentence(capsys, "ca.key is not the key of ca.crt")
+    (lab.folder / "server.pem").write_bytes(certificate)  # a certificate, but of no host
+    assert main(["list", str(lab.folder)]) == 2
+    assert_one_sentence(capsys, "server.pem is damaged or from elsewhere")
+
+
+@pytest.mark.parametrize("words", [["init", "a file/lab", "--host", "a"], ["add", "lab", "pi3"], ["renew", "lab"]])
+def test_what_cannot_be_written_is_said_in_one_sentence(
+    lab: Authority, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not by permissions, which mean nothing to root: there are files where folders should be, and the reverse."""
+    monkeypatch.chdir(lab.folder.parent)
+    Path("a file").touch()
+    (lab.folder / "devices").rename("devices elsewhere")
+    (lab.folder / "devices").touch()
+    (lab.folder / ".server.pem.new").mkdir()
+    assert main(words) == 2
+    assert_one_sentence(capsys, f"{words[1]} cannot be used (")
+
+
+def assert_one_sentence(capsys: pytest.CaptureFixture[str], sentence: str) -> None:
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert printed.err.startswith("error: ")
+    assert sentence in printed.err
+    assert printed.err.count("\n") == 1
 
 
 def test_a_device_is_added_and_removed(lab: Authority, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,11 +23,12 @@ def test_a_device_says_what_it_is() -> None:
     assert not node.share_personal
 
 
-def test_only_a_node_that_says_nothing_else_is_simulated() -> None:
-    assert NodeConfig.of({"partition-id": 1, "num-partitions": 2}).simulated
-    for more in ({"data-dir": "/d"}, {"state-dir": "/s"}, {"domain": "a"}, {"share-personal": True}):
-        assert not NodeConfig.of({"partition-id": 1, "num-partitions": 2, **more}).simulated
+def test_what_a_node_says_does_not_make_it_a_simulated_one() -> None:
+    """A simulated node follows the server wherever it leads; so that is Flower's word, and not the configuration's."""
+    assert NodeConfig.of({"partition-id": 1, "num-partitions": 2}, simulated=True).simulated
     assert not NodeConfig.of({"partition-id": 1}).simulated
+    with pytest.raises(UserError, match="num-partitions is for Flower's simulation: a device plays"):
+        NodeConfig.of({"partition-id": 0, "num-partitions": 2})
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,10 @@ def test_the_server_is_told_no_path_of_the_device() -> None:
 
 
 def test_a_device_plays_its_own_client_and_a_simulated_node_every_second_one() -> None:
-    device, simulated = NodeConfig.of({"partition-id": 1}), NodeConfig.of({"partition-id": 1, "num-partitions": 2})
+    device, simulated = (
+        NodeConfig.of({"partition-id": 1}),
+        NodeConfig.of({"partition-id": 1, "num-partitions": 2}, simulated=True),
+    )
     assert [client for client in range(6) if device.profile().hosts(client)] == [1]
     assert [client for client in range(6) if simulated.profile().hosts(client)] == [1, 3, 5]
 
@@ -71,8 +75,9 @@ def test_the_device_reads_where_it_says_itself(small_settings: MakeSettings, tmp
     settings = small_settings("dataset=cifar10", "data_dir=/elsewhere", "download=true", small=False)
     followed = confined(settings, node)
     assert followed.data_dir == str(tmp_path.resolve())
+    assert followed.dataset["npz"] == str(tmp_path.resolve() / "cifar10.npz")
     assert not followed.download
-    assert confined(settings, NodeConfig.of({"partition-id": 0, "num-partitions": 2})) == settings
+    assert confined(settings, NodeConfig.of({"partition-id": 0}, simulated=True)) == settings
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,15 @@ def test_the_device_reads_where_it_says_itself(small_settings: MakeSettings, tmp
         (["dataset=cifar10", "dataset.npz=link/x.npz"], "dataset.npz=link/x.npz leads out"),
         (["dataset=cifar10", "dataset.parquet='hf://someone/set'"], "leads out of this device's data-dir"),
         (["dataset=office_caltech10", "dataset.domains=[amazon,../../x]"], "leads out of this device's data-dir"),
+        (["dataset=cifar10", "dataset.parquet='~/x'"], "dataset.parquet=~/x leads out"),
+        (["dataset=cifar10", "dataset.parquet='simplecache::/etc'"], "dataset.parquet=simplecache::/etc leads out"),
+        (["dataset=cifar10", "+dataset.more={a:[b,../c]}"], r"dataset.more=../c leads out"),
         (["dataset._target_=os.path.join"], "dataset._target_=os.path.join is not for devices"),
+        (["dataset._target_=datasets.cache.os.system"], "datasets.cache.os.system is not for devices"),
+        (
+            ["dataset=tensors", "dataset.function=evil.load"],
+            "dataset._target_=datasets.tensors.load is not for devices",
+        ),
     ],
 )
 def test_no_setting_leads_out_of_its_folder(
@@ -103,3 +116,12 @@ def test_without_a_folder_of_its_own_it_takes_none_from_the_server(small_setting
     with pytest.raises(UserError, match="data_dir=/etc is the server's word"):
         confined(small_settings("data_dir=/etc"), NodeConfig.of({"partition-id": 0}))
     assert confined(small_settings("download=true"), NodeConfig.of({"partition-id": 0})).download is False
+    for words in (["dataset=cifar10"], ["dataset=cifar10", "dataset.parquet=/tmp/x"], ["dataset=office_caltech10"]):
+        with pytest.raises(UserError, match="needs a device's node-config to have a data-dir"):
+            confined(small_settings(*words, small=False), NodeConfig.of({"partition-id": 0}))
+
+
+def test_a_parquet_folder_is_the_device_s_and_not_the_process_s(small_settings: MakeSettings, tmp_path: Path) -> None:
+    node = NodeConfig.of({"partition-id": 0, "data-dir": str(tmp_path)})
+    followed = confined(small_settings("dataset=cifar10", "dataset.parquet=sub", small=False), node)
+    assert followed.dataset["parquet"] == str(tmp_path.resolve() / "sub")
