@@ -3,17 +3,20 @@
 import base64
 import json
 import os
-import stat
+import shutil
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from fedsim import cli, simulate
+from fedsim.config import compose, repeatable
 from fedsim.errors import FedsimError, UserError
 from fedsim.progress import LiveReporter, Reporter
 from fedsim.superlink.connection import SuperLink
@@ -209,20 +212,15 @@ def test_a_name_that_is_none_of_a_run_directory_is_refused(name: str, tmp_path: 
 def test_nothing_that_was_there_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "link.txt").symlink_to(tmp_path / "outside.txt")  # to nothing, as yet
-    (tmp_path / "folder").symlink_to(tmp_path.parent)
     (tmp_path / "plots").mkdir()
-    for name in ("notes.txt", "link.txt", "plots", "notes.txt/a.txt", "b.txt", "Successfully/a.txt"):
-        lines = [*file("b.txt"), *file("new/c.txt"), *file(name), FINISHED]
-        if name == "Successfully/a.txt":
-            play(lines, tmp_path)
-            continue
+    for name in ("notes.txt", "link.txt", "plots", "notes.txt/a.txt", "b.txt"):
         with pytest.raises(FedsimError, match=r" is there already$"):
-            play(lines, tmp_path)
-        # What came before it is taken back, so that the directory is as good as before.
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link.txt", "notes.txt", "plots"]
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+            play([*file("b.txt"), *file("new/c.txt"), *file(name), FINISHED], tmp_path)
+        # What came before it is taken back, so that the directory is as it was.
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["link.txt", "notes.txt", "plots"]
+    play([*file("b.txt"), *file("plots/c.txt"), FINISHED], tmp_path)
+    assert contents(tmp_path) == {"notes.txt": b"mine", "b.txt": b"data", "plots/c.txt": b"data"}
     assert not (tmp_path / "outside.txt").exists()
-    assert (tmp_path / "new" / "c.txt").read_bytes() == b"data"
 
 
 def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
@@ -293,38 +291,44 @@ def test_the_path_of_a_certificate_reaches_flower_whatever_is_in_it(tmp_path: Pa
 
 
 @pytest.fixture
-def stand_in(sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
-    """A command ``flwr`` that sends the run and keeps what it was given, which the call returns."""
-    bin = tmp_path / "bin"
-    bin.mkdir()
-    program = bin / "flwr"
-    program.write_text(
-        f"#!{sys.executable}\n"
-        "import json, os, sys\n"
-        f"sys.path.insert(0, {str(Path(cli.__file__).parents[1])!r})\n"
-        "from pathlib import Path\n"
-        "from fedsim.superlink.events import EventReporter\n"
-        "told = {'words': sys.argv[1:], 'config': Path(sys.argv[-1]).read_text(encoding='utf-8'),\n"
-        "        'unbuffered': os.environ['PYTHONUNBUFFERED']}\n"
-        f"Path({str(tmp_path / 'told.json')!r}).write_text(json.dumps(told))\n"
-        "print('🎊 Successfully started run 17')\n"
-        f"EventReporter(print, lambda seconds: None).finished(Path({str(sent)!r}))\n"
-    )
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(sys, "executable", str(bin / "python"))  # Flower's command is looked for beside it first
-    monkeypatch.setenv("PATH", f"{bin}{os.pathsep}{os.environ['PATH']}")
-    return lambda: dict(json.loads((tmp_path / "told.json").read_text()))
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Callable[[], dict[str, Any]]]:
+    """Puts a command ``flwr`` in place that sends a directory; returns a look at what that was given."""
+
+    def send(run_dir: Path) -> Callable[[], dict[str, Any]]:
+        bin, told, log = tmp_path / "bin", tmp_path / "told.json", tmp_path / "log.txt"
+        bin.mkdir()
+        with log.open("w", encoding="utf-8") as file:
+            print("🎊 Successfully started run 17", file=file)
+            EventReporter(partial(print, file=file), lambda seconds: None).finished(run_dir)
+        (bin / "flwr").write_text(
+            f"#!{sys.executable}\n"
+            "import json, os, sys\n"
+            "from pathlib import Path\n"
+            "config = Path(sys.argv[-1]).read_text(encoding='utf-8')\n"
+            "told = {'words': sys.argv[1:], 'config': config, 'unbuffered': os.environ['PYTHONUNBUFFERED']}\n"
+            f"Path({str(told)!r}).write_text(json.dumps(told))\n"
+            f"print(Path({str(log)!r}).read_text(encoding='utf-8'), end='')\n"
+        )
+        (bin / "flwr").chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(bin / "python"))  # beside which Flower's command is looked for
+        return lambda: dict(json.loads(told.read_text()))
+
+    return send
 
 
 def test_a_notebook_follows_a_run_too(
-    stand_in: Callable[[], dict[str, Any]], sent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stand_in: Callable[[Path], Callable[[], dict[str, Any]]],
+    sent: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    told_to_flower = stand_in(sent)
     connection = ["engine=superlink", "engine.address=lab:8000", "engine.insecure=true"]
     result = simulate(*connection, "strategy=fedbn", "rounds=2", "device=cpu", f"out_dir={tmp_path / 'run'}")
     assert result.run_dir == tmp_path / "run"
     assert len(result.clients) == 3 * 6
     assert (tmp_path / "run" / "clients.csv").read_bytes() == (sent / "clients.csv").read_bytes()
-    told = stand_in()
+    told = told_to_flower()
     assert tomllib.loads(told["config"]) == {
         "overrides": "strategy=fedbn rounds=2 device=cpu",
         "followed": True,
@@ -337,15 +341,19 @@ def test_a_notebook_follows_a_run_too(
         simulate(*connection, f"resume={tmp_path / 'run'}")
 
 
-def test_what_is_no_run_is_said_so(
-    stand_in: Callable[[], dict[str, Any]], sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (sent / "summary.json").rename(tmp_path / "summary.json")
-    try:
-        with pytest.raises(FedsimError, match=r"what the server sent to .* cannot be read as a run"):
-            simulate("engine=superlink", "engine.address=a:1", "engine.insecure=true", f"out_dir={tmp_path / 'run'}")
-    finally:
-        (tmp_path / "summary.json").rename(sent / "summary.json")
+def test_what_is_no_run_is_said_so(stand_in: Callable[[Path], object], sent: Path, tmp_path: Path) -> None:
+    shutil.copytree(sent, tmp_path / "server")
+    (tmp_path / "server" / "summary.json").unlink()
+    stand_in(tmp_path / "server")
+    with pytest.raises(FedsimError, match=r"what the server sent to .* cannot be read as a run \(.*summary.json"):
+        simulate("engine=superlink", "engine.address=a:1", "engine.insecure=true", f"out_dir={tmp_path / 'run'}")
+
+
+def test_without_flowers_command_there_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FedsimError, match=r"Flower's command flwr cannot be started \(No such file or directory\)"):
+        simulate("engine=superlink", "engine.address=a:1", "engine.insecure=true", f"out_dir={tmp_path / 'run'}")
 
 
 @pytest.mark.parametrize("flag", ["--config-name=other", "--config-path=elsewhere"])
@@ -354,7 +362,8 @@ def test_a_configuration_of_ones_own_is_not_sent_and_refused(
 ) -> None:
     """What a file here says would be checked here and unknown there."""
     where = tmp_path / "elsewhere"
-    simulate(*SMALL, "rounds=1", "engine=inline", f"out_dir={where}")
+    where.mkdir()
+    OmegaConf.save(repeatable(compose([])), where / "config.yaml")
     monkeypatch.chdir(tmp_path)
     if flag.startswith("--config-name"):
         monkeypatch.setattr(cli, "CONFIG_DIR", where)
