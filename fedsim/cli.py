@@ -45,7 +45,14 @@ def main() -> None:
         else:
             register_families(overrides)
         register_resolvers()
-        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(_job)()
+        failed: list[FedsimError] = []
+
+        def job(config: DictConfig) -> None:
+            _job(config, failed)
+
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(job)()
+        if failed:
+            sys.exit(max(error.exit_status for error in failed))
     except FedsimError as error:
         _end(error)
     except HydraException as error:
@@ -56,8 +63,8 @@ def main() -> None:
         sys.exit(INTERRUPTED)
 
 
-def _job(config: DictConfig) -> None:
-    """One run, in the directory that Hydra has made for it."""
+def _job(config: DictConfig, failed: list[FedsimError]) -> None:
+    """One run, in the directory that Hydra has made for it. If it fails, the other runs of a sweep are still played."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
@@ -65,7 +72,9 @@ def _job(config: DictConfig) -> None:
     try:
         result = _result(settings, run_dir)
     except FedsimError as error:  # here, since Hydra would put the whole command line before the sentence
-        _end(error)
+        print(f"error: {error}", file=sys.stderr)
+        failed.append(error)
+        return
     console = Console()
     print_whole(run_table(result))
     console.print(f"run directory: {_shown(run_dir)}", highlight=False, soft_wrap=True)

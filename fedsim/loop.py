@@ -228,7 +228,8 @@ class FederatedLoop:
             summary, _, details = reason.partition("\n")
             played.faults.append((client, doing, summary))
             sentence = f"client {client} failed in round {played.round}: {summary}"
-            log.info("%s", details)
+            if details:
+                log.info("%s", details)
             if (expected - failed) / expected < self.settings.min_fraction_success:
                 raise RoundFailed(
                     f"{sentence} (with it {failed} of {expected} clients failed, and "
@@ -260,9 +261,8 @@ class FederatedLoop:
                 *(VettedGrid(self.grid, self.vetting), self.strategy, self.federation, played.model, self.arrays),
                 *(round, successful, self.alike, asked),
             )
-        if diagnosed:
+        if diagnosed and played.model is not None:  # devices may have stopped telling their part of it
             assert self.diagnosis is not None
-            assert played.model is not None
             self.recorder.record_diagnostics(
                 self.diagnosis.rows(
                     *(round, self.grid, self.strategy, self.arrays, played.model, successful, played.updates)

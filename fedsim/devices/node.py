@@ -1,5 +1,6 @@
 """What a node says of itself in ``flower-supernode --node-config``, and what the server's settings may ask of it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ KEYS: dict[str, type] = {
     "keep-runs": int,
     "share-personal": bool,
 }
+DOMAIN = re.compile(r"[\w.-]{0,64}")
 PATHS = ("npz", "parquet")
 """Options of datasets that are files or folders"""
 EMBEDDED = "datasets.digits.load"
@@ -73,6 +75,10 @@ class NodeConfig:
             raise Refusal(f"node-config partition-id={partition} is not possible: choose 0 to {count - 1}.")
         if kept < 1:
             raise Refusal(f"node-config keep-runs={kept} is not possible: choose a whole number of at least 1.")
+        if not DOMAIN.fullmatch(given.get("domain", "")):
+            raise Refusal(
+                f"node-config domain={given['domain']} is not possible: choose up to 64 letters, digits, _, . or -."
+            )
         for key in ("data_dir", "state_dir"):
             if key in given:
                 given[key] = Path(given[key]).expanduser()
@@ -117,6 +123,7 @@ class NodeProfile:
             images = told["images"]
             assert isinstance(images, list)
             train, validation, test = map(int, images)
+            assert DOMAIN.fullmatch(str(told["domain"]))  # it stands in tables and in names of columns
             return cls(
                 partition=int(str(told["partition"])),
                 num_partitions=int(str(told["num_partitions"])),
@@ -125,7 +132,7 @@ class NodeProfile:
                 domain=str(told["domain"]),
                 images=(train, validation, test),
             )
-        except (AssertionError, KeyError, TypeError, ValueError) as error:
+        except (AssertionError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ValueError(f"it does not say who it is ({error})") from error
 
 

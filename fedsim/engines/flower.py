@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 PARTITION = "partition-id"
 WAIT_FOR_NODES = 60.0
 """Seconds that a run waits at its start for the nodes of all its clients."""
+WAIT_FOR_ANSWERS = 300.0
+"""Seconds that it waits for the first to say who it is, where nodes are there: each loads torch before it answers."""
 
 
 class PartitionGrid(FederationGrid):
@@ -184,9 +186,12 @@ class PartitionGrid(FederationGrid):
             missing = [partition for partition in self._partitions if self.node_of(partition) is None]
             if not missing:
                 return
-            if time.monotonic() - start > WAIT_FOR_NODES:
+            alone = len(missing) == len(self._partitions)
+            limit = WAIT_FOR_ANSWERS if alone and self._roll.asking else WAIT_FOR_NODES
+            if time.monotonic() - start > limit:
                 break
             time.sleep(0.2)
-        if len(missing) == len(self._partitions):
-            raise FedsimError(f"no node of this federation has connected within {WAIT_FOR_NODES:.0f} seconds")
+        if alone:
+            done = "said who it is" if self._roll.asking else "connected"
+            raise FedsimError(f"no node of this federation has {done} within {limit:.0f} seconds")
         log.warning("no node plays the clients %s; they may still join", ", ".join(map(str, missing)))

@@ -68,6 +68,11 @@ class Roll:
         """What the node of each partition told, for the partitions that are played."""
         return {partition: self._known[id_] for partition, id_ in sorted(self._played.items())}
 
+    @property
+    def asking(self) -> bool:
+        """Whether somebody is there who may still say who it is."""
+        return any(each.ids for each in self._questions.values())
+
     def given_up(self, partition: int) -> str | None:
         """Why nobody waits any longer for a node that plays it; ``None`` while there is one, or may soon be."""
         now = time.monotonic()

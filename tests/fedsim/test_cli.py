@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -237,6 +238,17 @@ def test_a_sweep_is_run_and_reported(run_py: CommandLine, tmp_path: Path) -> Non
     values = pd.Series([100 * final["client_accuracy_mean"] for final in finals[2:]])
     assert mean["mean"] == pytest.approx(values.mean())
     assert mean["std"] == pytest.approx(values.std())
+
+
+def test_a_run_that_diverges_is_an_error_and_the_others_of_a_sweep_are_played(
+    run_py: CommandLine, tmp_path: Path
+) -> None:
+    done = run_py("-m", "lr=1e9,0.05", "out_dir=sweep", "rounds=1")
+    assert done.returncode == 1
+    sentence = done.stderr.splitlines()[-1]
+    assert re.match(r"error: client \d failed in round 1: it (sent|moved) .*min_fraction_success=1\)", sentence)
+    assert not (tmp_path / "sweep" / "0" / "model.safetensors").exists()
+    assert (tmp_path / "sweep" / "1" / "model.safetensors").exists()
 
 
 def started(tmp_path: Path, *arguments: str) -> "subprocess.Popen[str]":

@@ -409,6 +409,26 @@ def test_a_run_starts_with_those_that_are_there_but_not_with_none(caplog: pytest
     assert "there is no client 9" in caplog.text
 
 
+def test_a_run_waits_longer_for_nodes_that_are_there_and_slow_to_answer(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flower, "WAIT_FOR_NODES", 60.0)
+    behind = FlowersGrid()
+    behind.nodes = {100: device(0)}
+    started = clock.now
+
+    class Slow(set[int]):
+        def __contains__(self, node: object) -> bool:
+            return clock.now - started < 90
+
+    behind.silent = Slow()
+    assert PartitionGrid(behind, 1).node_of(0) == 100
+    assert 90 <= clock.now - started < 91
+    behind.silent = {100}
+    with pytest.raises(FedsimError, match="no node of this federation has said who it is within 300 seconds"):
+        PartitionGrid(behind, 1)
+
+
 @pytest.mark.parametrize(("shares", "told"), [({}, False), ({"share_personal": True}, True)])
 def test_devices_keep_their_states_to_themselves(shares: dict[str, bool], told: bool) -> None:
     behind = FlowersGrid()
