@@ -38,6 +38,7 @@ def flower(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("local-superlink")  # Flower's has one port, whatever its home
 @pytest.mark.parametrize(
     "options",
     [
@@ -94,7 +95,7 @@ def test_the_bundle_holds_everything_the_app_needs_and_no_data(flower: dict[str,
     (bundle,) = tmp_path.rglob("*.fab")
     unpacked = tmp_path / "unpacked"
     zipfile.ZipFile(bundle).extractall(unpacked)
-    assert bundle.stat().st_size < 1e6
+    assert bundle.stat().st_size < 2e6  # Flower allows ten times as much
     program = (
         "import fedsim.server_app, fedsim.client_app\n"
         "from fedsim.config import GROUPS, choices, compose\n"
