@@ -97,7 +97,9 @@ def test_the_readmes_example_of_a_new_method_runs(tmp_path: Path) -> None:
     python, yaml = readmes_example()
     assert python.count("\n") + yaml.count("\n") < 40
     checkout = tmp_path / "checkout"
-    ignored = shutil.ignore_patterns(".git", "outputs", "multirun", "*cache*", "*.egg-info", "results", "tests")
+    ignored = shutil.ignore_patterns(
+        ".git", "outputs", "multirun", "__pycache__", ".*_cache", "*.egg-info", "results", "tests"
+    )
     shutil.copytree(ROOT, checkout, ignore=ignored)
     (checkout / "clients" / "fedlc.py").write_text(python)
     (checkout / "configs" / "strategy" / "fedlc.yaml").write_text(yaml)
