@@ -51,7 +51,8 @@ class StateDir:
     def save(self, partition: int, state: RecordDict, trained: int = -1, before: RecordDict | None = None) -> None:
         """``before`` is what was kept before the round ``trained``.
 
-        Errors: ``UserError`` if the folder cannot be written."""
+        Errors: ``UserError`` if the folder cannot be written.
+        """
         path = self._path(partition)
         try:
             if not path.parent.exists():
