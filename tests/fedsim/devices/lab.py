@@ -18,6 +18,8 @@ HOST = "127.0.0.1"
 PATIENCE = 90.0
 """Seconds to wait for what takes a few: other processes may be busy on the same cores."""
 
+SHUT_OUT = {0, -signal.SIGINT}
+"""Exit status of a SuperNode that is told to go: Flower interrupts it once from each thread that was told."""
 
 Completed = subprocess.CompletedProcess[str]
 
