@@ -2,7 +2,7 @@
 
 Read from the first of these: ``dataset.parquet``, a folder or hub address with ``train*.parquet`` and
 ``test*.parquet``; ``dataset.npz`` in ``data_dir``; torchvision's files, fetched first with ``download=true``. Training
-images are shifted by up to 4 pixels and flipped.
+images are shifted by up to 4 pixels and flipped; ``cutout=16`` also cuts a square of 16 pixels out of each.
 """
 
 from torchvision.datasets import CIFAR10

@@ -1,10 +1,10 @@
 """From stored pixels to what the model sees: augmentation and normalization of whole batches.
 
-An augmentation takes pixels (N, channels, height, width) as floats from 0 to 255 and the client's own generator, and
-draws for each image on its own. The draws are made on the CPU, so that they are the same whatever device trains.
+An augmentation takes images (N, channels, height, width), as floats from 0 to 255 or normalized already, and the
+client's own generator, and draws for each image on its own. The draws are made on the CPU, so that they are the same
+whatever device trains.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,31 +18,47 @@ Augmentation = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 @dataclass(frozen=True)
 class Transform:
-    """``(x / 255 - mean) / std`` per channel, after the augmentations where a client trains."""
+    """``(x / 255 - mean) / std`` per channel, between the augmentations before and after it where a client trains."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentations: tuple[Augmentation, ...] = ()
+    """Of pixels from 0 to 255"""
+    on_normalized: tuple[Augmentation, ...] = ()
+    """Of normalized images, where zero is the mean colour"""
 
     @classmethod
-    def of(cls, mean: Sequence[float], std: Sequence[float], augmentations: tuple[Augmentation, ...]) -> "Transform":
+    def of(
+        cls,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augmentations: tuple[Augmentation, ...],
+        on_normalized: tuple[Augmentation, ...] = (),
+    ) -> "Transform":
         """Errors: ``UserError`` unless mean and deviation are lists of one number, or of one for each channel."""
         for key, values in (("mean", mean), ("std", std)):
             if not isinstance(values, Sequence) or isinstance(values, str) or len(values) not in (1, 3):
                 raise UserError(f"dataset.{key}={values} is not possible: choose a list of three numbers, or of one.")
             if not all(isinstance(value, int | float) and (key == "mean" or value > 0) for value in values):
                 raise UserError(f"dataset.{key}={values} is not possible: choose numbers, deviations above 0.")
-        return cls(tuple(mean), tuple(std), augmentations)
+        return cls(tuple(mean), tuple(std), augmentations, on_normalized)
 
     def __call__(self, pixels: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """float32 from uint8, both (N, channels, height, width); without a generator nothing is augmented."""
-        images = pixels.float()
-        if generator is not None:
-            for augment in self.augmentations:
-                images = augment(images, generator)
+        images = _augmented(pixels.float(), self.augmentations, generator)
         mean, std = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (self.mean, self.std))
         scale, shift = (255 * std).float(), (mean / std).float()
-        return images.div_(scale.to(images.device)).sub_(shift.to(images.device))
+        images = images.div_(scale.to(images.device)).sub_(shift.to(images.device))
+        return _augmented(images, self.on_normalized, generator)
+
+
+def _augmented(
+    images: torch.Tensor, augmentations: tuple[Augmentation, ...], generator: torch.Generator | None
+) -> torch.Tensor:
+    if generator is not None:
+        for augment in augmentations:
+            images = augment(images, generator)
+    return images
 
 
 PLUS_MINUS_ONE = Transform((0.5,), (0.5,))
@@ -97,16 +113,23 @@ class Rotation:
 
 @dataclass(frozen=True)
 class Cutout:
-    """Blackens one square of ``size`` pixels at a random centre, cut off at the border (DeVries & Taylor 2017)."""
+    """Sets one square of ``size`` pixels a side to zero, cut off at the borders (DeVries & Taylor, arXiv 1708.04552).
+
+    Each pixel is its centre with the same probability. As in the authors' code a square of even size reaches one pixel
+    further up and left, and zero is the mean colour if this follows normalization.
+    """
 
     size: int
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         count, _, height, width = images.shape
-        inside = []
-        for length in (height, width):
-            first = torch.randint(length, (count, 1), generator=generator) - math.ceil(self.size / 2)
-            place = torch.arange(length)
-            inside.append((place >= first) & (place < first + self.size))
-        hole = (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
+        rows = self._covered(torch.randint(height, (count, 1), generator=generator), height)
+        columns = self._covered(torch.randint(width, (count, 1), generator=generator), width)
+        hole = (rows[:, :, None] & columns[:, None, :])[:, None]
         return images.masked_fill(hole.to(images.device), 0.0)
+
+    def _covered(self, centres: torch.Tensor, length: int) -> torch.Tensor:
+        """(N, length): which rows, or columns, the square of each image covers; the centres are (N, 1)."""
+        first = centres - self.size // 2
+        places = torch.arange(length)
+        return (places >= first) & (places < first + self.size)

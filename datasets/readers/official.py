@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 
 from datasets.readers.arrays import read_npz
-from datasets.readers.decode import load_source
+from datasets.readers.decode import check_image_size, load_source
 from datasets.readers.finding import data_folder, first_there
 from datasets.readers.labelled import Labelled, OnDisk
 from datasets.readers.parquet import find_parquet, read_parquet
 from datasets.readers.torchvision_files import OfficialSet
 from datasets.source import Source
-from datasets.transforms import Augmentation, Transform
+from datasets.transforms import Augmentation, Cutout, Transform
 from fedsim.errors import UserError
 
 
@@ -37,12 +37,14 @@ class OfficialHalves:
         augment: bool,
         npz: str,
         parquet: str | None = None,
+        cutout: int | None = None,
     ) -> Source:
         """From ``parquet`` where that is given, else ``npz`` in ``data_dir``, else torchvision's files there.
 
         Errors: ``UserError`` naming the files that were looked for, or the one that is damaged.
         """
-        transform = Transform.of(mean, std, self.augmentations if augment else ())
+        check_image_size(image_size)
+        transform = Transform.of(mean, std, self.augmentations if augment else (), _cutout(cutout, image_size, augment))
         if parquet is not None:
             found = _parquet_halves(parquet, self.label_column, len(self.classes))
         else:
@@ -57,6 +59,21 @@ class OfficialHalves:
         return first_there(
             self.name, [arrays, OnDisk(self.official.files(folder), partial(self.official.read, folder))]
         )
+
+
+def _cutout(size: int | None, image_size: int, augment: bool) -> tuple[Augmentation, ...]:
+    if size is None:
+        return ()
+    if not 1 <= size <= image_size:
+        raise UserError(
+            f"dataset.cutout={size} is not possible: choose a whole number from 1 to {image_size}, or null."
+        )
+    if not augment:
+        raise UserError(
+            f"dataset.cutout={size} is not used with dataset.augment=false: choose dataset.augment=true, or "
+            "dataset.cutout=null."
+        )
+    return (Cutout(size),)
 
 
 def _parquet_halves(folder: str, label_column: str, num_classes: int) -> OnDisk:

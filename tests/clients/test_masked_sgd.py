@@ -68,7 +68,7 @@ def test_training_is_plain_sgd_on_what_the_mask_leaves() -> None:
     assert torch.equal(sent["4.weight"], model.state_dict()["4.weight"][masks()["4"]])
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "sgdp", "adam", "adamw", "adamp"])
+@pytest.mark.parametrize("optimizer", ["sgd", "sgdp", "adam", "amsgrad", "adamw", "adamp"])
 def test_what_is_left_out_stays_zero_with_every_optimizer(optimizer: str) -> None:
     momentum = 0.9 if optimizer.startswith("sgd") else 0.0
     model, _, _ = trained(LocalTraining(2, 4, 0.05, momentum, optimizer, 0.1))

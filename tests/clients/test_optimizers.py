@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from clients.optimizers import make_optimizer
+from fedsim.cost.workload import OPTIMIZER_STATES
 from fedsim.method import LocalTraining
+from fedsim.settings import OPTIMIZERS
 
 LR, DECAY, MOMENTUM, EPS = 0.1, 0.05, 0.9, 1e-8
 GENERATOR = torch.Generator().manual_seed(0)
@@ -32,9 +34,9 @@ def project(weight: np.ndarray, gradient: np.ndarray, step: np.ndarray) -> tuple
 
 
 def by_hand(name: str, gradients: list[np.ndarray], weight: np.ndarray) -> np.ndarray:
-    first, second = np.zeros_like(weight), np.zeros_like(weight)
+    first, second, largest = (np.zeros_like(weight) for _ in range(3))
     for count, raw in enumerate(gradients, start=1):
-        gradient = raw + DECAY * weight if name in ("sgd", "adam") else raw
+        gradient = raw + DECAY * weight if name in ("sgd", "adam", "amsgrad") else raw
         decay, ratio = (DECAY if name in ("adamw", "adamp", "sgdp") else 0.0), 1.0
         if name.startswith("sgd"):
             first = MOMENTUM * first + gradient
@@ -42,7 +44,9 @@ def by_hand(name: str, gradients: list[np.ndarray], weight: np.ndarray) -> np.nd
             decay /= 1 - MOMENTUM
         else:
             first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
-            step = first / (np.sqrt(second / (1 - 0.999**count)) + EPS)
+            largest = np.maximum(largest, second)  # before the bias correction, which a later step has less of
+            divisor = largest if name == "amsgrad" else second
+            step = first / (np.sqrt(divisor / (1 - 0.999**count)) + EPS)
         if name.endswith("p"):
             step, ratio = project(weight, raw, step)
         if not name.startswith("sgd"):
@@ -57,18 +61,44 @@ def tangential(gradient: torch.Tensor) -> torch.Tensor:
     return gradient - (gradient * rows).sum(1, keepdim=True) * rows
 
 
-@pytest.mark.parametrize("name", ["sgd", "sgdp", "adam", "adamw", "adamp"])
-@pytest.mark.parametrize("change", [lambda gradient: gradient, tangential], ids=["any", "tangential"])
-def test_the_steps_are_the_published_ones(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def trained(name: str, gradients: list[torch.Tensor]) -> np.ndarray:
     weight = nn.Parameter(WEIGHT.clone())
     momentum = MOMENTUM if name.startswith("sgd") else 0.0
     optimizer = make_optimizer([weight], LocalTraining(1, 32, LR, momentum, name, DECAY))
-    gradients = [change(gradient) for gradient in GRADIENTS]
     for gradient in gradients:
         weight.grad = gradient.clone()
         optimizer.step()
+    return weight.detach().numpy()
+
+
+@pytest.mark.parametrize("name", ["sgd", "sgdp", "adam", "amsgrad", "adamw", "adamp"])
+@pytest.mark.parametrize("change", [lambda gradient: gradient, tangential], ids=["any", "tangential"])
+def test_the_steps_are_the_published_ones(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    gradients = [change(gradient) for gradient in GRADIENTS]
     expected = by_hand(name, [gradient.numpy() for gradient in gradients], WEIGHT.numpy())
-    np.testing.assert_allclose(weight.detach().numpy(), expected, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(trained(name, gradients), expected, rtol=1e-7, atol=1e-9)
+
+
+def test_amsgrad_divides_by_the_largest_second_moment_so_far() -> None:
+    """Reddi, Kale & Kumar (ICLR 2018); gradients that become small are where that is not the present one."""
+    gradients = [scale * gradient for scale, gradient in zip((30, 0.1, 0.1, 0.1), GRADIENTS * 2, strict=False)]
+    amsgrad, adam = (
+        by_hand(name, [gradient.numpy() for gradient in gradients], WEIGHT.numpy()) for name in ("amsgrad", "adam")
+    )
+    np.testing.assert_allclose(trained("amsgrad", gradients), amsgrad, rtol=1e-7, atol=1e-9)
+    assert (np.abs(amsgrad - WEIGHT.numpy()) < np.abs(adam - WEIGHT.numpy())).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "amsgrad", "adamw", "adamp"])
+def test_what_an_optimizer_keeps_is_counted(name: str) -> None:
+    """All but SGDP, for which timm keeps a buffer of zeros even without momentum."""
+    weight = nn.Parameter(WEIGHT.clone())
+    optimizer = make_optimizer([weight], LocalTraining(1, 32, LR, 0.0, name, DECAY))
+    weight.grad = GRADIENTS[0].clone()
+    optimizer.step()
+    kept = [each for each in optimizer.state[weight].values() if getattr(each, "shape", ()) == weight.shape]
+    assert len(kept) == OPTIMIZER_STATES[name]
+    assert OPTIMIZER_STATES.keys() == set(OPTIMIZERS)
 
 
 def test_a_projected_step_is_another_one() -> None:

@@ -1,7 +1,9 @@
 """CIFAR, Fashion-MNIST and FEMNIST in each of their forms."""
 
 import io
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from PIL import Image
 
 from datasets import cifar100
 from datasets.source import Part, Source
+from datasets.transforms import Cutout, HorizontalFlip, RandomCrop, Transform
 from fedsim.errors import UserError
 
 Load, Pictures = Callable[..., Source], Callable[..., tuple[np.ndarray, np.ndarray]]
@@ -65,6 +68,48 @@ def test_cifar10_from_torchvisions_batches(
     )
     assert plain.transform.augmentations == ()
     assert plain.transform.mean == (0.5,)
+
+
+def test_cutout_comes_last_and_only_where_it_is_asked_for(
+    tmp_path: Path, load: Load, pictures: Pictures, write: Any
+) -> None:
+    write.write_npz(tmp_path / "cifar10.npz", pictures(50, 32, 32, 3), pictures(20, 32, 32, 3, seed=1))
+    plain, cut = (load("dataset=cifar10", f"data_dir={tmp_path}", *words) for words in ([], ["dataset.cutout=32"]))
+    assert plain.transform == Transform(cut.transform.mean, cut.transform.std, (RandomCrop(4), HorizontalFlip()))
+    assert cut.transform == replace(plain.transform, on_normalized=(Cutout(32),))
+    pixels = torch.from_numpy(plain.images[:4])
+    without, with_hole = (source.transform(pixels, torch.Generator().manual_seed(0)) for source in (plain, cut))
+    hole = with_hole == 0  # exactly zero, which no pixel of CIFAR-10 is by its own
+    assert hole.flatten(1).any(dim=1).all()
+    assert torch.equal(with_hole, without.masked_fill(hole, 0))
+    assert torch.equal(cut.transform(pixels, None), plain.transform(pixels, None))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["dataset.cutout=0"], "dataset.cutout=0 is not possible: choose a whole number from 1 to 32, or null."),
+        (["dataset.cutout=-3"], "dataset.cutout=-3 is not possible: choose a whole number from 1 to 32, or null."),
+        (
+            ["dataset.cutout=9", "dataset.image_size=8"],
+            "dataset.cutout=9 is not possible: choose a whole number from 1 to 8, or null.",
+        ),
+        (["dataset.cutout=true"], "dataset.cutout=True is not possible: choose a whole number or null."),
+        (
+            ["dataset.cutout=8", "dataset.augment=false"],
+            "dataset.cutout=8 is not used with dataset.augment=false: choose dataset.augment=true, or "
+            "dataset.cutout=null.",
+        ),
+        (
+            ["dataset.cutout=8", "dataset.image_size=0"],
+            "dataset.image_size=0 is not possible: choose a whole number of at least 1.",
+        ),
+    ],
+)
+def test_a_cutout_that_does_not_fit_is_refused(words: list[str], sentence: str, load: Load) -> None:
+    for name in ("cifar10", "cifar100"):
+        with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+            load(f"dataset={name}", *words)
 
 
 def test_torchvisions_files_are_checked(tmp_path: Path, load: Load, pictures: Pictures, write: Any) -> None:

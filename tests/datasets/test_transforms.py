@@ -65,17 +65,48 @@ def test_turns_are_torchvisions_nearest(size: tuple[int, int]) -> None:
     assert np.mean(opposite) < 0.7
 
 
-def test_cutout_blackens_one_square_cut_off_at_the_border() -> None:
-    images = torch.full((400, 2, 16, 16), 9.0)
-    holes = Cutout(6)(images, generator()) == 0
-    assert torch.equal(holes[:, 0], holes[:, 1])
-    rows, columns = holes[:, 0].any(dim=2), holes[:, 0].any(dim=1)
-    assert torch.equal(holes[:, 0], rows[:, :, None] & columns[:, None, :])
-    for side in (rows, columns):
-        lengths = side.sum(dim=1)
-        assert set(lengths.tolist()) == {3, 4, 5, 6}
-        assert (side.int().diff(dim=1).abs().sum(dim=1) <= 2).all()  # in one piece
-        assert (lengths == 6).double().mean() == pytest.approx(11 / 16, abs=0.08)
+@pytest.mark.parametrize("size", [1, 3, 4, 7])
+def test_cutout_zeroes_a_square_that_the_border_cuts_off(size: int) -> None:
+    """By slices, as in the authors' code; every centre is there, those of which three quarters are outside included."""
+    images = torch.randint(1, 256, (800, 2, 5, 7), generator=generator(0)).float()
+    output, draws = Cutout(size)(images, generator()), generator()
+    rows, columns = (torch.randint(length, (800, 1), generator=draws)[:, 0].tolist() for length in (5, 7))
+    for image, result, row, column in zip(images, output, rows, columns, strict=True):
+        expected, top, left = image.clone(), row - size // 2, column - size // 2
+        expected[:, max(top, 0) : top + size, max(left, 0) : left + size] = 0
+        assert torch.equal(result, expected)
+    assert len(set(zip(rows, columns, strict=True))) == 35
+
+
+def test_squares_of_known_centres() -> None:
+    """Of 4x4 pixels in images of 6x8: in the upper left corner, inside, and in the lower right corner."""
+    output = Cutout(4)(torch.ones(800, 1, 6, 8), generator())[:, 0]
+    draws = generator()
+    rows, columns = (torch.randint(length, (800, 1), generator=draws)[:, 0] for length in (6, 8))
+    for row, column, covered in ((0, 0, [[0, 1], [0, 1]]), (2, 3, [[0, 3], [1, 4]]), (5, 7, [[3, 5], [5, 7]])):
+        hole = (output[(rows == row) & (columns == column)][0] == 0).nonzero()
+        assert hole.amin(dim=0).tolist() == [first for first, _ in covered]
+        assert hole.amax(dim=0).tolist() == [last for _, last in covered]
+        assert len(hole) == (covered[0][1] - covered[0][0] + 1) * (covered[1][1] - covered[1][0] + 1)
+
+
+def test_every_pixel_is_as_often_the_centre() -> None:
+    holes = Cutout(1)(torch.ones(7000, 1, 5, 7), generator()) == 0
+    assert (holes.flatten(1).sum(dim=1) == 1).all()
+    assert holes.sum(dim=0).flatten().tolist() == pytest.approx([200] * 35, abs=5 * 200**0.5)
+
+
+def test_what_is_cut_out_has_the_mean_colour_and_nothing_else_changes() -> None:
+    mean, std = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
+    shifts = Transform(mean, std, (RandomCrop(2), HorizontalFlip()))
+    before, cut = shifts(IMAGES.byte(), generator()), Transform(mean, std, shifts.augmentations, (Cutout(4),))
+    output = cut(IMAGES.byte(), generator())
+    hole = (output == 0).all(dim=1, keepdim=True)
+    assert torch.equal(output, before.masked_fill(hole, 0.0))
+    assert ((hole.sum(dim=(1, 2, 3)) >= 4) & (hole.sum(dim=(1, 2, 3)) <= 16)).all()
+    assert len({tuple(each.flatten().tolist()) for each in hole}) > 50  # of 64: each image has its own
+    assert torch.equal(output, cut(IMAGES.byte(), generator()))
+    assert torch.equal(cut(IMAGES.byte(), None), shifts(IMAGES.byte(), None))
 
 
 @pytest.mark.parametrize("augment", [HorizontalFlip(), RandomCrop(2), Rotation(20), Cutout(4)])

@@ -60,6 +60,13 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
         (["compression=zip"], "compression=zip is not possible: choose fp16 or int8, or null."),
         (["round_timeout=0"], "round_timeout=0 is not possible: choose a number of seconds above 0, or null."),
         (["update_limit=-1"], "update_limit=-1 is not possible: choose a number above 0, or null."),
+        (
+            ["dataset=cifar10", "dataset.cutout=0"],
+            "dataset.cutout=0 is not possible: choose a whole number from 1 to 32",
+        ),
+        (["dataset=cifar10", "dataset.cutout=33"], "dataset.cutout=33 is not possible: choose a whole number from 1"),
+        (["dataset=cifar10", "dataset.cutout=1.5"], "dataset.cutout=1.5 is not possible: choose a whole number or"),
+        (["dataset=fashion_mnist", "dataset.cutout=8"], "dataset.cutout=8 is not used with dataset.augment=false:"),
         (["dataset=devices"], "dataset=devices is images that real devices hold: run it with flwr run"),
         (["dataset=devices", "dataset.classes=1"], "dataset.classes=1 is not possible: choose a whole number of at"),
         (["dataset=devices", "dataset.channels=2"], "dataset.channels=2 is not possible: choose 1 or 3."),

@@ -144,3 +144,9 @@ def test_an_experiment_changes_what_it_names_and_an_override_wins_over_it() -> N
     config = compose(["experiment=fedwon_small_batch", "lr=0.5"])
     assert (config["batch_size"], config["lr"], config["strategy"]["clip"]) == (2, 0.5, None)
     assert (config["strategy"]["name"], config["norm"]["name"]) == ("fedwon", "sws")
+
+
+def test_fedtinys_published_settings_are_not_those_of_its_small_experiment() -> None:
+    configs = [compose([f"experiment={name}"]) for name in ("fedtiny_cifar10", "fedtiny_cifar10_small")]
+    chosen = [(config["optimizer"], config["weight_decay"], config["dataset"]["cutout"]) for config in configs]
+    assert chosen == [("amsgrad", 1e-4, 16), ("sgd", 0.0, None)]
