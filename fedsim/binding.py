@@ -9,7 +9,9 @@ from typing import Any, get_args, get_type_hints
 from fedsim.errors import UserError
 
 Factory = Callable[..., Any]
-SET_BY_THE_SIMULATOR = frozenset({"model", "fraction", "seed", "training", "image_shape", "aggregation"})
+SET_BY_THE_SIMULATOR = frozenset(
+    {"model", "fraction", "seed", "training", "image_shape", "aggregation", "client_densities"}
+)
 """What both halves of a method are handed anyway, so that it cannot be an option of the method too."""
 KINDS: dict[Any, str] = {
     int: "a whole number",

@@ -109,7 +109,8 @@ class FederatedLoop:
         self.vetting = Vetting(federation, initial, settings.update_limit, settings.compression, exact)
         self.policy = NormPolicy.of(settings.norm, settings.rounds)
         adapts = adaptation_of(settings.tta) is not None
-        self.alike = not (strategy.personal or self.policy.reestimates or adapts or settings.mask_absent_classes)
+        own = strategy.personal or self.policy.reestimates or adapts or settings.mask_absent_classes
+        self.alike = strategy.alike and not own
         """Whether every client uses the model that the server sends and nothing of its own"""
         self.arrays: ArrayRecord = to_record(initial)
 
@@ -187,7 +188,7 @@ class FederatedLoop:
         clients = [message.metadata.dst_node_id for message in messages]
         played.row = {
             **{f"train_{name}": value for name, value in (metrics or MetricRecord()).items()},
-            **self.costs.metrics(self.strategy.workload(), clients),
+            **self.costs.metrics(self.strategy.workload, clients),
             **needed,
             "bytes_down": counting.bytes_down,
             "bytes_up": counting.bytes_up,

@@ -22,6 +22,8 @@ class ServerHalf(Protocol):
     personal: frozenset[str]
     masks: Mapping[str, torch.Tensor]
     """By layer, which of its weights are kept, once that is decided; empty for a dense network."""
+    alike: bool
+    """Whether all clients are sent the same model: not where small devices have a part of it."""
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -35,11 +37,14 @@ class ServerHalf(Protocol):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]: ...
 
-    def workload(self) -> Workload:
-        """What the devices did in the last round, for the accounts of FLOPs and memory."""
+    def workload(self, client: int) -> Workload:
+        """What the device of that client did in the last round, for the accounts of FLOPs and memory."""
 
-    def planned(self) -> Sequence[Workload]:
-        """What rounds may be like, as far as that is known before the first: what a budget has to allow."""
+    def planned(self, density: float | None = None) -> Sequence[Workload]:
+        """What rounds may be like, as far as that is known before the first: what a budget has to allow.
+
+        ``density`` is that of a device which has a part of what the server keeps; ``None`` for one that has all.
+        """
 
     def keep_on_clients(self, entries: Iterable[str]) -> None:
         """Makes further entries of the model personal."""

@@ -31,7 +31,7 @@ _PATH: tuple[Callable[[Any], bool], str] = (
 )
 _SWITCH: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, bool), "true or false")
 _POSITIVE, _ = _number(lambda value: 0 < value < float("inf"), "a number above 0")
-OPTIMIZERS = ("sgd", "sgdp", "adam", "adamw", "adamp")
+OPTIMIZERS = ("sgd", "sgdp", "adam", "amsgrad", "adamw", "adamp")
 WITH_MOMENTUM = ("sgd", "sgdp")
 PATHS = ("data_dir", "out_dir", "resume")
 
@@ -53,10 +53,11 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "budget": (
         lambda value: (
             isinstance(value, Mapping)
-            and value.keys() <= {"memory_mb", "gflops"}
-            and all(each is None or _POSITIVE(each) for each in value.values())
+            and value.keys() <= {"memory_mb", "flops", "classes"}
+            and all(value.get(key) is None or _POSITIVE(value[key]) for key in ("memory_mb", "flops"))
+            and isinstance(value.get("classes") or {}, Mapping)
         ),
-        "numbers above 0 or null for budget.memory_mb and budget.gflops",
+        "numbers above 0 or null for budget.memory_mb and budget.flops, and classes of devices for budget.classes",
     ),
     "mask_absent_classes": _SWITCH,
     "shots": (lambda value: value in SHOT_RULES, " or ".join(SHOT_RULES)),

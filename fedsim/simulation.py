@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ class Prepared:
     devices: list[torch.device]
     costs: CostTracker
     diagnosis: Diagnosis | None
+    densities: Mapping[str, float] = field(default_factory=dict)
+    """What each class of devices affords of the network, where that was left open"""
 
     def __str__(self) -> str:
         """One line for the person who waits: ``fedwon on digits: 6 clients, cnn_small with sws, process on cpu``."""
@@ -65,7 +67,14 @@ class Prepared:
             f"{settings.strategy['name']} on {settings.dataset['name']}: {len(self.federation.clients)} clients, "
             f"{settings.model['name']} with {settings.norm['name']}, "
             f"{settings.engine['name']} on {', '.join(map(str, self.devices))}"
+            f"{self._densities()}"
         )
+
+    def _densities(self) -> str:
+        if not self.densities:
+            return ""
+        named = ", ".join(f"{name}: {density:.3g}" for name, density in self.densities.items() if name)
+        return f", density {max(self.densities.values()):.3g}{named and f' ({named})'}"
 
     def replaced_layers(self) -> str:
         """A line for every layer that stands in another one's place, for ``verbose=true``."""
@@ -97,7 +106,7 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
             f"batch_size=1 gives norm={name} no batch to normalize over: choose at least 2, or another norm."
         )
     costs = CostTracker(model_cost(model, federation.source.image_shape), federation, settings)
-    strategy = _server_half(settings, model, federation, costs)
+    strategy, densities = _server_half(settings, model, federation, costs)
     if any(isinstance(layer, SparseFrame) and not layer.made for layer in model.modules()):
         raise UserError(
             f"head={settings.head['name']} has a fixed classifier, which strategy={settings.strategy['name']} does not "
@@ -108,34 +117,44 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
     refuse_noise_on_statistics(settings.privacy, model, strategy.personal)
     diagnosis = None
     if settings.diagnostics:
+        if not strategy.alike:
+            raise UserError(
+                "diagnostics=true compares devices that train the same weights: leave it out, or budget.classes."
+            )
         if federation.on_devices:
             raise UserError("diagnostics=true needs what devices do not tell: leave it out with dataset=devices.")
         diagnosis = Diagnosis(model, federation, settings.rounds, settings.diagnostics_every)
-    return Prepared(settings, federation, model, strategy, devices, costs, diagnosis)
+    return Prepared(settings, federation, model, strategy, devices, costs, diagnosis, densities)
 
 
-def _server_half(settings: Settings, model: nn.Module, federation: Federation, costs: CostTracker) -> ServerHalf:
-    """The strategy, within the budget; a density that is left open is the largest that fits."""
+def _server_half(
+    settings: Settings, model: nn.Module, federation: Federation, costs: CostTracker
+) -> tuple[ServerHalf, Mapping[str, float]]:
+    """The strategy, within the budget; an open density is the largest that each class of devices affords, by class."""
     aggregation = aggregation_for(settings, len(federation.clients))
     offered = {"image_shape": federation.source.image_shape, "aggregation": aggregation}
-    budget = Budget(settings.budget)
+    budget = Budget(costs)
 
-    def make(options: Mapping[str, Any]) -> ServerHalf:
+    def make(options: Mapping[str, Any], client_densities: Mapping[int, float] | None = None) -> ServerHalf:
         half: ServerHalf = bind_half(
-            *(options, "server", model), fraction=settings.fraction, seed=settings.seed, offered=offered
+            *(options, "server", model),
+            fraction=settings.fraction,
+            seed=settings.seed,
+            offered={**offered, "client_densities": client_densities},
         )
         return half
 
-    def needs(half: ServerHalf) -> Mapping[str, float]:
-        return costs.most(half.planned())
-
-    if settings.strategy.get("density", 1) is None:
-        return budget.densest(settings.strategy, make, needs)
-    strategy = make(settings.strategy)
-    budget.check(
-        needs(strategy), "a smaller strategy.density" if "density" in settings.strategy else "a strategy that prunes"
-    )
-    return strategy
+    if settings.strategy.get("density", 1) is not None:
+        strategy = make(settings.strategy)
+        prunes = "density" in settings.strategy
+        budget.check(strategy.planned(), "a smaller strategy.density" if prunes else "a strategy that prunes")
+        return strategy, {}
+    densities = budget.densities(lambda whole, part: make({**settings.strategy, "density": whole}).planned(part))
+    whole = max(densities)
+    by_class = list(zip(costs.classes, densities, strict=True))
+    smaller = {client: density for each, density in by_class for client in each.clients if density < whole}
+    strategy = make({**settings.strategy, "density": whole}, smaller)
+    return strategy, {each.name: density for each, density in by_class}
 
 
 def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationGrid | None = None) -> Result:

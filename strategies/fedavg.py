@@ -53,6 +53,9 @@ class FedAvg(Strategy):
     masks: Mapping[str, torch.Tensor] = MappingProxyType({})
     """Which weights are kept, by layer; a dense network has none."""
 
+    alike: bool = True
+    """Whether all clients are sent the same model."""
+
     def __init__(
         self,
         model: nn.Module | None = None,
@@ -113,12 +116,16 @@ class FedAvg(Strategy):
                 continue
             reply_metrics = metrics_of(reply)
             examples = number(reply_metrics, NUM_EXAMPLES)
-            arrays.add(to_tensors(self.shared(arrays_of(reply))), 1.0 if self.weighting == "uniform" else examples)
+            arrays.add(self.received(reply), 1.0 if self.weighting == "uniform" else examples)
             metrics.add(reply_metrics, examples)
         if metrics.empty:
             return None, None
         aggregated = to_record(arrays.result())
         return aggregated, MetricRecord({**metrics.result(), **self.aggregation.metrics()})
+
+    def received(self, reply: Message) -> dict[str, torch.Tensor]:
+        """What is aggregated of a reply."""
+        return to_tensors(self.shared(arrays_of(reply)))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -135,12 +142,12 @@ class FedAvg(Strategy):
             metrics.add(metrics_of(reply), number(metrics_of(reply), NUM_EXAMPLES))
         return None if metrics.empty else metrics.result()
 
-    def workload(self) -> Workload:
+    def workload(self, client: int) -> Workload:
         """Plain training of a dense network."""
         return Workload()
 
-    def planned(self) -> Sequence[Workload]:
-        return [self.workload()]
+    def planned(self, density: float | None = None) -> Sequence[Workload]:
+        return [Workload()]
 
     def state(self) -> RecordDict:
         """What a checkpoint must hold beside the model: nothing, but for an aggregation that keeps something."""

@@ -1,7 +1,7 @@
 """FedTiny (Huang et al., ICDCS 2023, arXiv 2212.01977): pruning in the federation, by what devices can afford."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -33,7 +33,7 @@ from fedsim.privacy import refuse_noise
 from fedsim.pruning.adjustment import Schedule, blocks_of, replace_weights
 from fedsim.pruning.candidates import candidate_pool
 from fedsim.pruning.criteria import magnitude_masks
-from fedsim.pruning.masks import Masks, densities, encode, entry, pack
+from fedsim.pruning.masks import Masks, densities, encode, entry, kept, pack
 from fedsim.seeding import draw_cohort, torch_generator
 from strategies.pruned import Pruned, answers
 
@@ -66,6 +66,7 @@ class FedTiny(Pruned):
         rate: float = 0.3,
         blocks: int | Sequence[str] | None = None,
         pretrained: str | None = None,
+        client_densities: Mapping[int, float] | None = None,
         weighting: str = "examples",
         fraction: float = 1.0,
         seed: int = 0,
@@ -77,6 +78,7 @@ class FedTiny(Pruned):
             density=density,
             dense=dense,
             pretrained=pretrained,
+            client_densities=client_densities,
             weighting=weighting,
             fraction=fraction,
             seed=seed,
@@ -100,7 +102,7 @@ class FedTiny(Pruned):
         names = [name for name in statistics_entries(self.model) if name not in self.personal]
         pool = [magnitude_masks(weights, counts) for counts in self.candidates]
         if len(pool) == 1 and not names:
-            self.set_masks(pool[0])
+            self.set_masks(pool[0], arrays)
             return arrays
         if not names:
             log.warning("this network has no running statistics: candidates are selected by their losses alone")
@@ -111,29 +113,46 @@ class FedTiny(Pruned):
             "candidate %d of %d was chosen, losses %s", chosen + 1, len(pool), [round(loss, 4) for loss, _ in tried]
         )
         self._selected = pool
-        self.set_masks(pool[chosen])
+        self.set_masks(pool[chosen], arrays)
         return {**arrays, **tried[chosen][1]}
 
     def _try(
         self, masks: Masks, arrays: dict[str, torch.Tensor], with_statistics: bool, cohort: list[int], grid: Grid
     ) -> tuple[float, dict[str, torch.Tensor]]:
         """The cohort's loss with a candidate, and the averaged statistics it was computed with."""
-        shared = to_tensors(self.shared(to_record(arrays)))
         config = ConfigRecord({SHARE: self.selection_share})
-        content = RecordDict({ARRAYS: to_record(pack(masks, shared)), MASKS: to_record(encode(masks)), CONFIG: config})
+        contents = self._contents(masks, arrays, config, cohort)
         statistics: dict[str, torch.Tensor] = {}
         if with_statistics:
             average = RunningAverage()
-            for reply in answers(QUERY_BN_STATISTICS, content, cohort, grid):
+            asked = [Message(content, client, QUERY_BN_STATISTICS) for client, content in contents.items()]
+            for reply in answers(asked, grid):
                 average.add(to_tensors(arrays_of(reply)), number(metrics_of(reply), NUM_EXAMPLES))
             statistics = average.result()
             content = RecordDict({ARRAYS: to_record(statistics), CONFIG: config})  # the candidate is there already
+            contents = dict.fromkeys(contents, content)
         total = images = 0.0
-        for reply in answers(QUERY_CANDIDATE_LOSS, content, cohort, grid):
+        asked = [Message(content, client, QUERY_CANDIDATE_LOSS) for client, content in contents.items()]
+        for reply in answers(asked, grid):
             examples = number(metrics_of(reply), NUM_EXAMPLES)
             total += examples * number(metrics_of(reply), "loss")
             images += examples
         return total / images, statistics
+
+    def _contents(
+        self, masks: Masks, arrays: dict[str, torch.Tensor], config: ConfigRecord, cohort: list[int]
+    ) -> dict[int, RecordDict]:
+        """What brings each client of the cohort its part of a candidate."""
+        shared = to_tensors(self.shared(to_record(arrays)))
+        weights = {layer: arrays[entry(layer)] for layer in masks}
+        contents: dict[int, RecordDict] = {}
+        for level, clients in self.levels.groups(cohort):
+            part = level.part_of(masks, weights)
+            content = RecordDict(
+                {ARRAYS: to_record(pack(part, shared)), MASKS: to_record(encode(part)), CONFIG: config}
+            )
+            contents |= dict.fromkeys(clients, content)
+        return contents
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -164,24 +183,25 @@ class FedTiny(Pruned):
         for layer, count in self._grown.items():
             gradient = gradients[layer].view(self.shapes[layer])
             tensors[entry(layer)], masks[layer] = replace_weights(tensors[entry(layer)], masks[layer], gradient, count)
-        self.set_masks(masks)
+        self.set_masks(masks, tensors)
         return to_record(tensors)
 
-    def workload(self) -> Workload:
+    def workload(self, client: int) -> Workload:
         """In a round that adjusts, one more batch with dense gradients; in the first one, the selection."""
+        level = self.levels.of(client)
         return Workload(
-            densities=densities(self.masks),
+            densities=densities(level.masks),
             dense_layers=tuple(self._grown),
             dense_steps=1 if self._grown else 0,
             top_k=sum(self._grown.values()),
             extra_steps=1 if self._grown else 0,
-            selection=[densities(masks) for masks in self._selected],
+            selection=[self._planned(kept(masks), level.density).densities for masks in self._selected],
             share=self.selection_share,
         )
 
-    def planned(self) -> Sequence[Workload]:
+    def planned(self, density: float | None = None) -> Sequence[Workload]:
         """One for each candidate: they have as many weights, but not where they cost as much."""
-        return [self._planned(counts) for counts in self.candidates]
+        return [self._planned(counts, density) for counts in self.candidates]
 
 
 def _summed(replies: Iterable[Message], sums: dict[str, torch.Tensor]) -> Iterator[Message]:

@@ -1,7 +1,7 @@
 """FedAvg of a sparse network: most weights are zero on every client and on the server, and only the others travel."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,15 +11,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from fedsim.aggregation import Aggregation, RunningAverage
+from fedsim.aggregation import Aggregation, Mean, RunningAverage
 from fedsim.arrays import to_record, to_tensors
 from fedsim.cost import Workload
 from fedsim.errors import RoundFailed, UserError
 from fedsim.messages import (
     ARRAYS,
     CONFIG,
+    EVALUATE,
     LAYERS,
-    MASKS,
     NUM_EXAMPLES,
     QUERY_GRADIENTS,
     SHARE,
@@ -30,7 +30,7 @@ from fedsim.messages import (
 )
 from fedsim.norms import ScaledWSConv2d, WSConv2d
 from fedsim.privacy import refuse_noise
-from fedsim.pruning.candidates import Counts, erk, kept_total, uniform
+from fedsim.pruning.candidates import Counts, erk, kept_total, nested, uniform
 from fedsim.pruning.criteria import (
     global_masks,
     magnitude_masks,
@@ -39,10 +39,10 @@ from fedsim.pruning.criteria import (
     synflow_masks,
     synflow_scores,
 )
-from fedsim.pruning.masks import Masks, decode, densities, encode, entry, pack, prunable_layers, unpack
+from fedsim.pruning.masks import Masks, apply, densities, entry, pack, prunable_layers, unpack
 from fedsim.seeding import draw_cohort, torch_generator
 from strategies.fedavg import FedAvg
-from strategies.given import Given
+from strategies.levels import Levels, average_of_holders, with_holders
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,9 @@ class Pruned(FedAvg):
         ``synflow`` and ``snip``, by gradients that the first cohort is asked for, decide over all layers at once.
     pretrained
         A ``model.safetensors`` of another run of the same network, which is pruned instead of the initial one.
+    client_densities
+        Smaller densities of clients whose devices cannot afford ``density``: they train a part of what is kept, and a
+        weight is averaged over those who hold it (``strategies/levels.py``).
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Pruned(FedAvg):
         criterion: str = "magnitude",
         distribution: str = "uniform",
         pretrained: str | None = None,
+        client_densities: Mapping[int, float] | None = None,
         weighting: str = "examples",
         fraction: float = 1.0,
         seed: int = 0,
@@ -109,7 +113,13 @@ class Pruned(FedAvg):
         if criterion == "synflow":
             synflow_scores(model, image_shape, list(layers))  # refuses what it cannot rank, before anything starts
         self.masks: Masks = {}
-        self.given = Given(MASKS)
+        self.levels = Levels(client_densities or {}, self.shapes)
+        self.alike = not self.levels.several
+        if self.levels.several and not isinstance(self.aggregation, Mean):
+            raise UserError(
+                "budget.classes lets devices train networks of several densities, which only an average can join: "
+                "choose aggregation=mean and privacy=none."
+            )
         self._first = False
 
     def begin(self, arrays: dict[str, torch.Tensor], server_round: int, grid: Grid) -> dict[str, torch.Tensor]:
@@ -117,13 +127,14 @@ class Pruned(FedAvg):
         weights = {layer: arrays[entry(layer)] for layer in self.shapes}
         if self.criterion == "snip":
             scores = snip_scores(weights, self._gradients(arrays, server_round, grid))
-            self.set_masks(global_masks(scores, kept_total(self.shapes, self.density)))
+            masks = global_masks(scores, kept_total(self.shapes, self.density))
         elif self.criterion == "synflow":
-            self.set_masks(synflow_masks(self.model, self.image_shape, list(self.shapes), self.density))
+            masks = synflow_masks(self.model, self.image_shape, list(self.shapes), self.density)
         elif self.criterion == "random":
-            self.set_masks(random_masks(self.shapes, self.counts, torch_generator(self.seed, "masks")))
+            masks = random_masks(self.shapes, self.counts, torch_generator(self.seed, "masks"))
         else:
-            self.set_masks(magnitude_masks(weights, self.counts))
+            masks = magnitude_masks(weights, self.counts)
+        self.set_masks(masks, arrays)
         return arrays
 
     def _gradients(self, arrays: dict[str, torch.Tensor], server_round: int, grid: Grid) -> dict[str, torch.Tensor]:
@@ -132,7 +143,7 @@ class Pruned(FedAvg):
         content = RecordDict({ARRAYS: self.shared(to_record(arrays)), CONFIG: config})
         average = RunningAverage()
         cohort = draw_cohort(list(grid.get_node_ids()), self.fraction, self.seed, server_round)
-        for reply in answers(QUERY_GRADIENTS, content, cohort, grid):
+        for reply in answers([Message(content, client, QUERY_GRADIENTS) for client in cohort], grid):
             average.add(to_tensors(arrays_of(reply)), number(metrics_of(reply), NUM_EXAMPLES))
         return average.result()
 
@@ -153,46 +164,74 @@ class Pruned(FedAvg):
 
     def send(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """The cohort's messages: what is kept, and the masks for those who have not got them."""
-        sent = pack(self.masks, to_tensors(self.shared(arrays)))
+        self._before = apply(self.masks, to_tensors(self.shared(arrays)))
         cohort = draw_cohort(list(grid.get_node_ids()), self.fraction, self.seed, server_round)
-        return self.given.attach(self._messages(TRAIN, cohort, server_round, to_record(sent), config))
+        messages: list[Message] = []
+        for level, clients in self.levels.groups(cohort):
+            sent = to_record(pack(level.masks, self._before))
+            messages += level.given.attach(self._messages(TRAIN, clients, server_round, sent, config))
+        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        average, metrics = super().aggregate_train(server_round, self.given.noted(replies))
+        average, metrics = super().aggregate_train(server_round, self.levels.noted(replies))
         if average is not None:
-            average = to_record(unpack(self.masks, to_tensors(average)))
+            tensors = to_tensors(average)
+            whole = average_of_holders(tensors, self._before) if self.levels.several else unpack(self.masks, tensors)
+            average = to_record(whole)
         return average, metrics
 
-    def set_masks(self, masks: Masks) -> None:
+    def received(self, reply: Message) -> dict[str, torch.Tensor]:
+        """What is kept, and where devices do not keep the same, all weights and who holds them."""
+        packed = super().received(reply)
+        if not self.levels.several:
+            return packed
+        masks = self.levels.of(reply.metadata.src_node_id).masks
+        return with_holders(unpack(masks, packed), masks)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """To each client the part of the model that it trains."""
+        if not self.levels.several:
+            return super().configure_evaluate(server_round, arrays, config, grid)
+        messages: list[Message] = []
+        for level, clients in self.levels.groups(sorted(grid.get_node_ids())):
+            sent = apply(level.masks, to_tensors(self.evaluated(arrays)))
+            messages += self._messages(EVALUATE, clients, server_round, to_record(sent), config)
+        return messages
+
+    def set_masks(self, masks: Masks, arrays: Mapping[str, torch.Tensor]) -> None:
+        """``arrays`` has the weights, by which levels know their parts."""
         self.masks = masks
-        self.given.change(to_record(encode(masks)))
+        self.levels.change(masks, {layer: arrays[entry(layer)] for layer in masks})
 
-    def workload(self) -> Workload:
+    def workload(self, client: int) -> Workload:
         asked = self._first and self.criterion == "snip"
-        return Workload(densities(self.masks), dense_question=asked, share=SNIP_SHARE)
+        return Workload(densities(self.levels.of(client).masks), dense_question=asked, share=SNIP_SHARE)
 
-    def planned(self) -> Sequence[Workload]:
+    def planned(self, density: float | None = None) -> Sequence[Workload]:
         """With the densities of ``counts``; where a criterion over all layers puts the weights is not known before."""
-        return [self._planned(self.counts)]
+        return [self._planned(self.counts, density)]
 
-    def _planned(self, counts: Counts) -> Workload:
-        return Workload({layer: count / self.shapes[layer].numel() for layer, count in counts.items()})
+    def _planned(self, counts: Counts, density: float | None) -> Workload:
+        part = counts if density is None else nested(counts, self.shapes, density)
+        return Workload({layer: count / self.shapes[layer].numel() for layer, count in part.items()})
 
     def state(self) -> RecordDict:
-        return RecordDict({**super().state(), **self.given.state()})
+        return RecordDict({**super().state(), **self.levels.state()})
 
     def load_state(self, state: RecordDict) -> None:
         super().load_state(state)
-        self.given.load_state(state)
-        self.masks = decode(to_tensors(self.given.record), self.shapes)
+        self.levels.load_state(state)
+        self.masks = self.levels.whole.masks
 
 
-def answers(type_: str, content: RecordDict, cohort: list[int], grid: Grid) -> Iterator[Message]:
-    """What those of a cohort answer that do not fail. Errors: ``RoundFailed`` if all do."""
+def answers(messages: list[Message], grid: Grid) -> Iterator[Message]:
+    """What those answer, of all that are asked, that do not fail. Errors: ``RoundFailed`` if all do."""
     answered = False
-    for reply in grid.send_and_receive([Message(content, client, type_) for client in cohort]):
+    for reply in grid.send_and_receive(messages):
         if reply.has_error():
             log.warning(
                 "client %d failed: %s",
@@ -203,7 +242,7 @@ def answers(type_: str, content: RecordDict, cohort: list[int], grid: Grid) -> I
         answered = True
         yield reply
     if not answered:
-        raise RoundFailed(f"all {len(cohort)} clients that were asked before training failed")
+        raise RoundFailed(f"all {len(messages)} clients that were asked before training failed")
 
 
 def load_pretrained(model: nn.Module, path: str) -> None:

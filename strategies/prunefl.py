@@ -1,6 +1,6 @@
 """PruneFL (Jiang et al., TNNLS 2022, arXiv 1909.12326): which weights are kept follows the gradients of all of them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -42,6 +42,7 @@ class PruneFL(Pruned):
         interval: int = 10,
         stop_round: int = 100,
         pretrained: str | None = None,
+        client_densities: Mapping[int, float] | None = None,
         weighting: str = "examples",
         fraction: float = 1.0,
         seed: int = 0,
@@ -55,6 +56,7 @@ class PruneFL(Pruned):
             criterion=criterion,
             distribution=distribution,
             pretrained=pretrained,
+            client_densities=client_densities,
             weighting=weighting,
             fraction=fraction,
             seed=seed,
@@ -78,15 +80,16 @@ class PruneFL(Pruned):
         squares = RunningAverage()
         average, metrics = super().aggregate_train(server_round, _averaged(replies, squares))
         if average is not None and self._adjusts:
-            self.set_masks(global_masks(squares.result(), kept_total(self.shapes, self.density)))
-            average = to_record(apply(self.masks, to_tensors(average)))
+            tensors = to_tensors(average)
+            self.set_masks(global_masks(squares.result(), kept_total(self.shapes, self.density)), tensors)
+            average = to_record(apply(self.masks, tensors))
         return average, metrics
 
-    def workload(self) -> Workload:
+    def workload(self, client: int) -> Workload:
         """In a round that adjusts, every step has dense gradients, and they are held."""
         if not self._adjusts:
-            return super().workload()
-        return replace(super().workload(), dense_layers=tuple(self.shapes), dense_steps=None)
+            return super().workload(client)
+        return replace(super().workload(client), dense_layers=tuple(self.shapes), dense_steps=None)
 
 
 def _averaged(replies: Iterable[Message], average: RunningAverage) -> Iterator[Message]:

@@ -2,6 +2,7 @@
 
 from fedsim.cost.account import Densities, DeviceMemory, LayerCost, ModelCost
 from fedsim.cost.budget import Budget
+from fedsim.cost.device_classes import device_classes
 from fedsim.cost.dry_run import model_cost
 from fedsim.cost.sizes import pair_bytes, sparse_bytes
 from fedsim.cost.workload import CostTracker, Workload
@@ -14,6 +15,7 @@ __all__ = [
     "LayerCost",
     "ModelCost",
     "Workload",
+    "device_classes",
     "model_cost",
     "pair_bytes",
     "sparse_bytes",

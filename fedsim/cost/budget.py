@@ -1,65 +1,69 @@
-"""What a device can afford: ``budget.memory_mb`` and ``budget.gflops``."""
+"""What devices can afford, and the densities that this leaves them."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
 
+from fedsim.cost.device_classes import DeviceClass, Needs
+from fedsim.cost.workload import CostTracker, Workload
 from fedsim.errors import UserError
 
-Half = TypeVar("Half")
-NEEDS = {"memory_mb": "device_memory_mb", "gflops": "device_gflops"}
-"""The columns of ``rounds.csv`` that a budget limits."""
 HALVINGS = 30
 """Of the range of densities; a density is then known to nine digits."""
+Plan = Callable[[float, float], Sequence[Workload]]
+"""What rounds may be like for a device of the second density, where the server keeps the first."""
 
 
 class Budget:
-    """Limits of what the client with the most images needs in a round of plain training; ``None`` is no limit."""
+    """The limits of each class of devices, on what the one with the most images needs in a round of plain training."""
 
-    def __init__(self, limits: Mapping[str, float | None]) -> None:
-        self.limits = {name: limit for name, limit in limits.items() if limit is not None}
+    def __init__(self, costs: CostTracker) -> None:
+        self.costs = costs
 
-    def exceeded(self, needs: Mapping[str, float]) -> str | None:
-        """The first limit that is exceeded."""
-        return next((name for name, limit in self.limits.items() if needs[NEEDS[name]] > limit), None)
-
-    def check(self, needs: Mapping[str, float], remedy: str = "") -> None:
+    def check(self, planned: Sequence[Workload], remedy: str) -> None:
         """Errors: ``UserError`` naming the first limit that is exceeded and what would be needed."""
-        name = self.exceeded(needs)
-        if name is not None:
-            raise UserError(
-                f"budget.{name}={self.limits[name]:g} is not possible: a device needs {needs[NEEDS[name]]:.4g}; "
-                f"choose more, a smaller model or batch_size{remedy and f', or {remedy}'}."
-            )
+        for each in self.costs.classes:
+            each.check(self.costs.most(planned, each.clients), remedy)
 
-    def densest(
-        self, options: Mapping[str, Any], make: Callable[[Mapping[str, Any]], Half], needs: Callable[[Half], Any]
-    ) -> Half:
-        """The strategy with the largest ``strategy.density`` that a device can afford, where that is left open.
+    def densities(self, plan: Plan) -> list[float]:
+        """The largest that each class can afford. The server keeps the largest of them, and of that the others a part.
 
-        ``make`` makes a strategy of its options, ``needs`` says what it would need. Errors: ``UserError`` without a
-        limit, or if nothing fits.
+        Errors: ``UserError`` without a limit, or if nothing fits.
         """
-        if not self.limits:
+        classes = self.costs.classes
+        if not any(each.limits for each in classes):
             raise UserError(
                 "strategy.density=null is not possible without a budget: choose a number, or budget.memory_mb or "
-                "budget.gflops."
+                "budget.flops."
             )
-        whole = make({**options, "density": 1.0})
-        if self.exceeded(needs(whole)) is None:
-            return whole
-        low, high, best = 0.0, 1.0, None
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            try:
-                half = make({**options, "density": middle})
-            except UserError:  # fewer weights than layers
-                low = middle
-                continue
-            if self.exceeded(needs(half)) is None:
-                low, best = middle, half
-            else:
-                high, sparsest = middle, half
-        if best is None:
-            self.check(needs(sparsest))
-        assert best is not None
-        return best
+
+        def densest(each: DeviceClass, plan_of: Callable[[float], Sequence[Workload]]) -> float:
+            return _densest(each, lambda density: self.costs.most(plan_of(density), each.clients))
+
+        alone = [densest(each, lambda density: plan(density, density)) for each in classes]
+        whole = max(alone)
+        return [
+            whole if density == whole else min(whole, densest(each, lambda part: plan(whole, part)))
+            for each, density in zip(classes, alone, strict=True)
+        ]
+
+
+def _densest(each: DeviceClass, needs: Callable[[float], Needs]) -> float:
+    """The largest density whose ``needs`` the class can afford. Errors: ``UserError`` if there is none."""
+    if each.exceeded(needs(1.0)) is None:
+        return 1.0
+    low, high, found, sparsest = 0.0, 1.0, None, None
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        try:
+            needed = needs(middle)
+        except UserError:  # fewer weights than layers
+            low = middle
+            continue
+        if each.exceeded(needed) is None:
+            low = found = middle
+        else:
+            high, sparsest = middle, needed
+    if found is None:
+        assert sparsest is not None
+        each.check(sparsest)
+    assert found is not None
+    return found

@@ -1,14 +1,15 @@
 """What a method makes its devices do in a round, and what the largest of them needs for it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.cost.account import Densities, ModelCost
+from fedsim.cost.device_classes import device_classes
 from fedsim.settings import Settings
 
-OPTIMIZER_STATES = {"sgd": 0, "sgdp": 0, "adam": 2, "adamw": 2, "adamp": 2}
+OPTIMIZER_STATES = {"sgd": 0, "sgdp": 0, "adam": 2, "amsgrad": 3, "adamw": 2, "adamp": 2}
 """Numbers for each weight beside its gradient; momentum is one more."""
 MB = 1e6
 
@@ -40,20 +41,33 @@ class CostTracker:
     def __init__(self, cost: ModelCost, federation: Federation, settings: Settings) -> None:
         self.cost = cost
         self.images = [federation.num_images(client, Part.TRAIN) for client in federation.clients]
+        self.classes = device_classes(settings.budget, range(len(self.images)), settings.seed)
         self.local_epochs, self.batch_size = settings.local_epochs, settings.batch_size
         self.states = OPTIMIZER_STATES[settings.optimizer] + bool(settings.momentum)
 
-    def most(self, workloads: Sequence[Workload]) -> Mapping[str, float]:
-        """The largest of each number over all clients and these workloads."""
-        rows = [self.metrics(workload, range(len(self.images))) for workload in workloads]
-        return {name: max(row[name] for row in rows) for name in rows[0]}
+    def metrics(self, workload_of: Callable[[int], Workload], clients: Collection[int]) -> dict[str, float]:
+        """Of a round that these clients were in, the largest of each number (``needs``); where there are classes of
+        devices also that of each, under its name."""
+        rows: dict[str, Mapping[str, float]] = {}
+        for each in self.classes:
+            members = [client for client in each.clients if client in clients]
+            if members:
+                largest = max(members, key=self.images.__getitem__)
+                rows[each.name] = self.needs(workload_of(largest), largest)
+        named = {f"{key}_{name}": row[key] for name, row in rows.items() if name for key in row}
+        return {**_largest(list(rows.values())), **named}
 
-    def metrics(self, workload: Workload, clients: Sequence[int]) -> Mapping[str, float]:
-        """Of the client with the most images: ``device_gflops`` of the round, ``device_memory_mb`` of a training step.
+    def most(self, workloads: Sequence[Workload], clients: Collection[int]) -> Mapping[str, float]:
+        """The largest of each number over these clients and workloads."""
+        largest = max(clients, key=self.images.__getitem__)
+        return _largest([self.needs(workload, largest) for workload in workloads])
+
+    def needs(self, workload: Workload, client: int) -> Mapping[str, float]:
+        """``device_gflops`` of the round, ``device_memory_mb`` of a training step.
 
         With masks also ``density``, the share that is kept of the weights that might be masked.
         """
-        images = max(self.images[client] for client in clients)
+        images = self.images[client]
         batch = min(self.batch_size, images)
         seen = images * self.local_epochs + workload.extra_steps * batch
         asked = max(1, round(workload.share * images))
@@ -70,3 +84,7 @@ class CostTracker:
             kept = sum(size * workload.densities[name] for name, size in layers.items())
             row["density"] = kept / sum(layers.values())
         return row
+
+
+def _largest(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: max(row[name] for row in rows) for name in rows[0]}

@@ -39,7 +39,8 @@ def kept_total(shapes: Shapes, density: float) -> int:
 
 def uniform(shapes: Shapes, density: float) -> Counts:
     """The same density in each layer."""
-    return _allot({layer: shape.numel() for layer, shape in shapes.items()}, shapes, kept_total(shapes, density))
+    sizes = _sizes(shapes)
+    return _allot(sizes, sizes, kept_total(shapes, density))
 
 
 def erk(shapes: Shapes, density: float) -> Counts:
@@ -49,7 +50,7 @@ def erk(shapes: Shapes, density: float) -> Counts:
     (out * in * height * width), its number of weights therefore to that sum. Layers that would exceed 1 are dense, and
     the others share what is left.
     """
-    return _allot({layer: sum(shape) for layer, shape in shapes.items()}, shapes, kept_total(shapes, density))
+    return _allot({layer: sum(shape) for layer, shape in shapes.items()}, _sizes(shapes), kept_total(shapes, density))
 
 
 def noise(shapes: Shapes, density: float, generator: torch.Generator) -> Counts:
@@ -64,7 +65,7 @@ def noise(shapes: Shapes, density: float, generator: torch.Generator) -> Counts:
         drawn = torch.rand(len(sizes), generator=generator, dtype=torch.float64) * (MOST - LEAST) + LEAST
         kept = density * drawn * sizes
         if abs(kept.sum() / sizes.sum() - density) <= TOLERANCE * density:
-            return _allot(dict(zip(shapes, kept.tolist(), strict=True)), shapes, total)
+            return _allot(dict(zip(shapes, kept.tolist(), strict=True)), _sizes(shapes), total)
 
 
 def candidate_pool(shapes: Shapes, density: float, candidates: int, generator: torch.Generator) -> list[Counts]:
@@ -80,8 +81,21 @@ def candidate_pool(shapes: Shapes, density: float, candidates: int, generator: t
     return [uniform(shapes, density), *(noise(shapes, density, generator) for _ in range(candidates - 1))]
 
 
-def _allot(shares: Mapping[str, float], shapes: Shapes, total: int) -> Counts:
-    """Whole numbers in proportion to the shares, from one to all of a layer's weights, that sum to ``total``.
+def nested(counts: Counts, shapes: Shapes, density: float) -> Counts:
+    """Of what ``counts`` keeps the share that makes a smaller overall density, the same in each layer; all of it where
+    the density is no smaller.
+
+    Errors: ``UserError`` for a density that keeps less than one weight of each layer.
+    """
+    return _allot(counts, counts, min(kept_total(shapes, density), sum(counts.values())))
+
+
+def _sizes(shapes: Shapes) -> Counts:
+    return {layer: shape.numel() for layer, shape in shapes.items()}
+
+
+def _allot(shares: Mapping[str, float], most: Counts, total: int) -> Counts:
+    """Whole numbers in proportion to the shares, from one to the ``most`` of each layer, that sum to ``total``.
 
     In fractions, not floats, so that equal remainders are equal; of these the first layer's is rounded up.
     """
@@ -90,7 +104,7 @@ def _allot(shares: Mapping[str, float], shapes: Shapes, total: int) -> Counts:
     while free:
         scale = (total - sum(exact.values())) / sum(free.values())
         wanted = {layer: share * scale for layer, share in free.items()}
-        bounded = {layer: min(max(count, Fraction(1)), shapes[layer].numel()) for layer, count in wanted.items()}
+        bounded = {layer: min(max(count, Fraction(1)), most[layer]) for layer, count in wanted.items()}
         # Bounds from below and from above pull the scale in opposite ways: only those on the stronger side are sure.
         excess = sum(bounded.values()) - total + sum(exact.values())
         sure = {
@@ -101,8 +115,8 @@ def _allot(shares: Mapping[str, float], shapes: Shapes, total: int) -> Counts:
         done = sure or set(free)
         exact |= {layer: Fraction(bounded[layer]) for layer in done}
         free = {layer: share for layer, share in free.items() if layer not in done}
-    counts = {layer: math.floor(exact[layer]) for layer in shapes}
-    by_remainder = sorted(shapes, key=lambda layer: counts[layer] - exact[layer])
+    counts = {layer: math.floor(exact[layer]) for layer in most}
+    by_remainder = sorted(most, key=lambda layer: counts[layer] - exact[layer])
     for layer in by_remainder[: total - sum(counts.values())]:
         counts[layer] += 1
     return counts

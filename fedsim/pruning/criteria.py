@@ -12,8 +12,8 @@ from torch import nn
 from fedsim.errors import UserError
 from fedsim.norms import NORM_LAYERS
 from fedsim.norms.replace import replace_layers
-from fedsim.pruning.candidates import Shapes, kept_total
-from fedsim.pruning.masks import Masks, Tensors, entry, keep_largest
+from fedsim.pruning.candidates import Shapes, kept_total, nested
+from fedsim.pruning.masks import Masks, Tensors, entry, keep_largest, kept
 
 
 def random_masks(shapes: Shapes, counts: Mapping[str, int], generator: torch.Generator) -> Masks:
@@ -28,6 +28,16 @@ def random_masks(shapes: Shapes, counts: Mapping[str, int], generator: torch.Gen
 def magnitude_masks(weights: Tensors, counts: Mapping[str, int]) -> Masks:
     """Of each layer the weights of the largest absolute values."""
     return keep_largest({layer: weight.detach().abs() for layer, weight in weights.items()}, counts)
+
+
+def nested_masks(masks: Masks, weights: Tensors, density: float) -> Masks:
+    """The part of the masks that a smaller overall density keeps: of each layer the weights of the largest absolute
+    values, in the proportions that the masks have."""
+    counts = nested(kept(masks), {layer: mask.shape for layer, mask in masks.items()}, density)
+    scores = {
+        layer: weights[layer].detach().abs().where(mask.to(weights[layer].device), -1) for layer, mask in masks.items()
+    }
+    return keep_largest(scores, counts)
 
 
 def snip_scores(weights: Tensors, gradients: Tensors) -> dict[str, torch.Tensor]:

@@ -29,15 +29,15 @@ WRONG = {
     "diagnostics_every": (AT_LEAST_1, [0, 0.5]),
     "diagnostics_images": ("a whole number of at least 2", [1, "many"]),
     "budget": (
-        "numbers above 0 or null for budget.memory_mb and budget.gflops",
-        [None, 5, {"memory_mb": 0}, {"gflops": "many"}, {"flops": 1}],
+        "numbers above 0 or null for budget.memory_mb and budget.flops, and classes of devices for budget.classes",
+        [None, 5, {"memory_mb": 0}, {"flops": "many"}, {"gflops": 1}, {"classes": 3}],
     ),
     "mask_absent_classes": ("true or false", ["yes", 1, None]),
     "shots": ("share or count", ["many", 1, None]),
     "seed": (AT_LEAST_0, [-1, 1.0, None]),
     "lr": ("a number above 0", [0, -0.1, math.inf, math.nan, "0.1", True, None]),
     "momentum": ("a number from 0 to below 1", [-0.1, 1, 1.0, math.nan, "0", False]),
-    "optimizer": ("sgd, sgdp, adam, adamw or adamp", ["lamb", None, 1]),
+    "optimizer": ("sgd, sgdp, adam, amsgrad, adamw or adamp", ["lamb", None, 1]),
     "weight_decay": ("a number of at least 0", [-1e-4, math.inf, math.nan, "0", True, None]),
     "train_only": ("norm or norm_and_head, or null", ["head", 1, False]),
     "fraction": (SHARE, [0, 0.0, -1, 1.1, math.nan, math.inf, True, "1"]),
@@ -75,7 +75,7 @@ def test_a_wrong_value_is_refused(key: str, value: Any, words: str, defaults: di
         Settings.from_config({**defaults, key: value})
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "adamp"])
+@pytest.mark.parametrize("optimizer", ["adam", "amsgrad", "adamw", "adamp"])
 def test_momentum_is_refused_where_it_would_not_be_used(optimizer: str, defaults: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"^momentum=0\.9 is not used by optimizer={optimizer}: leave it out, or"):
         Settings.from_config({**defaults, "optimizer": optimizer, "momentum": 0.9})

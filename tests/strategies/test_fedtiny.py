@@ -253,13 +253,13 @@ def test_changed_masks_are_sent_to_everyone_and_only_then(small_settings: MakeSe
 
 def test_the_workload_of_a_round_says_what_was_done_in_it(small_settings: MakeSettings) -> None:
     prepared = prepare(small_settings(*SMALL, "strategy.interval=2", "strategy.stop_round=8"))
-    loads = [prepared.strategy.workload() for _ in played(prepared, Watched(prepared), 3)]
+    loads = [prepared.strategy.workload(0) for _ in played(prepared, Watched(prepared), 3)]
     assert [len(load.selection) for load in loads] == [3, 0, 0]
     assert [load.dense_layers for load in loads] == [(), ("head",), ()]
     assert [load.dense_steps for load in loads] == [load.extra_steps for load in loads] == [0, 1, 0]
     count = math.ceil(0.15 * (1 + math.cos(math.pi / 4)) * kept(tiny(prepared).masks)["head"])
     assert [load.top_k for load in loads] == [0, count, 0]
-    assert Workload() == prepare(small_settings("engine=inline")).strategy.workload()
+    assert Workload() == prepare(small_settings("engine=inline")).strategy.workload(0)
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(small_settings: MakeSettings, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_it_adjusts_until_the_stop_round_and_says_what_that_costs(prepared: Prep
         assert average is not None
         arrays = to_tensors(average)
         sent.append((MASKS in messages[0].content.array_records, SQUARES in replies[0].content.array_records))
-        loads.append(prepared.strategy.workload())
+        loads.append(prepared.strategy.workload(0))
     assert sent == [(True, True), (True, True), (True, False), (False, False)]
     assert [load.dense_steps for load in loads] == [None, None, 0, 0]
     assert [len(load.dense_layers) for load in loads] == [3, 3, 0, 0]

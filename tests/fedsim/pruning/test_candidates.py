@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 
 from fedsim.errors import UserError
 from fedsim.models import CNNSmall
-from fedsim.pruning.candidates import Shapes, candidate_pool, erk, noise, uniform
+from fedsim.pruning.candidates import Shapes, candidate_pool, erk, nested, noise, uniform
 from fedsim.pruning.masks import prunable_layers
 
 SHAPES: Shapes = {
@@ -133,3 +133,30 @@ def test_a_pool_without_candidates_is_refused() -> None:
 def test_all_weights_are_a_density_too() -> None:
     for counts in candidate_pool(SHAPES, 1.0, 2, seeded()):
         assert counts == {layer: shape.numel() for layer, shape in SHAPES.items()}
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.floats(0, 1)), min_size=1, max_size=8),
+    st.floats(0.001, 1),
+)
+def test_a_nested_part_keeps_what_its_density_says_out_of_each_layer(
+    layers: list[tuple[int, float]], density: float
+) -> None:
+    shapes = {str(number): torch.Size((size, 1)) for number, (size, _) in enumerate(layers)}
+    whole = {str(number): max(1, round(share * size)) for number, (size, share) in enumerate(layers)}
+    weights = sum(size for size, _ in layers)
+    assume(round(density * weights) >= len(layers))
+    part = nested(whole, shapes, density)
+    assert list(part) == list(whole)
+    assert sum(part.values()) == min(round(density * weights), sum(whole.values()))
+    assert all(1 <= part[layer] <= whole[layer] for layer in whole)
+
+
+def test_a_nested_part_has_the_proportions_of_the_whole() -> None:
+    shapes = {"a": torch.Size((10, 10)), "b": torch.Size((10, 10)), "c": torch.Size((10, 20))}
+    # 10 % of 400 weights are 40, of 20 + 40 + 60 a third: 6.67, 13.33 and 20
+    assert nested({"a": 20, "b": 40, "c": 60}, shapes, 0.1) == {"a": 7, "b": 13, "c": 20}
+    assert nested({"a": 20, "b": 40, "c": 60}, shapes, 0.5) == {"a": 20, "b": 40, "c": 60}
+    with pytest.raises(UserError, match=r"^strategy\.density=0\.001 is not possible"):
+        nested({"a": 20, "b": 40, "c": 60}, shapes, 0.001)

@@ -1,0 +1,124 @@
+"""Classes of devices and what each can afford: ``budget.memory_mb``, ``budget.flops`` and ``budget.classes``."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedsim.errors import UserError
+from fedsim.seeding import numpy_generator
+
+NEEDS = {"memory_mb": ("device_memory_mb", 1.0), "flops": ("device_gflops", 1e9)}
+"""The columns of ``rounds.csv`` that a budget limits, and how much of the budget's unit one of theirs is."""
+CLIENTS = "clients"
+NAME = re.compile(r"\w+")
+Needs = Mapping[str, float]
+"""What a device needs, by column."""
+
+
+@dataclass(frozen=True)
+class DeviceClass:
+    """Clients whose devices can afford as much: the limits of a training step and of a round."""
+
+    name: str
+    """Empty for the clients that are in no class"""
+    clients: Sequence[int]
+    limits: Mapping[str, float]
+
+    def exceeded(self, needs: Needs) -> str | None:
+        """The first limit that is exceeded."""
+        return next((limit for limit in self.limits if _needed(limit, needs) > self.limits[limit]), None)
+
+    def check(self, needs: Needs, remedy: str = "") -> None:
+        """Errors: ``UserError`` naming the first limit that is exceeded and what would be needed."""
+        limit = self.exceeded(needs)
+        if limit is not None:
+            key = f"classes.{self.name}.{limit}" if self.name else limit
+            raise UserError(
+                f"budget.{key}={self.limits[limit]:g} is not possible: a device needs {_needed(limit, needs):.4g}; "
+                f"choose more, a smaller model or batch_size{remedy and f', or {remedy}'}."
+            )
+
+
+def device_classes(budget: Mapping[str, Any], clients: Sequence[int], seed: int) -> list[DeviceClass]:
+    """The classes that ``budget.classes`` names, and the clients that are in none of them.
+
+    A class has the ``clients`` of a list, or a share of all of them, which the seed draws from those that no list
+    names. A limit that it does not give is that of ``budget``.
+
+    Errors: ``UserError`` for a class that is not possible.
+    """
+    general = _limits(budget)
+    described = {str(name): _described(str(name), options) for name, options in (budget.get("classes") or {}).items()}
+    members = _members({name: options[CLIENTS] for name, options in described.items()}, clients, seed)
+    classes = [
+        DeviceClass(name, tuple(sorted(members[name])), {**general, **_limits(options)})
+        for name, options in described.items()
+    ]
+    left = tuple(client for client in clients if not any(client in each.clients for each in classes))
+    return [*([DeviceClass("", left, general)] if left else []), *classes]
+
+
+def _needed(limit: str, needs: Needs) -> float:
+    column, unit = NEEDS[limit]
+    return needs[column] * unit
+
+
+def _limits(options: Mapping[str, Any]) -> dict[str, float]:
+    return {name: options[name] for name in NEEDS if options.get(name) is not None}
+
+
+def _described(name: str, options: Any) -> Mapping[str, Any]:
+    key = f"budget.classes.{name}"
+    if not NAME.fullmatch(name):
+        raise UserError(f"{key} is not possible: choose a name of letters, digits and underscores.")
+    if not isinstance(options, Mapping) or CLIENTS not in options or options.keys() - {CLIENTS, *NEEDS}:
+        raise UserError(f"{key}={options} is not possible: choose {{clients: ..., memory_mb: ..., flops: ...}}.")
+    for limit in NEEDS:
+        value = options.get(limit)
+        if value is not None and not (_is_number(value) and 0 < value < float("inf")):
+            raise UserError(f"{key}.{limit}={value} is not possible: choose a number above 0, or null.")
+    return options
+
+
+def _members(wanted: Mapping[str, Any], clients: Sequence[int], seed: int) -> dict[str, Collection[int]]:
+    """The clients of each class: those that are listed, and then the shares of those that are left."""
+    members: dict[str, Collection[int]] = {}
+    free = list(clients)
+    for name, listed in wanted.items():
+        if not isinstance(listed, Sequence) or isinstance(listed, str):
+            continue
+        for client in listed:
+            if client not in clients or isinstance(client, bool):
+                raise UserError(
+                    f"budget.classes.{name}.clients={list(listed)} is not possible: there is no client {client}, "
+                    f"choose from 0 to {len(clients) - 1}."
+                )
+            if client not in free:
+                raise UserError(
+                    f"budget.classes.{name}.clients={list(listed)} is not possible: client {client} is named already, "
+                    "choose each once."
+                )
+            free.remove(client)
+        members[name] = listed
+    numpy_generator(seed, "device classes").shuffle(free)
+    for name, share in wanted.items():
+        if name in members:
+            continue
+        if not (_is_number(share) and 0 < share <= 1):
+            raise UserError(
+                f"budget.classes.{name}.clients={share} is not possible: choose a list of clients, or a share of them "
+                "above 0 and at most 1."
+            )
+        count = max(1, round(share * len(clients)))
+        if count > len(free):
+            raise UserError(
+                f"budget.classes.{name}.clients={share} is not possible: {count} of {len(clients)} clients are wanted "
+                f"and {len(free)} are in no other class, choose less."
+            )
+        members[name], free = free[:count], free[count:]
+    return members
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
