@@ -69,6 +69,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "device": _TEXT,
     **dict.fromkeys(PATHS, _PATH),
     "download": _SWITCH,
+    "pictures": _SWITCH,
     "verbose": _SWITCH,
 }
 
@@ -116,6 +117,7 @@ class Settings:
     download: bool
     out_dir: str | None
     resume: str | None
+    pictures: bool
     verbose: bool
 
     @classmethod

@@ -175,15 +175,21 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
         finally:
             reporter.close()
     result = read_result(run_dir)
-    plot_run(result.clients, result.rounds, run_dir / "plots")
-    if not prepared.federation.on_devices:
-        plot_federation(prepared.federation, run_dir / "plots")
-    if result.classes is not None:
-        plot_classes(result.classes, run_dir / "plots" / "classes.png")
-    if result.diagnostics is not None:
-        plot_diagnostics(result.diagnostics, run_dir / "plots" / "diagnostics.png")
+    if settings.pictures:
+        _draw(result, prepared.federation)
     write_html(result.run_dir)
     return result
+
+
+def _draw(result: Result, federation: Federation) -> None:
+    folder = result.run_dir / "plots"
+    plot_run(result.clients, result.rounds, folder)
+    if not federation.on_devices:
+        plot_federation(federation, folder)
+    if result.classes is not None:
+        plot_classes(result.classes, folder / "classes.png")
+    if result.diagnostics is not None:
+        plot_diagnostics(result.diagnostics, folder / "diagnostics.png")
 
 
 def start_engine(prepared: Prepared) -> LocalGrid:

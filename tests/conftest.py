@@ -25,7 +25,7 @@ from fedsim.config import compose
 from fedsim.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-SMALL = ("rounds=2", "dataset.train_per_domain=40", "dataset.test_per_domain=20", "device=cpu")
+SMALL = ("rounds=2", "dataset.train_per_domain=40", "dataset.test_per_domain=20", "device=cpu", "pictures=false")
 """A federation of six clients that trains for two rounds in a second or two."""
 
 MakeFederation = Callable[..., Federation]

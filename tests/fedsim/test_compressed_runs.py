@@ -11,7 +11,11 @@ from fedsim import simulate
 from tests.conftest import SMALL
 
 STRATEGIES = ("fedavg", "fedbn", "fedloge", "fedper", "fedrep", "fedwon", "pruned", "fedtiny", "prunefl")
-OPTIONS = {"fedtiny": ("strategy.candidates=2", "strategy.interval=1"), "prunefl": ("strategy.interval=1",)}
+OPTIONS = {
+    "fedloge": ("head.steps=20",),
+    "fedtiny": ("strategy.candidates=2", "strategy.interval=1"),
+    "prunefl": ("strategy.interval=1",),
+}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -153,7 +153,14 @@ def test_a_personal_classifier_waits_bit_for_bit_and_survives_a_restart(
 
 @pytest.mark.parametrize("norm", ["bn", "gn", "sws", "none"])
 def test_it_goes_with_norms_and_a_long_tail(small_settings: Callable[..., Settings], tmp_path: Path, norm: str) -> None:
-    words = (*SMALL, f"norm={norm}", "split=[longtail,domain]", "split.test=matched", "mask_absent_classes=true")
+    words = (
+        *SMALL,
+        f"norm={norm}",
+        "split=[longtail,domain]",
+        "split.test=matched",
+        "mask_absent_classes=true",
+        "pictures=true",
+    )
     result = run(prepare(small_settings(*words)), tmp_path, Reporter())
     final = result.summary["final"]
     for name in (

@@ -18,6 +18,8 @@ HOST = "127.0.0.1"
 PATIENCE = 90.0
 """Seconds to wait for what takes a few: other processes may be busy on the same cores."""
 
+REFUSED = 1
+"""Exit status of a SuperNode that could not join."""
 SHUT_OUT = {0, -signal.SIGINT}
 """Exit status of a SuperNode that is told to go: Flower interrupts it once from each thread that was told."""
 
@@ -178,7 +180,7 @@ class Lab:
                 lambda: f"{name} is neither in nor refused:\n{process.output}",
             )
             if process.exit_status is not None:
-                time.sleep(3)  # the others need the cores too
+                time.sleep(8)  # the others need the cores too
             return process.exit_status is None
 
         wait_until(admitted, lambda: f"{name} is refused:\n{started[-1].output}", timeout)

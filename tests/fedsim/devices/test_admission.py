@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 
 from fedsim.devices.authority import Authority
-from tests.fedsim.devices.lab import HOST, SHUT_OUT, Lab, wait_until
+from tests.fedsim.devices.lab import HOST, REFUSED, SHUT_OUT, Lab, wait_until
 
 pytestmark = pytest.mark.slow
-REFUSED = 1
-"""Exit status of a SuperNode that could not join."""
 
 
 def test_a_device_with_a_registered_key_is_admitted_and_known_again(lab: Lab) -> None:
@@ -105,17 +103,6 @@ def test_a_device_that_is_unregistered_is_sent_away_for_good(lab: Lab) -> None:
     assert lab.register("pi1") not in (gone, stays)
     lab.admit("pi1")
     assert devices[1].exit_status is None
-
-
-def test_a_device_that_was_killed_gets_in_again_after_a_while(lab: Lab) -> None:
-    lab.start_superlink()
-    node = lab.register("pi1")
-    lab.admit("pi1").kill()
-    assert lab.nodes() == {node: "online"}  # nobody has told the SuperLink
-    early = lab.start_supernode("pi1")
-    assert early.wait() == REFUSED
-    assert "Failed to activate SuperNode" in early.output
-    assert lab.admit("pi1").wait_for(r"SuperNode ID: (\d+)")[1] == node
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -13,7 +13,7 @@ import pytest
 
 from fedsim import simulate
 from tests.conftest import ROOT
-from tests.fedsim.devices.lab import Lab, Process, wait_until
+from tests.fedsim.devices.lab import REFUSED, Lab, Process, wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -58,8 +58,14 @@ def test_a_node_that_is_killed_between_rounds_goes_on_where_it_was(
     victim = nodes["inverted"]
     victim.wait_for(r"Sending: train message[\s\S]*Sent successfully", timeout=200)
     assert len(states(lab, "inverted")) == 1
+    identity = victim.wait_for(r"SuperNode ID: (\d+)")[1]
     victim.kill()
+    assert lab.nodes()[identity] == "online"  # nobody has told the SuperLink, which refuses who seems to be there
+    early = lab.start_supernode("inverted", node_config(lab, "inverted"))
+    assert early.wait() == REFUSED
+    assert "Failed to activate SuperNode" in early.output
     nodes["inverted"] = lab.admit("inverted", node_config(lab, "inverted"))
+    assert nodes["inverted"].wait_for(r"SuperNode ID: (\d+)")[1] == identity
     assert run.wait(timeout=400) == 0, run.output
     assert "round 3/3" in run.output, run.output
     inline = simulate(*words, "engine=inline", f"out_dir={tmp_path / 'inline'}")

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 METHODS = {
     "fedavg": ("mask_absent_classes=true", "compression=int8"),
     "fedbn": ("tta=tent", "split.validation=0.2", "compression=fp16"),
-    "fedloge": ("mask_absent_classes=true",),
+    "fedloge": ("mask_absent_classes=true", "head.steps=20"),
     "fedper": (),
     "fedprox": (),
     "fedrep": (),
