@@ -25,7 +25,7 @@ from fedsim.recording import check_run_dir
 from fedsim.report import print_whole, run_table
 from fedsim.results import Result
 from fedsim.settings import Settings
-from fedsim.simulation import prepare, run
+from fedsim.simulation import Prepared, prepare, run
 from fedsim.superlink import NAME as SUPERLINK
 from fedsim.superlink import SuperLink, check_receiving_dir, follow
 
@@ -36,19 +36,20 @@ INTERRUPTED = 130
 def main() -> None:
     """Runs what ``sys.argv`` says and exits."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a bug of ours shows its whole traceback
+    prepared: Prepared | None = None
     # Hydra's parser does not take overrides on both sides of a flag: flags go first.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda text: "=" in text and not text.startswith("-"))
     try:
         options, overrides = _parse(sys.argv[1:])
         if options.runs:
-            _check([*_jobs(overrides, options.multirun)], options)
+            prepared = _check([*_jobs(overrides, options.multirun)], options)
         else:
             register_families(overrides)
         register_resolvers()
         failed: list[FedsimError] = []
 
         def job(config: DictConfig) -> None:
-            _job(config, failed)
+            _job(config, prepared, failed)
 
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(job)()
         if failed:
@@ -63,14 +64,14 @@ def main() -> None:
         sys.exit(INTERRUPTED)
 
 
-def _job(config: DictConfig, failed: list[FedsimError]) -> None:
+def _job(config: DictConfig, prepared: Prepared | None, failed: list[FedsimError]) -> None:
     """One run, in the directory that Hydra has made for it. If it fails, the other runs of a sweep are still played."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
     settings = _settings({str(key): value for key, value in container.items()})
     try:
-        result = _result(settings, run_dir)
+        result = _result(settings, prepared, run_dir)
     except FedsimError as error:  # here, since Hydra would put the whole command line before the sentence
         print(f"error: {error}", file=sys.stderr)
         failed.append(error)
@@ -85,15 +86,16 @@ def _end(error: FedsimError) -> NoReturn:
     sys.exit(error.exit_status)
 
 
-def _result(settings: Settings, run_dir: Path) -> Result:
-    """Of a run on this machine, or on the devices of a SuperLink.
+def _result(settings: Settings, prepared: Prepared | None, run_dir: Path) -> Result:
+    """Of a run on this machine, or on the devices of a SuperLink; ``prepared`` is what the check has left, if anything.
 
     Errors: ``FedsimError`` if it fails.
     """
     if settings.engine["name"] == SUPERLINK:
         words = list(HydraConfig.get().overrides.task)
         return follow(settings, words, run_dir, console_reporter())
-    prepared = prepare(settings)
+    if prepared is None or prepared.settings != settings:
+        prepared = prepare(settings)
     print(prepared, flush=True)
     if settings.verbose:
         print(prepared.replaced_layers(), flush=True)
@@ -105,8 +107,12 @@ def _result(settings: Settings, run_dir: Path) -> Result:
         raise
 
 
-def _check(jobs: Sequence[Sequence[str]], options: argparse.Namespace) -> None:
-    """Tries the settings of every job, and only then whether their directories can be written."""
+def _check(jobs: Sequence[Sequence[str]], options: argparse.Namespace) -> Prepared | None:
+    """Tries the settings of every job, and only then whether their directories can be written.
+
+    Of a single job that is not for other machines it returns what the run would have to prepare again.
+    """
+    prepared: Prepared | None = None
     settings = [_settings(compose(overrides, options.config_dir, options.config_name)) for overrides in jobs]
     for each, overrides in zip(settings, jobs, strict=True):
         if each.resume is not None and len(overrides) > 1:
@@ -116,11 +122,13 @@ def _check(jobs: Sequence[Sequence[str]], options: argparse.Namespace) -> None:
             _refuse_other_configuration(options)
             SuperLink.check([], each.engine)  # the rest is where the images are: there
         else:
-            prepare(each)
+            made = prepare(each)
+            prepared = made if len(jobs) == 1 else None
     for number, each in enumerate(settings):
         if each.out_dir is not None and each.resume is None:
             check = check_receiving_dir if each.engine["name"] == SUPERLINK else check_run_dir
             check(Path(each.out_dir, str(number)) if options.multirun else Path(each.out_dir))
+    return prepared
 
 
 def _refuse_other_configuration(options: argparse.Namespace) -> None:

@@ -138,8 +138,10 @@ def _refuse_unknown_choice(override: Override, config_dir: Path) -> None:
     chosen = override.value()
     if isinstance(chosen, str) and _of_a_family(group, chosen, config_dir) is not None:
         return
-    if chosen is None and (group in OPTIONAL_GROUPS or override.is_delete()):
+    if override.is_delete():
         return
+    if chosen is None and group in OPTIONAL_GROUPS:  # Hydra cannot take it from the command line
+        raise UserError(f"{group}=null is not possible: leave it out, or choose {', '.join(known)}.")
     names = chosen if group in COMPOSED_GROUPS and isinstance(chosen, list) and chosen else [chosen]
     value = override.get_value_element_as_str()
     if any(name not in known for name in names):

@@ -106,6 +106,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
         (["attention=ela", "attention.norm_groups=5"], "attention.norm_groups=5 does not divide the 32 channels of a"),
         (["attention=ela", "strategy=fedwon"], "strategy=fedwon needs standardized convolutions and no normalization"),
         (["attention=se", "model=torchvision/densenet121"], "attention=se stands at the end of residual branches, or"),
+        (["experiment=null"], "experiment=null is not possible: leave it out, or choose "),
         (["head=x"], "head=x is not known: choose cosine, etf, linear, local_generic."),
         (["head=cosine", "head.scale=0"], "head.scale=0 is not possible: choose a number above 0."),
         (["head=cosine", "head.learnable=1"], "head.learnable=1 is not possible: choose true or false."),
