@@ -1,10 +1,11 @@
 """The client's half of each federated method, only where it differs from plain local SGD."""
 
 from clients.clipped_sgd import ClippedSGD
+from clients.feddst import FedDST
 from clients.fedloge import FedLoGe
 from clients.fedprox import FedProx
 from clients.fedrep import FedRep
 from clients.local_sgd import LocalSGD
 from clients.masked_sgd import MaskedSGD
 
-__all__ = ["ClippedSGD", "FedLoGe", "FedProx", "FedRep", "LocalSGD", "MaskedSGD"]
+__all__ = ["ClippedSGD", "FedDST", "FedLoGe", "FedProx", "FedRep", "LocalSGD", "MaskedSGD"]

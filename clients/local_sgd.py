@@ -45,6 +45,7 @@ class LocalSGD:
                 loss.backward()
                 self.before_step(model)
                 optimizer.step()
+                self.after_step(model, optimizer)
                 loss_sum += loss.detach() * len(labels)
                 correct += (logits.detach().argmax(1) == labels).sum()
                 seen += len(labels)
@@ -67,6 +68,9 @@ class LocalSGD:
 
     def before_step(self, model: nn.Module) -> None:
         """Between backward and the optimizer's step; the gradients stand in ``parameter.grad``."""
+
+    def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Once the optimizer has changed the weights."""
 
     def unpack(self, arrays: Mapping[str, torch.Tensor], model: nn.Module, turn: Turn) -> Mapping[str, torch.Tensor]:
         return arrays

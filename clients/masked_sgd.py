@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from clients.local_sgd import LocalSGD
 from datasets.examples import Examples
 from fedsim.arrays import to_record, to_tensors
-from fedsim.messages import GRADIENTS, GROW, MASKS, PLACES, SQUARES, VALUES
+from fedsim.messages import GRADIENTS, GROW, MASKS, PLACES, SQUARES, VALUES, counts_of
 from fedsim.method import Turn
 from fedsim.models.fixed import buffers_restored
 from fedsim.pruning.gradients import largest_gradients
@@ -55,9 +55,16 @@ class MaskedSGD(LocalSGD):
         if self.squares is not None:
             turn.reply[SQUARES] = to_record({layer: sums / self.steps for layer, sums in self.squares.items()})
             self.squares = None
-        wanted = {name.removeprefix(GROW): int(str(turn.config[name])) for name in turn.config if name.startswith(GROW)}
+        wanted = counts_of(turn.config, GROW)
         if wanted:
-            turn.reply[GRADIENTS] = self._gradients(model, data, turn, wanted)
+            found = self.largest_of_a_batch(model, data, turn, self.masks, wanted)
+            turn.reply[GRADIENTS] = to_record(
+                {
+                    f"{layer}{kind}": tensor
+                    for layer, (places, values) in found.items()
+                    for kind, tensor in ((PLACES, places), (VALUES, values))
+                }
+            )
         return metrics
 
     def before_step(self, model: nn.Module) -> None:
@@ -70,15 +77,11 @@ class MaskedSGD(LocalSGD):
                     self.squares[layer] += gradient.square()
                 gradient.mul_(mask)
 
-    def _gradients(self, model: nn.Module, data: Examples, turn: Turn, wanted: dict[str, int]) -> ArrayRecord:
+    def largest_of_a_batch(
+        self, model: nn.Module, data: Examples, turn: Turn, masks: Masks, counts: Mapping[str, int]
+    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """``largest_gradients`` of the model, which is training, on one more batch of the client's images."""
         indices = torch.randperm(len(data), generator=turn.generator)[: self.training.batch_size]
         images, labels = data.batch(indices.to(data.labels.device), turn.generator)
         with buffers_restored(model):
-            found = largest_gradients(model, lambda: F.cross_entropy(model(images), labels), self.masks, wanted)
-        return to_record(
-            {
-                f"{layer}{kind}": tensor
-                for layer, (places, values) in found.items()
-                for kind, tensor in ((PLACES, places), (VALUES, values))
-            }
-        )
+            return largest_gradients(model, lambda: F.cross_entropy(model(images), labels), masks, counts)

@@ -35,14 +35,17 @@ from fedsim.messages import (
     MASKS,
     METRICS,
     PART,
+    REPLACE,
     ROUND,
     arrays_of,
     config_of,
+    counts_of,
 )
 from fedsim.method import ClientHalf, LocalTraining, Turn
 from fedsim.models import build_model
 from fedsim.models.sites import as_written, norm_sites
 from fedsim.norms.policy import NormPolicy
+from fedsim.pruning.masks import entry
 from fedsim.pruning.queries import CandidateQueries
 from fedsim.scoring import Scores, score, under
 from fedsim.seeding import global_seed, torch_generator
@@ -134,7 +137,9 @@ class ClientHost:
             if MASKS in message.content:
                 forget(context.state)  # another mask, and the entries no longer mean what they did
             sent = to_tensors(arrays_of(message))
-            packed = compress(self.compression, sent, packed, context.state, self.exact)
+            # Where the client has replaced weights, what was sent and what is trained have other places: no update.
+            exact = self.exact.union(map(entry, counts_of(config_of(message), REPLACE)))
+            packed = compress(self.compression, sent, packed, context.state, exact)
         reply = self.reply(message, metrics, to_record(packed), RecordDict({**turn.reply, **evaluations}))
         reply.content[CONFIG] = ConfigRecord({ROUND: round})
         return reply

@@ -6,7 +6,8 @@ error is :math:`u - s q` (error feedback: Seide et al., Interspeech 2014; Karimi
 1901.09847). So nothing is lost, only late: what the server has added up is never more than one rounding behind.
 
 Integer entries (BatchNorm's counters) travel as they are, and so do those named in ``exact``. Running statistics
-belong there: a variance that falls from 1 to nearly 0 can, when the update is rounded, come out below zero.
+belong there: a variance that falls from 1 to nearly 0 can, when the update is rounded, come out below zero. So do, in
+the round where a client replaces some, the weights that it keeps: they have other places than those that were sent.
 """
 
 from collections.abc import Collection, Mapping

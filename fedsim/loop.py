@@ -36,6 +36,7 @@ from fedsim.messages import (
     DEVICE_SECONDS,
     EVALUATE_PARTS,
     EVALUATION,
+    MASKS,
     arrays_of,
     config_of,
 )
@@ -173,7 +174,7 @@ class FederatedLoop:
                         value = config_of(reply).get(name)
                         if isinstance(value, float):
                             needed[name] = max(needed.get(name, 0.0), value)
-                    if played.updates is not None:
+                    if played.updates is not None and MASKS not in reply.content:  # else they have other places
                         played.updates.add(to_tensors(arrays_of(reply)))
                 yield reply
 

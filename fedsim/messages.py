@@ -1,5 +1,7 @@
 """What the messages of a run hold, in one place: the names of their records, entries and types."""
 
+from collections.abc import Mapping
+
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 
 from fedsim.arrays import count_bytes
@@ -10,7 +12,8 @@ METRICS = "metrics"
 GIVEN = "given"
 """What the server gives a client once, to keep: entries of the model that are neither trained nor sent back."""
 MASKS = "masks"
-"""Which weights are kept, by layer, in the form of ``fedsim/pruning/masks.py``; given like the others."""
+"""Which weights are kept, by layer, in the form of ``fedsim/pruning/masks.py``; given like the others. In a reply, the
+client's own, of the layers where it was asked to replace weights."""
 GRADIENTS = "gradients"
 """In a reply, the largest gradients of weights that are not kept: ``LAYER/places`` and ``LAYER/values``."""
 SQUARES = "squares"
@@ -18,6 +21,8 @@ SQUARES = "squares"
 PLACES, VALUES = "/places", "/values"
 GROW = "grow-"
 """Stands before the name of a layer in a config; the value is how many gradients of it are asked for."""
+REPLACE = "replace-"
+"""Likewise, how many of its weights the client is to replace by others, which makes a mask of its own."""
 COLLAPSE = "collapse"
 """The class means of all clients and what to project on, beside the model."""
 # The names Flower's own strategies use, so that ours and theirs can talk to each other's clients.
@@ -70,6 +75,11 @@ def config_of(message: Message) -> ConfigRecord:
     record = message.content.get(CONFIG, ConfigRecord())
     assert isinstance(record, ConfigRecord)
     return record
+
+
+def counts_of(config: Mapping[str, object], prefix: str) -> dict[str, int]:
+    """By layer, the whole numbers that a config has under such names: ``GROW`` or ``REPLACE`` and the layer."""
+    return {name.removeprefix(prefix): int(str(count)) for name, count in config.items() if name.startswith(prefix)}
 
 
 def arrays_of(message: Message) -> ArrayRecord:

@@ -4,7 +4,7 @@ A client that is broken or means harm must not end a run, nor reach the model. S
 before a strategy, an evaluation or a table sees it; what is wrong becomes an error in its stead.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 
@@ -25,6 +25,7 @@ from fedsim.messages import (
     EVALUATION,
     GRADIENTS,
     GROW,
+    MASKS,
     METRICS,
     NUM_EXAMPLES,
     PART,
@@ -32,13 +33,16 @@ from fedsim.messages import (
     QUERY_BN_STATISTICS,
     QUERY_CANDIDATE_LOSS,
     QUERY_GRADIENTS,
+    REPLACE,
     ROUND,
     SQUARES,
     TRAIN,
     VALUES,
     arrays_of,
     config_of,
+    counts_of,
 )
+from fedsim.pruning.masks import decode, entry, kept
 from fedsim.scoring import CORRECT, LOSS
 
 REFUSED = 0
@@ -103,9 +107,10 @@ class Vetting:
 
     def _training(self, message: Message, content: RecordDict, client: int) -> None:
         config = config_of(message)
-        asked = config.get(EVALUATE_PARTS, [])
+        asked, replaced = config.get(EVALUATE_PARTS, []), counts_of(config, REPLACE)
         assert isinstance(asked, list)
-        _only(content, METRICS, ARRAYS, CONFIG, GRADIENTS, SQUARES, *(EVALUATION + str(part) for part in asked))
+        more = (*(EVALUATION + str(part) for part in asked), *((MASKS,) if replaced else ()))
+        _only(content, METRICS, ARRAYS, CONFIG, GRADIENTS, SQUARES, *more)
         told, round = content.config_records.get(CONFIG, ConfigRecord()).get(ROUND), config.get(ROUND)
         if told != round:
             raise Fault(f"it answered for round {told!r} in round {round!r}")
@@ -116,20 +121,24 @@ class Vetting:
         before = to_tensors(arrays_of(message))
         if self.compression is not None:
             received = to_tensors(content.array_records.get(ARRAYS, {}))
-            content[ARRAYS] = to_record(decompress(self.compression, before, received, self.exact))
+            exact = self.exact.union(map(entry, replaced))
+            content[ARRAYS] = to_record(decompress(self.compression, before, received, exact))
         after = _finite_arrays(content, ARRAYS)
         if before.keys() != after.keys():
             odd = ", ".join(sorted(before.keys() ^ after.keys())[:3])
             raise Fault(f"it sent other entries than it was sent ({odd})")
         for name, tensor in after.items():
             _same(name, tensor, before[name])
-        self._moves(before, after, images)
+        self._moves(before, after, images, {*map(entry, replaced)})
+        self._masks(before, content, replaced)
         self._gradients(content, config)
         for part in map(str, asked):
             count = self.federation.num_images(client, Part[part])
             self._evaluation(_metrics(content, EVALUATION + part), count, by_class=False)
 
-    def _moves(self, before: Tensors, after: Tensors, images: int) -> None:
+    def _moves(self, before: Tensors, after: Tensors, images: int, elsewhere: Collection[str]) -> None:
+        """``elsewhere`` are the entries whose numbers may have other places than those that were sent. From where one
+        of them has moved is not known, but how far at the least: no number was larger than the largest."""
         if self.update_limit is None:
             return
         floating = [name for name, tensor in before.items() if tensor.is_floating_point() and tensor.numel()]
@@ -137,7 +146,10 @@ class Vetting:
         for name, tensor in after.items():
             if not tensor.numel():
                 continue
-            moved = (tensor - before[name].to(tensor.device)).abs().max().item()
+            if name in elsewhere:
+                moved = tensor.abs().max().item() - largest
+            else:
+                moved = (tensor - before[name].to(tensor.device)).abs().max().item()
             bound = self.update_limit * (largest if name in floating else images)  # a counter counts batches
             if moved > bound or (name not in floating and (tensor < before[name].to(tensor.device)).any()):
                 raise Fault(
@@ -145,9 +157,19 @@ class Vetting:
                     f"{bound:.3g}"
                 )
 
+    def _masks(self, before: Tensors, content: RecordDict, replaced: Collection[str]) -> None:
+        """Those of clients that replace weights: of the layers that they were to, each with as many weights as ever."""
+        codes = to_tensors(content.array_records.get(MASKS, {}))
+        if codes.keys() != set(replaced):
+            raise Fault("it sent the masks of other layers than it was asked for")
+        masks = decode(codes, {layer: self.initial[entry(layer)].shape for layer in codes})
+        for layer, count in kept(masks).items():
+            if count != before[entry(layer)].numel():
+                raise Fault(f"its mask of {layer} keeps {count} weights, which are {before[entry(layer)].numel()}")
+
     def _gradients(self, content: RecordDict, config: Mapping[str, object]) -> None:
         """Those that FedTiny and PruneFL ask for: of the layers, as many, and of the places that they asked for."""
-        wanted = {key.removeprefix(GROW): int(str(count)) for key, count in config.items() if key.startswith(GROW)}
+        wanted = counts_of(config, GROW)
         gradients = _finite_arrays(content, GRADIENTS)
         if gradients.keys() != {f"{layer}{kind}" for layer in wanted for kind in (PLACES, VALUES)}:
             raise Fault("it sent the gradients of other layers than it was asked for")
@@ -217,11 +239,11 @@ def _finite_metrics(metrics: MetricRecord) -> None:
             raise Fault(f"its {name} is not finite")
 
 
-def _finite_arrays(content: RecordDict, name: str) -> Tensors:
-    tensors = to_tensors(content.array_records[name]) if name in content.array_records else {}
-    for entry, tensor in tensors.items():
+def _finite_arrays(content: RecordDict, record: str) -> Tensors:
+    tensors = to_tensors(content.array_records[record]) if record in content.array_records else {}
+    for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise Fault(f"it sent numbers in {entry} that are not finite")
+            raise Fault(f"it sent numbers in {name} that are not finite")
     return tensors
 
 

@@ -5,6 +5,7 @@ They run in this simulator and in any Flower app: ``from strategies import FedBN
 
 from strategies.fedavg import FedAvg
 from strategies.fedbn import FedBN
+from strategies.feddst import FedDST
 from strategies.fedloge import FedLoGe
 from strategies.fedper import FedPer
 from strategies.fedrep import FedRep
@@ -14,4 +15,16 @@ from strategies.local import Local
 from strategies.pruned import Pruned
 from strategies.prunefl import PruneFL
 
-__all__ = ["FedAvg", "FedBN", "FedLoGe", "FedPer", "FedRep", "FedTiny", "FedWon", "Local", "PruneFL", "Pruned"]
+__all__ = [
+    "FedAvg",
+    "FedBN",
+    "FedDST",
+    "FedLoGe",
+    "FedPer",
+    "FedRep",
+    "FedTiny",
+    "FedWon",
+    "Local",
+    "PruneFL",
+    "Pruned",
+]

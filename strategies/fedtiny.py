@@ -160,12 +160,8 @@ class FedTiny(Pruned):
         self._grown, self._selected = {}, []
         arrays = self.begun(arrays, server_round, grid)
         if self.schedule.due(server_round):
-            for layer in self.blocks[self.schedule.block(server_round, len(self.blocks))]:
-                mask = self.masks[layer]
-                active = int(mask.sum())
-                count = self.schedule.replaced(server_round, active, mask.numel() - active)
-                if count:
-                    self._grown[layer] = count
+            block = self.blocks[self.schedule.block(server_round, len(self.blocks))]
+            self._grown = self.schedule.counts(server_round, {layer: self.masks[layer] for layer in block})
         config = ConfigRecord({**config, **{f"{GROW}{layer}": count for layer, count in self._grown.items()}})
         return self.send(server_round, arrays, config, grid)
 

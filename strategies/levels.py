@@ -88,7 +88,8 @@ class Levels:
 
 def with_holders(tensors: Tensors, masks: Masks) -> dict[str, torch.Tensor]:
     """A reply's whole tensors and, for the average, which of their weights it holds."""
-    return {**tensors, **{f"{layer}{HELD}": mask.double() for layer, mask in masks.items()}}
+    held = {f"{layer}{HELD}": mask.to(tensors[entry(layer)].device).double() for layer, mask in masks.items()}
+    return {**tensors, **held}
 
 
 def average_of_holders(average: Tensors, before: Tensors) -> dict[str, torch.Tensor]:

@@ -176,11 +176,11 @@ class Pruned(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         average, metrics = super().aggregate_train(server_round, self.levels.noted(replies))
-        if average is not None:
-            tensors = to_tensors(average)
-            whole = average_of_holders(tensors, self._before) if self.levels.several else unpack(self.masks, tensors)
-            average = to_record(whole)
-        return average, metrics
+        return None if average is None else to_record(self.joined(to_tensors(average))), metrics
+
+    def joined(self, average: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The whole model, of what ``received`` made of each reply, averaged."""
+        return average_of_holders(average, self._before) if self.levels.several else unpack(self.masks, average)
 
     def received(self, reply: Message) -> dict[str, torch.Tensor]:
         """What is kept, and where devices do not keep the same, all weights and who holds them."""

@@ -25,9 +25,9 @@ class Workload:
     dense_steps: int | None = 0
     """in so many steps; None is all of them"""
     top_k: int = 0
-    """The (index, value) pairs that a device sent of them; 0 where it sent, and so held, them all"""
+    """The (index, value) pairs that a device collected of them; 0 where it held them all"""
     extra_steps: int = 0
-    """Batches that the trained network is given once more, for those gradients"""
+    """Batches that the network is given beside its training, for those gradients"""
     selection: Sequence[Densities] = ()
     """The candidate masks that a share of the images was let through twice, before training"""
     dense_question: bool = False

@@ -1,5 +1,5 @@
-r"""FedTiny's progressive pruning: when, where and how many weights change places (Huang et al., ICDCS 2023, arXiv
-2212.01977)."""
+r"""When, where and how many weights change places: FedTiny's progressive pruning (Huang et al., ICDCS 2023, arXiv
+2212.01977), whose shares over the rounds are also those of FedDST (Bibikar et al., AAAI 2022, arXiv 2112.09824)."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 
 from fedsim.errors import UserError
+from fedsim.pruning.masks import Masks, kept
 
 
 def check_rounds(**options: int) -> None:
@@ -20,7 +21,8 @@ def check_rounds(**options: int) -> None:
 
 @dataclass(frozen=True)
 class Schedule:
-    r"""Every ``interval`` rounds up to ``stop_round``, one block of layers at a time, from the output to the input.
+    r"""Every ``interval`` rounds up to ``stop_round``; where a method adjusts one block of layers at a time, from the
+    output to the input.
 
     In round t, :math:`a_t = \lceil \tfrac{rate}{2} (1 + \cos(\pi t / R_{stop})) \, n \rceil` of a layer's n active
     weights are replaced, but never more than are inactive; at ``stop_round`` the share is zero.
@@ -45,6 +47,13 @@ class Schedule:
     def replaced(self, round: int, active: int, inactive: int) -> int:
         share = self.rate / 2 * (1 + math.cos(math.pi * round / self.stop_round))
         return min(math.ceil(share * active), inactive)
+
+    def counts(self, round: int, masks: Masks) -> dict[str, int]:
+        """How many are replaced in each layer, without those where none are."""
+        counts = {
+            layer: self.replaced(round, active, masks[layer].numel() - active) for layer, active in kept(masks).items()
+        }
+        return {layer: count for layer, count in counts.items() if count}
 
 
 def blocks_of(layers: Sequence[str], blocks: int | Sequence[str] | None) -> list[list[str]]:
@@ -88,9 +97,17 @@ def replace_weights(
     absolute gradients come, as zeros. Both are chosen among what the mask was before, so the order does not matter.
     """
     mask, gradient = mask.to(weight.device), gradient.to(weight.device)
-    dropped = weight.abs().where(mask, torch.inf).flatten().argsort(stable=True)[:count]
+    left = without_smallest(weight, mask, count)
     grown = gradient.abs().where(~mask, -1).flatten().argsort(descending=True, stable=True)[:count]
-    changed = mask.flatten().clone()
-    changed[dropped], changed[grown] = False, True
-    changed = changed.view(mask.shape)
-    return weight.where(changed & mask, 0), changed
+    return weight.where(left, 0), with_places(left, grown)
+
+
+def without_smallest(weight: torch.Tensor, mask: torch.Tensor, count: int) -> torch.Tensor:
+    """The mask without the ``count`` active weights of the smallest absolute values; of equal ones the first go."""
+    smallest = weight.detach().abs().where(mask, torch.inf).flatten().argsort(stable=True)[:count]
+    return mask.flatten().index_fill(0, smallest, False).view(mask.shape)
+
+
+def with_places(mask: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """The mask with further active weights, at these places in the flattened weight."""
+    return mask.flatten().index_fill(0, places.long(), True).view(mask.shape)

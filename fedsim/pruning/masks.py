@@ -118,12 +118,17 @@ def encode(masks: Masks) -> dict[str, torch.Tensor]:
 
 
 def decode(encoded: Tensors, shapes: Mapping[str, torch.Size]) -> Masks:
-    """The masks again, given the shapes of the layers' weights."""
+    """The masks again, given the shapes of the layers' weights.
+
+    Errors: ``ValueError`` for what is neither bits nor places of so many weights.
+    """
     masks: Masks = {}
     for layer, code in encoded.items():
         size = shapes[layer].numel()
-        if code.dtype == torch.uint8:
+        if code.dtype == torch.uint8 and code.shape == (-(-size // BITS),):
             flat = _from_bits(code, size)
+        elif code.dtype != torch.int32 or code.dim() != 1 or ((code < 0) | (code >= size)).any():
+            raise ValueError(f"this is no mask of {layer}, which has {size} weights")
         else:
             flat = torch.zeros(size, dtype=torch.bool, device=code.device).index_fill_(0, code.long(), True)
         masks[layer] = flat.view(shapes[layer])

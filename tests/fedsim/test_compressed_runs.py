@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from fedsim import simulate
 from tests.conftest import SMALL
 
-STRATEGIES = ("fedavg", "fedbn", "fedloge", "fedper", "fedrep", "fedwon", "pruned", "fedtiny", "prunefl")
+STRATEGIES = ("fedavg", "fedbn", "fedloge", "fedper", "fedrep", "fedwon", "pruned", "fedtiny", "prunefl", "feddst")
 OPTIONS = {
+    "feddst": ("strategy.interval=2",),
     "fedloge": ("head.steps=20",),
     "fedtiny": ("strategy.candidates=2", "strategy.interval=1"),
     "prunefl": ("strategy.interval=1",),
@@ -32,7 +33,7 @@ def test_fewer_bytes_come_up_and_the_model_hardly_differs(tmp_path: Path, strate
     assert len({run.summary["bytes_down"] for run in runs.values()}) == 1
     models = {form: load_file(tmp_path / form / "model.safetensors") for form in runs}
     for form, bound in (("fp16", 0.003), ("int8", 0.03)):
-        if strategy not in ("fedtiny", "prunefl"):  # there, which weights change places may hang on a rounding
+        if strategy not in ("feddst", "fedtiny", "prunefl"):  # which weights change places may hang on a rounding
             plain, compressed = (torch.cat([t.double().flatten() for t in models[f].values()]) for f in ("null", form))
             assert (compressed - plain).norm() / plain.norm() < bound, form
 

@@ -17,7 +17,8 @@ from fedsim import simulate
 from tests.conftest import ROOT, SMALL
 
 STRATEGIES = [
-    *("fedavg", "fedbn", "fedloge", "fedper", "fedprox", "fedrep", "fedtiny", "fedwon", "local", "pruned", "prunefl")
+    *("fedavg", "fedbn", "feddst", "fedloge", "fedper", "fedprox", "fedrep", "fedtiny", "fedwon"),
+    *("local", "pruned", "prunefl"),
 ]
 BIN = Path(sys.executable).parent
 

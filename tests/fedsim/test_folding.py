@@ -22,6 +22,7 @@ from fedsim.simulation import prepare, run
 OPTIONS = {
     "fedavg": ("mask_absent_classes=true",),
     "fedbn": ("tta=tent", "split.validation=0.2"),
+    "feddst": ("strategy.interval=2", "norm.policy=fedbn"),
     "fedloge": ("head.steps=20",),
     "fedper": ("evaluate_every=2",),
     "fedprox": ("norm=gn",),

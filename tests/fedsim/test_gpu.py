@@ -61,6 +61,7 @@ def test_a_round_on_the_gpu_agrees_with_one_on_the_cpu(small_settings: Callable[
         ("strategy=fedloge", "head.steps=20", "mask_absent_classes=true"),
         ("strategy=fedtiny", "strategy.candidates=2", "strategy.interval=1"),
         ("strategy=prunefl", "strategy.criterion=snip", "strategy.interval=1"),
+        ("strategy=feddst", "strategy.interval=2", "strategy.density=0.5"),
     ],
     ids=lambda options: options[0],
 )

@@ -17,6 +17,7 @@ from tests.conftest import ROOT
 METHODS = {
     "fedavg": ("mask_absent_classes=true", "compression=int8"),
     "fedbn": ("tta=tent", "split.validation=0.2", "compression=fp16"),
+    "feddst": ("strategy.interval=2", "strategy.distribution=uniform"),
     "fedloge": ("mask_absent_classes=true", "head.steps=20"),
     "fedper": (),
     "fedprox": (),
@@ -27,7 +28,7 @@ METHODS = {
     "pruned": ("strategy.criterion=snip",),
     "prunefl": ("strategy.interval=1",),
 }
-SPARSE = {"fedtiny", "pruned", "prunefl"}
+SPARSE = {"feddst", "fedtiny", "pruned", "prunefl"}
 MEASURING = {"query.state", "evaluate.global_model"}
 """What devices do not answer, or the server's process answers in their place."""
 PAGE = (ROOT / "docs" / "devices.md").read_text()
