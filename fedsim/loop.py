@@ -138,7 +138,8 @@ class FederatedLoop:
             self.recorder.save_shared(to_tensors(self.arrays), personal)
             return
         model = complete_model(self.initial, self.arrays, personal, states or {})
-        self.recorder.save_models(self.initial, model, personal, states or {}, self.strategy.masks)
+        pruned = self.strategy.masks, self.strategy.parts
+        self.recorder.save_models(self.initial, model, personal, states or {}, *pruned)
 
     def _train(self, played: "_Played", previous: "_Played | None") -> None:
         """Trains a cohort, which also says what the model of the round before is worth where that is still asked.

@@ -22,6 +22,8 @@ class ServerHalf(Protocol):
     personal: frozenset[str]
     masks: Mapping[str, torch.Tensor]
     """By layer, which of its weights are kept, once that is decided; empty for a dense network."""
+    parts: Mapping[float, Mapping[str, torch.Tensor]]
+    """By density, the masks of devices that train a part of what is kept."""
     alike: bool
     """Whether all clients are sent the same model: not where small devices have a part of it."""
 

@@ -83,15 +83,18 @@ class Recorder:
         personal: frozenset[str],
         states: Mapping[int, RecordDict],
         masks: Mapping[str, torch.Tensor],
+        parts: Mapping[float, Mapping[str, torch.Tensor]],
     ) -> None:
         """``model.safetensors``, the global model, and ``clients/ID.safetensors``, what each client has of its own.
 
         Of a client that has never trained that is still the ``initial`` part. A model with masks is also written as
-        ``pruned.safetensors``, as small as it is (``fedsim/pruning/export.py``).
+        ``pruned.safetensors``, as small as it is (``fedsim/pruning/export.py``), and so are its ``parts``, by density.
         """
         _save_tensors(self.run_dir / "model.safetensors", model)
         if masks:
             save_pruned(self.run_dir / "pruned.safetensors", model, dict(masks))
+        for density, part in parts.items():
+            save_pruned(self.run_dir / f"pruned_{density:.3g}.safetensors", model, dict(part))
         if personal:
             (self.run_dir / "clients").mkdir(exist_ok=True)
             for client, state in states.items():

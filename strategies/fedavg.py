@@ -53,6 +53,9 @@ class FedAvg(Strategy):
     masks: Mapping[str, torch.Tensor] = MappingProxyType({})
     """Which weights are kept, by layer; a dense network has none."""
 
+    parts: Mapping[float, Mapping[str, torch.Tensor]] = MappingProxyType({})
+    """The same for devices that train less than the others, by their density."""
+
     alike: bool = True
     """Whether all clients are sent the same model."""
 

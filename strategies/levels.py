@@ -49,6 +49,11 @@ class Levels:
     def several(self) -> bool:
         return len(self._all) > 1
 
+    @property
+    def parts(self) -> dict[float, Masks]:
+        """The masks of those who do not have the whole, by density."""
+        return {level.density: level.masks for level in self._all if level.density is not None}
+
     def of(self, client: int) -> Level:
         return self._of.get(client, self.whole)
 

@@ -206,6 +206,7 @@ class Pruned(FedAvg):
         """``arrays`` has the weights, by which levels know their parts."""
         self.masks = masks
         self.levels.change(masks, {layer: arrays[entry(layer)] for layer in masks})
+        self.parts = self.levels.parts
 
     def workload(self, client: int) -> Workload:
         asked = self._first and self.criterion == "snip"
@@ -225,7 +226,7 @@ class Pruned(FedAvg):
     def load_state(self, state: RecordDict) -> None:
         super().load_state(state)
         self.levels.load_state(state)
-        self.masks = self.levels.whole.masks
+        self.masks, self.parts = self.levels.whole.masks, self.levels.parts
 
 
 def answers(messages: list[Message], grid: Grid) -> Iterator[Message]:

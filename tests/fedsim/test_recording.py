@@ -136,7 +136,7 @@ def test_the_global_model_and_what_each_client_kept_are_saved(recorder: Recorder
     kept = to_record({"bn.weight": torch.full((2,), 7.0), "bn.count": torch.tensor(9)})
     states = {0: RecordDict({PERSONAL: kept}), 1: RecordDict()}
     initial = {name: torch.ones_like(tensor) for name, tensor in model.items()}
-    recorder.save_models(initial, model, frozenset({"bn.weight", "bn.count"}), states, {})
+    recorder.save_models(initial, model, frozenset({"bn.weight", "bn.count"}), states, {}, {})
     saved = load_file(recorder.run_dir / "model.safetensors")
     assert saved.keys() == model.keys()
     assert all(torch.equal(saved[name], tensor) for name, tensor in model.items())
@@ -148,6 +148,6 @@ def test_the_global_model_and_what_each_client_kept_are_saved(recorder: Recorder
 
 
 def test_without_a_personal_part_there_are_no_client_models(recorder: Recorder) -> None:
-    recorder.save_models({}, {"w": torch.ones(1)}, frozenset(), {0: RecordDict()}, {})
+    recorder.save_models({}, {"w": torch.ones(1)}, frozenset(), {0: RecordDict()}, {}, {})
     assert (recorder.run_dir / "model.safetensors").is_file()
     assert not (recorder.run_dir / "clients").exists()

@@ -15,7 +15,8 @@ from fedsim.engines.inline import InlineGrid
 from fedsim.errors import UserError
 from fedsim.messages import MASKS, QUERY_BN_STATISTICS, QUERY_CANDIDATE_LOSS, arrays_of
 from fedsim.progress import Reporter
-from fedsim.pruning.masks import Masks, decode, density, kept
+from fedsim.pruning.export import load_pruned
+from fedsim.pruning.masks import Masks, apply, decode, density, kept
 from fedsim.settings import Settings
 from fedsim.simulation import Prepared, prepare, run
 from strategies import FedTiny, Pruned
@@ -155,15 +156,14 @@ def test_each_device_is_evaluated_with_what_it_trains(small_settings: MakeSettin
     strategy = strategy_of(prepared)
     final = result.clients[result.clients["round"] == 1].set_index("client")
     model = prepared.model
-    masks = {client: strategy.levels.of(client).masks for client in range(6)}
     saved = load_file(tmp_path / "model.safetensors")
+    files = dict.fromkeys(PHONE, f"pruned_{prepared.densities['phone']:.3g}.safetensors")
+    files |= dict.fromkeys(WATCH, f"pruned_{prepared.densities['watch']:.3g}.safetensors")
     for client in range(6):
-        part = {
-            name: tensor * masks[client][name.removesuffix(".weight")]
-            if name.removesuffix(".weight") in masks[client]
-            else tensor
-            for name, tensor in saved.items()
-        }
+        part = load_pruned(tmp_path / files.get(client, "pruned.safetensors"))
+        assert part.keys() == saved.keys()
+        for name, tensor in apply(strategy.levels.of(client).masks, saved).items():
+            assert tensor.equal(part[name])
         model.load_state_dict(part)
         model.eval()
         tests = prepared.federation.domain_examples(prepared.federation.partitions[client].domain)
