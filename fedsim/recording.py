@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from fedsim.config import ROOT, repeatable
+from fedsim.cost import device_classes
 from fedsim.engines.grid import FederationGrid
 from fedsim.errors import UserError
 from fedsim.evaluation import personal_part
@@ -107,6 +108,13 @@ class Recorder:
         shared = {name: tensor for name, tensor in arrays.items() if name not in personal}
         _save_tensors(self.run_dir / "shared.safetensors", shared)
 
+    def _device_classes(self, grid: FederationGrid) -> dict[str, dict[str, list[int]]]:
+        """Which clients are in which class, where there are classes of devices."""
+        settings = self.settings
+        classes = device_classes(settings.budget, sorted(grid.get_node_ids()), settings.seed)
+        members = {each.name: list(each.clients) for each in classes if each.name}
+        return {"device_classes": members} if members else {}
+
     def _write_summary(self, grid: FederationGrid) -> None:
         done = [row for row in self._rows if row.get("seconds") is not None]
         summary = {
@@ -126,6 +134,7 @@ class Recorder:
                 "torch": torch.__version__,
             },
             "commit": _commit(),
+            **self._device_classes(grid),
             "final": _model_part(evaluated(self._rows)[-1]),
             "best": _model_part(best_row(self._rows)),
         }

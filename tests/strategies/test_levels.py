@@ -171,6 +171,7 @@ def test_each_device_is_evaluated_with_what_it_trains(small_settings: MakeSettin
         with torch.no_grad():
             right = (model(images).argmax(1) == labels).float().mean().item()
         assert final.loc[client, "accuracy"] == pytest.approx(right)
+    assert result.summary["device_classes"] == {"phone": [*PHONE], "watch": [*WATCH]}
     rounds = pd.read_csv(tmp_path / "rounds.csv").iloc[-1]
     assert rounds["device_gflops_phone"] == pytest.approx(0.22, rel=1e-3)
     assert rounds["device_gflops_watch"] == pytest.approx(0.18, rel=1e-3)
