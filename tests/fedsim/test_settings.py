@@ -26,6 +26,7 @@ WRONG = {
     "evaluate_every": (AT_LEAST_1, [0, "1"]),
     "checkpoint_every": (AT_LEAST_0, [-1, 0.5, False]),
     "diagnostics": ("true or false", ["yes", 1, None]),
+    "pictures": ("true or false", ["no", 0, None]),
     "diagnostics_every": (AT_LEAST_1, [0, 0.5]),
     "diagnostics_images": ("a whole number of at least 2", [1, "many"]),
     "budget": (

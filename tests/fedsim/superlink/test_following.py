@@ -54,7 +54,7 @@ class Heard(Reporter):
 def sent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a real run, with a checkpoint, a hidden file and one of several pieces."""
     run_dir = tmp_path_factory.mktemp("server") / "run"
-    simulate(*SMALL, "strategy=fedbn", "engine=inline", "checkpoint_every=1", f"out_dir={run_dir}")
+    simulate(*SMALL, "strategy=fedbn", "engine=inline", "checkpoint_every=1", "pictures=true", f"out_dir={run_dir}")
     assert (run_dir / "checkpoints").is_dir()
     (run_dir / "large.bin").write_bytes(os.urandom(3 * 1024 * 1024 + 17))
     (run_dir / "empty.bin").touch()
