@@ -133,7 +133,7 @@ class FederatedLoop:
             played.seconds = time.monotonic() - played.started
             if not played.asked:
                 self._record(played)
-        personal, states = self.strategy.personal, self.grid.client_states()
+        personal, states = self.strategy.personal, self._client_states()
         if personal and states is None:
             self.recorder.save_shared(to_tensors(self.arrays), personal)
             return
@@ -247,7 +247,7 @@ class FederatedLoop:
         diagnosed = self.diagnosis is not None and self.diagnosis.due(round)
         if not evaluated and not diagnosed:
             return
-        states = self.grid.client_states() if personal else {}
+        states = self._client_states() if personal else {}
         if states is not None:
             played.states = states
             played.model = complete_model(self.initial, self.arrays, personal, states)
@@ -271,6 +271,17 @@ class FederatedLoop:
                     *(round, self.grid, self.strategy, self.arrays, played.model, successful, played.updates)
                 )
             )
+
+    def _client_states(self) -> dict[int, RecordDict] | None:
+        """What the clients keep; ``None`` where devices do not tell, or tell what can be no part of this model."""
+        states = self.grid.client_states()
+        if not isinstance(self.grid, LocalGrid):  # which has it from nobody else
+            for client, state in (states or {}).items():
+                fault = self.vetting.state_fault(state)
+                if fault is not None:
+                    log.warning("there is no global model for now: of client %d's own part, %s", client, fault)
+                    return None
+        return states
 
     def _record(self, played: "_Played", *, whole: bool = True) -> None:
         """Writes a round down, once all is known of it, and makes its checkpoint.

@@ -14,6 +14,7 @@ from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.arrays import to_record, to_tensors
+from fedsim.client_host import PERSONAL, TRAINED
 from fedsim.compression import decompress
 from fedsim.engines.grid import FederationGrid, WrappedGrid
 from fedsim.messages import (
@@ -78,9 +79,24 @@ class Vetting:
         except Fault as fault:
             return Message(Error(REFUSED, str(fault)), reply_to=message)
         except Exception as error:  # whatever nonsense was sent, it must not end the run
-            words = f"it sent what cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-            return Message(Error(REFUSED, words), reply_to=message)
+            return Message(Error(REFUSED, _unreadable(error)), reply_to=message)
         return reply
+
+    def state_fault(self, state: RecordDict) -> str | None:
+        """What is wrong with what a client tells of its personal part; ``None`` if nothing is."""
+        try:
+            for name, tensor in _finite_arrays(state, PERSONAL).items():
+                if name not in self.initial:
+                    raise Fault(f"it sent {name[:40]!r}, which the model does not have")
+                _same(name, tensor, self.initial[name])
+            round = state.config_records.get(TRAINED, ConfigRecord()).get(ROUND, 0)
+            if not isinstance(round, int):
+                raise Fault(f"it says that it has trained in round {round!r}")
+        except Fault as fault:
+            return str(fault)
+        except Exception as error:
+            return _unreadable(error)
+        return None
 
     def _look_at(self, message: Message, reply: Message) -> None:
         """Errors: ``Fault``, or anything."""
@@ -212,6 +228,10 @@ class VettedGrid(WrappedGrid):
 
     def passed(self, message: Message, reply: Message) -> Message:
         return self._vetting.vetted(message, reply)
+
+
+def _unreadable(error: Exception) -> str:
+    return f"it sent what cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
 
 
 def _only(content: RecordDict, *allowed: str) -> None:

@@ -14,6 +14,7 @@ from datasets.build import build_federation
 from fedsim.arrays import to_record, to_tensors
 from fedsim.client_host import ClientAppFactory
 from fedsim.compression import compress
+from fedsim.engines.grid import WrappedGrid
 from fedsim.engines.inline import InlineGrid
 from fedsim.errors import RoundFailed
 from fedsim.messages import (
@@ -69,6 +70,68 @@ def trained(changed: dict[str, torch.Tensor] | None = None, **more: object) -> C
         CONFIG: ConfigRecord({ROUND: 4}),
     }
     return {**content, **more}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({}, None),
+        ({"personal": to_record({"head.weight": torch.ones(1, 2)}), "trained": ConfigRecord({ROUND: 3})}, None),
+        (
+            {"personal": to_record({"head.weight": torch.ones(2, 1)})},
+            r"it sent head\.weight as float32 \(2, 1\), which is",
+        ),
+        ({"personal": to_record({"head.weight": torch.ones(1, 2).double()})}, r"it sent head\.weight as float64"),
+        (
+            {"personal": to_record({"head.weight": torch.tensor([[1, torch.nan]])})},
+            r"numbers in head\.weight that are not",
+        ),
+        ({"personal": to_record({"tail": torch.ones(1)})}, r"it sent 'tail', which the model does not have"),
+        (
+            {"personal": ArrayRecord({"head.weight": Array("float32", (1, 2), "npy", b"no")})},
+            r"it sent what cannot be read",
+        ),
+        ({"trained": ConfigRecord({ROUND: "soon"})}, r"it says that it has trained in round 'soon'"),
+    ],
+)
+def test_what_a_client_tells_of_its_own_part_is_vetted(vetting: Vetting, told: Content, words: str | None) -> None:
+    found = vetting.state_fault(RecordDict(told))
+    assert (found is None) if words is None else re.search(words, found or "")
+
+
+class OfTheirOwn(WrappedGrid):
+    """Devices tell their personal part, and one of them nonsense."""
+
+    def passed(self, message: Message, reply: Message) -> Message:
+        return reply
+
+    def client_states(self) -> dict[int, RecordDict] | None:
+        states = super().client_states()
+        assert states is not None
+        return {**states, 2: RecordDict({"personal": to_record({"features.1.weight": torch.ones(3)})})}
+
+
+class Said(Reporter):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_a_device_whose_own_part_is_nonsense_ends_no_run(
+    small_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    prepared = prepare(small_settings("strategy=fedbn", "rounds=1"))
+    grid = OfTheirOwn(InlineGrid(ClientAppFactory(prepared.settings, prepared.federation), 6, prepared.devices))
+    said = Said()
+    result = run(prepared, tmp_path, said, grid)
+    words = "there is no global model for now: of client 2's own part, it sent features.1.weight as float32 (3,), which"
+    assert any(words in line for line in said.lines)
+    assert "client_accuracy_mean" in result.summary["final"]
+    assert "global_accuracy" not in result.summary["final"]
+    assert (tmp_path / "shared.safetensors").exists()
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_what_training_does_is_let_through(vetting: Vetting) -> None:
