@@ -19,6 +19,7 @@ from fedsim.diagnostics.diagnosis import Diagnosis
 from fedsim.diagnostics.updates import UpdateStatistics
 from fedsim.engines.counting import CountingGrid
 from fedsim.engines.grid import FederationGrid, LocalGrid
+from fedsim.engines.noting import NotingGrid
 from fedsim.errors import RoundFailed
 from fedsim.evaluation import (
     Evaluation,
@@ -53,7 +54,8 @@ log = logging.getLogger(__name__)
 
 
 TRAINING = "train"
-"""What stands in the ``split`` of a fault in ``clients.csv`` if it is not a part of the images that is evaluated."""
+"""What stands in the ``split`` of a fault in ``clients.csv`` if it is neither a part of the images that is evaluated
+nor the type of a question."""
 _ByPart = dict[Part, dict[int, Measured]]
 """What clients measured, on which part of their images."""
 
@@ -156,7 +158,9 @@ class FederatedLoop:
     def _train_cohort(self, played: "_Played", previous: "_Played | None") -> None:
         round, counting = played.round, CountingGrid(self.grid)
         grid = VettedGrid(counting, self.vetting)
-        messages = list(self.strategy.configure_train(round, self.arrays, ConfigRecord(), grid))
+        questioned = NotingGrid(grid)  # by a method that has questions before it trains
+        messages = list(self.strategy.configure_train(round, self.arrays, ConfigRecord(), questioned))
+        played.faults += questioned.faults
         others = self._ask_along(messages, previous)
         self.reporter.cohort(round, len(messages))
         if self.diagnosis is not None:

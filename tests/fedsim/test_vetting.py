@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from safetensors.torch import load_file
 
 from datasets.build import build_federation
@@ -30,6 +30,7 @@ from fedsim.messages import (
     PART,
     PLACES,
     QUERY_BN_STATISTICS,
+    QUERY_CANDIDATE_LOSS,
     ROUND,
     SQUARES,
     TRAIN,
@@ -339,6 +340,30 @@ def test_the_round_completes_with_the_others_and_names_the_offender(
     assert words in faults[0]["fault"]
     assert result.rounds["global_loss"].notna().all()
     assert result.rounds["global_loss"].iloc[-1] < 10  # a million times too large a weight would show
+
+
+class Refusing(InlineGrid):
+    """Client 2 answers no question that a method has before it trains."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        messages = list(messages)
+        for message, reply in zip(messages, super().send_and_receive(messages, timeout=timeout), strict=True):
+            refuses = message.metadata.message_type.startswith("query.") and message.metadata.dst_node_id == 2
+            yield Message(Error(0, "no time\nand details"), reply_to=message) if refuses else reply
+
+
+def test_who_does_not_answer_before_training_stands_in_the_table(
+    small_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    prepared = prepare(small_settings("strategy=fedtiny", "strategy.candidates=3", "rounds=1"))
+    grid = Refusing(ClientAppFactory(prepared.settings, prepared.federation), 6, prepared.devices)
+    run(prepared, tmp_path, Reporter(), grid)
+    with (tmp_path / "clients.csv").open() as file:
+        faults = [row for row in csv.DictReader(file) if row["fault"]]
+    assert [(row["round"], row["client"], row["split"], row["fault"]) for row in faults] == [
+        ("1", "2", QUERY_BN_STATISTICS, "no time"),
+        ("1", "2", QUERY_CANDIDATE_LOSS, "no time"),
+    ]
 
 
 def test_unless_that_leaves_too_few(small_settings: Callable[..., Settings], tmp_path: Path) -> None:
