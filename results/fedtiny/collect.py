@@ -17,7 +17,7 @@ from fedsim.results import Result, find_runs
 
 TABLE = Path(__file__).with_name("small.csv")
 DENSITIES, SEEDS = (0.02, 0.05, 0.2), (0, 1, 2)
-METHODS = ("fedtiny", "prunefl", "magnitude", "snip")
+METHODS = ("fedtiny", "prunefl", "magnitude", "snip", "feddst")
 GRID = [("fedavg", 1.0, seed) for seed in SEEDS] + list(product(METHODS, DENSITIES, SEEDS))
 KEYS = ["method", "density", "seed"]
 

@@ -13,9 +13,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from fedsim.plots import colour, legend_below, picture
 
 HERE = Path(__file__).parent
-LABELS = {"fedtiny": "FedTiny", "magnitude": "magnitude", "snip": "SNIP", "prunefl": "PruneFL"}
+LABELS = {"fedtiny": "FedTiny", "magnitude": "magnitude", "snip": "SNIP", "prunefl": "PruneFL", "feddst": "FedDST"}
 CLIENTS, SEEDS = 10, 3
-MARKERS = dict(zip(LABELS, "osD^", strict=True))
+MARKERS = dict(zip(LABELS, "osD^v", strict=True))
 
 
 COSTS = {
