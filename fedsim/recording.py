@@ -95,7 +95,7 @@ class Recorder:
         if masks:
             save_pruned(self.run_dir / "pruned.safetensors", model, dict(masks))
         for density, part in parts.items():
-            save_pruned(self.run_dir / f"pruned_{density:.3g}.safetensors", model, dict(part))
+            save_pruned(self.run_dir / f"pruned_{density:.6g}.safetensors", model, dict(part))
         if personal:
             (self.run_dir / "clients").mkdir(exist_ok=True)
             for client, state in states.items():

@@ -1,67 +1,21 @@
-"""FedDST: what the server makes of clients that hold different weights, by hand, and replies that it must not see."""
+"""FedDST: what the server makes of clients that hold different weights, by hand."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from safetensors.torch import load_file
+from flwr.app import ConfigRecord, Message
 
 from fedsim.arrays import to_record, to_tensors
-from fedsim.client_host import ClientAppFactory
-from fedsim.compression import RESIDUAL
-from fedsim.engines.inline import InlineGrid
 from fedsim.errors import UserError
-from fedsim.messages import ARRAYS, CONFIG, MASKS, METRICS, REPLACE, ROUND, TRAIN, arrays_of, bytes_of, config_of
+from fedsim.messages import MASKS, REPLACE, arrays_of, bytes_of, config_of
 from fedsim.progress import Reporter
 from fedsim.pruning.masks import Masks, decode, density, encode, kept
-from fedsim.results import Result
-from fedsim.settings import Settings
 from fedsim.simulation import Prepared, prepare, run
-from fedsim.vetting import Vetting
-from strategies import FedDST
-from tests.conftest import small_settings
-
-MakeSettings = Callable[..., Settings]
-Tensors = dict[str, torch.Tensor]
-UNIFORM = "strategy.distribution=uniform"
-SMALL = ("strategy=feddst", "strategy.density=0.2", UNIFORM, "strategy.rate=0.3", "engine=inline")
-EVERY = ("strategy.interval=1", "strategy.stop_round=4")
-
-
-class Watched(InlineGrid):
-    """Keeps what it passes on; some replies may be lost or changed on the way."""
-
-    def __init__(self, prepared: Prepared) -> None:
-        super().__init__(ClientAppFactory(prepared.settings, prepared.federation), 6, prepared.devices)
-        self.seen: list[tuple[Message, Message]] = []
-        self.forms: list[str] = []
-        """Of the numbers of one layer, in the answers to training"""
-        self.failing: set[int] = set()
-        self.change: Callable[[Message], None] = lambda reply: None
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        for message in messages:
-            (reply,) = super().send_and_receive([message])
-            if message.metadata.dst_node_id in self.failing:
-                reply = Message(Error(0, "gone"), reply_to=message)
-            if message.metadata.message_type == TRAIN and message.metadata.dst_node_id == 2:
-                self.change(reply)
-            if message.metadata.message_type == TRAIN and reply.has_content():
-                self.forms += [array.dtype for name, array in arrays_of(reply).items() if name == "head.weight"]
-            self.seen.append((message, reply))
-            yield reply
-
-    def trained(self) -> list[tuple[Message, Message]]:
-        return [pair for pair in self.seen if pair[0].metadata.message_type == TRAIN]
-
-
-def dst(prepared: Prepared) -> FedDST:
-    assert isinstance(prepared.strategy, FedDST)
-    return prepared.strategy
+from tests.strategies.feddst_runs import EVERY, SMALL, MakeSettings, Tensors, Watched, dst
 
 
 def played(prepared: Prepared, grid: Watched, rounds: int) -> Iterator[tuple[int, Masks, Tensors, list[Message]]]:
@@ -237,165 +191,6 @@ def test_the_accounts_say_what_a_round_took(small_settings: MakeSettings, tmp_pa
     assert flops[0] == flops[2] < flops[1]
     assert memory[0] == memory[2] < memory[1] == pytest.approx(memory[0] + 8 * count / 1e6, rel=1e-3)
     assert rounds["density"].tolist()[1:] == pytest.approx([0.2] * 3, abs=1e-4)
-
-
-def nonsense(reply: Message, **codes: torch.Tensor | None) -> None:
-    """Other masks, of a name with underscores for its dots; without those that are None."""
-    told = to_tensors(reply.content.array_records[MASKS])
-    changed = {**told, **{name.replace("_", "."): code for name, code in codes.items()}}
-    reply.content[MASKS] = to_record({name: code for name, code in changed.items() if code is not None})
-
-
-def told(reply: Message, layer: str) -> torch.Tensor:
-    return to_tensors(reply.content.array_records[MASKS])[layer].clone()
-
-
-def with_a_place(reply: Message, place: int) -> None:
-    code = told(reply, "head")
-    assert code.dtype == torch.int32
-    code[0] = place
-    nonsense(reply, head=code)
-
-
-def a_billion(reply: Message) -> None:
-    tensors = to_tensors(arrays_of(reply))
-    tensors["head.weight"] = tensors["head.weight"].clone()
-    tensors["head.weight"][0] = 1e9
-    reply.content[ARRAYS] = to_record(tensors)
-
-
-HARMS: dict[str, tuple[Callable[[Message], None], str]] = {
-    "none": (lambda reply: reply.content.pop(MASKS), "it sent the masks of other layers than it was asked for"),
-    "a layer less": (lambda reply: nonsense(reply, head=None), "it sent the masks of other layers than it was asked"),
-    "a layer more": (
-        lambda reply: nonsense(reply, features_0=told(reply, "head")),
-        "masks of other layers than it was",
-    ),
-    "one weight less": (lambda reply: nonsense(reply, head=told(reply, "head")[1:]), "its mask of head keeps "),
-    "one twice": (lambda reply: with_a_place(reply, int(told(reply, "head")[1])), "its mask of head keeps "),
-    "a place too far": (lambda reply: with_a_place(reply, 10**6), "this is no mask of head, which has 5760 weights"),
-    "before the first": (lambda reply: with_a_place(reply, -1), "this is no mask of head, which has 5760 weights"),
-    "numbers": (lambda reply: nonsense(reply, head=told(reply, "head").float()), "this is no mask of head"),
-    "of two dimensions": (lambda reply: nonsense(reply, head=told(reply, "head")[None]), "this is no mask of head"),
-    "too many bits": (
-        lambda reply: nonsense(reply, head=torch.full((999,), 255, dtype=torch.uint8)),
-        "this is no mask",
-    ),
-    "all of them": (lambda reply: nonsense(reply, head=torch.full((720,), 255, dtype=torch.uint8)), "head keeps 5760"),
-    "a billion": (a_billion, "it moved a number in head.weight by 1e+09, where update_limit=1000 allows 1"),
-}
-FEW = (*SMALL, *EVERY, "strategy.density=0.02", "rounds=1", "min_fraction_success=0.5")
-"""So few weights that masks travel as places"""
-
-
-def watched(
-    settings: Settings, run_dir: Path, change: Callable[[Message], None] | None = None
-) -> tuple[Result, Watched]:
-    prepared = prepare(settings)
-    grid = Watched(prepared)
-    grid.change = grid.change if change is None else change
-    return run(prepared, run_dir, Reporter(), grid), grid
-
-
-@pytest.fixture(scope="module")
-def without_client_2(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The model of a run in which its reply was lost."""
-    folder = tmp_path_factory.mktemp("without")
-
-    def lose(reply: Message) -> None:
-        reply.content[ARRAYS] = ArrayRecord()  # refused whatever else there is
-
-    watched(small_settings(*FEW), folder, lose)
-    return (folder / "model.safetensors").read_bytes()
-
-
-@pytest.mark.parametrize("harm", HARMS)
-def test_nonsense_is_named_and_never_averaged(without_client_2: bytes, tmp_path: Path, harm: str) -> None:
-    change, words = HARMS[harm]
-    result, _ = watched(small_settings(*FEW), tmp_path / "run", change)
-    faults = result.clients[result.clients["fault"].notna()]
-    assert faults["client"].tolist() == [2]
-    assert words in faults["fault"].item()
-
-    assert (tmp_path / "run" / "model.safetensors").read_bytes() == without_client_2
-
-
-def test_masks_that_nobody_asked_for_are_refused(small_settings: MakeSettings, tmp_path: Path) -> None:
-    def add(reply: Message) -> None:
-        reply.content[MASKS] = to_record({"head": torch.zeros(1, dtype=torch.int32)})
-
-    settings = small_settings(*SMALL, "rounds=1", "min_fraction_success=0.5")
-    result, _ = watched(settings, tmp_path / "run", add)
-    assert result.clients["fault"].dropna().tolist() == ["it sent a record called 'masks', which nobody asked for"]
-
-
-def test_the_limit_holds_wherever_a_number_came_from(small_settings: MakeSettings) -> None:
-    """Sent are -2 and 3, of which nobody knows the places; a tenth of the largest is allowed."""
-    prepared = prepare(small_settings(*SMALL))
-    Watched(prepared)  # sets the sender
-    vetting = Vetting(prepared.federation, {"head.weight": torch.zeros(2, 2)}, update_limit=0.1)
-    config = ConfigRecord({ROUND: 1, f"{REPLACE}head": 1})
-    sent = to_record({"head.weight": torch.tensor([-2.0, 3.0])})
-    message = Message(RecordDict({CONFIG: config, ARRAYS: sent}), 0, TRAIN)
-
-    def fault(*weights: float) -> str | None:
-        content = RecordDict(
-            {
-                METRICS: MetricRecord({"num-examples": 40, "loss": 0.5}),
-                CONFIG: ConfigRecord({ROUND: 1}),
-                ARRAYS: to_record({"head.weight": torch.tensor(weights)}),
-                MASKS: to_record({"head": torch.tensor([0b01100000], dtype=torch.uint8)}),
-            }
-        )
-        vetted = vetting.vetted(message, Message(content, reply_to=message))
-        return None if vetted.has_content() else vetted.error.reason
-
-    assert fault(3.2, 0.0) is None  # the one that is left has moved by 0.2
-    assert fault(0.1, -3.25) is None  # it may have come from anywhere
-    assert "moved a number in head.weight by 0.5, where update_limit=0.1 allows 0.3" in str(fault(0.0, 3.5))
-    assert "not finite" in str(fault(0.0, float("nan")))
-
-
-@pytest.mark.parametrize("form", ["fp16", "int8"])
-def test_where_weights_are_replaced_they_travel_as_they_are(
-    small_settings: MakeSettings, tmp_path: Path, form: str
-) -> None:
-    words = (*SMALL, *EVERY, "rounds=1")
-    plain, _ = watched(small_settings(*words), tmp_path / "plain")
-    packed, grid = watched(small_settings(*words, f"compression={form}"), tmp_path / form)
-    models = [load_file(tmp_path / name / "model.safetensors") for name in ("plain", form)]
-    layers = [name.removeprefix(REPLACE) for name in config_of(grid.trained()[0][0]) if name.startswith(REPLACE)]
-    assert len(layers) == 3
-    for layer in layers:
-        assert torch.equal(*(model[f"{layer}.weight"] for model in models))
-    assert not torch.equal(*(model["features.0.weight"] for model in models))
-    assert packed.summary["bytes_up"] < plain.summary["bytes_up"]
-    states = grid.client_states()
-    if form == "int8":  # an error that is still to be sent would be of other places
-        assert not any(f"{layer}.weight" in state[RESIDUAL] for state in states.values() for layer in layers)
-
-
-@pytest.mark.parametrize("form", ["fp16", "int8"])
-def test_compression_goes_on_after_an_adjustment(small_settings: MakeSettings, tmp_path: Path, form: str) -> None:
-    words = (*SMALL, "strategy.interval=2", "strategy.stop_round=4", "rounds=4")
-    watched(small_settings(*words), tmp_path / "plain")
-    _, grid = watched(small_settings(*words, f"compression={form}"), tmp_path / form)
-    narrow = {"fp16": "float16", "int8": "int8"}[form]
-    assert grid.forms[::6] == [narrow, "float32", narrow, narrow]  # in the second round weights are replaced
-    models = [load_file(tmp_path / name / "model.safetensors") for name in ("plain", form)]
-    first, second = (model["features.0.weight"] for model in models)
-    assert 0 < (first - second).norm() / first.norm() < 0.05
-
-
-def test_a_diagnosis_leaves_out_updates_that_are_not_alike(small_settings: MakeSettings, tmp_path: Path) -> None:
-    settings = small_settings(
-        *SMALL, "strategy.interval=2", "strategy.stop_round=4", "rounds=3", "diagnostics=true", "diagnostics_every=1"
-    )
-    result, _ = watched(settings, tmp_path / "run")
-    assert result.diagnostics is not None
-    told = result.diagnostics.groupby("round")["metric"].agg(set)
-    assert {round for round in told.index if "update_cosine" in told[round]} == {1, 3}
-    assert 2 in told.index
 
 
 @pytest.mark.parametrize(

@@ -157,8 +157,8 @@ def test_each_device_is_evaluated_with_what_it_trains(small_settings: MakeSettin
     final = result.clients[result.clients["round"] == 1].set_index("client")
     model = prepared.model
     saved = load_file(tmp_path / "model.safetensors")
-    files = dict.fromkeys(PHONE, f"pruned_{prepared.densities['phone']:.3g}.safetensors")
-    files |= dict.fromkeys(WATCH, f"pruned_{prepared.densities['watch']:.3g}.safetensors")
+    files = dict.fromkeys(PHONE, f"pruned_{prepared.densities['phone']:.6g}.safetensors")
+    files |= dict.fromkeys(WATCH, f"pruned_{prepared.densities['watch']:.6g}.safetensors")
     for client in range(6):
         part = load_pruned(tmp_path / files.get(client, "pruned.safetensors"))
         assert part.keys() == saved.keys()
