@@ -47,6 +47,7 @@ from fedsim.norms.policy import NormPolicy
 from fedsim.progress import Reporter
 from fedsim.recording import Recorder
 from fedsim.settings import Settings
+from fedsim.stability import LossWatch
 from fedsim.tta import adaptation_of
 from fedsim.vetting import VettedGrid, Vetting
 
@@ -56,6 +57,8 @@ log = logging.getLogger(__name__)
 TRAINING = "train"
 """What stands in the ``split`` of a fault in ``clients.csv`` if it is neither a part of the images that is evaluated
 nor the type of a question."""
+TRAINING_LOSS = "train_loss"
+"""The column of ``rounds.csv``"""
 _ByPart = dict[Part, dict[int, Measured]]
 """What clients measured, on which part of their images."""
 
@@ -115,6 +118,7 @@ class FederatedLoop:
         own = strategy.personal or self.policy.reestimates or adapts or settings.mask_absent_classes
         self.alike = strategy.alike and not own
         """Whether every client uses the model that the server sends and nothing of its own"""
+        self.losses = LossWatch()
         self.arrays: ArrayRecord = to_record(initial)
 
     def run(self) -> None:
@@ -192,8 +196,12 @@ class FederatedLoop:
             for ok in self._successful(islice(replies, len(asked)), len(asked), previous, part.name.lower()):
                 previous.measured.setdefault(part, {})[ok.metadata.src_node_id] = Measured.from_reply(ok)
         clients = [message.metadata.dst_node_id for message in messages]
+        trained = {f"train_{name}": value for name, value in (metrics or MetricRecord()).items()}
+        loss = trained.get(TRAINING_LOSS)
+        if isinstance(loss, float):
+            self.losses.see(round, loss)
         played.row = {
-            **{f"train_{name}": value for name, value in (metrics or MetricRecord()).items()},
+            **trained,
             **self.costs.metrics(self.strategy.workload, clients),
             **needed,
             "bytes_down": counting.bytes_down,
@@ -327,6 +335,8 @@ class FederatedLoop:
         self.strategy.load_state(checkpoint.strategy)
         self.grid.restore_client_states(checkpoint.clients)
         self.recorder.go_back_to(checkpoint.round)
+        for loss in self.recorder.recorded(TRAINING_LOSS):
+            self.losses.remember(loss)
         return checkpoint.round
 
 

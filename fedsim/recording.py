@@ -62,6 +62,10 @@ class Recorder:
         self._diagnostics.go_back_to(round)
         self._rows = [{name: _number(value) for name, value in row.items()} for row in self._rounds.read()]
 
+    def recorded(self, column: str) -> list[float]:
+        """The numbers of a column of ``rounds.csv``, of the rounds that have one."""
+        return [row[column] for row in self._rows if row.get(column) is not None]
+
     def record_clients(self, rows: list[Row]) -> None:
         self._clients.append(rows)
 
