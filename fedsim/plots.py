@@ -138,6 +138,45 @@ def plot_comparison_over_rounds(curves: Mapping[str, pd.DataFrame], path: Path) 
         axes.legend(fontsize=8, loc="lower right")
 
 
+def plot_tuning(table: pd.DataFrame, key: str, chosen: Mapping[str, Any], path: Path) -> None:
+    """Draw validation accuracy against a tuned setting, mean and standard deviation over seeds; the chosen are ringed.
+
+    ``table`` has method, seed, validation (0 to 1) and the tuned settings; of several settings for one value of ``key``
+    the best is drawn. Values that are no numbers stand at the right end.
+    """
+    values = sorted(
+        table[key].unique(),
+        key=lambda value: (not isinstance(value, int | float), value if isinstance(value, int | float) else str(value)),
+    )
+    places = {value: place for place, value in enumerate(values)}
+    tuned = [name for name in table.columns if name not in ("method", "seed", "rounds", "validation", "run")]
+    with picture(path, 6, 3.6) as (axes,):
+        for number, (method, rows) in enumerate(table.groupby("method", sort=False)):
+            points = rows.groupby(tuned, dropna=False)["validation"].agg(["mean", "std"]).reset_index()
+            best = points.loc[points.groupby(key, dropna=False)["mean"].idxmax()]
+            best = best.assign(place=best[key].map(places)).sort_values("place")
+            axes.errorbar(
+                best["place"],
+                100 * best["mean"],
+                yerr=100 * best["std"].fillna(0),
+                color=colour(number),
+                marker="o",
+                markersize=4,
+                linewidth=1.2,
+                elinewidth=0.8,
+                label=method,
+            )
+            mine = best[best["place"] == places[chosen[str(method)]]]
+            axes.plot(
+                mine["place"], 100 * mine["mean"], "o", markersize=10, markerfacecolor="none", color=colour(number)
+            )
+        axes.set_xticks(range(len(values)), [str(value) for value in values])
+        axes.set_xlabel(key)
+        axes.set_ylabel("validation accuracy (%)")
+        axes.set_title("mean and standard deviation over seeds, the chosen one ringed", fontsize=9)
+        legend_below(axes)
+
+
 def legend_below(axes: Axes) -> None:
     """Outside the axes, in as many rows as the labels need."""
     figure = axes.figure

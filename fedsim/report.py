@@ -7,7 +7,7 @@ import argparse
 import html
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from fedsim.metrics import CLIENT_MEAN, GLOBAL_ACCURACY, VALIDATION, predictors_
 from fedsim.plots import plot_comparison_by_domain, plot_comparison_over_rounds
 from fedsim.results import Result, find_runs, read_result
 from fedsim.scoring import joined
+from fedsim.significance import sentences
 
 NOT_COMPARED = (
     *("seed", "out_dir", "resume", "device", "engine", "verbose", "checkpoint_every"),
@@ -53,10 +54,16 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
-    out: Path = options.out or options.folders[0]
-    groups = group_by_settings(runs)
+    write_comparison(group_by_settings(runs), options.out or options.folders[0])
+    return 0
+
+
+def write_comparison(groups: dict[str, list[Result]], out: Path) -> None:
+    """Print the accuracies of runs by label, and write them with their pictures into ``out``."""
     table = accuracy_table(groups)
     print_whole(render(table))
+    for line in sentences({label: accuracy_by_seed(runs) for label, runs in groups.items()}):
+        print(line)
     out.mkdir(parents=True, exist_ok=True)
     (out / "comparison.md").write_text(to_markdown(table))
     table.to_csv(out / "comparison.csv", index=False)
@@ -69,14 +76,21 @@ def main(arguments: list[str] | None = None) -> int:
         written.append("comparison_diagnostics.png")
         plot_diagnostics_comparison(diagnosed, out / written[-1])
     print(f"written to {out}: {', '.join(written)}")
-    return 0
 
 
-def group_by_settings(runs: list[Result]) -> dict[str, list[Result]]:
-    """Runs by label: the strategy and, where runs of one strategy differ in more than the seed, what they differ in."""
+def accuracy_by_seed(runs: list[Result]) -> dict[int, float]:
+    """Mean client accuracy after the last round (0 to 1) of the runs of one label."""
+    return {run.summary["seed"]: run.summary["final"][CLIENT_MEAN] for run in runs}
+
+
+def group_by_settings(runs: list[Result], besides: Sequence[str] = ()) -> dict[str, list[Result]]:
+    """Runs by label: the strategy and, where runs of one strategy differ in more than the seed, what they differ in.
+
+    Runs may also differ in the settings named by ``besides``.
+    """
     by_strategy: dict[str, list[tuple[Result, dict[str, object]]]] = {}
     for run in runs:
-        flat = _flat(run)
+        flat = {key: value for key, value in settings_of(run).items() if key not in besides}
         by_strategy.setdefault(str(flat["strategy.name"]), []).append((run, flat))
     groups: dict[str, list[Result]] = {}
     for strategy, members in by_strategy.items():
@@ -263,7 +277,8 @@ def write_html(run_dir: Path) -> None:
     )
 
 
-def _flat(run: Result) -> dict[str, object]:
+def settings_of(run: Result) -> dict[str, object]:
+    """Return the settings that change what is measured, by their names on the command line."""
     flat: dict[str, Any] = {}
     for key, value in load(run.run_dir).items():
         if key in NOT_COMPARED:

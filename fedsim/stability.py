@@ -23,8 +23,8 @@ class LossWatch:
         """Take note of the mean training loss of a round; warn in the first round of each jump."""
         if self._jumped(loss):
             log.warning(
-                "training is unstable: the training loss rose from %.3g to %.3g in round %d; a smaller lr, or clipping, "
-                "may be needed",
+                "training is unstable: the training loss rose from %.3g to %.3g in round %d; a smaller lr, or "
+                "clipping, may be needed",
                 *(self._lowest, loss, round),
             )
 

@@ -17,7 +17,9 @@ MakeRun = Callable[..., Path]
 def make_run() -> MakeRun:
     """Writes the files of a run whose clients, one per domain, end with the given accuracies."""
 
-    def make(run_dir: Path, *overrides: str, accuracy: Mapping[str, float], global_accuracy: float = 0.5) -> Path:
+    def make(
+        run_dir: Path, *overrides: str, accuracy: Mapping[str, float], global_accuracy: float = 0.5, **more: float
+    ) -> Path:
         config = compose(overrides)
         run_dir.mkdir(parents=True)
         OmegaConf.save(OmegaConf.create(config), run_dir / "config.yaml")
@@ -37,10 +39,12 @@ def make_run() -> MakeRun:
             "global_accuracy": global_accuracy,
             "client_domain_accuracy": dict(accuracy),
             "domain_accuracy": dict.fromkeys(accuracy, global_accuracy),
+            **more,
         }
         summary = {
             "strategy": config["strategy"]["name"],
             "dataset": "digits",
+            "seed": config["seed"],
             "rounds": 2,
             "final": final,
             "best": final,
