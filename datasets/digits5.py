@@ -20,7 +20,7 @@ from torchvision.datasets import MNIST, SVHN, USPS
 
 from datasets.readers.arrays import check_range, checked_arrays, read_npz
 from datasets.readers.decode import load_source
-from datasets.readers.finding import check_domains, check_share, data_folder, first_there
+from datasets.readers.finding import check_domains, check_share, data_folder, first_there, share_of
 from datasets.readers.labelled import Labelled, OnDisk, Pixels, reading
 from datasets.readers.pickles import read_arrays
 from datasets.readers.torchvision_files import HALVES, IDX_FILES, OfficialSet
@@ -57,7 +57,7 @@ def load(
     folder = data_folder("digits5", data_dir, make=download)
     found = {name: _find(name, folder, download) for name in check_domains(domains)}
     source = load_source("digits5", found, CLASSES, image_size=image_size, transform=PLUS_MINUS_ONE)
-    return source.limited(train=[int(POOL * percent)] * len(found))
+    return source.limited(train=[share_of("percent", percent, POOL, source.domain_names[0])] * len(found))
 
 
 def _find(name: str, folder: Path, download: bool) -> OnDisk:

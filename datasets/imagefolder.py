@@ -11,7 +11,7 @@ from pathlib import Path
 from datasets.readers.decode import load_source
 from datasets.readers.domain_folders import find_domain, share_of_each
 from datasets.readers.finding import check_domains, data_folder
-from datasets.readers.image_folder import subfolders
+from datasets.readers.listing import subfolders
 from datasets.source import Source
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, HorizontalFlip, Transform
 from fedsim.errors import UserError

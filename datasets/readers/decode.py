@@ -1,5 +1,6 @@
 """From what the readers return to a source: decoded by all cores, resized, and kept in the cache."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,15 @@ from PIL import Image
 from datasets.cache import cached, fingerprint, mapped
 from datasets.readers.arrays import check_range
 from datasets.readers.labelled import Images, Labelled, OnDisk, Pixels
+from datasets.readers.listing import told
 from datasets.source import Part, Source
 from datasets.transforms import Transform
 from fedsim.errors import UserError
 
+log = logging.getLogger(__name__)
+
+ALMOST_BLACK = 16
+"""The lightest pixel of a domain that 12 bits in a file of 16 make: 4095 / 257."""
 CHUNK = 256
 """Images that one thread decodes at a time."""
 
@@ -35,6 +41,7 @@ def load_source(
     Errors: ``UserError`` naming the file that cannot be read, or whose labels are not of the classes.
     """
     check_image_size(image_size)
+    _tell_what_lies_elsewhere(list(domains.values()))
     files = [file for domain in domains.values() for file in domain.files]
     versions = [domain.version for domain in domains.values()]
     digest = fingerprint((name, tuple(domains), tuple(class_names), image_size, channels, versions), files)
@@ -45,6 +52,7 @@ def load_source(
         )
 
     entry = cached(name, digest, make)
+    _tell_of_the_dark(tuple(domains), mapped(entry, "lightest"))
     writers = np.asarray(mapped(entry, "writers"), np.int64) if (entry / "writers.npy").exists() else None
     return Source(
         images=mapped(entry, "images"),
@@ -113,17 +121,47 @@ def _store(
         folder / "images.npy", mode="w+", dtype=np.uint8, shape=(sum(sizes), channels, image_size, image_size)
     )
     _reserve(folder / "images.npy")
-    first = 0
+    first, lightest = 0, []
     for labelled in parts:
-        fill(images[first : first + len(labelled.labels)], labelled.images)
+        mine = images[first : first + len(labelled.labels)]
+        fill(mine, labelled.images)
+        lightest.append(mine.max())
         first += len(labelled.labels)
     images.flush()
+    np.save(folder / "lightest.npy", np.array(lightest, np.uint8))
     np.save(folder / "labels.npy", np.concatenate([labelled.labels for labelled in parts]))
     np.save(folder / "domains.npy", np.repeat(np.arange(len(parts)), sizes))
     np.save(folder / "parts.npy", np.concatenate([labelled.parts for labelled in parts]))
     writers = [labelled.writers for labelled in parts]
     if all(each is not None for each in writers):
         np.save(folder / "writers.npy", np.concatenate(writers))  # type: ignore[arg-type]
+
+
+def _tell_what_lies_elsewhere(domains: Sequence[OnDisk]) -> None:
+    """Warn of files that are not read, and of classes whose folders hold no image themselves."""
+    left_out = [file for domain in domains for file in domain.left_out]
+    if left_out:
+        log.warning(
+            "%d file%s among the images %s left out, of a kind that is not read: %s",
+            *(len(left_out), *(("s", "are") if len(left_out) > 1 else ("", "is")), told(left_out)),
+        )
+    deeper = [folder for domain in domains for folder in domain.deeper]
+    if deeper:
+        log.warning(
+            "all images of %d class%s lie in folders inside the class, as of %s: if those are the classes, data_dir is "
+            "one folder too high",
+            *(len(deeper), "es" if len(deeper) > 1 else "", deeper[0]),
+        )
+
+
+def _tell_of_the_dark(names: Sequence[str], lightest: npt.NDArray[np.uint8]) -> None:
+    dark = [name for name, light in zip(names, lightest, strict=True) if light <= ALMOST_BLACK]
+    if dark:
+        log.warning(
+            "the images of %s are almost black (no pixel is above %d of 255): where files of 16 bits hold 12, multiply "
+            "them by 16",
+            *(", ".join(dark), ALMOST_BLACK),
+        )
 
 
 def _reserve(file: Path) -> None:

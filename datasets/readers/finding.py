@@ -30,6 +30,29 @@ def check_share(key: str, value: float | None) -> None:
         raise UserError(f"dataset.{key}={value} is not possible: choose a number above 0 and at most 1.")
 
 
+def share_of(key: str, share: float, images: int, domain: str) -> int:
+    """Return how many of a domain's training images a share is, rounded down.
+
+    Raises: ``UserError`` where it is none, since the domain would vanish.
+    """
+    count = int(images * share)
+    if not count:
+        raise UserError(
+            f"dataset.{key}={share} leaves the domain {domain} none of its {images} training images: "
+            f"choose at least {_least_share(images):g}, or leave the domain out."
+        )
+    return count
+
+
+def _least_share(images: int) -> float:
+    """Return the least share with three digits that is an image."""
+    digits = 2 + len(str(images))
+    steps = -(-(10**digits) // images)
+    while int(images * float(f"{steps / 10**digits:g}")) < 1:  # as it is when it is read again
+        steps += 1
+    return steps / 10**digits
+
+
 def first_there(name: str, forms: Sequence[OnDisk]) -> OnDisk:
     """The first form whose files are all there. Errors: ``UserError`` naming the files that were looked for."""
     for form in forms:
