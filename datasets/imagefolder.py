@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datasets.readers.decode import load_source
 from datasets.readers.domain_folders import find_domain, share_of_each
-from datasets.readers.finding import check_domains, data_folder
+from datasets.readers.finding import check_domains, data_folder, missing_domains
 from datasets.readers.listing import subfolders
 from datasets.source import Source
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, HorizontalFlip, Transform
@@ -25,12 +25,13 @@ def load(
     augment: bool = True,
 ) -> Source:
     """All domains, or those named. Errors: ``UserError`` for a domain that is not there, or a damaged file."""
-    folder = data_folder("imagefolder", data_dir)
+    folder = data_folder("imagefolder", data_dir, "a folder for each domain, and in it one for each class")
     known = subfolders(folder)
     names = known if domains is None else check_domains(domains)
-    for name in names:
-        if name not in known:
-            raise UserError(f"the domain {name} is not there: looked for the folder {folder / name}.")
+    missing = [name for name in names if name not in known]
+    if missing:
+        there = [name for name in names if name in known]
+        raise missing_domains(missing, f"the folder {folder / missing[0]}", there)
     classes = {name: subfolders(folder / name) for name in names}
     class_names = sorted({each for mine in classes.values() for each in mine})
     if not class_names:

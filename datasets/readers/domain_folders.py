@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.readers.decode import load_source
-from datasets.readers.finding import check_domains, check_share, data_folder, share_of
+from datasets.readers.finding import check_domains, check_share, data_folder, missing_domains, share_of
 from datasets.readers.image_folder import image_paths, listed, split_folder
 from datasets.readers.labelled import OnDisk, reading
 from datasets.readers.pickles import read_arrays
@@ -39,21 +39,25 @@ class DomainFolders:
         for name in names:
             if name not in self.domains:
                 raise UserError(f"dataset.domains={name} is not possible: choose from {', '.join(self.domains)}.")
-        root = self._root(data_folder(self.dataset, data_dir), names)
+        root = self._root(
+            data_folder(self.dataset, data_dir, f"the folders {names[0]}/{self.classes[0][0]} and their like"), names
+        )
         labels = {name: label for label, each in enumerate(self.classes) for name in each}
         found = {name: find_domain(root, name, labels) for name in names}
         class_names = [each[0] for each in self.classes]
         return load_source(self.dataset, found, class_names, image_size=image_size, transform=transform)
 
     def _root(self, data_dir: Path, domains: Sequence[str]) -> Path:
+        found: list[str] = []
         for root in (data_dir, data_dir / self.folder):
-            if all((root / domain).is_dir() for domain in domains):
+            with reading(root):
+                here = [domain for domain in domains if (root / domain).is_dir()]
+            if len(here) == len(domains):
                 return root
-        missing = next(domain for domain in domains if not (data_dir / domain).is_dir())
-        raise UserError(
-            f"the domain {missing} is not there: "
-            f"looked for the folders {data_dir / missing} and {data_dir / self.folder / missing}."
-        )
+            found = max(found, here, key=len)
+        missing = [domain for domain in domains if domain not in found]
+        places = f"the folders {data_dir / missing[0]} and {data_dir / self.folder / missing[0]}"
+        raise missing_domains(missing, places, found)
 
 
 def share_of_smallest(source: Source, percent: float | None, validation_percent: float | None) -> Source:

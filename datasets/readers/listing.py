@@ -29,7 +29,7 @@ LEFT_BEHIND = frozenset(
 
 
 def suffixes() -> frozenset[str]:
-    """Return the endings of ``PICTURES`` that this machine's Pillow opens: not every one was built with AVIF or WebP."""
+    """Return the endings of ``PICTURES`` that this machine's Pillow opens; not every one is built with AVIF."""
     formats = Image.registered_extensions()
     return frozenset(suffix for suffix in PICTURES if formats.get(suffix) in Image.OPEN)
 

@@ -17,7 +17,6 @@ from fedsim.binding import bind, locate, refuse_unused_options
 from fedsim.errors import UserError
 from fedsim.seeding import derive_seed, numpy_generator
 
-
 log = logging.getLogger(__name__)
 
 
@@ -74,7 +73,10 @@ def _check_validation(share: float, partitions: Sequence[Partition]) -> None:
             f"{'a larger share' if most > 1 else '0'}."
         )
     log.warning(
-        "split.validation=%s holds out no image of %d of %d clients, which have too few", share, without, len(partitions)
+        "split.validation=%s holds out no image of %d of %d clients, which have too few",
+        share,
+        without,
+        len(partitions),
     )
 
 

@@ -1,5 +1,6 @@
 """Sets of image files: folders and FedBN's lists, how they are split, and what is missing or damaged."""
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -144,17 +145,19 @@ def test_any_folder_is_a_data_set_even_if_a_domain_lacks_a_class(tmp_path: Path,
     assert load("dataset=imagefolder", f"data_dir={tmp_path}", "dataset.domains=[south]").class_names == ("dog", "eel")
 
 
-def test_grey_and_transparent_pictures_become_colour(tmp_path: Path, load: Load) -> None:
+def test_grey_becomes_colour_and_transparent_pictures_are_laid_on_white(tmp_path: Path, load: Load) -> None:
     (tmp_path / "one" / "a").mkdir(parents=True)
     (tmp_path / "one" / "b").mkdir()
     for number in range(5):
         Image.new("L", (16, 16), 40 + number).save(tmp_path / "one" / "a" / f"{number}.jpg")
-        Image.new("RGBA", (16, 16), (10, 20, 30, 128)).save(tmp_path / "one" / "b" / f"{number}.PNG")
+        Image.new("RGBA", (16, 16), (10, 20, 30, 51)).save(tmp_path / "one" / "b" / f"{number}.PNG")
     source = load("dataset=imagefolder", f"data_dir={tmp_path}", SMALL)
     grey = source.images[source.labels == 0]
     assert np.abs(grey.astype(int) - grey[:, :1]).max() == 0
     assert sorted(int(each[0, 0, 0]) for each in grey) == [40, 41, 42, 43, 44]
-    assert {tuple(each[:, 3, 3].tolist()) for each in source.images[source.labels == 1]} == {(10, 20, 30)}
+    assert {tuple(each[:, 3, 3].tolist()) for each in source.images[source.labels == 1]} == {
+        (206, 208, 210)
+    }  # 51 is a fifth of 255
 
 
 def break_png(path: Path) -> None:
@@ -167,7 +170,7 @@ def break_png(path: Path) -> None:
         (lambda root: break_png(root / "north" / "cat" / "002.png"), r"north/cat/002\.png cannot be read \("),
         (
             lambda root: (root / "north" / "cat" / "003.jpg").write_text("no picture"),
-            r"003\.jpg cannot be read \(it is no image\)\.$",
+            r"003\.jpg cannot be read \(it is no image that Pillow knows\)\.$",
         ),
         (lambda root: (root / "north" / "empty").mkdir(), r"north/empty holds no image: fill the folder, or leave"),
         (lambda root: [path.unlink() for path in (root / "north" / "cat").iterdir()], r"north/cat holds no image"),
@@ -197,7 +200,8 @@ def test_a_damaged_folder_is_named(
     [
         (
             ["dataset=pacs"],
-            r"the domain art_painting is not there: looked for the folders .*/art_painting and .*PACS/art_p",
+            r"the domains art_painting, cartoon, sketch are not there: looked for art_painting for the folders .*/art_p.* and "
+            r".*PACS/art_painting; choose the data_dir that has all of them, or dataset\.domains=\[photo\], which is\.$",
         ),
         (
             ["dataset=pacs", "dataset.domains=[north]"],
@@ -209,10 +213,13 @@ def test_a_damaged_folder_is_named(
         ),
         (
             ["dataset=imagefolder", "dataset.domains=[west]"],
-            r"the domain west is not there: looked for the folder .*west\.$",
+            r"the domain west is not there: looked for the folder .*west; choose the data_dir that has all of them\.$",
         ),
         (["dataset=imagefolder", "dataset.percent=2"], r"dataset\.percent=2 is not possible"),
-        (["dataset=office_caltech10", "dataset.validation_percent=0"], r"the domain amazon is not there"),
+        (
+            ["dataset=office_caltech10", "dataset.validation_percent=0"],
+            r"the domains amazon, caltech, dslr, webcam are not",
+        ),
     ],
 )
 def test_what_is_not_there_or_not_possible_is_said(
@@ -227,15 +234,15 @@ def test_a_folder_that_may_not_be_read_is_named(
     tmp_path: Path, load: Load, write: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write.write_folders(tmp_path, {"north": {"cat": 4, "dog": 4}})
-    iterdir = Path.iterdir
+    scandir = os.scandir
 
-    def closed(folder: Path) -> Any:
-        if folder.name == "dog":
-            raise PermissionError(13, "Permission denied")
-        return iterdir(folder)
+    def closed(folder: Any) -> Any:
+        if Path(folder).name == "dog":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
 
-    monkeypatch.setattr(Path, "iterdir", closed)
-    with pytest.raises(UserError, match=r"north/dog cannot be read \(.*Permission denied\)\.$"):
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(UserError, match=r"north/dog cannot be read \(Permission denied\)\.$"):
         load("dataset=imagefolder", f"data_dir={tmp_path}", SMALL)
 
 
