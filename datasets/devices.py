@@ -17,7 +17,7 @@ from datasets.readers.arrays import read_npz
 from datasets.readers.decode import check_image_size, load_source
 from datasets.readers.image_folder import FolderFiles, listed
 from datasets.readers.labelled import OnDisk
-from datasets.readers.listing import list_images, subfolders
+from datasets.readers.listing import list_images, loose_images, subfolders
 from datasets.source import Indices, Part, Source
 from datasets.transforms import HorizontalFlip, Transform
 from fedsim.binding import instantiate
@@ -92,7 +92,7 @@ class DeviceData:
         if not folder.is_dir():
             raise UserError(f"{folder} is missing: a device's data-dir holds {ARCHIVE}, or the folders train and test.")
         labels: dict[Path, int] = {}
-        left_out: list[Path] = []
+        left_out = loose_images(folder)
         for name in subfolders(folder):
             if name not in self.class_names:
                 raise UserError(f"{folder / name} is no class: dataset.classes has {', '.join(self.class_names)}.")

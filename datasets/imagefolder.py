@@ -1,10 +1,12 @@
 """``dataset=imagefolder``: any folder ``DOMAIN/CLASS/*.jpg``, with nothing to write.
 
-Domains and classes are the folders' names, in alphabetical order; a domain may lack a class. Each domain is split 80 to
+Domains and classes are the folders' names, in alphabetical order; a domain may lack a class. A class's images may lie in
+folders inside its own. Names of classes that differ only in how macOS and Linux write an accent are one. Each domain is split 80 to
 20, stratified by class with seed 0. Images are resized to a square, normalized with ImageNet's mean and deviation, and
 flipped in training where ``augment`` is true.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,21 +28,24 @@ def load(
 ) -> Source:
     """All domains, or those named. Errors: ``UserError`` for a domain that is not there, or a damaged file."""
     folder = data_folder("imagefolder", data_dir, "a folder for each domain, and in it one for each class")
-    known = subfolders(folder)
-    names = known if domains is None else check_domains(domains)
+    asked = None if domains is None else check_domains(domains)
+    known = subfolders(folder, asked)
+    names = known if asked is None else asked
     missing = [name for name in names if name not in known]
     if missing:
         there = [name for name in names if name in known]
         raise missing_domains(missing, f"the folder {folder / missing[0]}", there)
-    classes = {name: subfolders(folder / name) for name in names}
-    class_names = sorted({each for mine in classes.values() for each in mine})
+    classes = {name: {each: unicodedata.normalize("NFC", each) for each in subfolders(folder / name)} for name in names}
+    class_names = sorted({each for mine in classes.values() for each in mine.values()})
     if not class_names:
         raise UserError(f"data_dir={folder} holds no DOMAIN/CLASS folders: choose a folder that does.")
     for name, mine in classes.items():
         if not mine:
             raise UserError(f"{folder / name} holds no CLASS folders: fill it, or name the others in dataset.domains.")
+        if len(set(mine.values())) < len(mine):
+            raise UserError(f"{folder / name} holds two CLASS folders whose names look the same: make one of them.")
     found = {
-        name: find_domain(folder, name, {each: class_names.index(each) for each in mine})
+        name: find_domain(folder, name, {each: class_names.index(written) for each, written in mine.items()})
         for name, mine in classes.items()
     }
     transform = Transform(IMAGENET_MEAN, IMAGENET_STD, (HorizontalFlip(),) if augment else ())

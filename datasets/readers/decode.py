@@ -52,7 +52,6 @@ def load_source(
         )
 
     entry = cached(name, digest, make)
-    _tell_of_the_dark(tuple(domains), mapped(entry, "lightest"))
     writers = np.asarray(mapped(entry, "writers"), np.int64) if (entry / "writers.npy").exists() else None
     return Source(
         images=mapped(entry, "images"),
@@ -121,14 +120,13 @@ def _store(
         folder / "images.npy", mode="w+", dtype=np.uint8, shape=(sum(sizes), channels, image_size, image_size)
     )
     _reserve(folder / "images.npy")
-    first, lightest = 0, []
+    first = 0
     for labelled in parts:
         mine = images[first : first + len(labelled.labels)]
         fill(mine, labelled.images)
-        lightest.append(mine.max())
+        _refuse_darkness(labelled.origin, mine)
         first += len(labelled.labels)
     images.flush()
-    np.save(folder / "lightest.npy", np.array(lightest, np.uint8))
     np.save(folder / "labels.npy", np.concatenate([labelled.labels for labelled in parts]))
     np.save(folder / "domains.npy", np.repeat(np.arange(len(parts)), sizes))
     np.save(folder / "parts.npy", np.concatenate([labelled.parts for labelled in parts]))
@@ -142,7 +140,7 @@ def _tell_what_lies_elsewhere(domains: Sequence[OnDisk]) -> None:
     left_out = [file for domain in domains for file in domain.left_out]
     if left_out:
         log.warning(
-            "%d file%s among the images %s left out, of a kind that is not read: %s",
+            "%d file%s among the images %s left out, being of no kind that is read or in no class: %s",
             *(len(left_out), *(("s", "are") if len(left_out) > 1 else ("", "is")), told(left_out)),
         )
     deeper = [folder for domain in domains for folder in domain.deeper]
@@ -154,13 +152,11 @@ def _tell_what_lies_elsewhere(domains: Sequence[OnDisk]) -> None:
         )
 
 
-def _tell_of_the_dark(names: Sequence[str], lightest: npt.NDArray[np.uint8]) -> None:
-    dark = [name for name, light in zip(names, lightest, strict=True) if light <= ALMOST_BLACK]
-    if dark:
-        log.warning(
-            "the images of %s are almost black (no pixel is above %d of 255): where files of 16 bits hold 12, multiply "
-            "them by 16",
-            *(", ".join(dark), ALMOST_BLACK),
+def _refuse_darkness(origin: str, images: npt.NDArray[np.uint8]) -> None:
+    if len(images) and (lightest := int(images.max())) <= ALMOST_BLACK:
+        raise UserError(
+            f"{origin} holds images that are almost black, none with a pixel above {lightest} of 255: make them lighter "
+            "(where files of 16 bits hold 12, multiply by 16)."
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.readers.labelled import Labelled, Pixels, reading
-from datasets.readers.listing import list_images, told
+from datasets.readers.listing import list_images, loose_images, told
 from datasets.readers.pixels import pixels
 from datasets.readers.stratified import stratified_split
 from datasets.source import Indices
@@ -58,7 +58,7 @@ def image_paths(domain: Path, classes: Mapping[str, int]) -> FolderFiles:
     Raises: ``UserError`` naming a class folder that is missing or holds fewer than two images.
     """
     labels: dict[Path, int] = {}
-    left_out: list[Path] = []
+    left_out = loose_images(domain)
     deeper: list[Path] = []
     for folder, label in sorted(classes.items()):
         if not (domain / folder).is_dir():

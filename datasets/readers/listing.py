@@ -6,7 +6,7 @@ systems leave behind, are passed over; every other file that is not read is told
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,15 +59,16 @@ def list_images(folder: Path) -> Listing:
     return listing
 
 
-def subfolders(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder, sorted; those that are no data are left out.
+def subfolders(folder: Path, among: Sequence[str] | None = None) -> list[str]:
+    """Return the names of the folders in a folder, or of those ``among`` some names, sorted, without what is no data.
 
     Raises: ``UserError`` naming a folder that cannot be read, a link to nothing or one that leads in a circle, or a
     name that is no text.
     """
     with reading(folder):
         real = folder.resolve()
-        names = [entry.name for entry in _entries(folder) if _is_folder(entry, {real, *real.parents})]
+        wanted = [entry for entry in _entries(folder) if among is None or entry.name in among]
+        names = [entry.name for entry in wanted if _is_folder(entry, {real, *real.parents})]
     for name in names:
         if any("\ud800" <= character <= "\udfff" for character in name):  # how Python keeps bytes that are no UTF-8
             raise UserError(
@@ -75,6 +76,14 @@ def subfolders(folder: Path) -> list[str]:
                 "rename it."
             )
     return sorted(names)
+
+
+def loose_images(folder: Path) -> list[Path]:
+    """Return the images that lie in a folder of class folders and so are of no class, sorted."""
+    endings = suffixes()
+    with reading(folder):
+        found = [Path(entry.path) for entry in _entries(folder) if entry.is_file()]
+    return sorted(file for file in found if file.suffix.lower() in endings)
 
 
 def told(left_out: Iterable[Path]) -> str:
