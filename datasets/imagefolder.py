@@ -1,9 +1,9 @@
 """``dataset=imagefolder``: any folder ``DOMAIN/CLASS/*.jpg``, with nothing to write.
 
-Domains and classes are the folders' names, in alphabetical order; a domain may lack a class. A class's images may lie in
-folders inside its own. Names of classes that differ only in how macOS and Linux write an accent are one. Each domain is split 80 to
-20, stratified by class with seed 0. Images are resized to a square, normalized with ImageNet's mean and deviation, and
-flipped in training where ``augment`` is true.
+Domains and classes are the folders' names, in alphabetical order; a domain may lack a class. The images of a class may
+lie in folders inside its own. Names that differ only in how macOS and Linux write an accent are one class. Each domain
+is split 80 to 20, stratified by class with seed 0. Images are resized to a square, normalized with ImageNet's mean and
+deviation, and flipped in training where ``augment`` is true.
 """
 
 import unicodedata

@@ -155,8 +155,8 @@ def _tell_what_lies_elsewhere(domains: Sequence[OnDisk]) -> None:
 def _refuse_darkness(origin: str, images: npt.NDArray[np.uint8]) -> None:
     if len(images) and (lightest := int(images.max())) <= ALMOST_BLACK:
         raise UserError(
-            f"{origin} holds images that are almost black, none with a pixel above {lightest} of 255: make them lighter "
-            "(where files of 16 bits hold 12, multiply by 16)."
+            f"{origin} holds images that are almost black, none with a pixel above {lightest} of 255: make them "
+            "lighter (where files of 16 bits hold 12, multiply by 16)."
         )
 
 
