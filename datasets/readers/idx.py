@@ -47,7 +47,8 @@ class IdxSet(OfficialSet):
         for file, (pictures, numbers) in zip(self.files(root)[::2], halves, strict=True):
             if pictures.ndim != 3 or numbers.shape != pictures.shape[:1]:
                 raise UserError(
-                    f"{file} holds {pictures.shape} bytes, and there are {numbers.shape} labels: they do not fit."
+                    f"{file} holds an array of {pictures.shape}, and there are labels of {numbers.shape}: they must be "
+                    "(images, height, width) and (images,)."
                 )
         return halves
 

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,23 @@ def test_cut_off_files_of_torchvision_are_named(tmp_path: Path, load: Load, pict
 def test_what_is_not_there_or_not_possible_is_said(words: list[str], sentence: str, tmp_path: Path, load: Load) -> None:
     with pytest.raises(UserError, match=f"^{sentence}"):
         load("dataset=digits5", f"data_dir={tmp_path}", *words)
+
+
+def test_the_domains_that_were_found_are_advised_and_the_advice_is_accepted(
+    tmp_path: Path, load: Load, pictures: Pictures, write: Any
+) -> None:
+    for name in ("mnist", "usps", "mnist_m"):
+        write.write_npz(tmp_path / f"{name}.npz", pictures(40, 28, 28), pictures(10, 28, 28))
+    with pytest.raises(UserError) as raised:
+        load("experiment=fedbn_digits5", f"data_dir={tmp_path}")
+    said = str(raised.value)
+    assert said.startswith("the domains svhn, synth_digits are not there: for svhn, looked for ")
+    assert f"{tmp_path / 'svhn.npz'}, or {tmp_path / 'train_32x32.mat'} and {tmp_path / 'test_32x32.mat'};" in said
+    assert "download=true to fetch svhn" in said
+    advised = re.search(r"dataset\.domains=\[\S*\]", said)
+    assert advised is not None
+    source = load("experiment=fedbn_digits5", f"data_dir={tmp_path}", advised[0])
+    assert source.domain_names == ("mnist", "usps", "mnist_m")
 
 
 def test_an_image_size_of_nothing_is_refused(tmp_path: Path, load: Load, pictures: Pictures, write: Any) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from torchvision.transforms import functional as TF
 
 from datasets import office_caltech10, office_home
+from datasets.readers.finding import share_of
 from datasets.source import Part, Source
 from fedsim.errors import UserError
 
@@ -249,3 +251,51 @@ def test_a_folder_that_may_not_be_read_is_named(
 def test_a_folder_without_classes_is_refused(tmp_path: Path, load: Load) -> None:
     with pytest.raises(UserError, match=r"holds no DOMAIN/CLASS folders: choose a folder that does\.$"):
         load("dataset=imagefolder", f"data_dir={tmp_path}")
+
+
+def test_a_share_that_leaves_a_domain_nothing_is_refused_and_the_advice_is_accepted(
+    tmp_path: Path, load: Load, write: Any
+) -> None:
+    write.write_folders(tmp_path, {"large": {"cat": 60, "dog": 60}, "small": {"cat": 5, "dog": 5}})
+    words = ("dataset=imagefolder", f"data_dir={tmp_path}", SMALL)
+    with pytest.raises(
+        UserError,
+        match=r"^dataset\.percent=0\.1 leaves the domain small none of its 8 training .* least 0\.125,",
+    ):
+        load(*words, "dataset.percent=0.1")
+    source = load(*words, "dataset.percent=0.125")
+    assert source.training_sizes() == [12, 1]
+    assert load(*words, "dataset.percent=0.1", "dataset.domains=[large]").training_sizes() == [9]
+
+
+def test_the_least_share_that_is_advised_is_an_image_of_any_domain() -> None:
+    for images in (*range(1, 2000), 7438, 123_456):
+        with pytest.raises(UserError, match=r"choose at least ([\d.e-]+),") as raised:
+            share_of("percent", 0.5 / images, images, "any")
+        advised = re.search(r"choose at least ([\d.e-]+),", str(raised.value))
+        assert advised is not None
+        assert share_of("percent", float(advised[1]), images, "any") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["percent=0.01"], r"dataset\.percent=0\.01 leaves the domain dslr none of its 40 training images: .*0\.025,"),
+        (["validation_percent=0.02"], r"dataset\.validation_percent=0\.02 leaves the domain dslr none of its 40 train"),
+        (
+            ["percent=0.8"],
+            r"dataset\.percent=0\.8 and dataset\.validation_percent=0\.4 are more than the 40 training images of the "
+            r"domain dslr: choose shares of at most 1 together, or dataset\.validation_percent=null\.$",
+        ),
+    ],
+)
+def test_shares_of_the_smallest_domain_that_leave_nothing_are_refused(
+    words: list[str], sentence: str, tmp_path: Path, load: Load, write: Any
+) -> None:
+    domains = {"amazon": 6, "caltech": 6, "dslr": 5, "webcam": 6}
+    write.write_folders(tmp_path, {domain: dict.fromkeys(OFFICE, count) for domain, count in domains.items()})
+    office = ("dataset=office_caltech10", f"data_dir={tmp_path}", SMALL)
+    with pytest.raises(UserError, match=rf"^{sentence}"):
+        load(*office, *(f"dataset.{word}" for word in words))
+    advised = load(*office, "dataset.percent=0.8", "dataset.validation_percent=null")
+    assert [len(advised.indices(2, part)) for part in Part] == [32, 0, 10, 8]
