@@ -90,13 +90,17 @@ def test_where_nobody_has_images_dropping_is_no_way_out(make_source: Make, split
     )
 
 
-def test_a_domain_without_training_images_has_no_client_and_is_tested_only_by_mixed_ones(
+def test_a_domain_without_training_images_is_refused_or_dropped_and_tested_by_mixed_clients(
     make_source: Make, split: Split
 ) -> None:
     source = make_source(domains=3)
     parts = np.where((source.domains == 1) & (source.parts == Part.TRAIN), Part.UNUSED, source.parts).astype(np.uint8)
     source = replace(source, parts=parts)
-    by_domain = split(source, "domain", clients_per_domain=2)
+    with pytest.raises(
+        UserError, match=r"^split=\[domain\] leaves the domain domain1 no training image: choose a split"
+    ):
+        split(source, "domain", clients_per_domain=2)
+    by_domain = split(source, "domain", clients_per_domain=2, drop_empty=True)
     assert [partition.domain for partition in by_domain.partitions] == ["domain0"] * 2 + ["domain2"] * 2
     assert list(by_domain.domain_tests) == ["domain0", "domain2"]
     assert list(split(source, "iid").domain_tests) == ["domain0", "domain1", "domain2"]
