@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 VARIABLE = "FEDSIM_CACHE"
 """The environment variable that names another folder."""
-FORMAT = 1
+FORMAT = 2
 """Raised when the arrays of an entry come to mean something else."""
 CHECKSUMS = "checksums.json"
 CHUNK = 1 << 24
@@ -39,11 +39,18 @@ def cache_dir() -> Path:
 
 
 def fingerprint(options: object, files: Iterable[Path]) -> str:
-    """Of the options' text, and of every file's path, size and time of change."""
+    """Of the options' text, and of every file's path, size and time of change.
+
+    Raises: ``UserError`` naming a file that is gone or may not be looked at.
+    """
     digest = hashlib.blake2b(f"{FORMAT} {options!r}".encode(), digest_size=16)
     for file in sorted(files):
-        status = file.stat()
-        digest.update(f"\n{file.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
+        try:
+            status, name = file.stat(), file.resolve()
+        except OSError as error:
+            raise UserError(f"{file} cannot be read ({error.strerror or error}).") from error
+        # Names of files are bytes, which need not be text in any encoding.
+        digest.update(b"\n%b %d %d" % (os.fsencode(name), status.st_size, status.st_mtime_ns))
     return digest.hexdigest()
 
 

@@ -1,8 +1,9 @@
 """``dataset=cifar100`` (Krizhevsky 2009), its official halves with the hundred fine classes.
 
 Read from the first of these: ``dataset.parquet``, a folder or hub address with ``train*.parquet`` and
-``test*.parquet``; ``dataset.npz`` in ``data_dir``; torchvision's files, fetched first with ``download=true``. Training
-images are shifted by up to 4 pixels and flipped; ``cutout=16`` also cuts a square of 16 pixels out of each.
+``test*.parquet``; ``cifar100.npz`` in ``data_dir``, or as ``dataset.npz`` calls it; torchvision's files, fetched first
+with ``download=true``. Training images are shifted by up to 4 pixels and flipped; ``cutout=16`` also cuts a square of
+16 pixels out of each.
 """
 
 from torchvision.datasets import CIFAR100

@@ -15,8 +15,9 @@ from datasets.examples import Examples
 from datasets.federation import NONE, Federation, Partition
 from datasets.readers.arrays import read_npz
 from datasets.readers.decode import check_image_size, load_source
-from datasets.readers.image_folder import SUFFIXES, listed, subfolders
-from datasets.readers.labelled import Labelled, OnDisk, reading
+from datasets.readers.image_folder import FolderFiles, listed
+from datasets.readers.labelled import OnDisk
+from datasets.readers.listing import list_images, loose_images, subfolders
 from datasets.source import Indices, Part, Source
 from datasets.transforms import HorizontalFlip, Transform
 from fedsim.binding import instantiate
@@ -74,9 +75,12 @@ class DeviceData:
         if archive.is_file():
             on_disk = OnDisk((archive,), lambda: read_npz(archive))
         else:
-            parts = {part: self._listed(folder / part) for part in ("train", "test")}
-            files = tuple(path for paths, _ in parts.values() for path in paths)
-            on_disk = OnDisk(files, lambda: _labelled(folder, parts))
+            train, test = (self._listed(folder / part) for part in ("train", "test"))
+            on_disk = OnDisk(
+                (*train.labels, *test.labels),
+                lambda: listed(folder, train.as_set(), test.as_set()),
+                left_out=(*train.left_out, *test.left_out),
+            )
         return load_source(
             *(NAME, {domain: on_disk}, self.class_names),
             image_size=self.image_size,
@@ -84,23 +88,18 @@ class DeviceData:
             channels=self.channels,
         )
 
-    def _listed(self, folder: Path) -> tuple[list[Path], Indices]:
+    def _listed(self, folder: Path) -> FolderFiles:
         if not folder.is_dir():
             raise UserError(f"{folder} is missing: a device's data-dir holds {ARCHIVE}, or the folders train and test.")
-        paths: list[Path] = []
-        labels: list[int] = []
+        labels: dict[Path, int] = {}
+        left_out = loose_images(folder)
         for name in subfolders(folder):
             if name not in self.class_names:
                 raise UserError(f"{folder / name} is no class: dataset.classes has {', '.join(self.class_names)}.")
-            with reading(folder / name):
-                found = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in SUFFIXES)
-            paths += found
-            labels += [self.class_names.index(name)] * len(found)
-        return paths, np.array(labels, np.int64)
-
-
-def _labelled(folder: Path, parts: Mapping[str, tuple[list[Path], Indices]]) -> Labelled:
-    return listed(folder, parts["train"], parts["test"])
+            listing = list_images(folder / name)
+            labels |= dict.fromkeys(listing.images, self.class_names.index(name))
+            left_out += listing.left_out
+        return FolderFiles(labels, tuple(left_out))
 
 
 def own_federation(settings: Settings, node: NodeConfig) -> Federation:

@@ -26,6 +26,7 @@ from PIL.ImageDraw import Draw
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.utils import Bunch
 
+from datasets.readers.decode import check_image_size, fill
 from datasets.source import Part, Source
 from fedsim.errors import UserError
 
@@ -47,11 +48,14 @@ Style = Callable[[Grey, np.random.Generator], Colour]
 
 
 @lru_cache(maxsize=1)  # the jobs of a sweep share it
-def load(train_per_domain: int = 240, test_per_domain: int = 110) -> Source:
-    """The source: ``train_per_domain`` and ``test_per_domain`` images of each of the six domains, 3x28x28.
+def load(train_per_domain: int = 240, test_per_domain: int = 110, image_size: int = SIZE) -> Source:
+    """Return ``train_per_domain`` and ``test_per_domain`` images of each of the six domains, 3 x size x size.
 
-    Errors: ``UserError`` if there are not so many.
+    They are drawn at 28x28, and resized from that.
+
+    Raises: ``UserError`` if there are not so many.
     """
+    check_image_size(image_size)
     per_domain = train_per_domain + test_per_domain
     most = HANDWRITTEN_DIGITS // len(HANDWRITTEN) - MARGIN
     if train_per_domain < 1 or test_per_domain < 1 or per_domain > most:
@@ -72,8 +76,11 @@ def load(train_per_domain: int = 240, test_per_domain: int = 110) -> Source:
     labels.append(digits)
 
     names = (*HANDWRITTEN, "font")
+    drawn = np.round(np.stack(images) * 255).astype(np.uint8)
+    pixels = np.empty((len(drawn), 3, image_size, image_size), np.uint8)
+    fill(pixels, drawn)
     return Source(
-        images=np.ascontiguousarray(np.round(np.stack(images) * 255).astype(np.uint8).transpose(0, 3, 1, 2)),
+        images=pixels,
         labels=np.concatenate(labels).astype(np.int64),
         domains=np.repeat(np.arange(len(names)), per_domain),
         parts=np.tile(np.where(np.arange(per_domain) < train_per_domain, Part.TRAIN, Part.TEST), len(names)).astype(

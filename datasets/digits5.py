@@ -4,8 +4,9 @@ The paper is arXiv 2102.07623 (section 5.1). Each domain is read from the first 
 
 1. FedBN's archive: ``MNIST/partitions/train_part0.pkl`` and its nine like, and ``MNIST/test.pkl``;
 2. ``mnist.npz`` with ``train_images``, ``train_labels``, ``test_images``, ``test_labels``, taken as split already;
-3. torchvision's files of MNIST, SVHN and USPS, fetched first with ``download=true``: the official sets pooled and split
-   80 to 20, stratified by class with seed 0.
+3. the official files of MNIST (the four idx files, packed or not, in ``MNIST/raw``, ``MNIST`` or ``data_dir`` itself),
+   SVHN and USPS, fetched first with ``download=true``: the official sets pooled and split 80 to 20, stratified by class
+   with seed 0.
 
 The first 7438 training images of a domain are its pool, of which ``percent`` is trained on: 743 at 0.1. Images are
 28x28 with three channels, normalized to plus or minus one. A name beyond the five is a domain if its ``.npz`` is there.
@@ -20,10 +21,19 @@ from torchvision.datasets import MNIST, SVHN, USPS
 
 from datasets.readers.arrays import check_range, checked_arrays, read_npz
 from datasets.readers.decode import load_source
-from datasets.readers.finding import check_domains, check_share, data_folder, first_there
+from datasets.readers.finding import (
+    check_domains,
+    check_share,
+    data_folder,
+    looked_for,
+    missing_domains,
+    present,
+    share_of,
+)
+from datasets.readers.idx import idx_set
 from datasets.readers.labelled import Labelled, OnDisk, Pixels, reading
 from datasets.readers.pickles import read_arrays
-from datasets.readers.torchvision_files import HALVES, IDX_FILES, OfficialSet
+from datasets.readers.torchvision_files import HALVES, OfficialSet
 from datasets.source import Indices, Source
 from datasets.transforms import PLUS_MINUS_ONE
 from fedsim.errors import UserError
@@ -36,7 +46,7 @@ CLASSES = tuple(map(str, range(10)))
 ARCHIVE = {"mnist": "MNIST", "svhn": "SVHN", "usps": "USPS", "synth_digits": "SynthDigits", "mnist_m": "MNIST_M"}
 """Folders of FedBN's archive."""
 OFFICIAL = {
-    "mnist": OfficialSet(MNIST, tuple(f"MNIST/raw/{file}" for file in IDX_FILES), *HALVES),
+    "mnist": idx_set(MNIST, "MNIST/raw"),
     "svhn": OfficialSet(SVHN, ("train_32x32.mat", "test_32x32.mat"), {"split": "train"}, {"split": "test"}),
     "usps": OfficialSet(USPS, ("usps.bz2", "usps.t.bz2"), *HALVES),
 }
@@ -54,13 +64,20 @@ def load(
     Errors: ``UserError`` for a domain that is not there, naming the files that were looked for, or for a damaged file.
     """
     check_share("percent", percent)
-    folder = data_folder("digits5", data_dir, make=download)
-    found = {name: _find(name, folder, download) for name in check_domains(domains)}
+    names = check_domains(domains)
+    folder = data_folder("digits5", data_dir, "MNIST/partitions, mnist.npz or MNIST's own files", make=download)
+    forms = {name: _forms(name, folder, download) for name in names}
+    found = {name: form for name in names if (form := present(forms[name]))}
+    missing = [name for name in names if name not in found]
+    if missing:
+        fetched = [name for name in missing if name in OFFICIAL and not download]
+        fetch = f", download=true to fetch {' and '.join(fetched)}" if fetched else ""
+        raise missing_domains(missing, looked_for(forms[missing[0]]), list(found), fetch=fetch)
     source = load_source("digits5", found, CLASSES, image_size=image_size, transform=PLUS_MINUS_ONE)
-    return source.limited(train=[int(POOL * percent)] * len(found))
+    return source.limited(train=[share_of("percent", percent, POOL, source.domain_names[0])] * len(found))
 
 
-def _find(name: str, folder: Path, download: bool) -> OnDisk:
+def _forms(name: str, folder: Path, download: bool) -> list[OnDisk]:
     forms = []
     if name in ARCHIVE:
         forms.append(_archive(folder / ARCHIVE[name]))
@@ -70,8 +87,13 @@ def _find(name: str, folder: Path, download: bool) -> OnDisk:
         official = OFFICIAL[name]
         if download and not any(form.is_there() for form in forms):
             official.download(folder)
-        forms.append(OnDisk(official.files(folder), lambda: official.read_pooled(folder).capped(POOL)))
-    return first_there(f"the domain {name}", forms)
+        read = partial(_read_pooled, official, folder)
+        forms.append(OnDisk(official.files(folder), read, looked_for=official.looked_for(folder)))
+    return forms
+
+
+def _read_pooled(official: OfficialSet, folder: Path) -> Labelled:
+    return official.read_pooled(folder).capped(POOL)
 
 
 def _archive(folder: Path) -> OnDisk:

@@ -1,13 +1,14 @@
 """``dataset=fashion_mnist`` (Xiao et al. 2017, arXiv 1708.07747), in its official halves, with three equal channels.
 
 Read from the first of these: ``dataset.parquet``, a folder or hub address with ``train*.parquet`` and
-``test*.parquet``; ``dataset.npz`` in ``data_dir``; torchvision's files, fetched first with ``download=true``.
+``test*.parquet``; ``fashion_mnist.npz`` in ``data_dir``, or as ``dataset.npz`` calls it; the four idx files, packed or
+not, in ``FashionMNIST/raw``, ``FashionMNIST`` or ``data_dir`` itself, fetched first with ``download=true``.
 """
 
 from torchvision.datasets import FashionMNIST
 
+from datasets.readers.idx import idx_set
 from datasets.readers.official import OfficialHalves
-from datasets.readers.torchvision_files import HALVES, IDX_FILES, OfficialSet
 from datasets.transforms import HorizontalFlip
 
 CLASSES = (
@@ -17,6 +18,6 @@ CLASSES = (
 load = OfficialHalves(
     name="fashion_mnist",
     classes=CLASSES,
-    official=OfficialSet(FashionMNIST, tuple(f"FashionMNIST/raw/{file}" for file in IDX_FILES), *HALVES),
+    official=idx_set(FashionMNIST, "FashionMNIST/raw"),
     augmentations=(HorizontalFlip(),),
 ).load

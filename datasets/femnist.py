@@ -33,10 +33,12 @@ def load(
     image_size: int = 28,
 ) -> Source:
     """Errors: ``UserError`` naming the file that is missing, damaged or lacks a column."""
-    folder = str(data_folder("femnist", data_dir)) if parquet is None else parquet
+    folder = str(data_folder("femnist", data_dir, "its *.parquet")) if parquet is None else parquet
     files = find_parquet(folder, "")
     if not files:
-        raise UserError(f"femnist is not there: looked for *.parquet in {folder}.")
+        raise UserError(
+            f"femnist is not there: looked for *.parquet in {folder}; choose another data_dir, or dataset.parquet."
+        )
 
     def read() -> Labelled:
         images, labels, table = read_parquet(files, label_column, len(CLASSES), writer_column)

@@ -1,5 +1,6 @@
 """From what the readers return to a source: decoded by all cores, resized, and kept in the cache."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,15 @@ from PIL import Image
 from datasets.cache import cached, fingerprint, mapped
 from datasets.readers.arrays import check_range
 from datasets.readers.labelled import Images, Labelled, OnDisk, Pixels
+from datasets.readers.listing import told
 from datasets.source import Part, Source
 from datasets.transforms import Transform
 from fedsim.errors import UserError
 
+log = logging.getLogger(__name__)
+
+ALMOST_BLACK = 16
+"""The lightest pixel of a domain that 12 bits in a file of 16 make: 4095 / 257."""
 CHUNK = 256
 """Images that one thread decodes at a time."""
 
@@ -35,6 +41,7 @@ def load_source(
     Errors: ``UserError`` naming the file that cannot be read, or whose labels are not of the classes.
     """
     check_image_size(image_size)
+    _tell_what_lies_elsewhere(list(domains.values()))
     files = [file for domain in domains.values() for file in domain.files]
     versions = [domain.version for domain in domains.values()]
     digest = fingerprint((name, tuple(domains), tuple(class_names), image_size, channels, versions), files)
@@ -115,7 +122,9 @@ def _store(
     _reserve(folder / "images.npy")
     first = 0
     for labelled in parts:
-        fill(images[first : first + len(labelled.labels)], labelled.images)
+        mine = images[first : first + len(labelled.labels)]
+        fill(mine, labelled.images)
+        _refuse_darkness(labelled.origin, mine)
         first += len(labelled.labels)
     images.flush()
     np.save(folder / "labels.npy", np.concatenate([labelled.labels for labelled in parts]))
@@ -124,6 +133,31 @@ def _store(
     writers = [labelled.writers for labelled in parts]
     if all(each is not None for each in writers):
         np.save(folder / "writers.npy", np.concatenate(writers))  # type: ignore[arg-type]
+
+
+def _tell_what_lies_elsewhere(domains: Sequence[OnDisk]) -> None:
+    """Warn of files that are not read, and of classes whose folders hold no image themselves."""
+    left_out = [file for domain in domains for file in domain.left_out]
+    if left_out:
+        log.warning(
+            "%d file%s among the images %s left out, being of no kind that is read or in no class: %s",
+            *(len(left_out), *(("s", "are") if len(left_out) > 1 else ("", "is")), told(left_out)),
+        )
+    deeper = [folder for domain in domains for folder in domain.deeper]
+    if deeper:
+        log.warning(
+            "all images of %d class%s lie in folders inside the class, as of %s: if those are the classes, data_dir is "
+            "one folder too high",
+            *(len(deeper), "es" if len(deeper) > 1 else "", deeper[0]),
+        )
+
+
+def _refuse_darkness(origin: str, images: npt.NDArray[np.uint8]) -> None:
+    if len(images) and (lightest := int(images.max())) <= ALMOST_BLACK:
+        raise UserError(
+            f"{origin} holds images that are almost black, none with a pixel above {lightest} of 255: make them "
+            "lighter (where files of 16 bits hold 12, multiply by 16)."
+        )
 
 
 def _reserve(file: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.readers.decode import load_source
-from datasets.readers.finding import check_domains, check_share, data_folder
+from datasets.readers.finding import check_domains, check_share, data_folder, missing_domains, share_of
 from datasets.readers.image_folder import image_paths, listed, split_folder
 from datasets.readers.labelled import OnDisk, reading
 from datasets.readers.pickles import read_arrays
@@ -39,21 +39,25 @@ class DomainFolders:
         for name in names:
             if name not in self.domains:
                 raise UserError(f"dataset.domains={name} is not possible: choose from {', '.join(self.domains)}.")
-        root = self._root(data_folder(self.dataset, data_dir), names)
+        root = self._root(
+            data_folder(self.dataset, data_dir, f"the folders {names[0]}/{self.classes[0][0]} and their like"), names
+        )
         labels = {name: label for label, each in enumerate(self.classes) for name in each}
         found = {name: find_domain(root, name, labels) for name in names}
         class_names = [each[0] for each in self.classes]
         return load_source(self.dataset, found, class_names, image_size=image_size, transform=transform)
 
     def _root(self, data_dir: Path, domains: Sequence[str]) -> Path:
+        found: list[str] = []
         for root in (data_dir, data_dir / self.folder):
-            if all((root / domain).is_dir() for domain in domains):
+            with reading(root):
+                here = [domain for domain in domains if (root / domain).is_dir()]
+            if len(here) == len(domains):
                 return root
-        missing = next(domain for domain in domains if not (data_dir / domain).is_dir())
-        raise UserError(
-            f"the domain {missing} is not there: "
-            f"looked for the folders {data_dir / missing} and {data_dir / self.folder / missing}."
-        )
+            found = max(found, here, key=len)
+        missing = [domain for domain in domains if domain not in found]
+        places = f"the folders {data_dir / missing[0]} and {data_dir / self.folder / missing[0]}"
+        raise missing_domains(missing, places, found)
 
 
 def share_of_smallest(source: Source, percent: float | None, validation_percent: float | None) -> Source:
@@ -65,14 +69,29 @@ def share_of_smallest(source: Source, percent: float | None, validation_percent:
     check_share("validation_percent", validation_percent)
     if percent is None:
         return source
-    domains, smallest = len(source.domain_names), min(source.training_sizes())
-    return source.limited([int(smallest * percent)] * domains, [int(smallest * (validation_percent or 0))] * domains)
+    sizes = source.training_sizes()
+    domains, smallest = len(sizes), min(sizes)
+    name = source.domain_names[sizes.index(smallest)]
+    train = share_of("percent", percent, smallest, name)
+    validation = 0
+    if validation_percent is not None:
+        validation = share_of("validation_percent", validation_percent, smallest, name)
+    if train + validation > smallest:
+        raise UserError(
+            f"dataset.percent={percent} and dataset.validation_percent={validation_percent} are more than the "
+            f"{smallest} training images of the domain {name}: choose shares of at most 1 together, or "
+            "dataset.validation_percent=null."
+        )
+    return source.limited([train] * domains, [validation] * domains)
 
 
 def share_of_each(source: Source, percent: float | None) -> Source:
     """The first ``percent`` of every domain's training images; None for all."""
     check_share("percent", percent)
-    return source if percent is None else source.limited([int(size * percent) for size in source.training_sizes()])
+    if percent is None:
+        return source
+    sizes = zip(source.training_sizes(), source.domain_names, strict=True)
+    return source.limited([share_of("percent", percent, size, name) for size, name in sizes])
 
 
 def find_domain(root: Path, domain: str, classes: Mapping[str, int]) -> OnDisk:
@@ -84,8 +103,9 @@ def find_domain(root: Path, domain: str, classes: Mapping[str, int]) -> OnDisk:
         files = (*lists, *train[0], *test[0])
         return OnDisk(files, partial(listed, root / domain, train, test))
     folders = _folders(root / domain, classes)
-    paths = image_paths(root / domain, folders)
-    return OnDisk(tuple(paths), partial(split_folder, root / domain, paths))
+    found = image_paths(root / domain, folders)
+    read = partial(split_folder, root / domain, found)
+    return OnDisk(tuple(found.labels), read, left_out=found.left_out, deeper=found.deeper)
 
 
 def _folders(domain: Path, classes: Mapping[str, int]) -> dict[str, int]:

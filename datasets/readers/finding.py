@@ -1,19 +1,24 @@
 """Where a set lies under ``data_dir``, and which of its domains are wanted."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.readers.labelled import OnDisk
+from datasets.readers.labelled import OnDisk, reading
 from fedsim.errors import UserError
 
 
-def data_folder(dataset: str, data_dir: Path | None, *, make: bool = False) -> Path:
-    """Errors: ``UserError`` if ``data_dir`` is not given or no folder; with ``make`` it may be new."""
+def data_folder(dataset: str, data_dir: Path | None, holds: str, *, make: bool = False) -> Path:
+    """Return the folder of a data set; ``holds`` says in words which files it needs.
+
+    Raises: ``UserError`` if ``data_dir`` is not given or no folder; with ``make`` it may be new.
+    """
     if data_dir is None:
-        raise UserError(f"dataset={dataset} is read from data_dir=null: choose the folder that holds its files.")
-    if not data_dir.is_dir() and not make:
-        raise UserError(f"data_dir={data_dir} is not a folder: choose the one that holds the files of {dataset}.")
-    return data_dir
+        raise UserError(f"dataset={dataset} is read from data_dir=null: choose the folder that holds {holds}.")
+    with reading(data_dir):
+        if data_dir.is_dir() or (make and not data_dir.exists()):
+            return data_dir
+    raise UserError(f"data_dir={data_dir} is not a folder: choose the one that holds {holds}.")
 
 
 def check_domains(domains: Sequence[str]) -> list[str]:
@@ -30,13 +35,62 @@ def check_share(key: str, value: float | None) -> None:
         raise UserError(f"dataset.{key}={value} is not possible: choose a number above 0 and at most 1.")
 
 
-def first_there(name: str, forms: Sequence[OnDisk]) -> OnDisk:
-    """The first form whose files are all there. Errors: ``UserError`` naming the files that were looked for."""
-    for form in forms:
-        if form.is_there():
-            return form
-    looked_for = ", or ".join(_listed(form.files) for form in forms)
-    raise UserError(f"{name} is not there: looked for {looked_for}.")
+def share_of(key: str, share: float, images: int, domain: str) -> int:
+    """Return how many of a domain's training images a share is, rounded down.
+
+    Raises: ``UserError`` where it is none, since the domain would vanish.
+    """
+    count = int(images * share)
+    if not count:
+        raise UserError(
+            f"dataset.{key}={share} leaves the domain {domain} none of its {images} training images: "
+            f"choose at least {_least_share(images):g}, or leave the domain out."
+        )
+    return count
+
+
+def _least_share(images: int) -> float:
+    """Return the least share with three digits that is an image."""
+    unit = 10.0 ** -(2 + len(str(images)))
+    steps = math.ceil(1 / (images * unit))
+    while int(images * float(f"{steps * unit:g}")) < 1:  # as it is when it is read again
+        steps += 1
+    return steps * unit
+
+
+def present(forms: Sequence[OnDisk]) -> OnDisk | None:
+    """Return the first form whose files are all there."""
+    return next((form for form in forms if form.is_there()), None)
+
+
+def first_there(name: str, forms: Sequence[OnDisk], *, downloadable: bool = False) -> OnDisk:
+    """Return the first form whose files are all there.
+
+    Raises: ``UserError`` naming the files that were looked for, and what to set.
+    """
+    form = present(forms)
+    if form is None:
+        fetch = ", or download=true to fetch it" if downloadable else ""
+        raise UserError(f"{name} is not there: looked for {looked_for(forms)}; choose the data_dir that has it{fetch}.")
+    return form
+
+
+def missing_domains(missing: Sequence[str], files: str, found: Sequence[str], *, fetch: str = "") -> UserError:
+    """Return the refusal for domains that are not there; ``files`` tells what the first of them is read from.
+
+    It advises the domains that were found, so that a set of which people have a part can be used.
+    """
+    are = f"the domain {missing[0]} is" if len(missing) == 1 else f"the domains {', '.join(missing)} are"
+    first = "" if len(missing) == 1 else f"for {missing[0]}, "
+    known = f", or dataset.domains=[{','.join(found)}], as was found" if found else ""
+    return UserError(
+        f"{are} not there: {first}looked for {files}; choose the data_dir that has all of them{fetch}{known}."
+    )
+
+
+def looked_for(forms: Sequence[OnDisk]) -> str:
+    """Return the files of all forms in words."""
+    return ", or ".join(form.looked_for or _listed(form.files) for form in forms)
 
 
 def _listed(files: Sequence[Path], shown: int = 2) -> str:

@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image
 
 from datasets.readers.labelled import Labelled, Pixels, reading
+from datasets.readers.listing import list_images, loose_images, told
+from datasets.readers.pixels import pixels
 from datasets.readers.stratified import stratified_split
 from datasets.source import Indices
 from fedsim.errors import UserError
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True)
@@ -29,36 +29,56 @@ class ImageFiles:
 
 
 def decode(path: Path) -> Pixels:
-    """(height, width, 3). Errors: ``UserError`` naming a file that is cut off or no image."""
+    """Return what ``pixels`` makes of a file.
+
+    Raises: ``UserError`` naming a file that is cut off or no image.
+    """
     with reading(path), Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+        return pixels(image)
 
 
-def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted; hidden ones are left out."""
-    with reading(folder):
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+@dataclass(frozen=True)
+class FolderFiles:
+    """The image files of all classes in one folder, in the order of folder and file names."""
+
+    labels: dict[Path, int]
+    left_out: tuple[Path, ...] = ()
+    """Files beside them that are not read"""
+    deeper: tuple[Path, ...] = ()
+    """Folders of classes whose images all lie in folders of theirs"""
+
+    def as_set(self) -> tuple[list[Path], Indices]:
+        """Return the files and their labels."""
+        return list(self.labels), np.array(list(self.labels.values()), np.int64)
 
 
-def image_paths(domain: Path, classes: Mapping[str, int]) -> dict[Path, int]:
-    """Every image of a domain and its label, in the order of folder and file names; ``classes`` are folder names.
+def image_paths(domain: Path, classes: Mapping[str, int]) -> FolderFiles:
+    """Return every image of a domain and its label; ``classes`` are folder names.
 
-    Errors: ``UserError`` naming a class folder that is missing or holds fewer than two images.
+    Raises: ``UserError`` naming a class folder that is missing or holds fewer than two images.
     """
     labels: dict[Path, int] = {}
+    left_out = loose_images(domain)
+    deeper: list[Path] = []
     for folder, label in sorted(classes.items()):
         if not (domain / folder).is_dir():
             raise UserError(f"{domain / folder} is missing: the domain {domain.name} needs a folder for each class.")
-        with reading(domain / folder):
-            files = sorted(path for path in (domain / folder).iterdir() if path.suffix.lower() in SUFFIXES)
+        listing = list_images(domain / folder)
+        files = listing.images
         if len(files) < 2:
             held = "one image, too few to train and to test on" if files else "no image"
-            raise UserError(f"{domain / folder} holds {held}: fill the folder, or leave the class out everywhere.")
+            other = f" (left out are {told(listing.left_out)})" if listing.left_out else ""
+            raise UserError(
+                f"{domain / folder} holds {held}{other}: fill the folder, or leave the class out everywhere."
+            )
         labels |= dict.fromkeys(files, label)
-    return labels
+        left_out += listing.left_out
+        if all(file.parent != domain / folder for file in files):
+            deeper.append(domain / folder)
+    return FolderFiles(labels, tuple(left_out), tuple(deeper))
 
 
-def split_folder(origin: Path, labels: Mapping[Path, int]) -> Labelled:
+def split_folder(origin: Path, files: FolderFiles) -> Labelled:
     """All images of a domain, 80 % for training and 20 % for the test: stratified by class with seed 0.
 
     They stand in the random order of that split, the training images first, so that the first of them are of all
@@ -66,7 +86,7 @@ def split_folder(origin: Path, labels: Mapping[Path, int]) -> Labelled:
 
     Errors: ``UserError`` naming a domain that has too few images for each class to be among the 20 %.
     """
-    paths, classes = list(labels), np.array(list(labels.values()), np.int64)
+    paths, classes = files.as_set()
     needed = 5 * len(np.unique(classes)) - 4
     if len(paths) < needed:
         raise UserError(

@@ -69,9 +69,20 @@ class OnDisk:
     read: Callable[[], Labelled]
     version: str = ""
     """Changes with what is not a file on this machine"""
+    looked_for: str = ""
+    """What a sentence says where it is not there; empty for the names of the files"""
+    left_out: tuple[Path, ...] = ()
+    """Files that lie among the images and are not read"""
+    deeper: tuple[Path, ...] = ()
+    """Folders of classes whose images all lie in folders of theirs"""
 
     def is_there(self) -> bool:
-        return all(file.is_file() for file in self.files)
+        """Raises: ``UserError`` naming a file of which nobody may know whether it is there."""
+        for file in self.files:
+            with reading(file):
+                if not file.is_file():
+                    return False
+        return True
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,10 @@ def reading(path: Path | str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # readers raise almost anything for a damaged file; none of it is dropped
-        no_image = isinstance(error, UnidentifiedImageError)  # Pillow names the address of a buffer
-        reason = "it is no image" if no_image else " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):  # which names the address of a buffer
+            reason = "it is no image that Pillow knows"
+        elif isinstance(error, OSError) and error.strerror:  # whose text names the file once more
+            reason = error.strerror
+        else:
+            reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} cannot be read ({reason}).") from error

@@ -48,17 +48,24 @@ class OfficialHalves:
         if parquet is not None:
             found = _parquet_halves(parquet, self.label_column, len(self.classes))
         else:
-            found = self._find(data_folder(self.name, data_dir, make=download), npz, download)
+            found = self._find(data_folder(self.name, data_dir, self._holds(npz), make=download), npz, download)
         return load_source(self.name, {self.name: found}, self.classes, image_size=image_size, transform=transform)
+
+    def _holds(self, npz: str) -> str:
+        files = ", or else ".join((npz, self.official.file_names[0]))
+        return f"{files} and its like"
 
     def _find(self, folder: Path, npz: str, download: bool) -> OnDisk:
         archive = folder / npz
         arrays = OnDisk((archive,), partial(read_npz, archive))
         if download and not arrays.is_there():
             self.official.download(folder)
-        return first_there(
-            self.name, [arrays, OnDisk(self.official.files(folder), partial(self.official.read, folder))]
+        official = OnDisk(
+            self.official.files(folder),
+            partial(self.official.read, folder),
+            looked_for=self.official.looked_for(folder),
         )
+        return first_there(self.name, [arrays, official], downloadable=not download)
 
 
 def _cutout(size: int | None, image_size: int, augment: bool) -> tuple[Augmentation, ...]:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from datasets.readers.arrays import check_range
 from datasets.readers.labelled import Pixels, reading
+from datasets.readers.pixels import pixels
 from datasets.source import Indices
 from fedsim.errors import UserError
 
@@ -40,7 +41,7 @@ class EncodedImages:
         file = bisect_right(self.starts, index) - 1
         origin = f"image {index - self.starts[file]} of {self.files[file]}"
         with reading(origin), Image.open(io.BytesIO(self.encoded[index])) as image:
-            return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+            return pixels(image)
 
 
 def find_parquet(folder: str, part: str) -> dict[str, str]:

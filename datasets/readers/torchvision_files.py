@@ -17,7 +17,6 @@ Arrays = tuple[npt.NDArray[np.uint8], Indices]
 
 HALVES: tuple[dict[str, Any], dict[str, Any]] = ({"train": True}, {"train": False})
 """How most of torchvision's classes call them."""
-IDX_FILES = tuple(f"{half}-{what}-ubyte" for half in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,10 @@ class OfficialSet:
 
     def files(self, root: Path) -> tuple[Path, ...]:
         return tuple(root / name for name in self.file_names)
+
+    def looked_for(self, root: Path) -> str:
+        """Return what a sentence says where they are not there; empty for the names of the files."""
+        return ""
 
     def download(self, root: Path) -> None:
         """Fetches what is missing. Errors: ``UserError`` if it cannot be had."""

@@ -1,5 +1,6 @@
 """From ``split.*`` and a source to the federation."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from datasets.splits.steps import Disturbing, Pool, Step
 from fedsim.binding import bind, locate, refuse_unused_options
 from fedsim.errors import UserError
 from fedsim.seeding import derive_seed, numpy_generator
+
+log = logging.getLogger(__name__)
 
 
 def build_split(source: Source, split: Mapping[str, Any], seed: int) -> Federation:
@@ -53,7 +56,46 @@ def split_source(source: Source, steps: Mapping[str, Step], options: SplitOption
             train, validation = _held_out(train, options.validation, numpy_generator(seed, f"split/held{pool.name}"))
         disturbed = Noise(float(deviation), derive_seed(seed, f"split/noise{pool.name}")) if deviation else None
         partitions.append(Partition(number, pool.domain, train, test, validation, disturbed))
+    _check_validation(options.validation, partitions)
+    _tell_of_untested_classes(source, partitions, seen)
     return Federation(source, partitions, unseen)
+
+
+def _check_validation(share: float, partitions: Sequence[Partition]) -> None:
+    """Refuse a share that holds nothing out, and tell how many clients it leaves without validation images."""
+    without = sum(not len(partition.validation) for partition in partitions)
+    if not share or not without:
+        return
+    if without == len(partitions):
+        most = max(len(partition.train) for partition in partitions)
+        raise UserError(
+            f"split.validation={share} holds out no image, since no client has more than {most}: choose "
+            f"{'a larger share' if most > 1 else '0'}."
+        )
+    log.warning(
+        "split.validation=%s holds out no image of %d of %d clients, which have too few",
+        share,
+        without,
+        len(partitions),
+    )
+
+
+def _tell_of_untested_classes(source: Source, partitions: Sequence[Partition], seen: Sequence[str]) -> None:
+    """Warn of classes that a domain's clients train on and no test image of the domain shows."""
+    train = np.concatenate([partition.train for partition in partitions])
+    found = []
+    for name in seen:
+        number = source.domain_names.index(name)
+        trained = np.unique(source.labels[train[source.domains[train] == number]])
+        missing = np.setdiff1d(trained, source.labels[source.indices(number, Part.TEST)])
+        if len(missing):
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            found.append(f"{name} ({', '.join(source.class_names[label] for label in missing[:3])}{more})")
+    if found:
+        log.warning(
+            "no test image shows some classes that are trained on, so no accuracy is about them: in %s%s",
+            *(", ".join(found[:5]), f" and {len(found) - 5} more domains" if len(found) > 5 else ""),
+        )
 
 
 def _deviations(steps: Mapping[str, Step], clients: int) -> npt.NDArray[np.float64]:

@@ -43,6 +43,8 @@ class Pipeline:
         for name, step in self._ordered():
             if isinstance(step, Grouping):
                 pools = [part for pool in pools for part in step.group(pool, self.source)]
+                if isinstance(step, ByDomain):
+                    self._check_domains(pools)
             elif isinstance(step, Keeping):
                 pools = [self._thin(name, step, pool) for pool in pools]
             elif isinstance(step, Dividing):
@@ -87,6 +89,18 @@ class Pipeline:
                 f"{', '.join(seen)}, so leave other domains out or choose another dataset."
             )
         return Pool("", seen[0] if len(seen) == 1 else MIXED, train)
+
+    def _check_domains(self, pools: list[Pool]) -> None:
+        """Refuse a split under which a domain, and with it its test images, would vanish from the federation."""
+        unseen = self.options.left_out(self.source.domain_names)
+        held = {pool.domain for pool in pools}
+        gone = [name for name in self.source.domain_names if name not in held and name not in unseen]
+        if gone and not self.options.drop_empty:
+            raise UserError(
+                f"split=[{','.join(self.steps)}] leaves the domain {gone[0]} no training image: choose a split that "
+                "keeps some, split.leave_out for a domain that is only tested on, or split.drop_empty=true to do "
+                "without it."
+            )
 
     def _thin(self, name: str, step: Keeping, pool: Pool) -> Pool:
         if not len(pool.train):

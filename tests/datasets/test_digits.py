@@ -4,7 +4,9 @@ import hashlib
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
+from torchvision.transforms import functional as TF
 
 from datasets import digits
 from datasets.source import Part
@@ -77,3 +79,19 @@ def test_domains_look_as_their_names_say(source: digits.Source) -> None:
 def test_too_many_images_are_refused() -> None:
     with pytest.raises(UserError, match="choose at most 355"):
         digits.load(300, 100)
+
+
+def test_they_are_resized_from_what_is_drawn(source: digits.Source) -> None:
+    large = digits.load(240, 110, 64)
+    assert large.images.shape == (6 * 350, 3, 64, 64)
+    for row in range(0, len(large.images), 150):
+        drawn = Image.fromarray(source.images[row].transpose(1, 2, 0))
+        expected = np.asarray(TF.resize(drawn, [64, 64])).transpose(2, 0, 1)
+        assert np.array_equal(large.images[row], expected)
+    assert np.array_equal(large.labels, source.labels)
+    assert np.array_equal(large.parts, source.parts)
+
+
+def test_a_size_of_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^dataset\.image_size=0 is not possible"):
+        digits.load(image_size=0)

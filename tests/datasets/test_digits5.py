@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -266,15 +267,20 @@ def test_a_share_that_leaves_no_training_image_is_refused(
     tmp_path: Path, load: Load, pictures: Pictures, write: Any
 ) -> None:
     write.write_npz(tmp_path / "mnist.npz", pictures(40, 28, 28), pictures(10, 28, 28))
-    with pytest.raises(UserError, match=r"^there is no training image in mnist: choose more of them, or other ones\.$"):
+    with pytest.raises(
+        UserError, match=r"^dataset\.percent=0\.0001 leaves the domain mnist none of its 7438 .* at least 0\.000135,"
+    ):
         load("dataset=digits5", f"data_dir={tmp_path}", "dataset.domains=[mnist]", "dataset.percent=0.0001")
+    load("dataset=digits5", f"data_dir={tmp_path}", "dataset.domains=[mnist]", "dataset.percent=0.000135")
 
 
 def test_cut_off_files_of_torchvision_are_named(tmp_path: Path, load: Load, pictures: Pictures, write: Any) -> None:
     write.write_mnist(tmp_path / "MNIST" / "raw", pictures(50, 28, 28), pictures(20, 28, 28))
     file = tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"^MNIST in .* cannot be read \("):
+    with pytest.raises(
+        UserError, match=r"t10k-images-idx3-ubyte cannot be read \(it holds 15596 bytes, and by its f.* 15696\)"
+    ):
         load("dataset=digits5", f"data_dir={tmp_path}", "dataset.domains=[mnist]")
 
 
@@ -284,25 +290,46 @@ def test_cut_off_files_of_torchvision_are_named(tmp_path: Path, load: Load, pict
         (
             ["dataset.domains=[mnist]"],
             r"the domain mnist is not there: looked for .*MNIST/partitions/train_part0\.pkl and "
-            r".*MNIST/test\.pkl, or .*mnist\.npz, or .*train-images-idx3-ubyte and .* and 2 more\.$",
+            r".*MNIST/test\.pkl, or .*mnist\.npz, or train-images-idx3-ubyte and its three like, each also as \.gz, in "
+            r".*MNIST/raw or .*MNIST or .*; choose the data_dir that has all of them, download=true to fetch mnist\.$",
         ),
         (
             ["dataset.domains=[synth_digits]"],
-            r"the domain synth_digits is not there: looked for .*, or .*synth_digits\.npz\.$",
+            r"the domain synth_digits is not there: looked for .*, or .*synth_digits\.npz; choose the data_dir that",
         ),
-        (["dataset.domains=[letters]"], r"the domain letters is not there: looked for [^,]*letters\.npz\.$"),
+        (
+            ["dataset.domains=[letters]"],
+            r"the domain letters is not there: looked for [^,]*letters\.npz; choose the data_dir that .*\.$",
+        ),
         (["dataset.domains=[]"], r"dataset\.domains=\[\] is not possible: choose a list of names"),
         (["dataset.domains=mnist"], r"dataset\.domains=mnist is not possible: choose a list of names"),
         (["dataset.domains=[mnist,mnist]"], r"dataset\.domains=.* is not possible: choose a list of names, each once"),
         (["dataset.percent=0"], r"dataset\.percent=0 is not possible: choose a number above 0 and at most 1"),
         (["dataset.percent=1.5"], r"dataset\.percent=1\.5 is not possible"),
-        (["data_dir=null"], r"dataset=digits5 is read from data_dir=null: choose the folder that holds its files"),
+        (["data_dir=null"], r"dataset=digits5 is read from data_dir=null: choose the folder that holds MNIST/part"),
         (["data_dir=/nowhere/at/all"], r"data_dir=/nowhere/at/all is not a folder: choose the one that holds"),
     ],
 )
 def test_what_is_not_there_or_not_possible_is_said(words: list[str], sentence: str, tmp_path: Path, load: Load) -> None:
     with pytest.raises(UserError, match=f"^{sentence}"):
         load("dataset=digits5", f"data_dir={tmp_path}", *words)
+
+
+def test_the_domains_that_were_found_are_advised_and_the_advice_is_accepted(
+    tmp_path: Path, load: Load, pictures: Pictures, write: Any
+) -> None:
+    for name in ("mnist", "usps", "mnist_m"):
+        write.write_npz(tmp_path / f"{name}.npz", pictures(40, 28, 28), pictures(10, 28, 28))
+    with pytest.raises(UserError) as raised:
+        load("experiment=fedbn_digits5", f"data_dir={tmp_path}")
+    said = str(raised.value)
+    assert said.startswith("the domains svhn, synth_digits are not there: for svhn, looked for ")
+    assert f"{tmp_path / 'svhn.npz'}, or {tmp_path / 'train_32x32.mat'} and {tmp_path / 'test_32x32.mat'};" in said
+    assert "download=true to fetch svhn" in said
+    advised = re.search(r"dataset\.domains=\[\S*\]", said)
+    assert advised is not None
+    source = load("experiment=fedbn_digits5", f"data_dir={tmp_path}", advised[0])
+    assert source.domain_names == ("mnist", "usps", "mnist_m")
 
 
 def test_an_image_size_of_nothing_is_refused(tmp_path: Path, load: Load, pictures: Pictures, write: Any) -> None:

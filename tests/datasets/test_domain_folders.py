@@ -1,6 +1,8 @@
 """Sets of image files: folders and FedBN's lists, how they are split, and what is missing or damaged."""
 
+import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from torchvision.transforms import functional as TF
 
 from datasets import office_caltech10, office_home
+from datasets.readers.finding import share_of
 from datasets.source import Part, Source
 from fedsim.errors import UserError
 
@@ -144,17 +147,19 @@ def test_any_folder_is_a_data_set_even_if_a_domain_lacks_a_class(tmp_path: Path,
     assert load("dataset=imagefolder", f"data_dir={tmp_path}", "dataset.domains=[south]").class_names == ("dog", "eel")
 
 
-def test_grey_and_transparent_pictures_become_colour(tmp_path: Path, load: Load) -> None:
+def test_grey_becomes_colour_and_transparent_pictures_are_laid_on_white(tmp_path: Path, load: Load) -> None:
     (tmp_path / "one" / "a").mkdir(parents=True)
     (tmp_path / "one" / "b").mkdir()
     for number in range(5):
         Image.new("L", (16, 16), 40 + number).save(tmp_path / "one" / "a" / f"{number}.jpg")
-        Image.new("RGBA", (16, 16), (10, 20, 30, 128)).save(tmp_path / "one" / "b" / f"{number}.PNG")
+        Image.new("RGBA", (16, 16), (10, 20, 30, 51)).save(tmp_path / "one" / "b" / f"{number}.PNG")
     source = load("dataset=imagefolder", f"data_dir={tmp_path}", SMALL)
     grey = source.images[source.labels == 0]
     assert np.abs(grey.astype(int) - grey[:, :1]).max() == 0
     assert sorted(int(each[0, 0, 0]) for each in grey) == [40, 41, 42, 43, 44]
-    assert {tuple(each[:, 3, 3].tolist()) for each in source.images[source.labels == 1]} == {(10, 20, 30)}
+    assert {tuple(each[:, 3, 3].tolist()) for each in source.images[source.labels == 1]} == {
+        (206, 208, 210)
+    }  # 51 is a fifth of 255
 
 
 def break_png(path: Path) -> None:
@@ -167,7 +172,7 @@ def break_png(path: Path) -> None:
         (lambda root: break_png(root / "north" / "cat" / "002.png"), r"north/cat/002\.png cannot be read \("),
         (
             lambda root: (root / "north" / "cat" / "003.jpg").write_text("no picture"),
-            r"003\.jpg cannot be read \(it is no image\)\.$",
+            r"003\.jpg cannot be read \(it is no image that Pillow knows\)\.$",
         ),
         (lambda root: (root / "north" / "empty").mkdir(), r"north/empty holds no image: fill the folder, or leave"),
         (lambda root: [path.unlink() for path in (root / "north" / "cat").iterdir()], r"north/cat holds no image"),
@@ -197,7 +202,8 @@ def test_a_damaged_folder_is_named(
     [
         (
             ["dataset=pacs"],
-            r"the domain art_painting is not there: looked for the folders .*/art_painting and .*PACS/art_p",
+            r"the domains art_painting, cartoon, sketch are not there: for art_painting, looked for the folders .*/art_"
+            r".* and .*PACS/art_painting; choose the data_dir that has all of them, or dataset\.domains=\[photo\], as ",
         ),
         (
             ["dataset=pacs", "dataset.domains=[north]"],
@@ -209,10 +215,13 @@ def test_a_damaged_folder_is_named(
         ),
         (
             ["dataset=imagefolder", "dataset.domains=[west]"],
-            r"the domain west is not there: looked for the folder .*west\.$",
+            r"the domain west is not there: looked for the folder .*west; choose the data_dir that has all of them\.$",
         ),
         (["dataset=imagefolder", "dataset.percent=2"], r"dataset\.percent=2 is not possible"),
-        (["dataset=office_caltech10", "dataset.validation_percent=0"], r"the domain amazon is not there"),
+        (
+            ["dataset=office_caltech10", "dataset.validation_percent=0"],
+            r"the domains amazon, caltech, dslr, webcam are not",
+        ),
     ],
 )
 def test_what_is_not_there_or_not_possible_is_said(
@@ -227,18 +236,66 @@ def test_a_folder_that_may_not_be_read_is_named(
     tmp_path: Path, load: Load, write: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write.write_folders(tmp_path, {"north": {"cat": 4, "dog": 4}})
-    iterdir = Path.iterdir
+    scandir = os.scandir
 
-    def closed(folder: Path) -> Any:
-        if folder.name == "dog":
-            raise PermissionError(13, "Permission denied")
-        return iterdir(folder)
+    def closed(folder: Any) -> Any:
+        if Path(folder).name == "dog":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
 
-    monkeypatch.setattr(Path, "iterdir", closed)
-    with pytest.raises(UserError, match=r"north/dog cannot be read \(.*Permission denied\)\.$"):
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(UserError, match=r"north/dog cannot be read \(Permission denied\)\.$"):
         load("dataset=imagefolder", f"data_dir={tmp_path}", SMALL)
 
 
 def test_a_folder_without_classes_is_refused(tmp_path: Path, load: Load) -> None:
     with pytest.raises(UserError, match=r"holds no DOMAIN/CLASS folders: choose a folder that does\.$"):
         load("dataset=imagefolder", f"data_dir={tmp_path}")
+
+
+def test_a_share_that_leaves_a_domain_nothing_is_refused_and_the_advice_is_accepted(
+    tmp_path: Path, load: Load, write: Any
+) -> None:
+    write.write_folders(tmp_path, {"large": {"cat": 60, "dog": 60}, "small": {"cat": 5, "dog": 5}})
+    words = ("dataset=imagefolder", f"data_dir={tmp_path}", SMALL)
+    with pytest.raises(
+        UserError,
+        match=r"^dataset\.percent=0\.1 leaves the domain small none of its 8 training .* least 0\.125,",
+    ):
+        load(*words, "dataset.percent=0.1")
+    source = load(*words, "dataset.percent=0.125")
+    assert source.training_sizes() == [12, 1]
+    assert load(*words, "dataset.percent=0.1", "dataset.domains=[large]").training_sizes() == [9]
+
+
+def test_the_least_share_that_is_advised_is_an_image_of_any_domain() -> None:
+    for images in (*range(1, 2000), 7438, 123_456):
+        with pytest.raises(UserError, match=r"choose at least ([\d.e-]+),") as raised:
+            share_of("percent", 0.5 / images, images, "any")
+        advised = re.search(r"choose at least ([\d.e-]+),", str(raised.value))
+        assert advised is not None
+        assert share_of("percent", float(advised[1]), images, "any") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["percent=0.01"], r"dataset\.percent=0\.01 leaves the domain dslr none of its 40 training images: .*0\.025,"),
+        (["validation_percent=0.02"], r"dataset\.validation_percent=0\.02 leaves the domain dslr none of its 40 train"),
+        (
+            ["percent=0.8"],
+            r"dataset\.percent=0\.8 and dataset\.validation_percent=0\.4 are more than the 40 training images of the "
+            r"domain dslr: choose shares of at most 1 together, or dataset\.validation_percent=null\.$",
+        ),
+    ],
+)
+def test_shares_of_the_smallest_domain_that_leave_nothing_are_refused(
+    words: list[str], sentence: str, tmp_path: Path, load: Load, write: Any
+) -> None:
+    domains = {"amazon": 6, "caltech": 6, "dslr": 5, "webcam": 6}
+    write.write_folders(tmp_path, {domain: dict.fromkeys(OFFICE, count) for domain, count in domains.items()})
+    office = ("dataset=office_caltech10", f"data_dir={tmp_path}", SMALL)
+    with pytest.raises(UserError, match=rf"^{sentence}"):
+        load(*office, *(f"dataset.{word}" for word in words))
+    advised = load(*office, "dataset.percent=0.8", "dataset.validation_percent=null")
+    assert [len(advised.indices(2, part)) for part in Part] == [32, 0, 10, 8]

@@ -193,7 +193,7 @@ def test_femnist_knows_who_wrote_what(tmp_path: Path, load: Load, pictures: Pict
         ("label", r"holds img, number: it needs img or image, and label"),
         ("image", r"holds picture, label: it needs img or image, and label"),
         ("cut", r"train\.parquet cannot be read \("),
-        ("picture", r"image 1 of .*train\.parquet cannot be read \(it is no image\)\.$"),
+        ("picture", r"image 1 of .*train\.parquet cannot be read \(it is no image that Pillow knows\)\.$"),
         ("null", r"image 1 of .*train\.parquet cannot be read \("),
         ("range", r"train\.parquet holds the label 11: allowed are 0 to 9"),
         ("text", r"train\.parquet holds label of (object|str.*): they must be whole numbers"),

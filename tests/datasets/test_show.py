@@ -68,7 +68,7 @@ def test_the_table_tells_parts_and_own_test_sets(small_settings: Callable[..., S
     [
         (
             ["dataset=cifar10"],
-            "error: dataset=cifar10 is read from data_dir=null: choose the folder that holds its files.",
+            "error: dataset=cifar10 is read from data_dir=null: choose the folder that holds cifar10.npz, or else cif",
         ),
         (["split=[longtail,nonsense]"], "error: split=[longtail,nonsense] is not known: choose dirichlet, "),
         (["split=[domain,domain]"], "error: split=[domain,domain] is not possible: choose each of them once."),

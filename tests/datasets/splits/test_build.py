@@ -90,13 +90,17 @@ def test_where_nobody_has_images_dropping_is_no_way_out(make_source: Make, split
     )
 
 
-def test_a_domain_without_training_images_has_no_client_and_is_tested_only_by_mixed_ones(
+def test_a_domain_without_training_images_is_refused_or_dropped_and_tested_by_mixed_clients(
     make_source: Make, split: Split
 ) -> None:
     source = make_source(domains=3)
     parts = np.where((source.domains == 1) & (source.parts == Part.TRAIN), Part.UNUSED, source.parts).astype(np.uint8)
     source = replace(source, parts=parts)
-    by_domain = split(source, "domain", clients_per_domain=2)
+    with pytest.raises(
+        UserError, match=r"^split=\[domain\] leaves the domain domain1 no training image: choose a split"
+    ):
+        split(source, "domain", clients_per_domain=2)
+    by_domain = split(source, "domain", clients_per_domain=2, drop_empty=True)
     assert [partition.domain for partition in by_domain.partitions] == ["domain0"] * 2 + ["domain2"] * 2
     assert list(by_domain.domain_tests) == ["domain0", "domain2"]
     assert list(split(source, "iid").domain_tests) == ["domain0", "domain1", "domain2"]
@@ -152,3 +156,63 @@ def test_noise_that_is_no_positive_number_is_refused(noise: float) -> None:
     with pytest.raises(UserError) as raised:
         FeatureNoise(noise)
     assert str(raised.value) == f"split.noise={noise} is not possible: choose a finite number above 0."
+
+
+def test_a_share_that_holds_nothing_out_is_refused(make_source: Make, split: Split) -> None:
+    source = make_source(5, domains=2)  # 20 images in each domain
+    with pytest.raises(
+        UserError, match=r"^split\.validation=0\.04 holds out no image, since no client has more than 20:"
+    ):
+        split(source, "domain", validation=0.04)
+    assert [len(each.validation) for each in split(source, "domain", validation=0.05).partitions] == [1, 1]
+
+
+def test_clients_that_are_too_small_for_validation_are_counted(
+    make_source: Make, split: Split, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = make_source(25, domains=3)
+    parts = source.parts.copy()
+    parts[source.indices(1, Part.TRAIN)[4:]] = Part.UNUSED
+    federation = split(replace(source, parts=parts), "domain", validation=0.1)
+    assert [len(each.validation) for each in federation.partitions] == [10, 0, 10]
+    assert "split.validation=0.1 holds out no image of 1 of 3 clients, which have too few" in caplog.text
+
+
+def test_classes_that_are_trained_on_and_never_tested_are_told(
+    make_source: Make, split: Split, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = make_source(25, domains=3)
+    split(source, "domain")
+    assert not caplog.records
+    parts = source.parts.copy()
+    parts[(source.domains == 1) & (source.labels > 1) & (parts == Part.TEST)] = Part.UNUSED
+    parts[(source.domains == 2) & (source.labels == 3)] = Part.UNUSED  # neither trained on nor tested
+    split(replace(source, parts=parts), "domain")
+    [record] = caplog.records
+    assert record.getMessage().endswith("so no accuracy is about them: in domain1 (c, d)")
+    caplog.clear()
+    split(replace(source, parts=parts), "domain", leave_out="domain1")
+    assert not caplog.records
+
+
+def test_a_domain_that_a_step_leaves_nothing_is_refused_and_does_not_vanish(make_source: Make, split: Split) -> None:
+    source = make_source(100, domains=2)
+    parts = source.parts.copy()
+    small = source.indices(1, Part.TRAIN)
+    parts[small[source.labels[small] != 3]] = Part.UNUSED  # only of the class that the tail cuts to two images
+    parts[small[source.labels[small] == 3][1:]] = Part.UNUSED  # and only one
+    source = replace(source, parts=parts)
+    seed = next(seed for seed in range(20) if not np.isin(small, kept_by_the_tail(source, split, seed)).any())
+    tail = {"imbalance_factor": 0.02, "seed": seed}
+    with pytest.raises(UserError, match=r"^split=\[longtail,domain\] leaves the domain domain1 no training image:"):
+        split(source, "longtail", "domain", **tail)
+    assert [each.domain for each in split(source, "longtail", "domain", drop_empty=True, **tail).partitions] == [
+        "domain0"
+    ]
+    federation = split(source, "longtail", "domain", leave_out="domain1", **tail)
+    assert len(federation.unseen_tests["domain1"]) == 40
+
+
+def kept_by_the_tail(source: Source, split: Split, seed: int) -> np.ndarray:
+    federation = split(source, "longtail", "iid", num_clients=1, imbalance_factor=0.02, seed=seed)
+    return federation.partitions[0].train

@@ -1,0 +1,126 @@
+"""Which files of a folder are its images, and which are left out; where links lead.
+
+Folders inside a folder are looked through, and links are followed. Hidden files and folders, and those that operating
+systems leave behind, are passed over; every other file that is not read is told.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from datasets.readers.labelled import reading
+from fedsim.errors import UserError
+
+PICTURES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".avif", ".avifs", ".bmp", ".dib"),
+    *(".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".tif", ".tiff", ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
+    *(".ico", ".icns", ".pcx", ".qoi", ".tga", ".sgi", ".rgb", ".rgba", ".bw", ".ras", ".xbm", ".xpm", ".dds", ".psd"),
+)
+"""How the names of image files end. Pillow opens more, such as films, of which it reads no picture."""
+LEFT_BEHIND = frozenset(
+    {"Thumbs.db", "desktop.ini", "Icon\r", "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN"}
+    | {"System Volume Information"}
+)
+"""What Windows, macOS and network disks put beside the files of their users; with the hidden ones they are no data."""
+
+
+def suffixes() -> frozenset[str]:
+    """Return the endings of ``PICTURES`` that this machine's Pillow opens; not every one is built with AVIF."""
+    formats = Image.registered_extensions()
+    return frozenset(suffix for suffix in PICTURES if formats.get(suffix) in Image.OPEN)
+
+
+@dataclass
+class Listing:
+    """The files of one folder and of those inside it."""
+
+    images: list[Path] = field(default_factory=list)
+    """In the order of their paths"""
+    left_out: list[Path] = field(default_factory=list)
+
+
+def list_images(folder: Path) -> Listing:
+    """Return what lies in a folder.
+
+    Raises: ``UserError`` naming a folder that cannot be read, a link to nothing or one that leads in a circle.
+    """
+    listing, endings = Listing(), suffixes()
+    with reading(folder):
+        real = folder.resolve()
+        for file in _files(folder, set(real.parents)):
+            ends = os.path.splitext(file)[1].lower()
+            (listing.images if ends in endings else listing.left_out).append(Path(file))
+    listing.images.sort()
+    listing.left_out.sort()
+    return listing
+
+
+def subfolders(folder: Path, among: Sequence[str] | None = None) -> list[str]:
+    """Return the names of the folders in a folder, or of those ``among`` some names, sorted, without what is no data.
+
+    Raises: ``UserError`` naming a folder that cannot be read, a link to nothing or one that leads in a circle, or a
+    name that is no text.
+    """
+    with reading(folder):
+        real = folder.resolve()
+        wanted = [entry for entry in _entries(folder) if among is None or entry.name in among]
+        names = [entry.name for entry in wanted if _is_folder(entry, {real, *real.parents})]
+    for name in names:
+        if any("\ud800" <= character <= "\udfff" for character in name):  # how Python keeps bytes that are no UTF-8
+            raise UserError(
+                f"the name of the folder {str(folder / name)!r} is no UTF-8: a domain or a class is called by it, so "
+                "rename it."
+            )
+    return sorted(names)
+
+
+def loose_images(folder: Path) -> list[Path]:
+    """Return the images that lie in a folder of class folders and so are of no class, sorted."""
+    endings = suffixes()
+    with reading(folder):
+        found = [Path(entry.path) for entry in _entries(folder) if entry.is_file()]
+    return sorted(file for file in found if file.suffix.lower() in endings)
+
+
+def told(left_out: Iterable[Path]) -> str:
+    """Return in a few words which files are left out: how many of which ending, and the first of them."""
+    files = sorted(left_out)
+    endings = Counter(file.suffix.lower() or "without an ending" for file in files).most_common()
+    shown = [f"{count} {ending}" for ending, count in endings[:4]]
+    if len(endings) > len(shown):
+        shown.append(f"{sum(count for _, count in endings[4:])} others")
+    return f"{', '.join(shown)}, as {files[0]}"
+
+
+def _files(folder: Path | str, above: set[Path]) -> Iterator[str]:
+    here = {*above, Path(folder).resolve()}
+    for entry in _entries(folder):
+        if _is_folder(entry, here):
+            yield from _files(entry.path, here)
+        elif entry.is_file():  # no socket or pipe, which could be waited for without an end
+            yield entry.path
+
+
+def _entries(folder: Path | str) -> list["os.DirEntry[str]"]:
+    with reading(folder), os.scandir(folder) as entries:
+        return [entry for entry in entries if not entry.name.startswith(".") and entry.name not in LEFT_BEHIND]
+
+
+def _is_folder(entry: "os.DirEntry[str]", above: set[Path]) -> bool:
+    """Tell whether it is one. Raises: ``UserError`` for a link to nothing, or to a folder that it lies in."""
+    if entry.is_symlink():
+        with reading(entry.path):
+            try:
+                os.stat(entry.path)
+            except FileNotFoundError:
+                raise UserError(
+                    f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there: fetch or mount what it "
+                    "leads to, or remove the link."
+                ) from None
+        if entry.is_dir() and Path(entry.path).resolve() in above:
+            raise UserError(f"{entry.path} is a link to a folder that it lies in: remove the link.")
+    return entry.is_dir()
