@@ -22,6 +22,7 @@ from datasets.transforms import HorizontalFlip, Transform
 from fedsim.binding import instantiate
 from fedsim.devices.node import NodeConfig, NodeProfile
 from fedsim.errors import UserError
+from fedsim.names import find_name
 from fedsim.settings import Settings
 
 NAME = "devices"
@@ -90,12 +91,13 @@ class DeviceData:
         paths: list[Path] = []
         labels: list[int] = []
         for name in subfolders(folder):
-            if name not in self.class_names:
+            label = find_name(name, self.class_names)
+            if label is None:
                 raise UserError(f"{folder / name} is no class: dataset.classes has {', '.join(self.class_names)}.")
             with reading(folder / name):
                 found = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in SUFFIXES)
             paths += found
-            labels += [self.class_names.index(name)] * len(found)
+            labels += [self.class_names.index(label)] * len(found)
         return paths, np.array(labels, np.int64)
 
 

@@ -15,6 +15,7 @@ from datasets.readers.image_folder import subfolders
 from datasets.source import Source
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, HorizontalFlip, Transform
 from fedsim.errors import UserError
+from fedsim.names import all_readable, find_name, readable
 
 
 def load(
@@ -27,21 +28,28 @@ def load(
     """All domains, or those named. Errors: ``UserError`` for a domain that is not there, or a damaged file."""
     folder = data_folder("imagefolder", data_dir)
     known = subfolders(folder)
-    names = known if domains is None else check_domains(domains)
-    for name in names:
-        if name not in known:
-            raise UserError(f"the domain {name} is not there: looked for the folder {folder / name}.")
+    names = known if domains is None else [_find(name, known, folder) for name in check_domains(domains)]
     classes = {name: subfolders(folder / name) for name in names}
-    class_names = sorted({each for mine in classes.values() for each in mine})
+    class_names = sorted({readable(each) for mine in classes.values() for each in mine})
     if not class_names:
         raise UserError(f"data_dir={folder} holds no DOMAIN/CLASS folders: choose a folder that does.")
     for name, mine in classes.items():
         if not mine:
             raise UserError(f"{folder / name} holds no CLASS folders: fill it, or name the others in dataset.domains.")
+        all_readable(f"classes of {folder / name}", mine)
     found = {
-        name: find_domain(folder, name, {each: class_names.index(each) for each in mine})
+        name: find_domain(folder, name, {each: class_names.index(readable(each)) for each in mine})
         for name, mine in classes.items()
     }
     transform = Transform(IMAGENET_MEAN, IMAGENET_STD, (HorizontalFlip(),) if augment else ())
     source = load_source("imagefolder", found, class_names, image_size=image_size, transform=transform)
     return share_of_each(source, percent)
+
+
+def _find(name: str, known: Sequence[str], folder: Path) -> str:
+    """The folder that is meant. Errors: ``UserError`` where there is none."""
+    found = find_name(name, known)
+    if found is None:
+        hint = " (a name like 007 needs quotes: '[\"007\"]')" if name.isdecimal() else ""
+        raise UserError(f"the domain {name} is not there: looked for the folder {folder / name}{hint}.")
+    return found

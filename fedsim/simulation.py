@@ -31,11 +31,11 @@ from fedsim.method import ServerHalf
 from fedsim.models import build_model
 from fedsim.models.sites import as_written, replaced_layers
 from fedsim.norms.policy import NormPolicy, statistics_kept
+from fedsim.page import write_html
 from fedsim.plots import plot_run
 from fedsim.privacy import aggregation_for, refuse_noise_on_statistics
 from fedsim.progress import Reporter, logging_to
 from fedsim.recording import Recorder
-from fedsim.report import write_html
 from fedsim.results import Result, read_result
 from fedsim.settings import Settings
 from fedsim.tta import adaptation_of

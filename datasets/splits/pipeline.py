@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from datasets.source import MIXED, Part, Source
+from datasets.source import Part, Source
 from datasets.splits.domain import ByDomain
 from datasets.splits.iid import Iid
 from datasets.splits.naturalid import ByNaturalId
@@ -86,7 +86,7 @@ class Pipeline:
                 f"split.leave_out={self.options.leave_out} is not possible: there is no training image in "
                 f"{', '.join(seen)}, so leave other domains out or choose another dataset."
             )
-        return Pool("", seen[0] if len(seen) == 1 else MIXED, train)
+        return Pool("", seen[0] if len(seen) == 1 else None, train)
 
     def _thin(self, name: str, step: Keeping, pool: Pool) -> Pool:
         if not len(pool.train):
