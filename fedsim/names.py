@@ -64,7 +64,7 @@ def quoting_hint(given: object) -> str:
     """Return what to say of a name that is no text any more, as a half-sentence, or nothing."""
     if isinstance(given, str):
         return ""
-    return ", and put a name that reads as a number, null, true or false into quotes, as in '[\"007\",\"null\"]'"
+    return ', and put a name that reads as a number, null, true or false into quotes, as in \'["007","null"]\''
 
 
 def title(domain: str) -> str:

@@ -86,7 +86,7 @@ def plot_accuracy(clients: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> No
     with picture(path, 8.5 if columns > 1 else 5, 3.4, columns=columns) as (overall, *beside):
         mark = _mark(len(evaluated))
         mean = 100 * evaluated["client_accuracy_mean"]
-        overall.plot(evaluated["round"], mean, mark, color=colour(0), label="client mean")
+        overall.plot(evaluated["round"], mean, marker=mark, color=colour(0), label="client mean")
         shown = [mean]
         if clients["client"].nunique() > 1:
             shown += [100 * by_round.min(), 100 * by_round.max()]
@@ -99,13 +99,15 @@ def plot_accuracy(clients: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> No
             )
         if "global_accuracy" in evaluated:
             shown.append(100 * evaluated["global_accuracy"])
-            overall.plot(evaluated["round"], shown[-1], mark, color=colour(1), linestyle="--", label="global model")
-        _percent(overall, "all clients" if columns > 1 else f"clients of {label(domains[0])}", *shown)
+            overall.plot(
+                evaluated["round"], shown[-1], marker=mark, color=colour(1), linestyle="--", label="global model"
+            )
+        percent_axis(overall, "all clients" if columns > 1 else f"clients of {label(domains[0])}", *shown)
         for axes in beside:
             for number, domain in enumerate(domains):
                 series = 100 * means[domain]
-                axes.plot(series.index, series, mark, color=colour(number), label=label(domain))
-            _percent(axes, "clients of each domain", 100 * means)
+                axes.plot(series.index, series, marker=mark, color=colour(number), label=label(domain))
+            percent_axis(axes, "clients of each domain", 100 * means)
         for axes in (overall, *beside):
             _rounds(axes)
             legend_below(axes)
@@ -123,7 +125,7 @@ def plot_clients(clients: pd.DataFrame, path: Path) -> None:
         axes.axhline(mean, color="black", linewidth=1, linestyle=":")
         place = axes.get_yaxis_transform()  # x as a share of the axes, y as data
         axes.text(1.01, mean, f"mean\n{mean:.1f}", transform=place, fontsize=7, va="center", ha="left")
-        _percent(axes, f"test accuracy of each client, round {final['round'].max()}", 100 * final["accuracy"])
+        percent_axis(axes, f"test accuracy of each client, round {final['round'].max()}", 100 * final["accuracy"])
         axes.set_xlabel("client")
         if len(final) <= 30:
             axes.set_xticks(list(final["client"]))
@@ -150,10 +152,12 @@ def plot_comparison_by_domain(table: pd.DataFrame, path: Path) -> None:
                 error_kw={"linewidth": 0.8},
             )
         long = max(map(len, domains)) > 12
-        axes.set_xticks(range(len(domains)), map(label, domains), rotation=30 if long else 0, ha="right" if long else "center")
+        axes.set_xticks(
+            range(len(domains)), map(label, domains), rotation=30 if long else 0, ha="right" if long else "center"
+        )
         deviation = table["std"].fillna(0)
         ends = (table["mean"] - deviation, table["mean"] + deviation)
-        _percent(axes, "client accuracy after the last round, mean and standard deviation over seeds", *ends)
+        percent_axis(axes, "client accuracy after the last round, mean and standard deviation over seeds", *ends)
         legend_below(axes)
 
 
@@ -163,10 +167,10 @@ def plot_comparison_over_rounds(curves: Mapping[str, pd.DataFrame], path: Path) 
     with picture(path, 6, 3.4) as (axes,):
         for number, (name, frame) in enumerate(curves.items()):
             mean, std = 100 * frame.mean(axis=1), 100 * frame.std(axis=1).fillna(0)
-            axes.plot(frame.index, mean, _mark(len(mean)), color=colour(number), label=label(name))
+            axes.plot(frame.index, mean, marker=_mark(len(mean)), color=colour(number), label=label(name))
             shown += [mean - std, mean + std]
             axes.fill_between(frame.index, mean - std, mean + std, color=colour(number), alpha=0.15, linewidth=0)
-        _percent(axes, "mean client accuracy, band: one standard deviation over seeds", *shown)
+        percent_axis(axes, "mean client accuracy, band: one standard deviation over seeds", *shown)
         _rounds(axes)
         legend_below(axes)
 
@@ -179,15 +183,15 @@ def legend_below(axes: Axes) -> None:
     if not labels:
         return
     inches_per_label = 0.6 + 0.065 * max(map(len, labels))  # the handle, and eight-point letters
-    beside = len([each for each in figure.axes if each.get_subplotspec() is not None])
-    columns = max(1, int(figure.get_figwidth() / beside / inches_per_label))
+    grid = axes.get_gridspec()
+    assert grid is not None
+    columns = max(1, int(figure.get_figwidth() / grid.ncols / inches_per_label))
     rows = -(-len(labels) // columns)
-    figure.set_figheight(max(figure.get_figheight(), axes.get_gridspec().nrows * 2.6 + 0.4 + 0.17 * rows))
-    if beside == 1:
+    figure.set_figheight(max(figure.get_figheight(), 2.6 * grid.nrows + 0.4 + 0.17 * rows))
+    if grid.ncols == 1:
         figure.legend(handles, labels, fontsize=8, ncols=columns, loc="outside lower center")
     else:
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}
-        axes.legend(handles, labels, fontsize=7, ncols=columns, **place)
+        axes.legend(handles, labels, fontsize=7, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
 def label(name: str) -> str:
@@ -224,9 +228,9 @@ def limits(values: Iterable[float]) -> tuple[float, float]:
     return (0.0 if low < 0.4 * high or bottom <= 10 else float(bottom)), min(100.0, float(top))
 
 
-def _mark(points: int) -> str:
-    """A line of two points or one needs them drawn."""
-    return "o-" if points <= 2 else "-"
+def _mark(points: int) -> str | None:
+    """A line of two points, or of one, needs them drawn."""
+    return "o" if points <= 2 else None
 
 
 def _rounds(axes: Axes) -> None:
@@ -234,7 +238,7 @@ def _rounds(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _percent(axes: Axes, title: str, *shown: Iterable[float]) -> None:
+def percent_axis(axes: Axes, title: str, *shown: Iterable[float]) -> None:
     """An axis that says where it begins if that is not zero."""
     bottom, top = limits(value for values in shown for value in values)
     axes.set_ylim(bottom, top)

@@ -23,7 +23,7 @@ from fedsim.metrics import CLIENT_MEAN, GLOBAL_ACCURACY, VALIDATION, predictors_
 from fedsim.names import ALL, GLOBAL, MEAN, left_out, title
 from fedsim.names import VALIDATION as VALIDATED
 from fedsim.plots import plot_comparison_by_domain, plot_comparison_over_rounds
-from fedsim.results import Result, find_runs, read_result
+from fedsim.results import Result, find_runs
 from fedsim.scoring import joined
 from fedsim.terminal import never_fail_to_print, print_whole
 

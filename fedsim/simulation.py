@@ -176,16 +176,16 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
             reporter.close()
     result = read_result(run_dir)
     if settings.pictures:
-        _draw(result, prepared.federation)
+        _draw(result, prepared.federation, settings.shots)
     write_html(result.run_dir)
     return result
 
 
-def _draw(result: Result, federation: Federation) -> None:
+def _draw(result: Result, federation: Federation, shots: str) -> None:
     folder = result.run_dir / "plots"
     plot_run(result.clients, result.rounds, folder)
     if not federation.on_devices:
-        plot_federation(federation, folder)
+        plot_federation(federation, folder, shots)
     if result.classes is not None:
         plot_classes(result.classes, folder / "classes.png")
     if result.diagnostics is not None:

@@ -75,8 +75,8 @@ def _not_empty(clients: Sequence[Pool], *, drop: bool) -> list[int]:
 
 def _by_domain(source: Source, seen: Sequence[str], part: Part) -> dict[str | None, Indices]:
     """The images of that part for each domain, and all of them (None) for the clients that are mixed."""
-    images = {name: source.indices(source.domain_names.index(name), part) for name in seen}
-    return {**images, None: np.concatenate(list(images.values()))}
+    images: dict[str | None, Indices] = {name: source.indices(source.domain_names.index(name), part) for name in seen}
+    return images | {None: np.concatenate(list(images.values()))}
 
 
 def _held_out(train: Indices, share: float, rng: np.random.Generator) -> tuple[Indices, Indices]:

@@ -11,7 +11,9 @@ from fedsim.errors import UserError
 from fedsim.seeding import numpy_generator
 
 
-def matched_tests(clients: Sequence[Pool], source: Source, test_of: Mapping[str | None, Indices], seed: int) -> list[Indices]:
+def matched_tests(
+    clients: Sequence[Pool], source: Source, test_of: Mapping[str | None, Indices], seed: int
+) -> list[Indices]:
     """FedLoGe's local test sets: as many images of each class as the client's share of the training images says.
 
     Client k gets floor(n_kc / N * T) test images of class c, but not more than there are: n_kc are its training images

@@ -70,7 +70,9 @@ def plot_diagnostics_comparison(runs: Mapping[str, pd.DataFrame], path: Path) ->
             axes[4 * row].set_ylabel(label(name), fontweight="bold")
         figure = axes[0].figure
         assert isinstance(figure, Figure)
-        figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.01, extend="both", label="nats, symmetric KL", format=plain_logarithm())
+        figure.colorbar(
+            drawn, ax=axes, shrink=0.8, pad=0.01, extend="both", label="nats, symmetric KL", format=plain_logarithm()
+        )
 
 
 def _sites(frame: pd.DataFrame) -> int:

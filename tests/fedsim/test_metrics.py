@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from datasets.federation import Federation
-from datasets.federation import MIXED
+from datasets.federation import MIXED, Federation
 from fedsim.evaluation import Evaluation, Measured, pool
 from fedsim.metrics import best_row, client_mean_by_domain, client_rows, evaluated, nested, round_metrics
 
