@@ -50,6 +50,6 @@ def _find(name: str, known: Sequence[str], folder: Path) -> str:
     """The folder that is meant. Errors: ``UserError`` where there is none."""
     found = find_name(name, known)
     if found is None:
-        hint = " (a name like 007 needs quotes: '[\"007\"]')" if name.isdecimal() else ""
+        hint = " (a name that reads as a number needs quotes, as '[\"1_000\"]')" if name.isdecimal() else ""
         raise UserError(f"the domain {name} is not there: looked for the folder {folder / name}{hint}.")
     return found

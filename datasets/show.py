@@ -103,7 +103,7 @@ def summary(federation: Federation, shots: str = "share") -> str:
     tail = ""
     if long_tailed(by_class):
         groups = SHOT_RULES[shots](by_class)
-        tail = "".join(f", {groups.count(shot)} classes {shot}" for shot in SHOTS)
+        tail = "".join(f", {groups.count(shot)} class{'es' * (groups.count(shot) != 1)} {shot}" for shot in SHOTS)
     domains = ", ".join(federation.domain_tests)
     left_out = f" (left out: {', '.join(federation.unseen_tests)})" if federation.unseen_tests else ""
     return "\n".join(

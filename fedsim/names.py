@@ -23,8 +23,8 @@ def readable(name: str) -> str:
 
     These are line breaks, other control characters, marks that turn the direction of what follows, and bytes that are
     no UTF-8, which Python hands over as lone surrogates. A name that begins or ends with a space, or has nothing to be
-    seen, is put into quotes. Letters are composed (NFC), as a keyboard gives them and macOS does not store them. What is
-    readable stays as it is.
+    seen, is put into quotes. Letters are composed (NFC), as a keyboard gives them and macOS does not store them. A
+    readable name stays as it is.
     """
     composed = unicodedata.normalize("NFC", name)
     text = "".join(_written_out(character) if _hidden(character) else character for character in composed)

@@ -32,7 +32,7 @@ class Result:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Return a CSV table of ours: what pandas would take for a number or for nothing stays a name, as ``NA`` or ``007``."""
+    """Return a CSV table of ours, where a name stays one that pandas would take for a number or for nothing: ``NA``."""
     columns = pd.read_csv(path, encoding="utf-8", nrows=0).columns
     numbers = {name: ["", "nan"] for name in columns if name not in NAMES}
     names = {name: str for name in columns if name in NAMES}
