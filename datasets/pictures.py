@@ -9,14 +9,13 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from datasets.federation import Federation
 from datasets.shots import SHOT_RULES, SHOTS, long_tailed
 from datasets.source import Indices, Part
 from fedsim.names import left_out
-from fedsim.plots import colour, label, picture, plain_logarithm
+from fedsim.plots import colour, label, legend_below, picture, plain_logarithm
 
 NAMED_CLIENTS = 40
 """More clients than these are drawn without their names and numbers."""
@@ -120,13 +119,10 @@ def plot_longtail(federation: Federation, path: Path, shots: str) -> None:
             + (f", {missing} classes without images" if missing else ""),
             fontsize=9,
         )
-        bars = [Patch(color=greys[shot], label=shot) for shot in SHOTS if shot in groups]
-        axes.legend(
-            handles=[*bars, *axes.get_legend_handles_labels()[0]],
-            fontsize=7,
-            loc="center left",
-            bbox_to_anchor=(1.0, 0.5),
-        )
+        for shot in SHOTS:
+            if shot in groups:
+                axes.bar([], [], color=greys[shot], label=shot)
+        legend_below(axes)
 
 
 def plot_images(federation: Federation, path: Path, columns: int = 16) -> None:

@@ -4,20 +4,26 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 # Okabe & Ito's colours, which people with any colour vision can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+
+COLOURS = len(_COLOURS) + 20
+"""Beyond these they come again."""
 
 
 def colour(number: int) -> str:
@@ -175,23 +181,30 @@ def plot_comparison_over_rounds(curves: Mapping[str, pd.DataFrame], path: Path) 
         legend_below(axes)
 
 
-def legend_below(axes: Axes) -> None:
-    """Outside the axes, where it hides nothing, in as many rows as the labels need; the picture grows with them."""
-    figure = axes.figure
+def legend_below(*axes: Axes) -> None:
+    """A legend where it hides nothing: below these axes, in as many rows as needed; the picture grows with them."""
+    figure = axes[0].figure
+    grid = axes[0].get_gridspec()
     assert isinstance(figure, Figure)
-    handles, labels = axes.get_legend_handles_labels()
-    if not labels:
-        return
-    inches_per_label = 0.6 + 0.065 * max(map(len, labels))  # the handle, and eight-point letters
-    grid = axes.get_gridspec()
     assert grid is not None
-    columns = max(1, int(figure.get_figwidth() / grid.ncols / inches_per_label))
-    rows = -(-len(labels) // columns)
+    entries: dict[str, Artist] = {}
+    for each in axes:
+        entries |= {words: handle for handle, words in zip(*each.get_legend_handles_labels(), strict=True)}
+    if len(entries) > COLOURS:  # then colours come again
+        more = len(entries) - COLOURS + 1
+        entries = {**dict(islice(entries.items(), COLOURS - 1)), f"and {more} more": Patch(alpha=0)}
+    if not entries:
+        return
+    whole = grid.ncols == 1 or len(axes) > 1
+    inches_per_label = 0.6 + 0.065 * max(map(len, entries))  # the handle, and eight-point letters
+    columns = max(1, int(figure.get_figwidth() / (1 if whole else grid.ncols) / inches_per_label))
+    rows = -(-len(entries) // columns)
     figure.set_figheight(max(figure.get_figheight(), 2.6 * grid.nrows + 0.4 + 0.17 * rows))
-    if grid.ncols == 1:
-        figure.legend(handles, labels, fontsize=8, ncols=columns, loc="outside lower center")
+    shown = {"handles": list(entries.values()), "labels": list(entries), "ncols": columns}
+    if whole:
+        figure.legend(**shown, fontsize=8, loc="outside lower center")
     else:
-        axes.legend(handles, labels, fontsize=7, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+        axes[0].legend(**shown, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
 def label(name: str) -> str:
@@ -221,8 +234,8 @@ def limits(values: Iterable[float]) -> tuple[float, float]:
     if not len(found):
         return 0.0, 100.0
     low, high = float(found.min()), float(found.max())
-    span = max(high - low, 2.0)
-    step = next(step for step in (1, 2, 5, 10, 20) if step >= span / 5 or step == 20)
+    span = max(high - low, 10.0)
+    step = next(step for step in (2, 5, 10, 20) if step >= span / 5 or step == 20)
     bottom = step * np.floor((low - 0.2 * span) / step)
     top = step * np.ceil((high + 0.1 * span) / step)
     return (0.0 if low < 0.4 * high or bottom <= 10 else float(bottom)), min(100.0, float(top))

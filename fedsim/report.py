@@ -177,7 +177,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def _plain(text: str) -> str:
-    """Markdown that shows the text as it is: what would be a border, a link, a tag, a formula or emphasis is escaped."""
+    """Markdown that shows the text as it is: what would be a border, link, tag, formula or emphasis is escaped."""
     return re.sub(r"[\\|*`<&$~]|(?<=\])\(|\b_\B|\B_", lambda found: f"\\{found[0]}", text)
 
 

@@ -29,8 +29,7 @@ def plot_classes(classes: pd.DataFrame, path: Path) -> None:
         for axes, (what, title) in zip(geometry, GEOMETRY.items(), strict=False):
             _plot_over_rounds(axes, classes, layers, what)
             axes.set_title(title, fontsize=9)
-        if geometry:
-            legend_below(geometry[0])
+        legend_below(final, *geometry)
 
 
 def _plot_final(axes: Axes, final: pd.DataFrame) -> None:
@@ -58,8 +57,6 @@ def _plot_final(axes: Axes, final: pd.DataFrame) -> None:
         axes.set_xticks(places, list(map(label, ordered["class"])), rotation=60, ha="right", fontsize=7)
     else:
         axes.set_xlabel("classes, the largest first")
-    if others:
-        legend_below(axes)
 
 
 def _plot_over_rounds(axes: Axes, classes: pd.DataFrame, layers: list[str], what: str) -> None:
@@ -69,7 +66,13 @@ def _plot_over_rounds(axes: Axes, classes: pd.DataFrame, layers: list[str], what
         for layer, line in zip(layers, LINES, strict=False):
             mean = rows.groupby("round")[f"{layer}_{what}"].mean()
             words = f"{group}, {layer.rpartition('.')[2]}" if len(layers) > 1 else group
-            axes.plot(mean.index, mean, color=colour(number), linestyle=line, label=words)
+            axes.plot(
+                mean.index,
+                mean,
+                marker="o" if len(mean) <= 2 else None,
+                color=colour(number),
+                linestyle=line,
+                label=words,
+            )
     axes.set_xlabel("round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylim(bottom=0)
