@@ -91,7 +91,9 @@ def plot_longtail(federation: Federation, path: Path, shots: str) -> None:
     with picture(path, 6.5, 3.4) as (axes,):
         places = np.arange(len(counts))
         greys = dict(zip(SHOTS, GREYS, strict=True))
-        axes.bar(places, counts[order], width=0.9, color=[greys[shot] for shot in groups])
+        for shot in (shot for shot in SHOTS if shot in groups):
+            mine = groups == shot
+            axes.bar(places[mine], counts[order][mine], width=0.9, color=greys[shot], label=shot)
         for left in range(len(groups) - 1):
             if groups[left] != groups[left + 1]:
                 axes.axvline(left + 0.5, color="black", linewidth=0.8, linestyle=":")
@@ -119,9 +121,6 @@ def plot_longtail(federation: Federation, path: Path, shots: str) -> None:
             + (f", {missing} classes without images" if missing else ""),
             fontsize=9,
         )
-        for shot in SHOTS:
-            if shot in groups:
-                axes.bar([], [], color=greys[shot], label=shot)
         legend_below(axes)
 
 

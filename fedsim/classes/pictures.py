@@ -47,6 +47,7 @@ def _plot_final(axes: Axes, final: pd.DataFrame) -> None:
             linestyle="none",
             marker="ovs^D"[number % 5],
             markersize=4,
+            clip_on=False,
             color="black",
             markerfacecolor="white",
             label=name.removesuffix("_accuracy").replace("_", " "),
