@@ -207,7 +207,7 @@ def read_rounds(file: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     columns = ("round", "seconds", "device_seconds", "bytes_down", "bytes_up")
-    lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
     return [{name: float(row.get(name) or "nan") for name in columns} for row in csv.DictReader(lines)]
 
 

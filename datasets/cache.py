@@ -73,7 +73,7 @@ def cached(name: str, digest: str, make: Callable[[Path], None]) -> Path:
             try:
                 make(temporary)
                 sums = {file.name: _checksum(file) for file in sorted(temporary.glob("*.npy"))}
-                (temporary / CHECKSUMS).write_text(json.dumps(sums))
+                (temporary / CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
                 temporary.rename(entry)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -96,7 +96,7 @@ def _intact(entry: Path) -> bool:
     if not entry.exists():
         return False
     try:
-        sums = json.loads((entry / CHECKSUMS).read_text())
+        sums = json.loads((entry / CHECKSUMS).read_text(encoding="utf-8"))
         if entry in _checked or all(_checksum(entry / name) == expected for name, expected in sums.items()):
             _checked.add(entry)
             return True

@@ -23,6 +23,7 @@ from datasets.transforms import HorizontalFlip, Transform
 from fedsim.binding import instantiate
 from fedsim.devices.node import NodeConfig, NodeProfile
 from fedsim.errors import UserError
+from fedsim.names import find_name
 from fedsim.settings import Settings
 
 NAME = "devices"
@@ -94,10 +95,11 @@ class DeviceData:
         labels: dict[Path, int] = {}
         left_out = loose_images(folder)
         for name in subfolders(folder):
-            if name not in self.class_names:
+            label = find_name(name, self.class_names)
+            if label is None:
                 raise UserError(f"{folder / name} is no class: dataset.classes has {', '.join(self.class_names)}.")
             listing = list_images(folder / name)
-            labels |= dict.fromkeys(listing.images, self.class_names.index(name))
+            labels |= dict.fromkeys(listing.images, self.class_names.index(label))
             left_out += listing.left_out
         return FolderFiles(labels, tuple(left_out))
 

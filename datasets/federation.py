@@ -9,9 +9,11 @@ import numpy.typing as npt
 import torch
 
 from datasets.examples import Examples
-from datasets.source import MIXED, Indices, Part, Source
+from datasets.source import Indices, Part, Source
 
 NONE: Indices = np.empty(0, np.int64)
+MIXED = "mixed"
+"""What tables say where a client whose images are of several domains has none of its own; see ``domain_of``"""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Partition:
     """One client's share: indices into the source."""
 
     client: int
-    domain: str
-    """Its domain's name, or ``MIXED``"""
+    domain: str | None
+    """Its domain's name; None where its images are of several"""
     train: Indices
     test: Indices | None = None
     """Test images of its own; None for the whole test set of its domain, or of all domains if it is mixed"""
@@ -54,7 +56,7 @@ class Federation:
         self.source = source
         self.partitions = tuple(partitions)
         held = {partition.domain for partition in self.partitions}
-        seen = [name for name in source.domain_names if name not in unseen and (name in held or MIXED in held)]
+        seen = [name for name in source.domain_names if name not in unseen and (name in held or None in held)]
         self.domain_tests = {name: self._test(name) for name in seen}
         """The test images of each domain that a client belongs to; together the union that global accuracy is over."""
         self.unseen_tests = {name: self._test(name) for name in unseen}
@@ -79,15 +81,27 @@ class Federation:
     @property
     def domain_hosts(self) -> list[tuple[str, int]]:
         """Each domain and a client that can test the global model on its test images."""
-        first = {partition.domain: partition.client for partition in reversed(self.partitions)}
+        first: dict[str | None, int] = {each.domain: each.client for each in reversed(self.partitions)}
         return [(name, first.get(name, 0)) for name in (*self.domain_tests, *self.unseen_tests)]
+
+    def domain_of(self, client: int) -> str:
+        """The client's domain as tables have it: ``mixed``, in parentheses where a domain is called so, for several."""
+        domain = self.partitions[client].domain
+        return self._mixed if domain is None else domain
+
+    @cached_property
+    def _mixed(self) -> str:
+        name = MIXED
+        while name in self.source.domain_names:
+            name = f"({name})"
+        return name
 
     def test_domains(self, client: int) -> tuple[str, ...]:
         """The domains whose test sets together are the client's, so that one evaluation serves both; else none."""
         partition = self.partitions[client]
         if partition.test is not None or partition.noise is not None:
             return ()
-        return tuple(self.domain_tests) if partition.domain == MIXED else (partition.domain,)
+        return tuple(self.domain_tests) if partition.domain is None else (partition.domain,)
 
     def examples(self, indices: Indices) -> Examples:
         return Examples(
@@ -121,7 +135,7 @@ class Federation:
             return partition.validation
         if partition.test is not None:
             return partition.test
-        if partition.domain == MIXED:
+        if partition.domain is None:
             return self._all_tests
         return self.domain_tests[partition.domain]
 

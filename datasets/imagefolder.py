@@ -6,7 +6,6 @@ is split 80 to 20, stratified by class with seed 0. Images are resized to a squa
 deviation, and flipped in training where ``augment`` is true.
 """
 
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from datasets.readers.listing import subfolders
 from datasets.source import Source
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, HorizontalFlip, Transform
 from fedsim.errors import UserError
+from fedsim.names import all_readable, find_name, readable
 
 
 def load(
@@ -30,24 +30,34 @@ def load(
     folder = data_folder("imagefolder", data_dir, "a folder for each domain, and in it one for each class")
     asked = None if domains is None else check_domains(domains)
     known = subfolders(folder, asked)
-    names = known if asked is None else asked
-    missing = [name for name in names if name not in known]
+    there = {each: find_name(each, known) for each in asked or known}
+    missing = [name for name, found in there.items() if found is None]
     if missing:
-        there = [name for name in names if name in known]
-        raise missing_domains(missing, f"the folder {folder / missing[0]}", there)
-    classes = {name: {each: unicodedata.normalize("NFC", each) for each in subfolders(folder / name)} for name in names}
-    class_names = sorted({each for mine in classes.values() for each in mine.values()})
+        raise missing_domains(
+            missing, f"the folder {folder / missing[0]}", [name for name in there if name not in missing]
+        )
+    names = [name for name in there.values() if name is not None]
+    classes = {name: subfolders(folder / name) for name in names}
+    class_names = sorted({readable(each) for mine in classes.values() for each in mine})
     if not class_names:
         raise UserError(f"data_dir={folder} holds no DOMAIN/CLASS folders: choose a folder that does.")
     for name, mine in classes.items():
         if not mine:
             raise UserError(f"{folder / name} holds no CLASS folders: fill it, or name the others in dataset.domains.")
-        if len(set(mine.values())) < len(mine):
-            raise UserError(f"{folder / name} holds two CLASS folders whose names look the same: make one of them.")
+        all_readable(f"classes of {folder / name}", mine)
     found = {
-        name: find_domain(folder, name, {each: class_names.index(written) for each, written in mine.items()})
+        name: find_domain(folder, name, {each: class_names.index(readable(each)) for each in mine})
         for name, mine in classes.items()
     }
     transform = Transform(IMAGENET_MEAN, IMAGENET_STD, (HorizontalFlip(),) if augment else ())
     source = load_source("imagefolder", found, class_names, image_size=image_size, transform=transform)
     return share_of_each(source, percent)
+
+
+def _find(name: str, known: Sequence[str], folder: Path) -> str:
+    """The folder that is meant. Errors: ``UserError`` where there is none."""
+    found = find_name(name, known)
+    if found is None:
+        hint = " (a name that reads as a number needs quotes, as '[\"1_000\"]')" if name.isdecimal() else ""
+        raise UserError(f"the domain {name} is not there: looked for the folder {folder / name}{hint}.")
+    return found

@@ -9,12 +9,13 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from datasets.federation import Federation
-from datasets.shots import SHOTS, shots_by_share
-from datasets.source import MIXED, Indices, Part
-from fedsim.plots import colour, picture
+from datasets.shots import SHOT_RULES, SHOTS, long_tailed
+from datasets.source import Indices, Part
+from fedsim.names import left_out
+from fedsim.plots import colour, label, legend_below, picture, plain_logarithm
 
 NAMED_CLIENTS = 40
 """More clients than these are drawn without their names and numbers."""
@@ -23,11 +24,22 @@ GREYS = ("0.62", "0.76", "0.88")
 """Of the bars of many, medium and few, so that every colour is a domain's."""
 
 
-def plot_federation(federation: Federation, folder: Path) -> None:
-    """``labels.png``, ``longtail.png`` and ``images.png``."""
-    plot_labels(federation, folder / "labels.png")
-    plot_longtail(federation, folder / "longtail.png")
-    plot_images(federation, folder / "images.png")
+def plot_federation(federation: Federation, folder: Path, shots: str = "share") -> list[str]:
+    """Draws what has something to show, and returns the names of the files.
+
+    ``labels.png`` where clients hold different labels, ``longtail.png`` where there is a tail, and ``images.png``.
+    """
+    counts = federation.label_counts()
+    drawn = []
+    if long_tailed(counts.ravel()):  # a client with half as many images of a class as another
+        drawn.append("labels.png")
+        plot_labels(federation, folder / drawn[-1])
+    if long_tailed(counts.sum(axis=0)):
+        drawn.append("longtail.png")
+        plot_longtail(federation, folder / drawn[-1], shots)
+    drawn.append("images.png")
+    plot_images(federation, folder / drawn[-1])
+    return drawn
 
 
 def plot_labels(federation: Federation, path: Path) -> None:
@@ -37,6 +49,7 @@ def plot_labels(federation: Federation, path: Path) -> None:
     """
     counts = federation.label_counts()
     clients, classes = counts.shape
+    domains = list(map(federation.domain_of, federation.clients))
     named, few_classes = clients <= NAMED_CLIENTS, classes <= NAMED_CLASSES
     width = 2.2 + (0.48 * classes if few_classes else min(10, 0.1 * classes))
     with picture(path, max(4.5, width), max(2.4, min(12, 1.3 + 0.25 * clients) if named else 6)) as (axes,):
@@ -54,10 +67,10 @@ def plot_labels(federation: Federation, path: Path) -> None:
         if few_classes:
             _name_classes(axes, federation.source.class_names)
         if named:
-            axes.set_yticks(range(clients), [f"{each.client} {each.domain}" for each in federation.partitions])
+            axes.set_yticks(range(clients), [f"{client} {label(domain)}" for client, domain in enumerate(domains)])
         else:
             axes.set_ylabel("client")
-            _name_domains(axes, [each.domain for each in federation.partitions])
+            _name_domains(axes, domains)
         if named and few_classes:
             for row, column in np.argwhere(counts):
                 count = counts[row, column]
@@ -68,28 +81,36 @@ def plot_labels(federation: Federation, path: Path) -> None:
         figure.colorbar(drawn, ax=axes, shrink=0.8)
 
 
-def plot_longtail(federation: Federation, path: Path) -> None:
+def plot_longtail(federation: Federation, path: Path, shots: str) -> None:
     """Training images per class, the largest first, with the borders of many, medium and few; a line for each
     domain."""
     counts = federation.label_counts().sum(axis=0)
     order = np.argsort(-counts, kind="stable")
-    shots = np.array(shots_by_share(counts), object)[order]
+    groups = np.array(SHOT_RULES[shots](counts), object)[order]
     present = counts[counts > 0]
     with picture(path, 6.5, 3.4) as (axes,):
         places = np.arange(len(counts))
         greys = dict(zip(SHOTS, GREYS, strict=True))
-        axes.bar(places, counts[order], width=0.9, color=[greys[shot] for shot in shots])
-        for left in range(len(shots) - 1):
-            if shots[left] != shots[left + 1]:
+        for shot in (shot for shot in SHOTS if shot in groups):
+            mine = groups == shot
+            axes.bar(places[mine], counts[order][mine], width=0.9, color=greys[shot], label=shot)
+        for left in range(len(groups) - 1):
+            if groups[left] != groups[left + 1]:
                 axes.axvline(left + 0.5, color="black", linewidth=0.8, linestyle=":")
         by_domain = _counts_by_domain(federation)
         if len(by_domain) > 1:
             line = ".-" if len(counts) <= NAMED_CLASSES else "."  # with heads of their own, many lines only cross
             for number, (domain, mine) in enumerate(by_domain.items()):
-                axes.plot(places, np.where(mine > 0, mine, np.nan)[order], line, color=colour(number), label=domain)
+                axes.plot(
+                    places, np.where(mine > 0, mine, np.nan)[order], line, color=colour(number), label=label(domain)
+                )
         if present.min() < 0.2 * present.max():
             axes.set_yscale("log")
             axes.set_ylim(bottom=0.7)
+            axes.yaxis.set_major_formatter(plain_logarithm())
+            axes.yaxis.set_minor_formatter(plain_logarithm())
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("training images")
         axes.set_xlabel("class, the largest first")
         if len(counts) <= NAMED_CLASSES:
@@ -100,13 +121,7 @@ def plot_longtail(federation: Federation, path: Path) -> None:
             + (f", {missing} classes without images" if missing else ""),
             fontsize=9,
         )
-        bars = [Patch(color=greys[shot], label=shot) for shot in SHOTS if shot in shots]
-        axes.legend(
-            handles=[*bars, *axes.get_legend_handles_labels()[0]],
-            fontsize=7,
-            loc="center left",
-            bbox_to_anchor=(1.0, 0.5),
-        )
+        legend_below(axes)
 
 
 def plot_images(federation: Federation, path: Path, columns: int = 16) -> None:
@@ -117,9 +132,9 @@ def plot_images(federation: Federation, path: Path, columns: int = 16) -> None:
     for domain in federation.domain_tests:
         mine = train[source.domains[train] == source.domain_names.index(domain)]
         if len(mine):
-            rows.append((domain, source.images[_one_of_each_class(mine, source.labels[mine], columns)]))
+            rows.append((label(domain), source.images[_one_of_each_class(mine, source.labels[mine], columns)]))
     for domain, test in federation.unseen_tests.items():
-        rows.append((f"{domain} (left out)", source.images[_one_of_each_class(test, source.labels[test], columns)]))
+        rows.append((left_out(label(domain)), source.images[_one_of_each_class(test, source.labels[test], columns)]))
     noisiest = max(federation.partitions, key=lambda each: each.noise.deviation if each.noise else 0.0)
     if noisiest.noise is not None:
         examples = federation.examples_of(noisiest.client, Part.TRAIN)
@@ -156,13 +171,17 @@ def _one_of_each_class(images: Indices, labels: Indices, count: int) -> Indices:
 
 def _counts_by_domain(federation: Federation) -> dict[str, Indices]:
     counts = federation.label_counts()
-    domains = np.array([partition.domain for partition in federation.partitions])
-    return {domain: counts[domains == domain].sum(axis=0) for domain in dict.fromkeys(domains) if domain != MIXED}
+    held = [partition.domain for partition in federation.partitions]
+    return {
+        domain: counts[[each == domain for each in held]].sum(axis=0)
+        for domain in dict.fromkeys(held)
+        if domain is not None
+    }
 
 
 def _name_classes(axes: Axes, names: "tuple[str, ...] | list[str]") -> None:
     long = max(map(len, names)) > 3
-    axes.set_xticks(range(len(names)), names, rotation=40 if long else 0, ha="right" if long else "center")
+    axes.set_xticks(range(len(names)), map(label, names), rotation=40 if long else 0, ha="right" if long else "center")
 
 
 def _name_domains(axes: Axes, domains: list[str]) -> None:
@@ -173,6 +192,6 @@ def _name_domains(axes: Axes, domains: list[str]) -> None:
         spans = [
             f"{first}\N{EN DASH}{last - 1}" if last - first > 1 else f"{first}" for first, last in pairwise(starts)
         ]
-        axes.set_yticks(middles, [f"{domains[at]} {span}" for at, span in zip(starts, spans, strict=False)])
+        axes.set_yticks(middles, [f"{label(domains[at])} {span}" for at, span in zip(starts, spans, strict=False)])
         for at in starts[1:-1]:
             axes.axhline(at - 0.5, color="black", linewidth=0.6)

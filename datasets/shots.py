@@ -9,6 +9,11 @@ SHOTS = ("many", "medium", "few")
 Counts = Sequence[int] | npt.NDArray[np.int64]
 
 
+def long_tailed(counts: Counts) -> bool:
+    """Whether there is a tail to speak of: a class with at most half as many training images as another."""
+    return bool(len(counts)) and 2 * min(counts) <= max(counts)
+
+
 def shots_by_share(counts: Counts, borders: tuple[float, float] = (0.75, 0.95)) -> list[str]:
     """For each class its name of ``SHOTS``, by FedLoGe's code (arXiv 2401.08977).
 

@@ -2,7 +2,7 @@
 out_dir=DIR``.
 
 Takes the words of ``python run.py``. Prints a table of clients and classes; with ``out_dir`` also writes
-``federation.csv`` and the three pictures that every run stores.
+``federation.csv``, where ``train.CAT`` are the training images of the class CAT, and the pictures that a run stores.
 """
 
 import sys
@@ -13,18 +13,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from datasets.build import build_federation
 from datasets.federation import Federation
 from datasets.pictures import NAMED_CLASSES, NAMED_CLIENTS, plot_federation
-from datasets.shots import SHOTS, shots_by_share
+from datasets.shots import SHOT_RULES, SHOTS, long_tailed
 from datasets.source import Part
 from fedsim.config import compose
 from fedsim.errors import UserError
-from fedsim.report import print_whole
 from fedsim.settings import Settings
+from fedsim.terminal import console, never_fail_to_print, print_whole
+
+OF_CLASS = "train."
+"""Begins the columns of the classes, which may be called as any other column."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,14 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(overrides):
         print(__doc__)
         return 0
+    never_fail_to_print()
     try:
         settings = Settings.from_config(compose(overrides))
         federation = build_federation(settings)
         table = clients_table(federation)
         print_whole(render(table, federation))
-        Console().print(summary(federation), highlight=False, soft_wrap=True)
+        console().print(summary(federation, settings.shots), soft_wrap=True)
         if settings.out_dir is not None:
-            write(federation, table, Path(settings.out_dir))
+            write(federation, table, Path(settings.out_dir), settings.shots)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
@@ -52,7 +55,7 @@ def clients_table(federation: Federation) -> pd.DataFrame:
     clients = pd.DataFrame(
         {
             "client": list(federation.clients),
-            "domain": [partition.domain for partition in federation.partitions],
+            "domain": list(map(federation.domain_of, federation.clients)),
             "train": counts.sum(axis=1),
             "validation": [len(partition.validation) for partition in federation.partitions],
             "test": [federation.num_images(client, Part.TEST) for client in federation.clients],
@@ -60,7 +63,8 @@ def clients_table(federation: Federation) -> pd.DataFrame:
             "entropy": label_entropy(counts).round(3),
         }
     )
-    return pd.concat([clients, pd.DataFrame(counts, columns=list(federation.source.class_names))], axis=1)
+    by_class = [f"{OF_CLASS}{name}" for name in federation.source.class_names]
+    return pd.concat([clients, pd.DataFrame(counts, columns=by_class)], axis=1)
 
 
 def label_entropy(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -85,40 +89,44 @@ def render(table: pd.DataFrame, federation: Federation) -> Table:
         shown = spread
     drawn = Table(box=SIMPLE_HEAD)
     for name in shown.columns:
-        drawn.add_column(str(name), justify="left" if name in ("domain", "of the clients") else "right")
+        drawn.add_column(
+            name.removeprefix(OF_CLASS), justify="left" if name in ("domain", "of the clients") else "right"
+        )
     for row in shown.itertuples(index=False):
         drawn.add_row(*(f"{value:g}" if isinstance(value, float) else str(value) for value in row))
     return drawn
 
 
-def summary(federation: Federation) -> str:
+def summary(federation: Federation, shots: str = "share") -> str:
     counts = federation.label_counts()
     by_class = counts.sum(axis=0)
-    shots = shots_by_share(by_class)
+    tail = ""
+    if long_tailed(by_class):
+        groups = SHOT_RULES[shots](by_class)
+        tail = "".join(f", {groups.count(shot)} class{'es' * (groups.count(shot) != 1)} {shot}" for shot in SHOTS)
     domains = ", ".join(federation.domain_tests)
     left_out = f" (left out: {', '.join(federation.unseen_tests)})" if federation.unseen_tests else ""
     return "\n".join(
         [
             f"{len(counts)} clients, {counts.sum()} training images, domains: {domains}{left_out}",
-            f"imbalance factor {imbalance_factor(by_class):.4g} over all clients, "
-            + ", ".join(f"{shots.count(shot)} classes {shot}" for shot in SHOTS),
+            f"imbalance factor {imbalance_factor(by_class):.4g} over all clients{tail}",
             f"mean label entropy of a client {label_entropy(counts).mean():.3f} of at most "
             f"{np.log(federation.num_classes):.3f} nats",
         ]
     )
 
 
-def write(federation: Federation, table: pd.DataFrame, folder: Path) -> None:
+def write(federation: Federation, table: pd.DataFrame, folder: Path, shots: str) -> None:
     """``federation.csv`` and the pictures. Errors: ``UserError`` if the folder cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        table.to_csv(folder / "federation.csv", index=False)
-        plot_federation(federation, folder)
+        table.to_csv(folder / "federation.csv", index=False, encoding="utf-8")
+        drawn = plot_federation(federation, folder, shots)
     except OSError as error:
         raise UserError(
             f"out_dir={folder} cannot be written ({error.strerror}): choose a directory you may write to."
         ) from error
-    print(f"written to {folder}: federation.csv, labels.png, longtail.png, images.png")
+    print(f"written to {folder}: federation.csv, {', '.join(drawn)}")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from datasets.transforms import PLUS_MINUS_ONE, Transform
+from fedsim.names import all_readable
 
 Indices = npt.NDArray[np.int64]
-MIXED = "mixed"
-"""Stands for the domain of a client whose images are of several."""
 
 
 class Part(IntEnum):
@@ -39,12 +38,15 @@ class Source:
     parts: npt.NDArray[np.uint8]
     """(N,), a ``Part`` each"""
     domain_names: tuple[str, ...]
+    """As they can be shown (``fedsim/names.py``), whatever the folders are called"""
     class_names: tuple[str, ...]
     transform: Transform = PLUS_MINUS_ONE
     writers: Indices | None = None
     """(N,), who made the image, for ``split=naturalid``; None where that is not known"""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "domain_names", all_readable("domains", self.domain_names))
+        object.__setattr__(self, "class_names", all_readable("classes", self.class_names))
         if not self.images.flags.c_contiguous:
             raise ValueError("the images of a source must be contiguous, so that workers can share them without a copy")
 

@@ -16,18 +16,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from fedsim.config import CONFIG_DIR, CONFIG_NAME, compose, load, register_families, register_resolvers
 from fedsim.errors import FedsimError, UserError
 from fedsim.progress import console_reporter
 from fedsim.recording import check_run_dir
-from fedsim.report import print_whole, run_table
+from fedsim.report import run_table
 from fedsim.results import Result
 from fedsim.settings import Settings
 from fedsim.simulation import Prepared, prepare, run
 from fedsim.superlink import NAME as SUPERLINK
 from fedsim.superlink import SuperLink, check_receiving_dir, follow
+from fedsim.terminal import console, never_fail_to_print, print_whole
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -36,6 +36,7 @@ INTERRUPTED = 130
 def main() -> None:
     """Runs what ``sys.argv`` says and exits."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a bug of ours shows its whole traceback
+    never_fail_to_print()
     prepared: Prepared | None = None
     # Hydra's parser does not take overrides on both sides of a flag: flags go first.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda text: "=" in text and not text.startswith("-"))
@@ -76,9 +77,8 @@ def _job(config: DictConfig, prepared: Prepared | None, failed: list[FedsimError
         print(f"error: {error}", file=sys.stderr)
         failed.append(error)
         return
-    console = Console()
     print_whole(run_table(result))
-    console.print(f"run directory: {_shown(run_dir)}", highlight=False, soft_wrap=True)
+    console().print(f"run directory: {_shown(run_dir)}", soft_wrap=True)
 
 
 def _end(error: FedsimError) -> NoReturn:

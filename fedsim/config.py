@@ -165,7 +165,7 @@ def _of_a_family(group: str, choice: str, config_dir: Path) -> DictConfig | None
     template = config_dir / group / family / f"{PLACEHOLDER}.yaml"
     if not slash or not name.isidentifier() or not template.is_file():
         return None
-    node = OmegaConf.create(template.read_text().replace(PLACEHOLDER, name))
+    node = OmegaConf.create(template.read_text(encoding="utf-8").replace(PLACEHOLDER, name))
     assert isinstance(node, DictConfig)
     return node
 

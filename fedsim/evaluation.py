@@ -157,7 +157,7 @@ def with_clients(
     if alike and federation.on_devices:  # the test images of a domain are those of its devices
         by_domain: dict[str, list[Measured]] = {}
         for client, result in sorted(tested.items()):
-            by_domain.setdefault(federation.partitions[client].domain, []).append(result)
+            by_domain.setdefault(federation.domain_of(client), []).append(result)
         domains = {name: pool(results) for name, results in by_domain.items()}
     elif alike:
         for client in federation.clients:

@@ -8,7 +8,7 @@ def peak_memory_mb() -> float:
     """The largest resident set of this process so far, in MB (10^6 bytes); 0 on Windows, which is not asked."""
     status = Path("/proc/self/status")
     if status.exists():  # what getrusage says on Linux is inherited from the process that started this one
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        peak = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
         return int(peak.split()[1]) * 1024 / 1e6
     if sys.platform == "win32":
         return 0.0

@@ -113,7 +113,7 @@ def client_rows(evaluation: Evaluation, federation: Federation, round: int) -> l
         {
             "round": round,
             "client": client,
-            "domain": federation.partitions[client].domain,
+            "domain": federation.domain_of(client),
             "split": part,
             "num_examples": tested.num_examples,
             "loss": tested.loss,
@@ -127,9 +127,8 @@ def client_rows(evaluation: Evaluation, federation: Federation, round: int) -> l
 
 def fault_rows(faults: Iterable[tuple[int, str, str]], federation: Federation, round: int) -> list[Row]:
     """The rows of ``clients.csv`` for clients that failed or whose reply was refused, at what, and why."""
-    domains = {partition.client: partition.domain for partition in federation.partitions}
     return [
-        {"round": round, "client": client, "domain": domains[client], "split": doing, "fault": fault}
+        {"round": round, "client": client, "domain": federation.domain_of(client), "split": doing, "fault": fault}
         for client, doing, fault in faults
     ]
 
@@ -138,7 +137,7 @@ def client_mean_by_domain(clients: Mapping[int, Measured], federation: Federatio
     """The unweighted mean of client accuracy over the clients of each domain: the rows of the papers' tables."""
     by_domain: dict[str, list[float]] = {domain: [] for domain in federation.domain_tests}
     for client, tested in clients.items():
-        by_domain.setdefault(federation.partitions[client].domain, []).append(tested.accuracy)
+        by_domain.setdefault(federation.domain_of(client), []).append(tested.accuracy)
     return {domain: float(np.mean(accuracies)) for domain, accuracies in by_domain.items() if accuracies}
 
 

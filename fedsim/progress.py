@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fedsim.terminal import console
+
 
 class Reporter:
     """Shows nothing; the others override what they show."""
@@ -57,7 +59,7 @@ class PlainReporter(Reporter):
         self.say(line)
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 class LiveReporter(Reporter):
@@ -97,15 +99,15 @@ class LiveReporter(Reporter):
             self._progress.update(self._task, accuracy=accuracy)
 
     def say(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._progress.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         self._progress.stop()
 
 
 def console_reporter() -> Reporter:
-    console = Console()
-    return LiveReporter(console) if console.is_terminal else PlainReporter(console)
+    shown = console()
+    return LiveReporter(shown) if shown.is_terminal else PlainReporter(shown)
 
 
 @contextmanager

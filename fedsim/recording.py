@@ -143,7 +143,7 @@ class Recorder:
             "best": _model_part(best_row(self._rows)),
         }
         text = json.dumps(summary, indent=2) + "\n"
-        write_atomically(self.run_dir / "summary.json", lambda path: path.write_text(text))
+        write_atomically(self.run_dir / "summary.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def check_run_dir(run_dir: Path) -> None:

@@ -4,8 +4,7 @@ Runs that differ only in their seed are one row, *mean ± standard deviation* (s
 """
 
 import argparse
-import html
-import io
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +12,6 @@ from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from datasets.shots import SHOTS
@@ -23,10 +20,13 @@ from fedsim.diagnostics.pictures import plot_diagnostics_comparison
 from fedsim.errors import UserError
 from fedsim.method import PLAIN
 from fedsim.metrics import CLIENT_MEAN, GLOBAL_ACCURACY, VALIDATION, predictors_in
+from fedsim.names import ALL, GLOBAL, MEAN, left_out, title
+from fedsim.names import VALIDATION as VALIDATED
 from fedsim.plots import plot_comparison_by_domain, plot_comparison_over_rounds
-from fedsim.results import Result, find_runs, read_result
+from fedsim.results import Result, find_runs
 from fedsim.scoring import joined
 from fedsim.significance import sentences
+from fedsim.terminal import never_fail_to_print, print_whole
 
 NOT_COMPARED = (
     *("seed", "out_dir", "resume", "device", "engine", "verbose", "checkpoint_every"),
@@ -34,13 +34,12 @@ NOT_COMPARED = (
 )
 """Settings in which the runs of one row may differ: they do not change what is measured."""
 SPLIT_STEPS = "split.steps"
-MEAN = "mean"
-GLOBAL = "global"
+GLOBAL_MODEL = "global model"
 TOTALS = {MEAN: CLIENT_MEAN, GLOBAL: GLOBAL_ACCURACY, **{f"{GLOBAL} {shot}": shot for shot in SHOTS}}
 """What is over all domains, and the metric it is."""
 
 
-LAST = ("all", "validation", *SHOTS)
+LAST = (ALL, VALIDATED, *SHOTS)
 """Columns of a run's table that stand behind its domains."""
 
 
@@ -49,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", type=Path, help="run directories, or folders with run directories below")
     parser.add_argument("--out", type=Path, help="where table and pictures go (default: the first folder)")
     options = parser.parse_args(arguments)
+    never_fail_to_print()
     try:
         runs = find_runs(options.folders)
     except UserError as error:
@@ -65,9 +65,9 @@ def write_comparison(groups: dict[str, list[Result]], out: Path) -> None:
     for line in sentences({label: accuracy_by_seed(runs) for label, runs in groups.items()}):
         print(line)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "comparison.md").write_text(to_markdown(table))
-    table.to_csv(out / "comparison.csv", index=False)
-    domains = table[~table["domain"].str.startswith(GLOBAL)]
+    (out / "comparison.md").write_text(to_markdown(table), encoding="utf-8")
+    table.to_csv(out / "comparison.csv", index=False, encoding="utf-8")
+    domains = table[[name == MEAN or not _is_total(name) for name in table["domain"]]]
     plot_comparison_by_domain(domains, out / "comparison_domains.png")
     plot_comparison_over_rounds(learning_curves(groups), out / "comparison_rounds.png")
     written = ["comparison.md", "comparison.csv", "comparison_domains.png", "comparison_rounds.png"]
@@ -116,14 +116,14 @@ def accuracy_table(groups: dict[str, list[Result]]) -> pd.DataFrame:
     for label, runs in groups.items():
         finals = [run.summary["final"] for run in runs]
         columns = {
-            domain: [final["client_domain_accuracy"][domain] for final in finals]
+            title(domain): [final["client_domain_accuracy"][domain] for final in finals]
             for domain in finals[0]["client_domain_accuracy"]
         }
         columns |= {
             left_out(domain): [final["unseen_accuracy"][domain] for final in finals]
             for domain in finals[0].get("unseen_accuracy", {})
         }
-        for total, metric in TOTALS.items():
+        for total, metric in TOTALS.items():  # no domain's title is one of these
             for name in predictors_in(finals[0]):
                 if joined(name, metric) in finals[0]:
                     columns[_title(total, name)] = [final[joined(name, metric)] for final in finals]
@@ -163,19 +163,19 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
         cell=[f"{row.mean:.1f}" if row.runs == 1 else f"{row.mean:.1f} ± {row.std:.1f}" for row in table.itertuples()]
     )
     wide = text.pivot(index="label", columns="domain", values="cell")
-    names = sorted(table["domain"].unique(), key=lambda name: name.partition(",")[0] in TOTALS)  # those last
+    names = sorted(table["domain"].unique(), key=_is_total)  # those last
     return wide.reindex(index=table["label"].unique(), columns=names).fillna("")
 
 
 def render(table: pd.DataFrame) -> Table:
     """For a terminal: a row for each domain, a column for each strategy."""
     runs = table["runs"].max()
-    title = f"client accuracy after the last round (%), {runs} run{'s' if runs > 1 else ''} each"
-    shown = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    head = f"client accuracy after the last round (%), {runs} run{'s' if runs > 1 else ''} each"
+    shown = Table(title=head, box=SIMPLE_HEAD, pad_edge=False)
     wide = cells(table)
     shown.add_column("")
     for label in wide.index:
-        shown.add_column(escape(str(label)), justify="right", min_width=max(map(len, wide.loc[label])))
+        shown.add_column(str(label), justify="right", min_width=max(map(len, wide.loc[label])))
     for domain in wide.columns:
         if domain == MEAN:
             shown.add_section()
@@ -183,22 +183,34 @@ def render(table: pd.DataFrame) -> Table:
     return shown
 
 
-def print_whole(table: Table) -> None:
-    """Prints a table as wide as it is: on a narrow terminal its lines wrap, where rich would leave columns out."""
-    console = Console()
-    needed = console.measure(table, options=console.options.update(max_width=10_000)).maximum
-    Console(width=max(console.width, needed)).print(table)
-
-
 def to_markdown(table: pd.DataFrame) -> str:
     wide = cells(table)
-    lines = ["| | " + " | ".join(wide.columns) + " |", "|---|" + "---:|" * len(wide.columns)]
-    lines += [f"| {label} | " + " | ".join(row) + " |" for label, row in wide.iterrows()]
+    lines = ["| | " + " | ".join(map(_plain, wide.columns)) + " |", "|---|" + "---:|" * len(wide.columns)]
+    lines += [f"| {_plain(str(label))} | " + " | ".join(row) + " |" for label, row in wide.iterrows()]
     return "\n".join(lines) + "\n"
 
 
+def _plain(text: str) -> str:
+    """Markdown that shows the text as it is: what would be a border, link, tag, formula or emphasis is escaped."""
+    return re.sub(r"[\\|*`<&$~]|(?<=\])\(|\b_\B|\B_", lambda found: f"\\{found[0]}", text)
+
+
 def run_table(result: Result) -> Table:
-    """What is printed at the end of a run: each domain's client accuracy and the global model's.
+    """What is printed at the end of a run: the cells of ``run_cells``."""
+    found = run_cells(result)
+    shown = Table(title=f"{result.summary['strategy']}: accuracy (%)", box=SIMPLE_HEAD)
+    shown.add_column("", no_wrap=True)
+    for name in found.columns:
+        shown.add_column(name, justify="right", no_wrap=True)
+    for number, (row, values) in enumerate(zip(found.index, found.to_numpy(), strict=True)):
+        if number and row == GLOBAL_MODEL:
+            shown.add_section()
+        shown.add_row(row, *values)
+    return shown
+
+
+def run_cells(result: Result) -> pd.DataFrame:
+    """Each domain's client accuracy and the global model's, in percent as text; empty where there is none.
 
     A domain may have no clients of its own (all of them mixed, or left out), and mixed clients have no domain.
     """
@@ -211,31 +223,23 @@ def run_table(result: Result) -> Table:
         for name in predictors[1:]
         if joined(name, CLIENT_MEAN) in final
     }
-    of_clients = len(lines)
     lines |= {
-        _title("global model", name): _of_global_model(final, name)
+        _title(GLOBAL_MODEL, name): _of_global_model(final, name)
         for name in predictors
         if joined(name, GLOBAL_ACCURACY) in final
     }
-    shown = Table(title=f"{result.summary['strategy']}: accuracy (%)", box=SIMPLE_HEAD)
-    shown.add_column("", no_wrap=True)
     columns = list(dict.fromkeys(name for line in lines.values() for name in line))
     columns.sort(key=(*(name for name in columns if name not in LAST), *LAST).index)
-    for name in columns:
-        shown.add_column(name, justify="right", no_wrap=True)
-    for number, (title, line) in enumerate(lines.items()):
-        if number == of_clients:
-            shown.add_section()
-        shown.add_row(title, *(f"{100 * line[name]:.1f}" if name in line else "" for name in columns))
-    return shown
+    rows = [[f"{100 * line[name]:.1f}" if name in line else "" for name in columns] for line in lines.values()]
+    return pd.DataFrame(rows, index=list(lines), columns=columns)
 
 
 def _of_clients(row: Mapping[str, Any], predictor: str = PLAIN) -> dict[str, float]:
     """A line of the table: the clients' accuracies by domain, of all of them, and on validation images."""
-    validation = {"validation": row[VALIDATION]} if predictor == PLAIN and VALIDATION in row else {}
+    validation = {VALIDATED: row[VALIDATION]} if predictor == PLAIN and VALIDATION in row else {}
     return {
-        **row[joined(predictor, "client_domain_accuracy")],
-        "all": row[joined(predictor, CLIENT_MEAN)],
+        **_titled(row[joined(predictor, "client_domain_accuracy")]),
+        ALL: row[joined(predictor, CLIENT_MEAN)],
         **validation,
     }
 
@@ -244,9 +248,9 @@ def _of_global_model(row: Mapping[str, Any], predictor: str) -> dict[str, float]
     """The same of the global model, with domains that were left out and the parts of a long tail."""
     unseen = row.get(joined(predictor, "unseen_accuracy"), {})
     return {
-        **row[joined(predictor, "domain_accuracy")],
+        **_titled(row[joined(predictor, "domain_accuracy")]),
         **{left_out(domain): accuracy for domain, accuracy in unseen.items()},
-        "all": row[joined(predictor, GLOBAL_ACCURACY)],
+        ALL: row[joined(predictor, GLOBAL_ACCURACY)],
         **{shot: row[joined(predictor, shot)] for shot in SHOTS if joined(predictor, shot) in row},
     }
 
@@ -255,26 +259,13 @@ def _title(what: str, predictor: str) -> str:
     return what if predictor == PLAIN else f"{what}, {predictor.replace('_', ' ')}"
 
 
-def left_out(domain: str) -> str:
-    """How tables call a domain that nobody trained on."""
-    return f"{domain} (left out)"
+def _titled(by_domain: Mapping[str, float]) -> dict[str, float]:
+    return {title(domain): accuracy for domain, accuracy in by_domain.items()}
 
 
-def write_html(run_dir: Path) -> None:
-    """``report.html``: the settings, the final numbers and the pictures of one run on one page."""
-    result = read_result(run_dir)
-    console = Console(record=True, width=100, file=io.StringIO())
-    console.print(run_table(result))
-    table = console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
-    plots = sorted((run_dir / "plots").glob("*.png"))
-    pictures = "".join(f'<img src="plots/{path.name}" alt="{path.stem}">' for path in plots)
-    config = html.escape((run_dir / "config.yaml").read_text())
-    (run_dir / "report.html").write_text(
-        "<!doctype html><meta charset=utf-8><title>fedsim run</title>"
-        "<style>body{font-family:sans-serif;margin:2em;max-width:75em}img{max-width:100%;display:block}</style>"
-        f"<h1>{html.escape(result.summary['strategy'])} on {html.escape(result.summary['dataset'])}</h1>"
-        f"{table}{pictures}<h2>Configuration</h2><pre>{config}</pre>\n"
-    )
+def _is_total(head: str) -> bool:
+    """Whether a column is over all domains."""
+    return head.partition(",")[0] in TOTALS
 
 
 def settings_of(run: Result) -> dict[str, object]:

@@ -10,6 +10,9 @@ import pandas as pd
 
 from fedsim.errors import UserError
 
+NAMES = ("label", "domain", "split", "class", "shot", "layer", "metric")
+"""Columns that hold names."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -28,19 +31,27 @@ class Result:
     """One row per diagnosed round, layer and metric: round, layer, metric, value; None without ``diagnostics=true``."""
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """Return a CSV table of ours, where a name stays one that pandas would take for a number or for nothing: ``NA``."""
+    columns = pd.read_csv(path, encoding="utf-8", nrows=0).columns
+    numbers = {name: ["", "nan"] for name in columns if name not in NAMES}
+    names = {name: str for name in columns if name in NAMES}
+    return pd.read_csv(path, encoding="utf-8", keep_default_na=False, na_values=numbers, dtype=names)
+
+
 def read_result(run_dir: Path) -> Result:
     return Result(
         run_dir=run_dir,
-        clients=pd.read_csv(run_dir / "clients.csv"),
-        rounds=pd.read_csv(run_dir / "rounds.csv"),
-        summary=json.loads((run_dir / "summary.json").read_text()),
+        clients=read_table(run_dir / "clients.csv"),
+        rounds=read_table(run_dir / "rounds.csv"),
+        summary=json.loads((run_dir / "summary.json").read_text(encoding="utf-8")),
         classes=_if_there(run_dir / "classes.csv"),
         diagnostics=_if_there(run_dir / "diagnostics.csv"),
     )
 
 
 def _if_there(table: Path) -> pd.DataFrame | None:
-    return pd.read_csv(table) if table.exists() else None
+    return read_table(table) if table.exists() else None
 
 
 def find_runs(folders: list[Path]) -> list[Result]:

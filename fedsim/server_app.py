@@ -12,7 +12,6 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
-from rich.console import Console
 
 from datasets.devices import NAME as DEVICES
 from datasets.devices import count_of_devices, device_federation
@@ -21,10 +20,11 @@ from fedsim.config import compose, run_directory
 from fedsim.engines.flower import PartitionGrid
 from fedsim.errors import FedsimError, UserError
 from fedsim.progress import PlainReporter, Reporter
-from fedsim.report import print_whole, run_table
+from fedsim.report import run_table
 from fedsim.settings import Settings
 from fedsim.simulation import Prepared, prepare, run
 from fedsim.superlink.events import EventReporter
+from fedsim.terminal import console, print_whole
 
 app = ServerApp()
 
@@ -32,7 +32,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     followed = bool(context.run_config.get("followed", False))
-    reporter = EventReporter(partial(print, flush=True)) if followed else PlainReporter(Console(width=100))
+    reporter = EventReporter(partial(print, flush=True)) if followed else PlainReporter(console(width=100))
     try:
         _play(grid, context, reporter)
     except FedsimError as error:

@@ -31,11 +31,11 @@ from fedsim.method import ServerHalf
 from fedsim.models import build_model
 from fedsim.models.sites import as_written, replaced_layers
 from fedsim.norms.policy import NormPolicy, statistics_kept
+from fedsim.page import write_html
 from fedsim.plots import plot_run
 from fedsim.privacy import aggregation_for, refuse_noise_on_statistics
 from fedsim.progress import Reporter, logging_to
 from fedsim.recording import Recorder
-from fedsim.report import write_html
 from fedsim.results import Result, read_result
 from fedsim.settings import Settings
 from fedsim.tta import adaptation_of
@@ -176,16 +176,16 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
             reporter.close()
     result = read_result(run_dir)
     if settings.pictures:
-        _draw(result, prepared.federation)
+        _draw(result, prepared.federation, settings.shots)
     write_html(result.run_dir)
     return result
 
 
-def _draw(result: Result, federation: Federation) -> None:
+def _draw(result: Result, federation: Federation, shots: str) -> None:
     folder = result.run_dir / "plots"
     plot_run(result.clients, result.rounds, folder)
     if not federation.on_devices:
-        plot_federation(federation, folder)
+        plot_federation(federation, folder, shots)
     if result.classes is not None:
         plot_classes(result.classes, folder / "classes.png")
     if result.diagnostics is not None:

@@ -1,6 +1,7 @@
 """CSV files that grow by rows, survive a kill, and can go back to an earlier round."""
 
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,13 @@ class Table:
         if new:
             self.columns += dict.fromkeys(new)
             self._rewrite(self.read())
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns).writerows(rows)
 
     def read(self) -> list[dict[str, str]]:
         if not self.path.exists():
             return []
-        with self.path.open(newline="") as file:
+        with self.path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
     def go_back_to(self, round: int) -> None:
@@ -41,14 +42,18 @@ class Table:
         """
         if not self.path.exists():
             return
-        whole = self.path.read_text(encoding="utf-8").rpartition("\n")[0]
-        rows = list(csv.DictReader(whole.splitlines()))
-        self.columns = next(csv.reader(whole.splitlines()), [])
+        with self.path.open(newline="", encoding="utf-8", errors="replace") as file:  # the cut may be inside a letter
+            text = file.read()
+        # Not line by line: a cell may hold line breaks, which stand in quotes.
+        self.columns, *lines = [*csv.reader(io.StringIO(text, newline=""))] or [[]]
+        if lines and (not text.endswith("\n") or len(lines[-1]) < len(self.columns)):
+            lines.pop()
+        rows = [dict(zip(self.columns, line, strict=True)) for line in lines]
         self._rewrite([row for row in rows if int(row["round"]) <= round])
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         def write(path: Path) -> None:
-            with path.open("w", newline="") as file:
+            with path.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, self.columns)
                 writer.writeheader()
                 writer.writerows(rows)

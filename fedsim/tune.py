@@ -27,8 +27,9 @@ from fedsim.errors import FedsimError, UserError
 from fedsim.metrics import VALIDATION
 from fedsim.plots import plot_tuning
 from fedsim.progress import console_reporter
-from fedsim.report import group_by_settings, print_whole, settings_of, write_comparison
+from fedsim.report import group_by_settings, settings_of, write_comparison
 from fedsim.results import Result, find_runs, read_result
+from fedsim.terminal import never_fail_to_print, print_whole
 
 TESTS = "test"
 """The folder of the runs on further seeds"""
@@ -74,6 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of those runs alone")
     parser.add_argument("--out", type=Path, help="where everything goes (default: the first folder)")
     options = parser.parse_args(arguments)
+    never_fail_to_print()
     try:
         folders = [Path(each) for each in options.sweeps]
         out = options.out or folders[0]
@@ -86,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         for line in _edges(choices):
             print(line)
         out.mkdir(parents=True, exist_ok=True)
-        table.drop(columns="run").to_csv(out / "tuning.csv", index=False)
+        table.drop(columns="run").to_csv(out / "tuning.csv", index=False, encoding="utf-8")
         plot_tuning(table, keys[0], {each.method: each.values[keys[0]] for each in choices}, out / "tuning.png")
         print(f"written to {out}: tuning.csv, tuning.png")
         if seeds:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from datasets.readers.labelled import OnDisk, reading
 from fedsim.errors import UserError
+from fedsim.names import quoting_hint
 
 
 def data_folder(dataset: str, data_dir: Path | None, holds: str, *, make: bool = False) -> Path:
@@ -23,9 +24,14 @@ def data_folder(dataset: str, data_dir: Path | None, holds: str, *, make: bool =
 
 def check_domains(domains: Sequence[str]) -> list[str]:
     """Errors: ``UserError`` unless it is a list of names, each one once."""
-    names = list(domains) if isinstance(domains, Sequence) and not isinstance(domains, str) else []
-    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise UserError(f"dataset.domains={domains} is not possible: choose a list of names, each once: [one,two].")
+    given = list(domains) if isinstance(domains, Sequence) and not isinstance(domains, str) else []
+    unread = next((name for name in given if isinstance(name, bool) or not isinstance(name, str | int)), "")
+    names = list(map(str, given))  # a name like 2019 comes as a number
+    if not names or unread != "" or len(set(names)) < len(names):
+        raise UserError(
+            f"dataset.domains={domains} is not possible: choose a list of names, each once: "
+            f"[one,two]{quoting_hint(unread)}."
+        )
     return names
 
 

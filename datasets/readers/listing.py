@@ -14,6 +14,7 @@ from PIL import Image
 
 from datasets.readers.labelled import reading
 from fedsim.errors import UserError
+from fedsim.names import readable
 
 PICTURES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".avif", ".avifs", ".bmp", ".dib"),
@@ -60,21 +61,16 @@ def list_images(folder: Path) -> Listing:
 
 
 def subfolders(folder: Path, among: Sequence[str] | None = None) -> list[str]:
-    """Return the names of the folders in a folder, or of those ``among`` some names, sorted, without what is no data.
+    """Return the names of the folders in a folder, or of those that read as one of ``among``, sorted, without what is
+    no data.
 
-    Raises: ``UserError`` naming a folder that cannot be read, a link to nothing or one that leads in a circle, or a
-    name that is no text.
+    Raises: ``UserError`` naming a folder that cannot be read, a link to nothing or one that leads in a circle.
     """
+    asked = None if among is None else {readable(name) for name in among}
     with reading(folder):
         real = folder.resolve()
-        wanted = [entry for entry in _entries(folder) if among is None or entry.name in among]
+        wanted = [entry for entry in _entries(folder) if asked is None or readable(entry.name) in asked]
         names = [entry.name for entry in wanted if _is_folder(entry, {real, *real.parents})]
-    for name in names:
-        if any("\ud800" <= character <= "\udfff" for character in name):  # how Python keeps bytes that are no UTF-8
-            raise UserError(
-                f"the name of the folder {str(folder / name)!r} is no UTF-8: a domain or a class is called by it, so "
-                "rename it."
-            )
     return sorted(names)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datasets.federation import Federation, Noise, Partition
-from datasets.source import MIXED, Indices, Part, Source
+from datasets.source import Indices, Part, Source
 from datasets.splits.options import SplitOptions
 from datasets.splits.own_tests import matched_tests, natural_tests
 from datasets.splits.pipeline import Pipeline
@@ -115,10 +115,10 @@ def _not_empty(clients: Sequence[Pool], *, drop: bool) -> list[int]:
     return kept
 
 
-def _by_domain(source: Source, seen: Sequence[str], part: Part) -> dict[str, Indices]:
-    """The images of that part for each domain, and all of them for the clients that are mixed."""
-    images = {name: source.indices(source.domain_names.index(name), part) for name in seen}
-    return {**images, MIXED: np.concatenate(list(images.values()))}
+def _by_domain(source: Source, seen: Sequence[str], part: Part) -> dict[str | None, Indices]:
+    """The images of that part for each domain, and all of them (None) for the clients that are mixed."""
+    images: dict[str | None, Indices] = {name: source.indices(source.domain_names.index(name), part) for name in seen}
+    return images | {None: np.concatenate(list(images.values()))}
 
 
 def _held_out(train: Indices, share: float, rng: np.random.Generator) -> tuple[Indices, Indices]:

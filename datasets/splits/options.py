@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fedsim.errors import UserError
+from fedsim.names import find_name, quoting_hint
 
 TEST_SETS = ("domain", "matched", "natural")
 
@@ -37,10 +38,14 @@ class SplitOptions:
 
     def left_out(self, domain_names: tuple[str, ...]) -> list[str]:
         """The domains that ``leave_out`` names. Errors: ``UserError`` for one that is not there, or for all of them."""
+        if self.leave_out is None:
+            return []
         given = self.leave_out if isinstance(self.leave_out, list) else [self.leave_out]
-        names = [str(name) for name in given if name is not None]  # a name that is a number comes as one
-        if not set(names) < set(domain_names):
+        names = [find_name(name, domain_names) for name in given]
+        if None in names or not set(names) < set(domain_names):
+            unread = next((name for name, found in zip(given, names, strict=True) if found is None), "")
             raise UserError(
-                f"split.leave_out={self.leave_out} is not possible: choose from {', '.join(domain_names)}, but not all."
+                f"split.leave_out={self.leave_out} is not possible: choose from {', '.join(domain_names)}, "
+                f"but not all{quoting_hint(unread)}."
             )
-        return names
+        return [name for name in names if name is not None]

@@ -11,15 +11,17 @@ from fedsim.errors import UserError
 from fedsim.seeding import numpy_generator
 
 
-def matched_tests(clients: Sequence[Pool], source: Source, test_of: Mapping[str, Indices], seed: int) -> list[Indices]:
+def matched_tests(
+    clients: Sequence[Pool], source: Source, test_of: Mapping[str | None, Indices], seed: int
+) -> list[Indices]:
     """FedLoGe's local test sets: as many images of each class as the client's share of the training images says.
 
     Client k gets floor(n_kc / N * T) test images of class c, but not more than there are: n_kc are its training images
     of the class, N the training images and T the test images of its domain (of all domains if it is mixed). Drawn
     without replacement, for each client anew. A client whom that leaves nothing gets one image of its largest class.
-    ``test_of`` holds the test images of each domain and of the mixed clients.
+    ``test_of`` holds the test images of each domain and, for None, of the mixed clients.
     """
-    train_images = Counter[str]()
+    train_images = Counter[str | None]()
     for pool in clients:
         train_images[pool.domain] += len(pool.train)
     by_class = {domain: _by_class(test_of[domain], source) for domain in train_images}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from datasets.source import MIXED, Part, Source
+from datasets.source import Part, Source
 from datasets.splits.domain import ByDomain
 from datasets.splits.iid import Iid
 from datasets.splits.naturalid import ByNaturalId
@@ -88,7 +88,7 @@ class Pipeline:
                 f"split.leave_out={self.options.leave_out} is not possible: there is no training image in "
                 f"{', '.join(seen)}, so leave other domains out or choose another dataset."
             )
-        return Pool("", seen[0] if len(seen) == 1 else MIXED, train)
+        return Pool("", seen[0] if len(seen) == 1 else None, train)
 
     def _check_domains(self, pools: list[Pool]) -> None:
         """Refuse a split under which a domain, and with it its test images, would vanish from the federation."""

@@ -24,8 +24,8 @@ class Pool:
 
     name: str
     """Tells the pool's draws from those of others; does not depend on the order of the pools"""
-    domain: str
-    """A domain's name, or ``MIXED``"""
+    domain: str | None
+    """A domain's name; None for images of several"""
     train: Indices
     natural_test: Indices | None = None
     """Test images that belong to these training images by nature: the same writer's"""

@@ -8,9 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from datasets.shots import SHOTS
-from fedsim.plots import colour, legend_below, picture
+from fedsim.plots import colour, label, legend_below, percent_axis, picture
 
-ALL = "all classes"
 LINES = ("-", "--", ":", "-.")
 NAMED_CLASSES = 20
 GEOMETRY = {"norm": "length of classifier rows", "nearest": "angle to the nearest row (degrees)"}
@@ -20,16 +19,17 @@ def plot_classes(classes: pd.DataFrame, path: Path) -> None:
     """Accuracy per class after the last round, and length and nearest angle of the classifiers' rows over rounds.
 
     Classes stand in the order of their training images. Over rounds a colour is the mean of the many, medium or few
-    classes, or of all where there is no tail, and a line style is a classifier.
+    classes, and a line style is a classifier; where there is no tail the rows have no groups to compare, and are left
+    out.
     """
-    layers = [name.removesuffix("_norm") for name in classes.columns if name.endswith("_norm")]
+    tail = classes["shot"].isin(SHOTS).any()
+    layers = [name.removesuffix("_norm") for name in classes.columns if tail and name.endswith("_norm")]
     with picture(path, 4.2 + 3.6 * 2 * bool(layers), 3.8, columns=3 if layers else 1) as (final, *geometry):
         _plot_final(final, classes[classes["round"] == classes["round"].max()])
         for axes, (what, title) in zip(geometry, GEOMETRY.items(), strict=False):
             _plot_over_rounds(axes, classes, layers, what)
             axes.set_title(title, fontsize=9)
-        if geometry:
-            legend_below(geometry[0])
+        legend_below(final, *geometry)
 
 
 def _plot_final(axes: Axes, final: pd.DataFrame) -> None:
@@ -47,29 +47,33 @@ def _plot_final(axes: Axes, final: pd.DataFrame) -> None:
             linestyle="none",
             marker="ovs^D"[number % 5],
             markersize=4,
+            clip_on=False,
             color="black",
             markerfacecolor="white",
             label=name.removesuffix("_accuracy").replace("_", " "),
         )
-    axes.set_ylim(0, 100)
-    axes.set_ylabel("accuracy (%)")
-    axes.set_title(f"global model, round {ordered['round'].max()}", fontsize=9)
+    measured = (100 * ordered[name] for name in ("accuracy", *others))
+    percent_axis(axes, f"global model, round {ordered['round'].max()}", *measured)
     if len(ordered) <= NAMED_CLASSES:
-        axes.set_xticks(places, [str(name) for name in ordered["class"]], rotation=60, ha="right", fontsize=7)
+        axes.set_xticks(places, list(map(label, ordered["class"])), rotation=60, ha="right", fontsize=7)
     else:
         axes.set_xlabel("classes, the largest first")
-    if others:
-        axes.legend(fontsize=7, loc="upper right")
 
 
 def _plot_over_rounds(axes: Axes, classes: pd.DataFrame, layers: list[str], what: str) -> None:
     shots = [shot for shot in SHOTS if (classes["shot"] == shot).any()]
-    groups = {shot: classes[classes["shot"] == shot] for shot in shots} or {ALL: classes}
+    groups = {shot: classes[classes["shot"] == shot] for shot in shots}
     for number, (group, rows) in enumerate(groups.items()):
         for layer, line in zip(layers, LINES, strict=False):
             mean = rows.groupby("round")[f"{layer}_{what}"].mean()
-            label = f"{group}, {layer.rpartition('.')[2]}" if len(layers) > 1 else group
-            axes.plot(mean.index, mean, color=colour(number), linestyle=line, label=label)
+            words = f"{group}, {layer.rpartition('.')[2]}" if len(layers) > 1 else group
+            axes.plot(
+                mean.index,
+                mean,
+                marker="o" if len(mean) <= 2 else None,
+                color=colour(number),
+                linestyle=line,
+                label=words,
+            )
     axes.set_xlabel("round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylim(bottom=0)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from datasets.federation import Federation
-from datasets.shots import SHOT_RULES, SHOTS
+from datasets.shots import SHOT_RULES, SHOTS, long_tailed
 from fedsim.engines.handle import one_thread
 from fedsim.evaluation import Evaluation, Measured, personal_part, pool
 from fedsim.metrics import Row
@@ -23,9 +23,8 @@ class ClassTracker:
     def __init__(self, model: nn.Module, federation: Federation, shots: str) -> None:
         self.names = federation.source.class_names
         self.images = [0] * len(self.names) if federation.on_devices else federation.label_counts().sum(axis=0).tolist()
-        # Where every class has more than half of any other's images there is no tail to speak of.
-        long_tailed = 2 * min(self.images) <= max(self.images) and not federation.on_devices
-        self.shots = SHOT_RULES[shots](self.images) if long_tailed else [""] * len(self.images)
+        tail = long_tailed(self.images) and not federation.on_devices
+        self.shots = SHOT_RULES[shots](self.images) if tail else [""] * len(self.images)
         self.layers = class_layers(model, federation.num_classes)
 
     def metrics(self, evaluation: Evaluation) -> Row:

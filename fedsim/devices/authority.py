@@ -162,7 +162,7 @@ class Authority:
 
 def _node_id(file: Path) -> str | None:
     try:
-        answer = json.loads(file.read_text())
+        answer = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None  # not registered yet, or its answer went elsewhere
     return str(answer["node-id"]) if isinstance(answer, dict) and "node-id" in answer else None

@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
-from fedsim.plots import colour, picture
+from fedsim.plots import colour, label, picture, plain_logarithm
 
 NATS = LogNorm(0.01, 100)
 """One scale for all divergences of all runs, so that pictures can be held against each other."""
@@ -58,7 +59,7 @@ def plot_diagnostics_comparison(runs: Mapping[str, pd.DataFrame], path: Path) ->
     """A row of divergences for each run, all on one scale."""
     height = sum(0.9 + 0.22 * _sites(frame) for frame in runs.values()) + 0.5
     with picture(path, 11, max(2.6, height), columns=4, rows=len(runs)) as axes:
-        for row, (label, frame) in enumerate(runs.items()):
+        for row, (name, frame) in enumerate(runs.items()):
             for column, (metric, title) in enumerate(DIVERGENCES.items()):
                 place = axes[4 * row + column]
                 drawn = _heat_map(place, frame, metric, title if row == 0 else "", NATS, "magma")
@@ -66,10 +67,12 @@ def plot_diagnostics_comparison(runs: Mapping[str, pd.DataFrame], path: Path) ->
                     place.set_yticklabels([])
                 if row < len(runs) - 1:
                     place.set_xlabel("")
-            axes[4 * row].set_ylabel(label, fontweight="bold")
+            axes[4 * row].set_ylabel(label(name), fontweight="bold")
         figure = axes[0].figure
         assert isinstance(figure, Figure)
-        figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.01, extend="both", label="nats, symmetric KL")
+        figure.colorbar(
+            drawn, ax=axes, shrink=0.8, pad=0.01, extend="both", label="nats, symmetric KL", format=plain_logarithm()
+        )
 
 
 def _sites(frame: pd.DataFrame) -> int:
@@ -112,19 +115,23 @@ def _short(value: float) -> str:
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
 
 
-def _scale(axes: Axes, drawn: AxesImage, label: str) -> None:
+def _scale(axes: Axes, drawn: AxesImage, words: str) -> None:
     figure = axes.figure
     assert isinstance(figure, Figure)
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.02, extend="both")
+    plain = plain_logarithm() if isinstance(drawn.norm, LogNorm) else None
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.02, extend="both", format=plain)
     bar.ax.tick_params(labelsize=6)
-    bar.set_label(label, fontsize=7)
+    bar.set_label(words, fontsize=7)
 
 
 def _lines(axes: Axes, diagnostics: pd.DataFrame, metrics: Mapping[str, str], title: str) -> None:
-    for number, (metric, label) in enumerate(metrics.items()):
+    for number, (metric, words) in enumerate(metrics.items()):
         mine = diagnostics[diagnostics["metric"] == metric]
-        axes.plot(mine["round"], mine["value"], color=colour(number), label=label)
+        axes.plot(mine["round"], mine["value"], color=colour(number), label=words)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(plain_logarithm())
+    axes.yaxis.set_minor_formatter(plain_logarithm())
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("round", fontsize=8)
     axes.set_title(title, fontsize=8)
     axes.tick_params(labelsize=7)

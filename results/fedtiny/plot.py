@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from fedsim.plots import colour, legend_below, picture
+from fedsim.results import read_table
 
 HERE = Path(__file__).parent
 LABELS = {"fedtiny": "FedTiny", "magnitude": "magnitude", "snip": "SNIP", "prunefl": "PruneFL", "feddst": "FedDST"}
@@ -127,7 +128,7 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
 
 
 def main() -> None:
-    table = against_dense(pd.read_csv(HERE / "small.csv"))
+    table = against_dense(read_table(HERE / "small.csv"))
     rows = summary(table)
     print_tables(rows)
     draw(rows, HERE / "density.png")

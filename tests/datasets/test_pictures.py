@@ -7,11 +7,15 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from datasets.build import build_federation
 from datasets.federation import Federation
-from datasets.pictures import _name_domains, plot_federation, plot_images, plot_labels
+from datasets.pictures import _name_domains, plot_federation, plot_images, plot_labels, plot_longtail
+from datasets.show import summary
+from fedsim.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +40,35 @@ def test_there_are_three_pictures_however_many_clients(
     assert drawn.keys() == {"labels.png", "longtail.png", "images.png"}
     assert all(len(np.unique(each @ (65536, 256, 1))) > 20 for each in drawn.values())
     assert all(max(each.shape[:2]) < 2000 for each in drawn.values())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), ["images.png"]),
+        (("split=[longtail,domain]", "split.imbalance_factor=0.2"), ["labels.png", "longtail.png", "images.png"]),
+        (("split=[domain,shards]", "split.clients_per_domain=2"), ["labels.png", "images.png"]),  # labels, no tail
+    ],
+)
+def test_a_picture_without_meaning_is_not_drawn(
+    overrides: tuple[str, ...], expected: list[str], tmp_path: Path, small_settings: Callable[..., Settings]
+) -> None:
+    federation = build_federation(small_settings(*overrides))
+    assert plot_federation(federation, tmp_path) == expected
+    assert {path.name for path in tmp_path.iterdir()} == set(expected)
+    words = summary(federation)
+    assert ("many" in words) == ("longtail.png" in expected)
+
+
+def test_a_tail_is_divided_by_the_rule_that_was_chosen(
+    tmp_path: Path, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Axes] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: drawn.extend(figure.axes))
+    for rule in ("share", "count"):
+        plot_longtail(federation, tmp_path / "longtail.png", rule)
+    borders = [sum(line.get_linestyle() == ":" for line in axes.lines) for axes in drawn]
+    assert borders == [1, 0]  # 24 images of each class: many and medium, or all of them medium
 
 
 def test_the_darkest_field_is_the_most_frequent_label(

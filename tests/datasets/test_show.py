@@ -35,7 +35,7 @@ def test_the_table_and_the_pictures_are_written(tmp_path: Path, capsys: pytest.C
     table = pd.read_csv(tmp_path / "federation.csv")
     assert len(table) == 12
     assert list(table["domain"][::2]) == ["plain", "inverted", "faded", "texture", "street", "font"]
-    by_class = table[[str(digit) for digit in range(10)]]
+    by_class = table[[f"train.{digit}" for digit in range(10)]]
     assert (by_class.sum(axis=1) == table["train"]).all()
     assert ((by_class > 0).sum(axis=1) == table["classes"]).all()
     # Every class has 4 images in each of the 6 domains, so 24 are the largest class.
@@ -59,7 +59,9 @@ def test_the_table_tells_parts_and_own_test_sets(small_settings: Callable[..., S
     assert table["test"].tolist() == [20] * 6
     halves = build_federation(small_settings("split.test=matched", "split.clients_per_domain=2"))
     table = clients_table(halves)
-    expected = [sum(count * 20 // 40 for count in row) for row in table[[str(digit) for digit in range(10)]].values]
+    expected = [
+        sum(count * 20 // 40 for count in row) for row in table[[f"train.{digit}" for digit in range(10)]].values
+    ]
     assert table["test"].tolist() == expected
 
 

@@ -16,7 +16,7 @@ import pytest
 from fedsim import cli
 from tests.conftest import ROOT, SMALL, CommandLine
 
-PICTURES = {"accuracy.png", "classes.png", "clients.png", "labels.png", "longtail.png", "images.png"}
+PICTURES = {"accuracy.png", "classes.png", "clients.png", "images.png"}
 FILES = {"config.yaml", "clients.csv", "classes.csv", "rounds.csv", "summary.json", "model.safetensors", "report.html"}
 
 

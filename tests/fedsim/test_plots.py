@@ -8,11 +8,14 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 
 from fedsim.plots import (
     colour,
     picture,
+    plot_accuracy,
     plot_clients,
     plot_comparison_by_domain,
     plot_comparison_over_rounds,
@@ -58,19 +61,80 @@ def test_a_run_has_two_pictures_of_its_accuracy_however_many_clients(clients: in
     )
     plot_run(client_table(clients, 0.8), rounds, tmp_path / "plots")
     pictures = {path.name: size(path) for path in (tmp_path / "plots").iterdir()}
-    assert pictures["accuracy.png"] == (int(8.5 * DPI), int(3.4 * DPI))
-    assert pictures["clients.png"] == (int(min(14, max(4.5, 1.5 + 0.6 * clients)) * DPI), int(3.2 * DPI))
-    assert len(pictures) == 2
+    assert pictures["accuracy.png"] == (int((8.5 if clients > 1 else 5) * DPI), int(3.4 * DPI))
+    if clients > 1:
+        assert pictures["clients.png"][0] == int(min(14, 1.5 + 0.6 * clients) * DPI)
+    assert len(pictures) == (2 if clients > 1 else 1)  # one bar shows nothing
     assert all(len(np.unique(pixels(tmp_path / "plots" / name) @ (65536, 256, 1))) > 20 for name in pictures)
 
 
 def test_a_bar_is_as_high_as_its_client_is_accurate(tmp_path: Path) -> None:
-    heights = []
-    for accuracy in (0.25, 0.5, 0.75):
-        plot_clients(client_table(1, accuracy), tmp_path / "clients.png")
-        heights.append(count(tmp_path / "clients.png", colour(0)))
+    table = client_table(3, 0.75, domains=3)
+    table["accuracy"] *= (table["client"] + 1) / 3  # 25, 50 and 75 %
+    plot_clients(table, tmp_path / "clients.png")
+    heights = [count(tmp_path / "clients.png", colour(number)) for number in range(3)]
     assert heights[0] > 5000
     assert heights[2] - heights[1] == pytest.approx(heights[1] - heights[0], rel=0.03)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
+    """The axes of the pictures that are saved."""
+    axes: list[Axes] = []
+    original = Figure.savefig
+
+    def keep(figure: Figure, *args: object, **kwargs: object) -> None:
+        axes.extend(figure.axes)
+        original(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return axes
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "axis", "words"),
+    [
+        ((0.1, 0.9), (0, 100), "accuracy (%)"),
+        ((0.861, 0.869, 0.874), (84, 90), "accuracy (%), axis from 84"),
+        ((0.985, 0.999), (96, 100), "accuracy (%), axis from 96"),
+        ((0.5, 0.5), (48, 52), "accuracy (%), axis from 48"),
+        ((0.02, 0.07), (0, 8), "accuracy (%)"),
+        ((0.62, 0.88), (50, 100), "accuracy (%), axis from 50"),
+    ],
+)
+def test_the_axis_is_where_the_differences_are_and_says_so(
+    accuracies: tuple[float, ...], axis: tuple[float, float], words: str, tmp_path: Path, drawn: list[Axes]
+) -> None:
+    rows = [(1, client, "a", "test", accuracy) for client, accuracy in enumerate(accuracies)]
+    plot_clients(pd.DataFrame(rows, columns=["round", "client", "domain", "split", "accuracy"]), tmp_path / "x.png")
+    assert drawn[0].get_ylim() == axis
+    assert drawn[0].get_ylabel() == words
+
+
+def test_rounds_are_whole_and_no_legend_lies_over_the_lines(tmp_path: Path, drawn: list[Axes]) -> None:
+    rounds = pd.DataFrame({"round": [0, 1, 2], "client_accuracy_mean": [0, 0.4, 0.8]})
+    plot_accuracy(client_table(2, 0.8), rounds, tmp_path / "accuracy.png")
+    for axes in drawn:
+        ticks = [tick for tick in axes.get_xticks() if 0 <= tick <= 2]
+        assert ticks == [0, 1, 2]
+        legend = axes.get_legend()
+        assert legend is not None
+        assert legend.get_window_extent().y1 < axes.get_window_extent().y0
+
+
+@pytest.mark.parametrize("name", ["$x_1^2$", "_hidden", "a\\$b$", "\N{CAT}", "q" * 300])
+def test_a_name_is_drawn_letter_by_letter(name: str, tmp_path: Path, drawn: list[Axes]) -> None:
+    table = client_table(2, 0.8)
+    table["domain"] = table["domain"].replace("domain0", name)
+    plot_clients(table, tmp_path / "clients.png")
+    figure = drawn[0].figure
+    assert isinstance(figure, Figure)
+    texts = figure.legends[0].get_texts()
+    assert len(texts) == 2
+    assert not any(text.get_parse_math() for text in texts)
+    shown = texts[0].get_text().lstrip("\N{WORD JOINER}")
+    assert shown == name if len(name) < 100 else len(shown) < 40
+    assert (pixels(tmp_path / "clients.png")[:, :2] == 255).all()
 
 
 def test_each_domain_has_its_own_colour(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedsim.errors import UserError
-from fedsim.results import find_runs, read_result
+from fedsim.results import find_runs, read_result, read_table
 
 MakeRun = Callable[..., Path]
 
@@ -38,3 +38,17 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path, make_run: MakeRun, na
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=rf"/{name} holds no run: choose a directory with a summary.json"):
         find_runs([tmp_path / "run", tmp_path / name])
+
+
+def test_names_are_read_as_they_stand_and_numbers_as_numbers(tmp_path: Path) -> None:
+    names = ["NA", "nan", "null", "007", "1e5", "true", "inf", ""]
+    lines = [f"{number},{name},{name},{0.1 * number!r}\r\n" for number, name in enumerate(names)]
+    path = tmp_path / "table.csv"
+    path.write_text(
+        "round,domain,class,accuracy\r\n" + "".join(lines) + "8,plain,cat,\r\n9,plain,cat,nan\r\n", newline=""
+    )
+    table = read_table(path)
+    assert table["domain"].tolist() == [*names, "plain", "plain"]
+    assert table["class"].tolist() == [*names, "cat", "cat"]
+    assert table["accuracy"].tolist()[:8] == [0.1 * number for number in range(8)]
+    assert table["accuracy"].isna().tolist() == [False] * 8 + [True] * 2

@@ -122,3 +122,33 @@ def test_a_torn_last_line_is_dropped(path: Path, torn: str) -> None:
     assert table.read() == complete
     table.append([{"round": 12, "x": 1}])
     assert table.read() == [*complete, {"round": "12", "x": "1", "y": ""}]
+
+
+CELLS = ("two\nlines", "carriage\rreturn", "line\u2028separator", "next\x85line", 'quote", comma', "é", "", "NA", "007")
+
+
+def test_what_is_in_a_cell_does_not_divide_rows(path: Path) -> None:
+    table = Table(path)
+    table.append({"round": number, "name": cell, "x": 0.5} for number, cell in enumerate(CELLS))
+    table = Table(path)
+    table.go_back_to(len(CELLS) - 2)
+    assert [row["name"] for row in table.read()] == list(CELLS[:-1])
+
+
+@pytest.mark.parametrize("torn", ['9,"two\n', '9,"two\nlines"', "9,x,0.5\r"])
+def test_a_row_cut_short_inside_a_cell_is_dropped(path: Path, torn: str) -> None:
+    table = Table(path)
+    table.append({"round": number, "name": cell, "x": 0.5} for number, cell in enumerate(CELLS))
+    with path.open("a", newline="", encoding="utf-8") as file:
+        file.write(torn)
+    table = Table(path)
+    table.go_back_to(100)
+    assert [row["name"] for row in table.read()] == list(CELLS)
+
+
+def test_a_row_cut_short_inside_a_letter_is_dropped(path: Path) -> None:
+    Table(path).append([{"round": 0, "name": "é"}])
+    path.write_bytes(path.read_bytes() + "1,é".encode()[:-1])
+    table = Table(path)
+    table.go_back_to(100)
+    assert table.read() == [{"round": "0", "name": "é"}]

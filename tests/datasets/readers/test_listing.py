@@ -143,8 +143,7 @@ def test_names_of_files_are_bytes_and_names_of_classes_text(root: Path, load: Lo
     os.rename(folder + b"/000.png", folder + b"/caf\xe9.png")
     assert len(load("dataset=imagefolder", f"data_dir={root}", SMALL).images) == 24
     os.rename(folder, os.fsencode(root / "a" / "caf") + b"\xe9")
-    with pytest.raises(UserError, match=r"^the name of the folder '.*caf\\udce9' is no UTF-8: a domain or a class is"):
-        load("dataset=imagefolder", f"data_dir={root}", SMALL)
+    assert load("dataset=imagefolder", f"data_dir={root}", SMALL).class_names == (r"caf\xe9", "cat", "dog")
 
 
 def test_an_accent_written_in_two_ways_is_one_class(root: Path, load: Load) -> None:
@@ -155,7 +154,7 @@ def test_an_accent_written_in_two_ways_is_one_class(root: Path, load: Load) -> N
     source = load("dataset=imagefolder", f"data_dir={root}", SMALL)
     assert source.class_names == (ways[0], "dog")
     (root / "a" / "dog").rename(root / "a" / ways[1])
-    with pytest.raises(UserError, match=r"data/a holds two CLASS folders whose names look the same"):
+    with pytest.raises(UserError, match=rf"two classes of .*data/a are called {ways[0]}"):
         load("dataset=imagefolder", f"data_dir={root}", SMALL)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from datasets.federation import Federation
-from datasets.source import MIXED, Part, Source
+from datasets.source import Part, Source
 
 Make, Split = Callable[..., Source], Callable[..., Federation]
 
@@ -19,7 +19,7 @@ def expected(federation: Federation, client: int) -> list[int]:
     source, mine = federation.source, federation.partitions[client]
     together = [each for each in federation.partitions if each.domain == mine.domain]
     images = sum(len(each.train) for each in together)
-    names = list(federation.domain_tests) if mine.domain == MIXED else [mine.domain]
+    names = list(federation.domain_tests) if mine.domain is None else [mine.domain]
     tests = [
         place
         for place in range(len(source.labels))
@@ -57,7 +57,7 @@ def test_matched_tests_are_those_of_a_loop(
         assert partition.test is not None
         assert np.all(np.diff(partition.test) > 0)  # in ascending order, none twice
         assert set(partition.test) <= set(allowed)
-        if partition.domain != MIXED:
+        if partition.domain is not None:
             assert set(partition.test) <= set(federation.domain_tests[partition.domain])
         assert np.bincount(federation.source.labels[partition.test], minlength=4).tolist() == expected(
             federation, client
@@ -68,7 +68,7 @@ def test_mixed_clients_are_tested_on_several_domains_but_not_on_one_left_out(mak
     source = make_source(60, 60, domains=3)
     federation = split(source, "iid", num_clients=3, test="matched", leave_out="domain1")
     for partition in federation.partitions:
-        assert partition.domain == MIXED
+        assert partition.domain is None
         assert partition.test is not None
         assert set(source.domains[partition.test]) == {0, 2}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datasets.federation import Federation
-from datasets.source import MIXED, Part, Source
+from datasets.source import Part, Source
 from fedsim.errors import UserError
 
 Make, Split = Callable[..., Source], Callable[..., Federation]
@@ -123,7 +123,7 @@ def test_empty_clients_are_left_out_only_if_asked_for(make_source: Make, split: 
 
 def test_who_has_several_domains_is_mixed(make_source: Make, split: Split) -> None:
     federation = split(make_source(), "iid", num_clients=3)
-    assert {partition.domain for partition in federation.partitions} == {MIXED}
+    assert {partition.domain for partition in federation.partitions} == {None}
     assert federation.num_images(0, Part.TEST) == 80
     assert federation.test_domains(0) == ("domain0", "domain1")
     one = split(make_source(domains=1), "iid", num_clients=3)

@@ -25,7 +25,7 @@ def test_matched_test_sets_have_the_clients_share_of_each_class(
     for client, partition in enumerate(federation.partitions):
         assert partition.test is not None
         mine = [p.client for p in federation.partitions if p.domain == partition.domain]
-        tests = np.concatenate([v for k, v in federation.domain_tests.items() if partition.domain in (k, "mixed")])
+        tests = np.concatenate([v for k, v in federation.domain_tests.items() if partition.domain in (k, None)])
         assert set(partition.test) <= set(tests)
         drawn = np.bincount(source.labels[partition.test], minlength=4)
         there = np.bincount(source.labels[tests], minlength=4)

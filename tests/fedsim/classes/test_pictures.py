@@ -51,13 +51,11 @@ def test_classes_stand_in_the_order_of_their_images(tmp_path: Path, drawn: list[
     assert list(norms.lines[0].get_ydata()) == [3.0, 5.0]  # many: class 2
 
 
-def test_without_a_tail_there_is_one_line_for_all(tmp_path: Path, drawn: list[Axes]) -> None:
+def test_without_a_tail_there_is_nothing_of_rows(tmp_path: Path, drawn: list[Axes]) -> None:
     classes = table(("",), ("head",))
-    classes["shot"] = float("nan")  # as an empty column is read back
     plot_classes(classes, tmp_path / "classes.png")
-    (line,) = drawn[1].lines
-    assert line.get_label() == "all classes"
-    assert list(line.get_ydata()) == [2.0, 4.0]
+    (bars,) = drawn
+    assert bars.get_title() == "global model, round 2"
 
 
 def test_many_classes_and_no_classifier_have_a_picture_too(tmp_path: Path, drawn: list[Axes]) -> None:
