@@ -16,8 +16,9 @@ GRADIENT_FLOOR = 1e-6
 def unitwise_norm(tensor: torch.Tensor) -> torch.Tensor:
     """The L2 norm of each unit, in a shape that broadcasts against ``tensor``.
 
-    A unit is a row: an output channel of a convolution (over in and kernel), or of a linear layer (over in). Tensors that
-    are vectors once axes of length one are dropped, biases and the gains (C_out, 1, ...), are one unit as a whole.
+    A unit is a row: an output channel of a convolution (over in and kernel), or one of a linear layer (over in).
+    Tensors that are vectors once axes of length one are dropped, biases and the gains (C_out, 1, ...), are one unit as
+    a whole.
     """
     whole = tensor.squeeze().dim() <= 1
     axes = None if whole else tuple(range(1, tensor.dim()))
