@@ -7,7 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsim.errors import UserError
 from fedsim.norms.groups import groups_in
-from fedsim.norms.replace import keep_affine, replace_batch_norm
+from fedsim.norms.replace import hold, keep_affine, replace_batch_norm
 from fedsim.norms.shapes import all_but_channels, per_channel
 
 
@@ -106,10 +106,7 @@ def use_batch_channel_norm(
             speed = next((each for each in (moving_speed, layer.momentum) if each is not None), 0.1)
             batch = keep_affine(layer, EstimatedBatchNorm(layer.num_features, speed, layer.eps))
         channel = ChannelNorm(number, layer.eps)
-        if layer.affine:
-            _hand_on(batch, channel)
-        else:
-            keep_affine(layer, channel)
+        _hand_on(batch, channel)
         return nn.Sequential(batch, channel)
 
     return replace_batch_norm(model, "bcn", make)
@@ -118,11 +115,14 @@ def use_batch_channel_norm(
 @torch.no_grad()
 def _hand_on(batch: nn.Module, channel: ChannelNorm) -> None:
     """Initial scales and shifts that are alike in each group become the ``ChannelNorm``'s, which has the last word:
-    behind it a scale of zero in the BatchNorm would be normalized away."""
+    behind it a scale of zero in the BatchNorm would be normalized away. Where that has none, neither has this."""
     for name, neutral in (("weight", 1.0), ("bias", 0.0)):
-        own = batch._parameters[name]
-        assert own is not None
+        own, last = batch._parameters.get(name), channel._parameters[name]
+        assert last is not None
+        if own is None:
+            hold(channel, name)
+            continue
         by_group = own.unflatten(0, (channel.groups, -1))
         if (by_group == by_group[:, :1]).all():
-            channel._parameters[name].copy_(by_group[:, 0])  # type: ignore[union-attr]
+            last.copy_(by_group[:, 0])
             own.fill_(neutral)

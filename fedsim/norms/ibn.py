@@ -22,12 +22,8 @@ class InstanceBatchNorm2d(nn.Module):
     def like(cls, layer: nn.BatchNorm2d) -> "InstanceBatchNorm2d":
         """In the place of ``layer``, with its options, initial scales and shifts."""
         norm = cls(layer.num_features, eps=layer.eps, momentum=layer.momentum, affine=layer.affine)
-        if layer.affine:
-            with torch.no_grad():
-                for name in ("weight", "bias"):
-                    whole = getattr(layer, name)
-                    for half, values in ((norm.instance, whole[: norm.by_image]), (norm.batch, whole[norm.by_image :])):
-                        getattr(half, name).copy_(values).requires_grad_(whole.requires_grad)
+        for half, channels in ((norm.instance, slice(norm.by_image)), (norm.batch, slice(norm.by_image, None))):
+            keep_affine(layer, half, channels)
         return norm
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True) -> None:

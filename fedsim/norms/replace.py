@@ -99,24 +99,30 @@ def affine_of(layer: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def keep_affine(replaced: nn.Module, norm: nn.Module) -> nn.Module:
+def keep_affine(replaced: nn.Module, norm: nn.Module, channels: slice = slice(None)) -> nn.Module:
     """Gives ``norm``, in place, the scale and the shift that the BatchNorm in its place starts with, and returns it.
 
     A network may count on them: the last scale of a residual branch starts at zero in some. Where BatchNorm has none
     (``affine=False``), those of ``norm`` are held at one and zero and are no parameters. A norm without a shift leaves
-    the shift out.
+    the shift out. Of ``replaced`` it is these ``channels``.
     """
-    for name, held in (("weight", torch.ones), ("bias", torch.zeros)):
+    for name in ("weight", "bias"):
         own, initial = norm._parameters.get(name), getattr(replaced, name)
         if own is None:
             continue
         if initial is None:
-            del norm._parameters[name]
-            norm.register_buffer(name, held(own.shape, dtype=own.dtype, device=own.device), persistent=False)
+            hold(norm, name)
         else:
-            own.copy_(initial)
+            own.copy_(initial[channels])
             own.requires_grad_(initial.requires_grad)
     return norm
+
+
+def hold(norm: nn.Module, name: str) -> None:
+    """Makes ``weight`` or ``bias`` of a norm, which it starts with, a constant that is in no state."""
+    first = norm._parameters.pop(name)
+    assert first is not None
+    norm.register_buffer(name, first.detach(), persistent=False)
 
 
 def of_features_only(norm: str, layer: nn.Module) -> nn.Module:

@@ -58,6 +58,15 @@ def test_without_a_scale_there_is_none_and_the_output_is_that_of_a_scale_of_one(
     new.load_state_dict(new.state_dict())
 
 
+@pytest.mark.parametrize("norm", [*REPLACING, ESTIMATED])
+def test_without_a_shift_there_is_none(norm: str) -> None:
+    new = replaced(norm, nn.BatchNorm2d(CHANNELS, bias=False))
+    assert any(name.endswith("weight") for name, _ in new.named_parameters())
+    assert not [name for name, _ in new.named_parameters() if name.endswith("bias")]
+    images = torch.randn(4, CHANNELS, 5, 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(new(images), replaced(norm, nn.BatchNorm2d(CHANNELS))(images))
+
+
 @pytest.mark.parametrize("norm", [name for name in [*REPLACING, ESTIMATED] if name != "frn"])
 def test_the_eps_is_kept_unless_another_is_given(norm: str) -> None:
     def epsilons(layer: nn.Module) -> set[float]:
