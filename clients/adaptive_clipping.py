@@ -37,7 +37,8 @@ def clip_adaptively(
     for parameter in parameters:
         if parameter.grad is None:
             continue
-        weight, gradient, groups = parameter, parameter.grad, (transposed or {}).get(parameter)
+        weight: torch.Tensor = parameter
+        gradient, groups = parameter.grad, (transposed or {}).get(parameter)
         if groups is not None:
             weight, gradient = swap_channels(weight, groups), swap_channels(gradient, groups)
         limit = clip * unitwise_norm(weight).clamp(min=WEIGHT_FLOOR)

@@ -25,7 +25,8 @@ TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 def swap_channels(weight: torch.Tensor, groups: int) -> torch.Tensor:
     """The weight (C_in, C_out / groups, ...) of a transposed convolution as (C_out, C_in / groups, ...), or the other
     way round."""
-    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    swapped: torch.Tensor = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    return swapped
 
 
 def fan_in(conv: _ConvNd) -> int:
@@ -45,7 +46,7 @@ class StandardizedConvolution(_ConvNd):
         """The standardized convolution with the shape of ``conv`` and its parameters; a bias it lacked starts at
         zero."""
         names = (*SHAPE, "output_padding") if conv.transposed else SHAPE
-        like = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+        like: dict[str, Any] = {"device": conv.weight.device, "dtype": conv.weight.dtype}
         layer = cls(**{name: getattr(conv, name) for name in names}, bias=bias, **like, **options)
         layer.weight = conv.weight  # the parameter itself, which may be another layer's too
         if conv.bias is not None and layer.bias is not None:
@@ -65,20 +66,16 @@ class StandardizedConvolution(_ConvNd):
             return self.standardize(raw)
         return swap_channels(self.standardize(swap_channels(raw, self.groups)), self.groups)
 
-    def forward(self, input: torch.Tensor, *output_size: list[int]) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         weight = self.standardized_weight()
         if not isinstance(self, _ConvTransposeNd):
             return self._conv_forward(input, weight, self.bias)
-        size, stride, padding, dilation = (
-            output_size[0] if output_size else None,
-            self.stride,
-            self.padding,
-            self.dilation,
-        )
         dimensions = len(self.kernel_size)
-        added = self._output_padding(input, size, stride, padding, self.kernel_size, dimensions, dilation)  # type: ignore[arg-type]
-        output: torch.Tensor = TRANSPOSED[dimensions - 1](
-            *(input, weight, self.bias, stride, padding, added, self.groups, dilation)
+        sizes: Any = (output_size, self.stride, self.padding, self.kernel_size, dimensions, self.dilation)
+        added = self._output_padding(input, *sizes)
+        convolve: Any = TRANSPOSED[dimensions - 1]
+        output: torch.Tensor = convolve(
+            *(input, weight, self.bias, self.stride, self.padding, added, self.groups, self.dilation)
         )
         return output
 
@@ -112,7 +109,9 @@ def standardize_convolutions(
 
     def make(layer: nn.Module) -> nn.Module:
         assert isinstance(layer, _ConvNd)
-        return layer if isinstance(layer, done) else kinds[_kind_of(layer)].like(layer, **options)
+        kind: Any = kinds[_kind_of(layer)]
+        standardized: nn.Module = layer if isinstance(layer, done) else kind.like(layer, **options)
+        return standardized
 
     return replace_layers(model, (_ConvNd,), make)
 

@@ -50,31 +50,32 @@ class ScaledWSConvolution(StandardizedConvolution):
         return standardized
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, gamma={self.gamma:.4f}, eps={self.eps}"
+        torchs = super().extra_repr()  # type: ignore[no-untyped-call]
+        return f"{torchs}, gamma={self.gamma:.4f}, eps={self.eps}"
 
 
 class ScaledWSConv1d(ScaledWSConvolution, nn.Conv1d):
-    __doc__ = ScaledWSConvolution.__doc__
+    """``nn.Conv1d`` with the weight of ``ScaledWSConvolution``."""
 
 
 class ScaledWSConv2d(ScaledWSConvolution, nn.Conv2d):
-    __doc__ = ScaledWSConvolution.__doc__
+    """``nn.Conv2d`` with the weight of ``ScaledWSConvolution``."""
 
 
 class ScaledWSConv3d(ScaledWSConvolution, nn.Conv3d):
-    __doc__ = ScaledWSConvolution.__doc__
+    """``nn.Conv3d`` with the weight of ``ScaledWSConvolution``."""
 
 
 class ScaledWSConvTranspose1d(ScaledWSConvolution, nn.ConvTranspose1d):
-    __doc__ = ScaledWSConvolution.__doc__
+    """``nn.ConvTranspose1d`` with the weight of ``ScaledWSConvolution``."""
 
 
 class ScaledWSConvTranspose2d(ScaledWSConvolution, nn.ConvTranspose2d):
-    __doc__ = ScaledWSConvolution.__doc__
+    """``nn.ConvTranspose2d`` with the weight of ``ScaledWSConvolution``."""
 
 
 class ScaledWSConvTranspose3d(ScaledWSConvolution, nn.ConvTranspose3d):
-    __doc__ = ScaledWSConvolution.__doc__
+    """``nn.ConvTranspose3d`` with the weight of ``ScaledWSConvolution``."""
 
 
 KINDS: dict[type[_ConvNd], type[StandardizedConvolution]] = {

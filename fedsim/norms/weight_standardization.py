@@ -38,31 +38,32 @@ class WSConvolution(StandardizedConvolution):
         return standardized
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, eps={self.eps}"
+        torchs = super().extra_repr()  # type: ignore[no-untyped-call]
+        return f"{torchs}, eps={self.eps}"
 
 
 class WSConv1d(WSConvolution, nn.Conv1d):
-    __doc__ = WSConvolution.__doc__
+    """``nn.Conv1d`` with the weight of ``WSConvolution``."""
 
 
 class WSConv2d(WSConvolution, nn.Conv2d):
-    __doc__ = WSConvolution.__doc__
+    """``nn.Conv2d`` with the weight of ``WSConvolution``."""
 
 
 class WSConv3d(WSConvolution, nn.Conv3d):
-    __doc__ = WSConvolution.__doc__
+    """``nn.Conv3d`` with the weight of ``WSConvolution``."""
 
 
 class WSConvTranspose1d(WSConvolution, nn.ConvTranspose1d):
-    __doc__ = WSConvolution.__doc__
+    """``nn.ConvTranspose1d`` with the weight of ``WSConvolution``."""
 
 
 class WSConvTranspose2d(WSConvolution, nn.ConvTranspose2d):
-    __doc__ = WSConvolution.__doc__
+    """``nn.ConvTranspose2d`` with the weight of ``WSConvolution``."""
 
 
 class WSConvTranspose3d(WSConvolution, nn.ConvTranspose3d):
-    __doc__ = WSConvolution.__doc__
+    """``nn.ConvTranspose3d`` with the weight of ``WSConvolution``."""
 
 
 KINDS: dict[type[_ConvNd], type[StandardizedConvolution]] = {
