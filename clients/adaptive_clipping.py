@@ -1,9 +1,13 @@
 """Adaptive gradient clipping (Brock et al., ICML 2021, arXiv 2102.06171, Eq. 3), as FedWon uses it on its clients."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from fedsim.models.classifier import find_classifier
+from fedsim.norms.convolutions import swap_channels
 
 WEIGHT_FLOOR = 1e-3
 GRADIENT_FLOOR = 1e-6
@@ -12,8 +16,9 @@ GRADIENT_FLOOR = 1e-6
 def unitwise_norm(tensor: torch.Tensor) -> torch.Tensor:
     """The L2 norm of each unit, in a shape that broadcasts against ``tensor``.
 
-    A unit is an output channel of a convolution (over in, kh, kw) or a row of a linear layer (over in). Tensors that
-    are vectors once axes of length one are dropped, biases and the gains (C_out, 1, 1, 1), are one unit as a whole.
+    A unit is a row: an output channel of a convolution (over in and kernel), or one of a linear layer (over in).
+    Tensors that are vectors once axes of length one are dropped, biases and the gains (C_out, 1, ...), are one unit as
+    a whole.
     """
     whole = tensor.squeeze().dim() <= 1
     axes = None if whole else tuple(range(1, tensor.dim()))
@@ -22,14 +27,31 @@ def unitwise_norm(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def clip_adaptively(parameters: list[nn.Parameter], clip: float) -> None:
-    """Scales each unit's gradient G down to ``clip * max(|W|, 1e-3)`` where it is longer, in place."""
+def clip_adaptively(
+    parameters: list[nn.Parameter], clip: float, transposed: Mapping[nn.Parameter, int] | None = None
+) -> None:
+    """Scales each unit's gradient G down to ``clip * max(|W|, 1e-3)`` where it is longer, in place.
+
+    ``transposed`` has the groups of each weight whose second axis is that of the output channels.
+    """
     for parameter in parameters:
         if parameter.grad is None:
             continue
-        limit = clip * unitwise_norm(parameter).clamp(min=WEIGHT_FLOOR)
-        norm = unitwise_norm(parameter.grad)
-        parameter.grad.mul_(torch.where(norm > limit, limit / norm.clamp(min=GRADIENT_FLOOR), 1.0))
+        weight: torch.Tensor = parameter
+        gradient, groups = parameter.grad, (transposed or {}).get(parameter)
+        if groups is not None:
+            weight, gradient = swap_channels(weight, groups), swap_channels(gradient, groups)
+        limit = clip * unitwise_norm(weight).clamp(min=WEIGHT_FLOOR)
+        norm = unitwise_norm(gradient)
+        scale = torch.where(norm > limit, limit / norm.clamp(min=GRADIENT_FLOOR), 1.0)
+        parameter.grad.mul_(scale if groups is None else swap_channels(scale.expand_as(gradient), groups))
+
+
+def transposed_weights(model: nn.Module) -> dict[nn.Parameter, int]:
+    """The weights (C_in, C_out / groups, ...) of transposed convolutions, and their groups."""
+    layers = [layer for layer in model.modules() if isinstance(layer, _ConvTransposeNd)]
+    weights = [(layer._parameters.get("weight"), layer.groups) for layer in layers]
+    return {weight: groups for weight, groups in weights if weight is not None}
 
 
 def all_but_last_linear(model: nn.Module) -> list[nn.Parameter]:

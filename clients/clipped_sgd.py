@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from clients.adaptive_clipping import all_but_last_linear, clip_adaptively
+from clients.adaptive_clipping import all_but_last_linear, clip_adaptively, transposed_weights
 from clients.local_sgd import LocalSGD
 from fedsim.errors import UserError
 from fedsim.method import LocalTraining
@@ -22,4 +22,4 @@ class ClippedSGD(LocalSGD):
 
     def before_step(self, model: nn.Module) -> None:
         if self.clip is not None:
-            clip_adaptively(all_but_last_linear(model), self.clip)
+            clip_adaptively(all_but_last_linear(model), self.clip, transposed_weights(model))

@@ -211,7 +211,8 @@ class ClientHost:
         with self.policy.evaluating(self.model, lambda: self.images(examples)):
             statistics = activation_statistics(
                 *(self.model, self.sites, images, labels, self.federation.num_classes),
-                as_in_training=len(labels) > 1 and not self.policy.frozen(round),
+                # As in the training that starts from this model, which is the next round's.
+                as_in_training=len(labels) > 1 and not self.policy.frozen(round + 1),
             )
         return self.reply(message, {}, to_record({name: tensor.cpu() for name, tensor in statistics.items()}))
 

@@ -22,6 +22,7 @@ from fedsim.method import PLAIN
 from fedsim.metrics import CLIENT_MEAN, GLOBAL_ACCURACY, VALIDATION, predictors_in
 from fedsim.names import ALL, GLOBAL, MEAN, left_out, title
 from fedsim.names import VALIDATION as VALIDATED
+from fedsim.norms.groups import GROUP_OPTIONS, grouping
 from fedsim.plots import plot_comparison_by_domain, plot_comparison_over_rounds
 from fedsim.results import Result, find_runs
 from fedsim.scoring import joined
@@ -280,6 +281,11 @@ def settings_of(run: Result) -> dict[str, object]:
             flat[key] = value
     if SPLIT_STEPS in flat:  # what a split is called, as it is written on the command line
         flat["split.name"] = f"[{','.join(map(str, flat.pop(SPLIT_STEPS)))}]"
+    groups = grouping({key: flat.get(f"norm.{key}") for key in ("name", *GROUP_OPTIONS)})
+    if groups is not None:  # whatever names the norm says what its groups are
+        flat["norm.name"] = f"{flat['norm.name']} norm.{groups}"
+        for key in GROUP_OPTIONS:
+            flat.pop(f"norm.{key}", None)
     return flat
 
 

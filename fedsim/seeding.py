@@ -49,7 +49,8 @@ def global_seed(
 
 def cohort_size(clients: int, fraction: float) -> int:
     """``fraction`` of the clients, halves rounded up and at least one."""
-    return min(clients, max(1, int(fraction * clients + 0.5)))
+    # Not Python's round, which takes halves to the even number; 0.29 * 50 falls just short of its half in binary.
+    return min(clients, max(1, int(round(fraction * clients, 9) + 0.5)))
 
 
 def draw_cohort(clients: list[int], fraction: float, seed: int, round: int) -> list[int]:

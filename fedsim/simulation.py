@@ -30,6 +30,7 @@ from fedsim.loop import FederatedLoop
 from fedsim.method import ServerHalf
 from fedsim.models import build_model
 from fedsim.models.sites import as_written, replaced_layers
+from fedsim.norms.groups import grouping
 from fedsim.norms.policy import NormPolicy, statistics_kept
 from fedsim.page import write_html
 from fedsim.plots import plot_run
@@ -65,10 +66,14 @@ class Prepared:
         settings = self.settings
         return (
             f"{settings.strategy['name']} on {settings.dataset['name']}: {len(self.federation.clients)} clients, "
-            f"{settings.model['name']} with {settings.norm['name']}, "
+            f"{settings.model['name']} with {settings.norm['name']}{self._groups()}, "
             f"{settings.engine['name']} on {', '.join(map(str, self.devices))}"
             f"{self._densities()}"
         )
+
+    def _groups(self) -> str:
+        groups = grouping(self.settings.norm)
+        return "" if groups is None else f" (norm.{groups})"
 
     def _densities(self) -> str:
         if not self.densities:

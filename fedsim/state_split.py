@@ -4,6 +4,8 @@ A test for ``"bn"`` in a name misses the BatchNorm of a residual shortcut (15 of
 torchvision's ResNet-18, named ``downsample.1``); ``isinstance`` does not.
 """
 
+from collections.abc import Iterable
+
 from torch import nn
 
 
@@ -12,11 +14,13 @@ def entries_of(model: nn.Module, types: tuple[type[nn.Module], ...]) -> tuple[st
 
     The entries of a module inside a matching module belong to it too, so ``nn.Module`` selects everything.
     """
-    prefixes = tuple(
-        f"{name}." if name else ""
-        for name, module in model.named_modules(remove_duplicate=False)
-        if types and isinstance(module, types)
-    )
+    modules = model.named_modules(remove_duplicate=False)
+    return entries_under(model, [name for name, module in modules if types and isinstance(module, types)])
+
+
+def entries_under(model: nn.Module, modules: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the ``state_dict`` entries of the modules of these names, the model's own being ``""``."""
+    prefixes = tuple(f"{name}." if name else "" for name in modules)
     return tuple(name for name in model.state_dict() if name.startswith(prefixes)) if prefixes else ()
 
 

@@ -39,7 +39,8 @@ class FedAvg(Strategy):
         ``"examples"`` weighs a client by its ``num-examples`` (the paper), ``"uniform"`` weighs all alike (FedBN's
         code).
     fraction
-        Share of the clients in each round's cohort, in (0, 1]; at least one is drawn.
+        Share of the clients in each round's cohort, in (0, 1]; halves of a client are rounded up, and at least one is
+        drawn.
     seed
         Decides the cohorts: round r draws the same clients whatever happened before. (In an app of your own, node ids
         are Flower's and random; in this simulator they are partition ids, so cohorts repeat.)

@@ -1,10 +1,12 @@
 """FedWon (Zhuang & Lyu, ICLR 2024, arXiv 2306.05879): standardized weights instead of normalization layers."""
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from fedsim.aggregation import Aggregation
+from fedsim.attention import ATTENTION_LAYERS
 from fedsim.errors import UserError
-from fedsim.norms import NORM_LAYERS, ScaledWSConv2d
+from fedsim.norms import NORM_LAYERS, ScaledWSConvolution
 from strategies.fedavg import FedAvg
 
 
@@ -14,7 +16,8 @@ class FedWon(FedAvg):
     What makes it FedWon is the network (``norm=sws``, Eq. 3) and adaptive gradient clipping on the clients
     (``clients/clipped_sgd.py``); the server averages by examples.
 
-    Errors: ``UserError`` if the model has a normalization layer or no standardized convolution.
+    Raises:
+        UserError: If the model has a normalization layer, no standardized convolution, or one that is not.
     """
 
     def __init__(
@@ -28,9 +31,23 @@ class FedWon(FedAvg):
     ) -> None:
         super().__init__(model, weighting=weighting, fraction=fraction, seed=seed, aggregation=aggregation)
         layers = list(model.modules())
-        left = sorted({type(layer).__name__ for layer in layers if isinstance(layer, NORM_LAYERS)})
-        if left or not any(isinstance(layer, ScaledWSConv2d) for layer in layers):
+        has = sorted({type(layer).__name__ for layer in layers if isinstance(layer, NORM_LAYERS)})
+        if not any(isinstance(layer, ScaledWSConvolution) for layer in layers):
+            has = has or ["no standardized convolution"]
+        elif not has:
+            has = [f"{path}, a {type(layer).__name__} that is not standardized" for path, layer in _plain(model)[:1]]
+        if has:
             raise UserError(
                 "strategy=fedwon needs standardized convolutions and no normalization layer, and this network has "
-                f"{', '.join(left) or 'no standardized convolution'}: leave norm out or choose norm=sws."
+                f"{', '.join(has)}: leave norm out or choose norm=sws."
             )
+
+
+def _plain(model: nn.Module) -> list[tuple[str, _ConvNd]]:
+    """The convolutions that are not standardized, but for those inside an attention, which stands beside the norm."""
+    beside = tuple(f"{path}." for path, layer in model.named_modules() if isinstance(layer, ATTENTION_LAYERS))
+    return [
+        (path, layer)
+        for path, layer in model.named_modules()
+        if isinstance(layer, _ConvNd) and not isinstance(layer, ScaledWSConvolution) and not path.startswith(beside)
+    ]

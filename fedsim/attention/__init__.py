@@ -9,7 +9,11 @@ from fedsim.attention.place import no_attention, place_attention
 from fedsim.attention.scse import SpatialChannelSE, use_scse
 from fedsim.attention.se import SqueezeExcitation, use_se
 
+ATTENTION_LAYERS = (EfficientLocalAttention, SpatialChannelSE, SqueezeExcitation)
+"""Every layer that ``attention=`` puts into a network."""
+
 __all__ = [
+    "ATTENTION_LAYERS",
     "EfficientLocalAttention",
     "SpatialChannelSE",
     "SqueezeExcitation",

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedsim.models.classifier import classifier_of, features_seen
-from fedsim.norms.policy import STATISTICS_LAYERS
+from fedsim.norms.policy import layers_with_statistics
 from fedsim.norms.shapes import all_but_channels, per_channel
 
 Tensors = dict[str, torch.Tensor]
@@ -39,7 +39,7 @@ def activation_statistics(
         model(images)
     one_hot = nn.functional.one_hot(labels, num_classes).to(seen[0].dtype)
     statistics |= {SUMS: one_hot.T @ seen[0], COUNTS: one_hot.sum(0), NUM_IMAGES: torch.tensor(float(len(labels)))}
-    layers = [layer for layer in model.modules() if isinstance(layer, STATISTICS_LAYERS)]
+    layers = layers_with_statistics(model).values()
     if layers and as_in_training:
         for layer in layers:
             layer.train()

@@ -45,8 +45,8 @@ def collapse_metrics(classes: ClassMeans, weight: torch.Tensor, scatter: float, 
     * ``nc1``: :math:`\mathrm{Tr}(\Sigma_W \Sigma_B^+)`, as the authors' notebook has it (their paper divides by C);
       ``scatter`` is that mean over images.
     * ``nc2_norms_means`` and ``nc2_norms_weights``: the coefficient of variation of the lengths of centred class means
-      and of the classifier's rows; ``nc2_angles_means`` and ``nc2_angles_weights``: the mean over pairs of
-      :math:`| \cos + 1 / (C - 1) |`.
+      and of the classifier's rows, with the sample deviation (over C - 1), as the notebook has it.
+    * ``nc2_angles_means`` and ``nc2_angles_weights``: the mean over pairs of :math:`| \cos + 1 / (C - 1) |`.
     * ``nc3``: :math:`\| W / \| W \|_F - M^\top / \| M \|_F \|_F^2`.
     * ``nc4``: the share of images for which the network and the nearest class mean disagree.
 
@@ -68,7 +68,7 @@ def collapse_metrics(classes: ClassMeans, weight: torch.Tensor, scatter: float, 
 
 def _variation(rows: torch.Tensor) -> float:
     lengths = rows.norm(dim=1)
-    return float(lengths.std(correction=0) / lengths.mean())
+    return float(lengths.std(correction=1) / lengths.mean())
 
 
 def _coherence(rows: torch.Tensor) -> float:

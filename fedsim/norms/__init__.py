@@ -23,9 +23,9 @@ from fedsim.norms.power import GroupScaling, PowerNorm, use_power_norm
 from fedsim.norms.replace import TORCH_NORM_LAYERS
 from fedsim.norms.residual import ScaledResidual
 from fedsim.norms.rms import ChannelRMSNorm, use_rms_norm
-from fedsim.norms.scaled_ws import ScaledWSConv2d, use_scaled_ws
+from fedsim.norms.scaled_ws import ScaledWSConv2d, ScaledWSConvolution, use_scaled_ws
 from fedsim.norms.unified import UnifiedNorm, use_unified_norm
-from fedsim.norms.weight_standardization import WSConv2d, use_ws, use_ws_group_norm
+from fedsim.norms.weight_standardization import WSConv2d, WSConvolution, use_ws, use_ws_group_norm
 
 NORM_LAYERS = (
     *(*TORCH_NORM_LAYERS, ChannelNorm, ChannelRMSNorm, CRMSNorm, EstimatedBatchNorm),
@@ -45,8 +45,10 @@ __all__ = [
     "PowerNorm",
     "ScaledResidual",
     "ScaledWSConv2d",
+    "ScaledWSConvolution",
     "UnifiedNorm",
     "WSConv2d",
+    "WSConvolution",
     "check_pixels",
     "keep_batch_norm",
     "norm_names",

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsim.errors import UserError
-from fedsim.norms.options import check_groups
-from fedsim.norms.replace import replace_batch_norm
+from fedsim.norms.groups import groups_in
+from fedsim.norms.replace import hold, keep_affine, replace_batch_norm
 from fedsim.norms.shapes import all_but_channels, per_channel
 
 
@@ -80,23 +80,49 @@ class EstimatedBatchNorm(nn.Module):
 
 
 def use_batch_channel_norm(
-    model: nn.Module, groups: int = 32, estimated: bool = False, moving_speed: float = 0.1
+    model: nn.Module,
+    groups: int | None = None,
+    channels_per_group: int | None = None,
+    estimated: bool = False,
+    moving_speed: float | None = None,
 ) -> nn.Module:
-    """Puts a ``ChannelNorm`` behind every BatchNorm.
+    """Puts a ``ChannelNorm`` behind every BatchNorm. (The authors have 32 groups.)
 
     That stays as it is, or with ``estimated`` becomes an ``EstimatedBatchNorm``, the authors' mode for micro-batches.
     Their code has its moving speed set by a schedule that it does not include; here it is constant, by default the
-    momentum of BatchNorm.
+    momentum of the BatchNorm.
 
-    Errors: ``UserError`` if ``groups`` does not divide the channels of a layer, or the speed is not in (0, 1].
+    Raises:
+        UserError: As ``groups_in``, if the network has no BatchNorm, or for a speed that is not in (0, 1].
     """
-    if not 0 < moving_speed <= 1:
+    if moving_speed is not None and not 0 < moving_speed <= 1:
         raise UserError(f"norm.moving_speed={moving_speed} is not possible: choose a number above 0, 1 at most.")
 
     def make(layer: nn.Module) -> nn.Module:
-        check_groups(groups, layer)
+        number = groups_in(layer, groups, channels_per_group)
         assert isinstance(layer, _BatchNorm)
-        batch = EstimatedBatchNorm(layer.num_features, moving_speed, layer.eps) if estimated else layer
-        return nn.Sequential(batch, ChannelNorm(groups))
+        batch: nn.Module = layer
+        if estimated:
+            speed = next((each for each in (moving_speed, layer.momentum) if each is not None), 0.1)
+            batch = keep_affine(layer, EstimatedBatchNorm(layer.num_features, speed, layer.eps))
+        channel = ChannelNorm(number, layer.eps)
+        _hand_on(batch, channel)
+        return nn.Sequential(batch, channel)
 
     return replace_batch_norm(model, "bcn", make)
+
+
+@torch.no_grad()
+def _hand_on(batch: nn.Module, channel: ChannelNorm) -> None:
+    """Initial scales and shifts that are alike in each group become the ``ChannelNorm``'s, which has the last word:
+    behind it a scale of zero in the BatchNorm would be normalized away. Where that has none, neither has this."""
+    for name, neutral in (("weight", 1.0), ("bias", 0.0)):
+        own, last = batch._parameters.get(name), channel._parameters[name]
+        assert last is not None
+        if own is None:
+            hold(channel, name)
+            continue
+        by_group = own.unflatten(0, (channel.groups, -1))
+        if (by_group == by_group[:, :1]).all():
+            last.copy_(by_group[:, 0])
+            own.fill_(neutral)

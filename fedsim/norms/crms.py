@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fedsim.norms.options import check_positive
-from fedsim.norms.replace import channels_of, replace_batch_norm
+from fedsim.norms.replace import channels_of, eps_of, keep_affine, replace_batch_norm
 from fedsim.norms.shapes import per_channel
 
 
@@ -39,7 +39,15 @@ class CRMSNorm(nn.Module):
         return f"{len(self.weight)}, eps={self.eps}"
 
 
-def use_crms_norm(model: nn.Module, eps: float = 1e-5) -> nn.Module:
-    """Replaces every BatchNorm of C channels by ``CRMSNorm(C)``."""
+def use_crms_norm(model: nn.Module, eps: float | None = None) -> nn.Module:
+    """Replaces every BatchNorm of C channels by ``CRMSNorm(C)``, with its ``eps`` unless another is given.
+
+    Raises:
+        UserError: If the network has no BatchNorm, or for an ``eps`` that is not above 0.
+    """
     check_positive("eps", eps)
-    return replace_batch_norm(model, "crms", lambda layer: CRMSNorm(channels_of(layer), eps))
+
+    def make(layer: nn.Module) -> nn.Module:
+        return keep_affine(layer, CRMSNorm(channels_of(layer), eps_of(layer, eps)))
+
+    return replace_batch_norm(model, "crms", make)

@@ -5,38 +5,61 @@ The layers are timm's. They replace a BatchNorm together with the ReLU that foll
 
 from timm.layers.evo_norm import EvoNorm2dB0, EvoNorm2dS0
 from torch import nn
-from torch.nn.modules.batchnorm import BatchNorm1d
+from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm3d, _BatchNorm
 
-from fedsim.norms.options import check_groups, check_positive
-from fedsim.norms.replace import OnePixel, channels_of, replace_with_relu
+from fedsim.errors import UserError
+from fedsim.norms.groups import groups_in
+from fedsim.norms.options import check_positive
+from fedsim.norms.replace import (
+    OnePixel,
+    channels_of,
+    eps_of,
+    keep_affine,
+    of_features_only,
+    replace_with_relu,
+)
 
 EVONORMS: tuple[type[nn.Module], ...] = (EvoNorm2dB0, EvoNorm2dS0)
 
 
-def use_evonorm_b0(model: nn.Module, eps: float = 1e-5) -> nn.Module:
-    """EvoNorm-B0: divides by the batch's deviation or the image's own, whichever is larger; it has running
-    statistics."""
-    check_positive("eps", eps)
-    return replace_with_relu(
-        model, "evonorm_b0", lambda layer: _taking(layer, EvoNorm2dB0(channels_of(layer), eps=eps))
-    )
+def use_evonorm_b0(model: nn.Module, eps: float | None = None) -> nn.Module:
+    """EvoNorm-B0: divides by the batch's deviation or the image's own, whichever is larger; it has running statistics,
+    which move as BatchNorm's did.
 
-
-def use_evonorm_s0(model: nn.Module, groups: int = 32, eps: float = 1e-5) -> nn.Module:
-    """EvoNorm-S0: a Swish divided by the deviation of a group of channels; every image is normalized by itself.
-
-    Errors: ``UserError`` if ``groups`` does not divide the channels of a layer.
+    Raises:
+        UserError: As ``replace_with_relu``, and for an ``eps`` that is not above 0.
     """
-
     check_positive("eps", eps)
 
     def make(layer: nn.Module) -> nn.Module:
-        check_groups(groups, layer)
-        return _taking(layer, EvoNorm2dS0(channels_of(layer), groups=groups, eps=eps))
+        assert isinstance(layer, _BatchNorm)
+        momentum = 0.1 if layer.momentum is None else layer.momentum
+        return _like(layer, EvoNorm2dB0(channels_of(layer), momentum=momentum, eps=eps_of(layer, eps)), "evonorm_b0")
+
+    return replace_with_relu(model, "evonorm_b0", make)
+
+
+def use_evonorm_s0(
+    model: nn.Module, groups: int | None = None, channels_per_group: int | None = None, eps: float | None = None
+) -> nn.Module:
+    """EvoNorm-S0: a Swish divided by the deviation of a group of channels; every image is normalized by itself. (The
+    paper has 32 groups.)
+
+    Raises:
+        UserError: As ``replace_with_relu`` and ``groups_in``, and for an ``eps`` that is not above 0.
+    """
+    check_positive("eps", eps)
+
+    def make(layer: nn.Module) -> nn.Module:
+        number = groups_in(layer, groups, channels_per_group)
+        return _like(layer, EvoNorm2dS0(channels_of(layer), groups=number, eps=eps_of(layer, eps)), "evonorm_s0")
 
     return replace_with_relu(model, "evonorm_s0", make)
 
 
-def _taking(layer: nn.Module, evonorm: nn.Module) -> nn.Module:
-    """The EvoNorm for what ``layer`` takes."""
-    return OnePixel(evonorm) if isinstance(layer, BatchNorm1d) else evonorm
+def _like(layer: nn.Module, evonorm: nn.Module, norm: str) -> nn.Module:
+    """The EvoNorm for what ``layer`` takes, with its scale and shift."""
+    if isinstance(layer, BatchNorm3d):
+        raise UserError(f"norm={norm} is for images, and this network has a BatchNorm3d: choose norm=gn or norm=ln.")
+    keep_affine(layer, evonorm)
+    return of_features_only(norm, OnePixel(evonorm)) if isinstance(layer, BatchNorm1d) else evonorm

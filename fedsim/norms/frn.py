@@ -6,10 +6,11 @@ The layer is timm's. It replaces a BatchNorm together with the ReLU that follows
 
 from timm.layers.filter_response_norm import FilterResponseNormTlu2d
 from torch import nn
-from torch.nn.modules.batchnorm import BatchNorm1d
+from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm3d
 
+from fedsim.errors import UserError
 from fedsim.norms.options import check_positive
-from fedsim.norms.replace import channels_of, replace_with_relu
+from fedsim.norms.replace import channels_of, keep_affine, of_features_only, replace_with_relu
 
 
 def use_frn(model: nn.Module, eps: float = 1e-6) -> nn.Module:
@@ -26,6 +27,10 @@ def use_frn(model: nn.Module, eps: float = 1e-6) -> nn.Module:
     check_positive("eps", eps)
 
     def make(layer: nn.Module) -> nn.Module:
-        return nn.ReLU() if isinstance(layer, BatchNorm1d) else FilterResponseNormTlu2d(channels_of(layer), eps=eps)
+        if isinstance(layer, BatchNorm3d):
+            raise UserError("norm=frn is for images, and this network has a BatchNorm3d: choose norm=gn or norm=ln.")
+        if isinstance(layer, BatchNorm1d):
+            return of_features_only("frn", nn.ReLU())
+        return keep_affine(layer, FilterResponseNormTlu2d(channels_of(layer), eps=eps))
 
     return replace_with_relu(model, "frn", make)

@@ -2,19 +2,21 @@
 
 from torch import nn
 
-from fedsim.norms.options import check_groups
-from fedsim.norms.replace import channels_of, replace_batch_norm
+from fedsim.norms.groups import groups_in
+from fedsim.norms.replace import affine_of, channels_of, eps_of, keep_affine, replace_batch_norm
 
 
-def use_group_norm(model: nn.Module, groups: int = 32) -> nn.Module:
-    """Replaces every BatchNorm of C channels by ``GroupNorm(groups, C)``, which also takes the (N, C) of a linear
-    layer.
+def use_group_norm(model: nn.Module, groups: int | None = None, channels_per_group: int | None = None) -> nn.Module:
+    """Replaces every BatchNorm of C channels by a ``GroupNorm`` of C channels, which also takes the (N, C) of a linear
+    layer, in ``groups`` groups, or in groups of ``channels_per_group`` channels (``fedsim.norms.groups``).
 
-    Errors: ``UserError`` if ``groups`` does not divide the channels of a layer.
+    Raises:
+        UserError: As ``groups_in``, and if the network has no BatchNorm.
     """
-    return replace_batch_norm(model, "gn", lambda layer: group_norm_like(layer, groups))
+    return replace_batch_norm(model, "gn", lambda layer: group_norm_like(layer, groups, channels_per_group))
 
 
-def group_norm_like(layer: nn.Module, groups: int) -> nn.GroupNorm:
-    check_groups(groups, layer)
-    return nn.GroupNorm(groups, channels_of(layer))
+def group_norm_like(layer: nn.Module, groups: int | None, channels_per_group: int | None) -> nn.Module:
+    number = groups_in(layer, groups, channels_per_group)
+    norm = nn.GroupNorm(number, channels_of(layer), eps=eps_of(layer), affine=affine_of(layer))
+    return keep_affine(layer, norm)

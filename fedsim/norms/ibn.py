@@ -7,7 +7,7 @@ from torch import nn
 from torchvision.models.resnet import ResNet
 
 from fedsim.errors import UserError
-from fedsim.norms.replace import channels_of
+from fedsim.norms.replace import affine_of, channels_of, eps_of, keep_affine
 from fedsim.norms.residual import BLOCKS, residual_branch, shortcut
 
 
@@ -18,11 +18,19 @@ class InstanceBatchNorm2d(nn.Module):
     has a scale and a shift but no running statistics, so that under ``norm.policy`` only the BatchNorm can be local.
     """
 
-    def __init__(self, channels: int) -> None:
+    @classmethod
+    def like(cls, layer: nn.BatchNorm2d) -> "InstanceBatchNorm2d":
+        """In the place of ``layer``, with its options, initial scales and shifts."""
+        norm = cls(layer.num_features, eps=layer.eps, momentum=layer.momentum, affine=layer.affine)
+        for half, channels in ((norm.instance, slice(norm.by_image)), (norm.batch, slice(norm.by_image, None))):
+            keep_affine(layer, half, channels)
+        return norm
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True) -> None:
         super().__init__()
         self.by_image = channels // 2
-        self.instance = nn.InstanceNorm2d(self.by_image, affine=True)
-        self.batch = nn.BatchNorm2d(channels - self.by_image)
+        self.instance = nn.InstanceNorm2d(self.by_image, eps=eps, affine=affine)
+        self.batch = nn.BatchNorm2d(channels - self.by_image, eps=eps, momentum=momentum, affine=affine)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return torch.cat(
@@ -49,8 +57,8 @@ def use_ibn_a(model: nn.Module) -> nn.Module:
     """
     for stage in _stages(model, "ibn_a")[:3]:
         for block in stage:
-            assert isinstance(block.bn1, nn.Module)
-            block.bn1 = InstanceBatchNorm2d(channels_of(block.bn1))
+            assert isinstance(block.bn1, nn.BatchNorm2d)
+            block.bn1 = InstanceBatchNorm2d.like(block.bn1)
     return model
 
 
@@ -61,7 +69,8 @@ def use_ibn_b(model: nn.Module) -> nn.Module:
     """
     stages = _stages(model, "ibn_b")
     assert isinstance(model.bn1, nn.Module)
-    model.bn1 = nn.InstanceNorm2d(channels_of(model.bn1), affine=True)
+    stem = nn.InstanceNorm2d(channels_of(model.bn1), eps=eps_of(model.bn1), affine=affine_of(model.bn1))
+    model.bn1 = keep_affine(model.bn1, stem)
     for stage in stages[:2]:
         last = stage[-1]
         assert isinstance(last, BLOCKS)

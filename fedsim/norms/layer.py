@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from fedsim.norms.replace import channels_of, replace_batch_norm
+from fedsim.norms.replace import affine_of, channels_of, eps_of, keep_affine, replace_batch_norm
 
 
 def use_layer_norm(model: nn.Module) -> nn.Module:
@@ -11,4 +11,8 @@ def use_layer_norm(model: nn.Module) -> nn.Module:
     That is ``GroupNorm(1, C)``: unlike ``nn.LayerNorm((C, H, W))`` it has no scale for each pixel, so it takes images
     of any size. On the (N, C) of a linear layer it is ``nn.LayerNorm(C)``.
     """
-    return replace_batch_norm(model, "ln", lambda layer: nn.GroupNorm(1, channels_of(layer)))
+
+    def make(layer: nn.Module) -> nn.Module:
+        return keep_affine(layer, nn.GroupNorm(1, channels_of(layer), eps=eps_of(layer), affine=affine_of(layer)))
+
+    return replace_batch_norm(model, "ln", make)

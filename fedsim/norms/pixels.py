@@ -1,29 +1,44 @@
-"""Layers that normalize each channel of an image by itself need more than one pixel to do so."""
+"""Layers that normalize each channel of an image by itself, or groups of one channel, need more than one pixel to do
+so."""
 
 import torch
+from timm.layers.evo_norm import EvoNorm2dS0
 from timm.layers.filter_response_norm import FilterResponseNormTlu2d
 from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedsim.errors import UserError
+from fedsim.norms.batch_channel import ChannelNorm
+from fedsim.norms.power import GroupScaling
 
 BY_PIXELS: tuple[type[nn.Module], ...] = (_InstanceNorm, FilterResponseNormTlu2d)
+BY_GROUPS: tuple[type[nn.Module], ...] = (nn.GroupNorm, EvoNorm2dS0, ChannelNorm, GroupScaling)
 
 
 def check_pixels(model: nn.Module, norm: str, image_shape: tuple[int, int, int]) -> None:
-    """Errors: ``UserError`` if a layer that normalizes over the pixels of a channel gets one pixel of such an image.
+    """Refuse a network in which a layer that normalizes over the pixels of a channel gets one pixel of such an image.
 
     Tries it with one image, where the model has such layers; neither the model nor a random generator changes.
+
+    Raises:
+        UserError: If a layer by pixels, or by groups of one channel, would normalize a single value.
     """
 
     def refuse(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        if args[0][0, 0].numel() == 1:
+        channels, pixels = args[0].shape[1], args[0][0, 0].numel()
+        if pixels == 1 and _groups(layer, channels) == channels:
+            if isinstance(layer, BY_GROUPS):
+                raise UserError(
+                    f"norm={norm} leaves each group a single value in {places[layer]}, which gets one pixel of "
+                    f"{channels} channels from images of {image_shape[1]}x{image_shape[2]}: choose fewer norm.groups, "
+                    "a larger norm.channels_per_group, or another norm."
+                )
             raise UserError(
                 f"norm={norm} normalizes over the pixels of each channel, of which {places[layer]} gets a single one "
                 f"from images of {image_shape[1]}x{image_shape[2]}: choose a larger dataset.image_size or another norm."
             )
 
-    places = {layer: name for name, layer in model.named_modules() if isinstance(layer, BY_PIXELS)}
+    places = {layer: name for name, layer in model.named_modules() if _is_by_pixels(layer)}
     if not places:
         return
     modes = [(module, module.training) for module in model.modules()]
@@ -36,3 +51,17 @@ def check_pixels(model: nn.Module, norm: str, image_shape: tuple[int, int, int])
             hook.remove()
         for module, training in modes:
             module.training = training
+
+
+def _groups(layer: nn.Module, channels: int) -> int:
+    """How many groups of these channels the layer has."""
+    if isinstance(layer, nn.GroupNorm):
+        return layer.num_groups
+    return int(layer.groups) if isinstance(layer, BY_GROUPS) else channels  # type: ignore[arg-type]
+
+
+def _is_by_pixels(layer: nn.Module) -> bool:
+    """Whether the layer may normalize each channel by itself, as far as it knows the number of its channels."""
+    if isinstance(layer, nn.GroupNorm):
+        return layer.num_groups == layer.num_channels
+    return isinstance(layer, (*BY_PIXELS, *BY_GROUPS))

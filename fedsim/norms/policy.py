@@ -22,6 +22,7 @@ import torch
 from timm.layers.evo_norm import EvoNorm2dB0
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedsim.errors import UserError
 from fedsim.norms.batch_channel import EstimatedBatchNorm
@@ -33,12 +34,12 @@ from fedsim.norms.statistics import (
     reestimated_statistics,
 )
 from fedsim.norms.unified import UnifiedNorm
-from fedsim.state_split import entries_of
+from fedsim.state_split import entries_under
 
 STATISTICS_LAYERS: tuple[type[nn.Module], ...] = (
     *(_BatchNorm, EstimatedBatchNorm, EvoNorm2dB0, PowerNorm, UnifiedNorm),
 )
-"""Every layer with running statistics, by type."""
+"""Every layer that always has running statistics, by type."""
 
 SHARED, LOCAL, NONE = "shared", "local", "none"
 RUNNING, BATCH, REESTIMATED = "running", "batch", "reestimated"
@@ -129,7 +130,7 @@ class NormPolicy:
         """
         if self._said is None:
             return model
-        layers = [layer for layer in model.modules() if isinstance(layer, STATISTICS_LAYERS)]
+        layers = list(layers_with_statistics(model).values())
         if not layers:
             raise UserError(
                 f"{self._said} is about layers with running statistics, and this network has none: "
@@ -187,6 +188,15 @@ class NormPolicy:
             yield
 
 
+def layers_with_statistics(model: nn.Module) -> dict[str, nn.Module]:
+    """Every layer with running statistics, by all of its names: by type, and InstanceNorm that tracks them."""
+    return {
+        name: layer
+        for name, layer in model.named_modules(remove_duplicate=False)
+        if isinstance(layer, STATISTICS_LAYERS) or (isinstance(layer, _InstanceNorm) and layer.track_running_stats)
+    }
+
+
 def statistics_kept(model: nn.Module, personal: frozenset[str]) -> bool:
     """Whether some running statistics of the model are personal."""
     return bool(_entries(model, "statistics") & personal)
@@ -203,4 +213,5 @@ def layer_options(norm: Mapping[str, Any]) -> dict[str, Any]:
 def _entries(model: nn.Module, key: str) -> frozenset[str]:
     """Of the layers with statistics: the parameters for ``affine``, the buffers for ``statistics``."""
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    return frozenset(name for name in entries_of(model, STATISTICS_LAYERS) if (name in parameters) == (key == "affine"))
+    entries = entries_under(model, layers_with_statistics(model))
+    return frozenset(name for name in entries if (name in parameters) == (key == "affine"))

@@ -3,9 +3,10 @@
 import torch
 from torch import nn
 
+from fedsim.norms.groups import groups_in
 from fedsim.norms.mean_square import MeanSquareFunction
-from fedsim.norms.options import check_count, check_groups, check_positive, check_share
-from fedsim.norms.replace import channels_of, replace_batch_norm
+from fedsim.norms.options import check_count, check_positive, check_share
+from fedsim.norms.replace import channels_of, eps_of, keep_affine, replace_batch_norm
 from fedsim.norms.shapes import all_but_channels, per_channel
 
 WARMUP = 100
@@ -117,14 +118,17 @@ def use_power_norm(
     warmup: int = WARMUP,
     alpha_forward: float = 0.9,
     alpha_backward: float = 0.9,
-    eps: float = 1e-5,
+    eps: float | None = None,
     groups: int | None = None,
+    channels_per_group: int | None = None,
 ) -> nn.Module:
-    """Replaces every BatchNorm of C channels by ``PowerNorm(C)``, with ``groups`` behind a ``GroupScaling``.
+    """Replaces every BatchNorm of C channels by ``PowerNorm(C)``, with ``groups`` or ``channels_per_group`` behind a
+    ``GroupScaling``; its ``eps`` unless another is given.
 
     The authors' code scales first, all channels in one group (``groups=1``); the paper's PowerNorm is without.
 
-    Errors: ``UserError`` for an option out of its range, or ``groups`` that do not divide the channels of a layer.
+    Raises:
+        UserError: As ``groups_in``, and for an option out of its range.
     """
     check_count("warmup", warmup, least=0)
     check_share("alpha_forward", alpha_forward)
@@ -132,10 +136,10 @@ def use_power_norm(
     check_positive("eps", eps)
 
     def make(layer: nn.Module) -> nn.Module:
-        norm = PowerNorm(channels_of(layer), warmup, alpha_forward, alpha_backward, eps)
-        if groups is None:
+        small = eps_of(layer, eps)
+        norm = keep_affine(layer, PowerNorm(channels_of(layer), warmup, alpha_forward, alpha_backward, small))
+        if groups is None and channels_per_group is None:
             return norm
-        check_groups(groups, layer)
-        return nn.Sequential(GroupScaling(groups, eps), norm)
+        return nn.Sequential(GroupScaling(groups_in(layer, groups, channels_per_group), small), norm)
 
     return replace_batch_norm(model, "powernorm", make)

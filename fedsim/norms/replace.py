@@ -1,8 +1,8 @@
 """Replacing layers of a model by type, wherever they stand in it."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
-from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -10,8 +10,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedsim.errors import UserError
-
-Conv = TypeVar("Conv", bound=nn.Conv2d)
 
 TORCH_NORM_LAYERS: tuple[type[nn.Module], ...] = (
     *(_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.CrossMapLRN2d),
@@ -89,13 +87,57 @@ def channels_of(layer: nn.Module) -> int:
     return layer.num_features
 
 
-def copy_of(conv: nn.Conv2d, kind: type[Conv], *, bias: bool, **options: Any) -> Conv:
-    """A convolution of another kind with the shape and the initial weights of ``conv``; a bias it lacked starts at
-    zero."""
-    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-    layer = kind(**{name: getattr(conv, name) for name in names}, bias=bias, **options)
-    with torch.no_grad():
-        layer.weight.copy_(conv.weight)
-        if layer.bias is not None:
-            layer.bias.copy_(conv.bias if conv.bias is not None else torch.zeros_like(layer.bias))
+def eps_of(layer: nn.Module, eps: float | None = None) -> float:
+    """``eps``, or where that is left open the one of the BatchNorm that is replaced."""
+    assert isinstance(layer, _BatchNorm)
+    return layer.eps if eps is None else eps
+
+
+def affine_of(layer: nn.Module) -> bool:
+    assert isinstance(layer, _BatchNorm)
+    return layer.affine
+
+
+@torch.no_grad()
+def keep_affine(replaced: nn.Module, norm: nn.Module, channels: slice = slice(None)) -> nn.Module:
+    """Gives ``norm``, in place, the scale and the shift that the BatchNorm in its place starts with, and returns it.
+
+    A network may count on them: the last scale of a residual branch starts at zero in some. Where BatchNorm has none
+    (``affine=False``), those of ``norm`` are held at one and zero and are no parameters. A norm without a shift leaves
+    the shift out. Of ``replaced`` it is these ``channels``.
+    """
+    for name in ("weight", "bias"):
+        own, initial = norm._parameters.get(name), getattr(replaced, name)
+        if own is None:
+            continue
+        if initial is None:
+            hold(norm, name)
+        else:
+            own.copy_(initial[channels])
+            own.requires_grad_(initial.requires_grad)
+    return norm
+
+
+def hold(norm: nn.Module, name: str) -> None:
+    """Makes ``weight`` or ``bias`` of a norm, which it starts with, a constant that is in no state."""
+    first = norm._parameters.pop(name)
+    assert first is not None
+    norm.register_buffer(name, first.detach(), persistent=False)
+
+
+def of_features_only(norm: str, layer: nn.Module) -> nn.Module:
+    """The layer, which stands for a BatchNorm1d of (N, C) and refuses the (N, C, L) of a one-dimensional convolution.
+
+    Raises:
+        UserError: In the forward pass, of which there is one before a run.
+    """
+    layer.register_forward_pre_hook(partial(_refuse_sequences, norm))
     return layer
+
+
+def _refuse_sequences(norm: str, _: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+    if args[0].dim() > 2:
+        raise UserError(
+            f"norm={norm} takes the place of BatchNorm1d behind linear layers alone, and here it is behind a "
+            "one-dimensional convolution: choose norm=gn or norm=ln."
+        )

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from fedsim.norms.options import check_positive
-from fedsim.norms.replace import channels_of, replace_batch_norm
+from fedsim.norms.replace import channels_of, eps_of, keep_affine, replace_batch_norm
 from fedsim.norms.shapes import per_channel
 
 
@@ -31,7 +31,15 @@ class ChannelRMSNorm(nn.Module):
         return f"{len(self.weight)}, eps={self.eps}"
 
 
-def use_rms_norm(model: nn.Module, eps: float = 1e-5) -> nn.Module:
-    """Replaces every BatchNorm of C channels by ``ChannelRMSNorm(C)``."""
+def use_rms_norm(model: nn.Module, eps: float | None = None) -> nn.Module:
+    """Replaces every BatchNorm of C channels by ``ChannelRMSNorm(C)``, with its ``eps`` unless another is given.
+
+    Raises:
+        UserError: If the network has no BatchNorm, or for an ``eps`` that is not above 0.
+    """
     check_positive("eps", eps)
-    return replace_batch_norm(model, "rms", lambda layer: ChannelRMSNorm(channels_of(layer), eps))
+
+    def make(layer: nn.Module) -> nn.Module:
+        return keep_affine(layer, ChannelRMSNorm(channels_of(layer), eps_of(layer, eps)))
+
+    return replace_batch_norm(model, "rms", make)

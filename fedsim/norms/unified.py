@@ -7,7 +7,7 @@ from torch import nn
 from fedsim.norms.mean_square import MeanSquareFunction
 from fedsim.norms.options import check_count, check_positive, check_share
 from fedsim.norms.power import WARMUP
-from fedsim.norms.replace import channels_of, replace_batch_norm
+from fedsim.norms.replace import channels_of, eps_of, keep_affine, replace_batch_norm
 from fedsim.norms.shapes import all_but_channels, per_channel
 
 
@@ -124,9 +124,9 @@ def use_unified_norm(
     outlier_filter: bool = True,
     ratio_after: int = 0,
     momentum: float = 0.9,
-    eps: float = 1e-5,
+    eps: float | None = None,
 ) -> nn.Module:
-    """Replaces every BatchNorm of C channels by ``UnifiedNorm(C)``.
+    """Replaces every BatchNorm of C channels by ``UnifiedNorm(C)``, with its ``eps`` unless another is given.
 
     The authors' code has a warm-up of 4000 batches, too long for a federated run (``power.WARMUP``), and with a shorter
     one waits 1000 before r is used: ``ratio_after=1000``.
@@ -138,8 +138,9 @@ def use_unified_norm(
     check_count("ratio_after", ratio_after, least=0)
     check_share("momentum", momentum)
     check_positive("eps", eps)
-    return replace_batch_norm(
-        model,
-        "unified",
-        lambda layer: UnifiedNorm(channels_of(layer), window, warmup, outlier_filter, ratio_after, momentum, eps),
-    )
+
+    def make(layer: nn.Module) -> nn.Module:
+        options = (window, warmup, outlier_filter, ratio_after, momentum, eps_of(layer, eps))
+        return keep_affine(layer, UnifiedNorm(channels_of(layer), *options))
+
+    return replace_batch_norm(model, "unified", make)

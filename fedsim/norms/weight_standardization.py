@@ -1,68 +1,100 @@
 """``norm=ws`` and ``norm=ws_gn``: Weight Standardization (Qiao et al. 2019, arXiv 1903.10520), alone and with
 GroupNorm."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
+from fedsim.norms.convolutions import StandardizedConvolution, standardize_convolutions
 from fedsim.norms.group import group_norm_like
 from fedsim.norms.none import remove_norm
-from fedsim.norms.options import check_fan_in, check_positive
-from fedsim.norms.replace import copy_of, replace_batch_norm, replace_layers
+from fedsim.norms.options import check_positive
+from fedsim.norms.replace import replace_batch_norm
 
 
-class WSConv2d(nn.Conv2d):
+class WSConvolution(StandardizedConvolution):
     r"""A convolution whose weights have mean 0 and deviation 1 in each output channel before each use.
 
     .. math:: \hat W_i = (W_i - \mu_i) / \sqrt{\sigma_i^2 + \epsilon}
 
     with the unbiased variance over the fan-in, as in the authors' code. Neither scaled by the fan-in nor by a gain, so
-    what follows is meant to normalize; ``ScaledWSConv2d`` does without. Shapes are those of ``nn.Conv2d``.
+    what follows is meant to normalize; ``ScaledWSConvolution`` does without. Shapes are those of torch's class.
     """
 
     @classmethod
-    def like(cls, conv: nn.Conv2d, eps: float = 1e-5) -> "WSConv2d":
-        """The standardized convolution of the same shape and the same initial weights, with a bias if ``conv`` has
-        one."""
-        return copy_of(conv, cls, bias=conv.bias is not None, eps=eps)
+    def like(cls, conv: _ConvNd, eps: float = 1e-5) -> Self:
+        """The standardized convolution of the same shape with the parameters of ``conv``, with a bias if it has one."""
+        return cls.copy_of(conv, bias=conv.bias is not None, eps=eps)
 
     def __init__(self, *args: Any, eps: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.eps = eps
 
-    def standardized_weight(self) -> torch.Tensor:
-        raw = self.weight  # read once, since a reparametrized weight is computed whenever it is read
-        variance, mean = torch.var_mean(raw, dim=(1, 2, 3), correction=1, keepdim=True)
-        weight: torch.Tensor = (raw - mean) * torch.rsqrt(variance + self.eps)
-        return weight
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self._conv_forward(input, self.standardized_weight(), self.bias)
-        return output
+    def standardize(self, weight: torch.Tensor) -> torch.Tensor:
+        variance, mean = torch.var_mean(weight, dim=tuple(range(1, weight.dim())), correction=1, keepdim=True)
+        standardized: torch.Tensor = (weight - mean) * torch.rsqrt(variance + self.eps)
+        return standardized
 
     def extra_repr(self) -> str:
-        return f"{nn.Conv2d.extra_repr(self)}, eps={self.eps}"
+        torchs = super().extra_repr()  # type: ignore[no-untyped-call]
+        return f"{torchs}, eps={self.eps}"
+
+
+class WSConv1d(WSConvolution, nn.Conv1d):
+    """``nn.Conv1d`` with the weight of ``WSConvolution``."""
+
+
+class WSConv2d(WSConvolution, nn.Conv2d):
+    """``nn.Conv2d`` with the weight of ``WSConvolution``."""
+
+
+class WSConv3d(WSConvolution, nn.Conv3d):
+    """``nn.Conv3d`` with the weight of ``WSConvolution``."""
+
+
+class WSConvTranspose1d(WSConvolution, nn.ConvTranspose1d):
+    """``nn.ConvTranspose1d`` with the weight of ``WSConvolution``."""
+
+
+class WSConvTranspose2d(WSConvolution, nn.ConvTranspose2d):
+    """``nn.ConvTranspose2d`` with the weight of ``WSConvolution``."""
+
+
+class WSConvTranspose3d(WSConvolution, nn.ConvTranspose3d):
+    """``nn.ConvTranspose3d`` with the weight of ``WSConvolution``."""
+
+
+KINDS: dict[type[_ConvNd], type[StandardizedConvolution]] = {
+    nn.Conv1d: WSConv1d,
+    nn.Conv2d: WSConv2d,
+    nn.Conv3d: WSConv3d,
+    nn.ConvTranspose1d: WSConvTranspose1d,
+    nn.ConvTranspose2d: WSConvTranspose2d,
+    nn.ConvTranspose3d: WSConvTranspose3d,
+}
 
 
 def use_ws(model: nn.Module, eps: float = 1e-5) -> nn.Module:
-    """Removes every BatchNorm and standardizes every convolution."""
+    """Removes every BatchNorm and standardizes every convolution.
+
+    Raises:
+        UserError: As ``standardize_convolutions``, and for an ``eps`` out of its range.
+    """
     check_positive("eps", eps)
-    return _standardize(remove_norm(model), "ws", eps)
+    return standardize_convolutions(remove_norm(model), "ws", KINDS, eps=eps)
 
 
-def use_ws_group_norm(model: nn.Module, groups: int = 32, eps: float = 1e-5) -> nn.Module:
-    """Standardizes every convolution and replaces every BatchNorm by GroupNorm, as BiT does (Kolesnikov et al.
-    2020)."""
+def use_ws_group_norm(
+    model: nn.Module, groups: int | None = None, channels_per_group: int | None = None, eps: float = 1e-5
+) -> nn.Module:
+    """Standardizes every convolution and replaces every BatchNorm by GroupNorm, as BiT does (Kolesnikov et al. 2020,
+    with 32 groups).
+
+    Raises:
+        UserError: As ``standardize_convolutions`` and ``use_group_norm``, and for an ``eps`` out of its range.
+    """
     check_positive("eps", eps)
-    with_groups = replace_batch_norm(model, "ws_gn", lambda layer: group_norm_like(layer, groups))
-    return _standardize(with_groups, "ws_gn", eps)
-
-
-def _standardize(model: nn.Module, norm: str, eps: float) -> nn.Module:
-    def make(layer: nn.Module) -> nn.Module:
-        assert isinstance(layer, nn.Conv2d)
-        check_fan_in(norm, layer)
-        return layer if isinstance(layer, WSConv2d) else WSConv2d.like(layer, eps)
-
-    return replace_layers(model, (nn.Conv2d,), make)
+    with_groups = replace_batch_norm(model, "ws_gn", lambda layer: group_norm_like(layer, groups, channels_per_group))
+    return standardize_convolutions(with_groups, "ws_gn", KINDS, eps=eps)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from clients.adaptive_clipping import all_but_last_linear, clip_adaptively, unitwise_norm
+from clients.adaptive_clipping import all_but_last_linear, clip_adaptively, transposed_weights, unitwise_norm
+from clients.clipped_sgd import ClippedSGD
+from fedsim.method import LocalTraining
 from fedsim.models import CNNSmall
 from fedsim.norms import ScaledWSConv2d, use_scaled_ws
 
@@ -66,3 +68,39 @@ def test_only_the_last_linear_layer_is_spared() -> None:
     assert spared == ["head.weight", "head.bias"]
     gains = [layer.gain for layer in model.modules() if isinstance(layer, ScaledWSConv2d)]
     assert all(id(gain) in clipped for gain in gains)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_unit_of_a_transposed_convolution_is_an_output_channel(groups: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(4, 6, 3, groups=groups, dtype=torch.float64)
+    spread = torch.rand(6, dtype=torch.float64).view(1, 6, 1, 1)
+    (spread * layer(torch.rand(2, 4, 5, 5, dtype=torch.float64))).sum().backward()
+    weight, gradient = layer.weight.detach(), layer.weight.grad
+    assert gradient is not None
+    expected = gradient.clone()
+    for out in range(6):
+        group, place = divmod(out, 6 // groups)  # which inputs, and where among those of the group
+        unit = (slice(group * 4 // groups, (group + 1) * 4 // groups), place)
+        limit = 0.5 * max(math.sqrt((weight[unit] ** 2).sum()), 1e-3)
+        norm = math.sqrt((gradient[unit] ** 2).sum())
+        if norm > limit:
+            expected[unit] *= limit / norm
+    assert not torch.equal(expected, gradient)
+    clip_adaptively(list(layer.parameters()), 0.5, transposed_weights(layer))
+    torch.testing.assert_close(layer.weight.grad, expected, rtol=1e-12, atol=0)
+
+
+def test_transposed_weights_are_found_wherever_they_are() -> None:
+    model = use_scaled_ws(nn.Sequential(nn.Conv2d(2, 2, 3), nn.Sequential(nn.ConvTranspose1d(4, 6, 3, groups=2))))
+    assert transposed_weights(model) == {model[1][0].weight: 2}
+
+
+def test_a_client_clips_them_so() -> None:
+    training = LocalTraining(local_epochs=1, batch_size=2, optimizer="sgd", lr=0.1, momentum=0.0, weight_decay=0.0)
+    model = nn.Sequential(nn.ConvTranspose1d(2, 3, 2), nn.Flatten(), nn.Linear(9, 2))
+    weight = model[0].weight
+    weight.grad = torch.ones_like(weight) * torch.tensor([100.0, 1.0, 0.0]).view(1, 3, 1)
+    ClippedSGD(training, clip=0.1).before_step(model)
+    ratio = weight.grad.norm(dim=(0, 2)) / weight.detach().norm(dim=(0, 2))
+    torch.testing.assert_close(ratio, torch.tensor([0.1, 0.1, 0.0]))

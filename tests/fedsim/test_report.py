@@ -77,7 +77,7 @@ def test_a_group_is_told_apart_by_its_name_and_by_what_it_shares(grouped: Callab
     """Not by ``_target_`` or the options that only one of them has."""
     assert sizes(grouped(["norm=bn"], ["norm=gn"], ["norm=sws"], ["norm=gn", "seed=1"])) == {
         "fedavg norm=bn": 1,
-        "fedavg norm=gn": 2,
+        "fedavg norm=gn norm.channels_per_group=16": 2,
         "fedavg norm=sws": 1,
     }
 
@@ -87,7 +87,7 @@ def test_options_of_one_choice_are_shown_where_that_choice_differs(grouped: Call
     runs[-1].append("strategy.clip=null")
     assert sizes(grouped(*runs)) == {
         "fedavg norm=bn": 1,
-        "fedavg norm=gn norm.groups=32": 1,
+        "fedavg norm=gn norm.channels_per_group=16": 1,
         "fedavg norm=gn norm.groups=4": 1,
         "fedwon strategy.clip=0.1": 1,
         "fedwon strategy.clip=null": 1,

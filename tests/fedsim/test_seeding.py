@@ -73,6 +73,9 @@ def test_global_seed_is_undone_after_an_error() -> None:
         (6, 0.01, 1),
         (100, 0.29, 29),
         (100, 0.1, 10),
+        (6, 0.25, 2),  # a half is rounded up
+        (10, 0.25, 3),  # not to the even number
+        (50, 0.29, 15),  # 14.499999999999998 in binary
         (10, 0.97, 10),
         (1, 0.5, 1),
     ],

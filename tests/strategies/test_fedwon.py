@@ -7,11 +7,12 @@ from flwr.app import ArrayRecord, ConfigRecord
 from torch import nn
 from torchvision.models import resnet18
 
+from fedsim.attention import use_ela, use_scse, use_se
 from fedsim.engines.inline import InlineGrid
 from fedsim.errors import UserError
 from fedsim.messages import arrays_of
 from fedsim.models import CNN6
-from fedsim.norms import NORM_LAYERS, ScaledWSConv2d, use_group_norm, use_scaled_ws
+from fedsim.norms import NORM_LAYERS, ScaledWSConv2d, ScaledWSConvolution, use_group_norm, use_scaled_ws, use_ws
 from strategies import FedWon
 
 
@@ -39,9 +40,34 @@ def test_everything_travels_gains_included(grid: InlineGrid) -> None:
         (CNN6(), "BatchNorm1d, BatchNorm2d"),
         (use_group_norm(CNN6()), "GroupNorm"),
         (nn.Sequential(nn.Conv2d(1, 1, 1)), "no standardized convolution"),
+        (nn.Linear(4, 2), "no standardized convolution"),
+        (use_ws(nn.Conv1d(1, 1, 2)), "no standardized convolution"),
+        (
+            nn.Sequential(use_scaled_ws(nn.Conv2d(1, 1, 2)), nn.Sequential(nn.ConvTranspose2d(1, 1, 2))),
+            r"1\.0, a ConvTranspose2d that is not standardized",
+        ),
+        (
+            nn.Sequential(use_scaled_ws(nn.Conv2d(1, 1, 2)), nn.Conv1d(1, 1, 2)),
+            "1, a Conv1d that is not standardized",
+        ),
+        (use_ela(use_scaled_ws(CNN6())), "GroupNorm"),
     ],
-    ids=["bn", "gn", "plain"],
+    ids=["bn", "gn", "plain", "none", "ws", "transposed", "1d", "ela"],
 )
 def test_another_network_is_refused(model: nn.Module, has: str) -> None:
     with pytest.raises(UserError, match=rf"this network has {has}: leave norm out or choose norm=sws"):
         FedWon(model)
+
+
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d])
+def test_standardized_convolutions_of_every_kind_are_taken(kind: Callable[..., nn.Module]) -> None:
+    model = use_scaled_ws(nn.Sequential(kind(2, 2, 2), nn.ConvTranspose2d(2, 2, 2)))
+    FedWon(model)
+    assert all(isinstance(layer, ScaledWSConvolution) for layer in model)
+
+
+@pytest.mark.parametrize("use", [use_se, use_scse])
+def test_an_attention_beside_them_has_convolutions_of_its_own(use: Callable[..., nn.Module]) -> None:
+    model = use(use_scaled_ws(CNN6()))
+    assert any(type(layer) is nn.Conv2d for layer in model.modules())
+    FedWon(model)

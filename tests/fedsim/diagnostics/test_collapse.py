@@ -51,7 +51,7 @@ def test_the_metrics_are_those_written_out() -> None:
 
     def variation(rows: np.ndarray) -> float:
         lengths = np.linalg.norm(rows, axis=1)
-        return float(lengths.std() / lengths.mean())
+        return float(lengths.std(ddof=1) / lengths.mean())
 
     difference = weight / np.linalg.norm(weight) - means / np.linalg.norm(means)
     assert metrics == pytest.approx(

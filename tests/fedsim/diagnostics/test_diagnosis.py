@@ -73,6 +73,14 @@ def test_clients_that_keep_their_batch_norm_are_alike_at_evaluation_too(
 
 def test_frozen_statistics_close_the_gap(diagnosed: Callable[..., pd.DataFrame]) -> None:
     table = diagnosed("norm.policy=fixbn", "diagnostics_every=1")
+    assert (table.loc[0].loc[SITES, "kl_training"] > 0.1).all()
+    # Frozen after round 1: from its model on nothing is trained by batch statistics any more.
+    assert (table.loc[1].loc[SITES, "kl_training"] == 0).all()
+    assert (table.loc[2].loc[SITES, "kl_training"] == 0).all()
+
+
+def test_the_last_round_before_the_freeze_is_not_frozen(diagnosed: Callable[..., pd.DataFrame]) -> None:
+    table = diagnosed("norm.policy=fedavg", "norm.freeze_after=2", "rounds=3", "diagnostics_every=1")
     assert (table.loc[1].loc[SITES, "kl_training"] > 0.1).all()
     assert (table.loc[2].loc[SITES, "kl_training"] == 0).all()
 

@@ -53,7 +53,7 @@ def test_options_reach_the_layers() -> None:
         ("groupnorm", {}, r"^norm=groupnorm is not known: choose bcn, bn, crms, .*, ws, ws_gn\.$"),
         ("gn", {"group": 4}, r"^norm\.group=4 is not an option of gn: leave it out\.$"),
         ("bn", {"groups": 4}, r"^norm\.groups=4 is not an option of bn: leave it out\.$"),
-        ("gn", {"groups": 4.0}, r"^norm\.groups=4\.0 is not possible: choose a whole number\.$"),
+        ("gn", {"groups": 4.0}, r"^norm\.groups=4\.0 is not possible: choose a whole number or null\.$"),
         ("bcn", {"estimated": 1}, r"^norm\.estimated=1 is not possible: choose true or false\.$"),
         ("powernorm", {"groups": "all"}, r"^norm\.groups=all is not possible: choose a whole number or null\.$"),
     ],

@@ -43,3 +43,22 @@ def test_larger_images_pass_and_nothing_changes() -> None:
 
 def test_networks_of_other_norms_are_not_tried() -> None:
     check_pixels(use_norm(CNNSmall(image_shape=(3, 28, 28)), "gn"), "gn", (3, 8, 8))  # too small for this network
+
+
+@pytest.mark.parametrize("norm", ["bcn", "evonorm_s0", "gn", "powernorm", "ws_gn"])
+@pytest.mark.parametrize("options", [{"groups": 32}, {"channels_per_group": 1}], ids=str)
+def test_a_group_of_a_single_value_is_refused(norm: str, options: dict[str, int]) -> None:
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 32, 3), nn.AvgPool2d(2), nn.BatchNorm2d(32), nn.ReLU())
+
+    model = use_norm(network(), norm, **options)
+    with pytest.raises(UserError, match=rf"^norm={norm} leaves each group a single value in 2.* from images of 4x4: "):
+        check_pixels(model, norm, (3, 4, 4))
+    check_pixels(model, norm, (3, 6, 6))  # two by two pixels
+    check_pixels(use_norm(network(), norm, groups=16), norm, (3, 4, 4))  # two channels
+
+
+def test_the_only_channel_of_a_layer_norm_is_refused_too() -> None:
+    model = use_norm(nn.Sequential(nn.AvgPool2d(4), nn.BatchNorm2d(1)), "ln")
+    with pytest.raises(UserError, match=r"^norm=ln leaves each group a single value in 1,"):
+        check_pixels(model, "ln", (1, 4, 4))

@@ -252,3 +252,28 @@ def test_with_estimated_statistics_a_batch_may_be_a_single_image(
     sent = dict(client.host.initial)
     trained = to_tensors(arrays_of(client.host.train(client.ask(TRAIN, sent), client.context)))
     assert all(tensor.isfinite().all() and not torch.equal(tensor, sent[name]) for name, tensor in trained.items())
+
+
+def with_instance_norms() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, affine=True, track_running_stats=True)),
+        *(nn.Conv2d(4, 4, 3), nn.InstanceNorm2d(4, affine=True)),
+    )
+
+
+@pytest.mark.parametrize(("preset", "local"), [("fedbn", AFFINE + STATISTICS), ("silobn", STATISTICS), ("fedavg", ())])
+def test_instance_norm_that_tracks_statistics_has_a_policy(preset: str, local: tuple[str, ...]) -> None:
+    model = with_instance_norms()
+    entries = policy(policy=preset).local_entries(policy(policy=preset).apply(model))
+    assert entries == {f"1.{entry}" for entry in local}  # and the one without statistics is a layer like others
+    assert statistics_kept(model, entries) == bool(local)
+
+
+@pytest.mark.parametrize(
+    "answers", [{"evaluation": "batch"}, {"evaluation": "reestimated"}, {"statistics": "none"}, {"freeze_after": 2}]
+)
+def test_what_instance_norm_cannot_do_is_refused(answers: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"^the statistics of InstanceNorm2d can only be shared or local"):
+        policy(**answers).apply(with_instance_norms())
+    with pytest.raises(UserError, match="this network has none"):
+        policy(**answers).apply(with_instance_norms()[2:])

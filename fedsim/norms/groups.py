@@ -1,0 +1,68 @@
+"""How channels are divided into groups, for every norm that has groups: ``norm.groups`` or ``norm.channels_per_group``.
+
+GroupNorm's paper (Wu & He 2018, arXiv 1803.08494) has 32 groups, for networks of 64 to 2048 channels; a network of 32
+would be normalized channel by channel, which is InstanceNorm. Its Table 3 has 16 channels a group beside them, as good
+in the mean, and that is the default here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import BatchNorm1d
+
+from fedsim.errors import UserError
+from fedsim.norms.replace import channels_of
+
+CHANNELS_PER_GROUP = 16
+GROUP_OPTIONS = ("groups", "channels_per_group")
+GROUPED = ("bcn", "evonorm_s0", "gn", "ws_gn")
+"""The norms whose groups have a default."""
+
+
+def groups_in(layer: nn.Module, groups: int | None, channels_per_group: int | None) -> int:
+    """The number of groups of the BatchNorm ``layer``'s channels: ``groups``, or as many as leave each at least
+    ``channels_per_group`` channels.
+
+    Where that number does not divide the channels, groups are of the next larger size that does; where there are
+    fewer channels, they are one group. With both open it is ``CHANNELS_PER_GROUP``.
+
+    Raises:
+        UserError: If both are given, ``groups`` does not divide the channels, or each group of a linear layer would be
+            a single value, which has no deviation.
+    """
+    channels = channels_of(layer)
+    if groups is not None and channels_per_group is not None:
+        raise UserError(
+            f"norm.groups={groups} and norm.channels_per_group={channels_per_group} both say what a group is: "
+            "leave one of them out."
+        )
+    if groups is None:
+        least = CHANNELS_PER_GROUP if channels_per_group is None else channels_per_group
+        if least < 1:
+            raise UserError(f"norm.channels_per_group={least} is not possible: choose a whole number of 1 or more.")
+        said = f"norm.channels_per_group={least}"
+        size = next((size for size in range(least, channels + 1) if channels % size == 0), channels)
+        number, instead = channels // size, "a larger number"
+    elif groups < 1 or channels % groups:
+        raise UserError(
+            f"norm.groups={groups} does not divide the {channels} channels of a layer of this model: "
+            f"choose a divisor of {channels}, or norm.channels_per_group in its place."
+        )
+    else:
+        said, number, instead = f"norm.groups={groups}", groups, f"a smaller divisor of {channels}"
+    if isinstance(layer, BatchNorm1d) and number == channels:
+        raise UserError(f"{said} leaves each group a single value in a linear layer of {channels}: choose {instead}.")
+    return number
+
+
+def grouping(norm: Mapping[str, Any]) -> str | None:
+    """What the options of the ``norm`` group say of groups, as ``groups=32`` or ``channels_per_group=16``, with the
+    default where they leave it open; ``None`` for a norm without groups."""
+    if norm.get("name") not in GROUPED:
+        return None
+    groups = norm.get("groups")
+    if groups is not None:
+        return f"groups={groups}"
+    least = norm.get("channels_per_group")
+    return f"channels_per_group={CHANNELS_PER_GROUP if least is None else least}"
