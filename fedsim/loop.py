@@ -150,13 +150,14 @@ class FederatedLoop:
     def _train(self, played: "_Played", previous: "_Played | None") -> None:
         """Trains a cohort, which also says what the model of the round before is worth where that is still asked.
 
-        Errors: ``RoundFailed``; what has been told of the round before is written down first.
+        Errors: ``RoundFailed``; what has been told of the round before, and who failed, is written down first.
         """
         try:
             self._train_cohort(played, previous)
         except RoundFailed:
             if previous is not None and previous.asked:
                 self._record(previous, whole=False)
+            self.recorder.record_clients(fault_rows(played.faults, self.federation, played.round))
             raise
 
     def _train_cohort(self, played: "_Played", previous: "_Played | None") -> None:

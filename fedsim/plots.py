@@ -192,7 +192,7 @@ def plot_tuning(table: pd.DataFrame, key: str, chosen: Mapping[str, Any], path: 
         key=lambda value: (not isinstance(value, int | float), value if isinstance(value, int | float) else str(value)),
     )
     places = {value: place for place, value in enumerate(values)}
-    tuned = [name for name in table.columns if name not in ("method", "seed", "rounds", "validation", "run")]
+    tuned = [name for name in table.columns if name not in ("method", "seed", "rounds", "validation", "failed", "run")]
     with picture(path, 6, 3.6) as (axes,):
         for number, (method, rows) in enumerate(table.groupby("method", sort=False)):
             points = rows.groupby(tuned, dropna=False)["validation"].agg(["mean", "std"]).reset_index()

@@ -87,7 +87,7 @@ def accuracy_by_seed(runs: list[Result]) -> dict[int, float]:
 def group_by_settings(runs: list[Result], besides: Sequence[str] = ()) -> dict[str, list[Result]]:
     """Runs by label: the strategy and, where runs of one strategy differ in more than the seed, what they differ in.
 
-    Runs may also differ in the settings named by ``besides``.
+    Runs may also differ in the settings named by ``besides``, and then in how far they came.
     """
     by_strategy: dict[str, list[tuple[Result, dict[str, object]]]] = {}
     for run in runs:
@@ -100,7 +100,7 @@ def group_by_settings(runs: list[Result], besides: Sequence[str] = ()) -> dict[s
         for run, flat in members:
             extra = [f"{key.removesuffix('.name')}={_written(flat[key])}" for key in shown if key in flat]
             reached, asked = run.summary["final"]["round"], run.summary["rounds"]
-            if reached < asked:
+            if reached < asked and not besides:
                 extra.append(f"(stopped in round {reached} of {asked})")
             groups.setdefault(" ".join([strategy, *extra]), []).append(run)
     return groups

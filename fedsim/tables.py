@@ -49,7 +49,12 @@ class Table:
         if lines and (not text.endswith("\n") or len(lines[-1]) < len(self.columns)):
             lines.pop()
         rows = [dict(zip(self.columns, line, strict=True)) for line in lines]
-        self._rewrite([row for row in rows if int(row["round"]) <= round])
+        kept = [row for row in rows if int(row["round"]) <= round]
+        while kept and any(row[self.columns[-1]] for row in rows) and not any(row[self.columns[-1]] for row in kept):
+            unknown = self.columns.pop()  # a column of later rounds, such as who failed there
+            for row in rows:
+                del row[unknown]
+        self._rewrite(kept)
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         def write(path: Path) -> None:

@@ -64,7 +64,7 @@ class Choice:
 
     @property
     def written(self) -> str:
-        return " ".join(f"{key}={value}" for key, value in self.values.items())
+        return _point(list(self.values), list(self.values.values()))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,6 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
         seeds = _further_seeds(options.seeds, table)
         print_whole(render(choices))
         print(f"budget of each method: {choices[0].budget}")
+        if table["failed"].any():
+            print(f"{table['failed'].sum()} runs failed before their last round and count as 0: {_which(table, keys)}")
         for line in _edges(choices):
             print(line)
         out.mkdir(parents=True, exist_ok=True)
@@ -104,7 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def tuning_table(runs: Sequence[Result], keys: Sequence[str]) -> pd.DataFrame:
     """Return a row for each run: method, the tuned keys, seed, rounds, validation (mean over clients after the last
-    round, 0 to 1), and the run itself.
+    round, 0 to 1), whether it failed, and the run itself. A run that ended because clients failed, as those do whose
+    model is no longer finite, has a validation accuracy of 0.
 
     Raises: ``UserError`` for a run without validation images, one that was stopped, or a key that it does not have.
     """
@@ -116,7 +119,8 @@ def tuning_table(runs: Sequence[Result], keys: Sequence[str]) -> pd.DataFrame:
                 raise UserError(
                     f"{run.run_dir} has no validation images to choose by: run the sweep with split.validation=0.2."
                 )
-            if final["round"] < run.summary["rounds"]:
+            finished = final["round"] == run.summary["rounds"]
+            if not finished and not _failed(run):
                 raise UserError(
                     f"{run.run_dir} was stopped in round {final['round']}: go on with resume={run.run_dir}."
                 )
@@ -132,11 +136,20 @@ def tuning_table(runs: Sequence[Result], keys: Sequence[str]) -> pd.DataFrame:
                     **{key: "null" if settings[key] is None else settings[key] for key in keys},
                     "seed": run.summary["seed"],
                     "rounds": run.summary["rounds"],
-                    "validation": final[VALIDATION],
+                    "validation": final[VALIDATION] if finished else 0.0,
+                    "failed": not finished,
                     "run": run,
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _failed(run: Result) -> bool:
+    """Whether a client failed in the round that the run did not come through."""
+    if "fault" not in run.clients:
+        return False
+    faults = run.clients[run.clients["fault"].fillna("") != ""]
+    return bool((faults["round"] > run.rounds["round"].max()).any())
 
 
 def choose(table: pd.DataFrame, keys: Sequence[str]) -> list[Choice]:
@@ -158,10 +171,9 @@ def _choice(method: str, rows: pd.DataFrame, keys: Sequence[str]) -> Choice:
     for values in sorted({tuple(row) for row in rows[list(keys)].itertuples(index=False)}, key=_ascending):
         mine = rows[(rows[list(keys)].astype(object).apply(tuple, axis=1) == values)]
         if sorted(mine["seed"]) != seeds:
-            written = " ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
             raise UserError(
-                f"{method} {written} was run with seeds {sorted(mine['seed'])}, and other settings of it with {seeds}: "
-                "run each setting once with each seed."
+                f"{method} {_point(keys, values)} was run with seeds {sorted(mine['seed'])}, and other settings of it "
+                f"with {seeds}: run each setting once with each seed."
             )
         points[values] = mine
     best = max(points, key=lambda values: float(points[values]["validation"].mean()))  # the first of equals
@@ -203,6 +215,16 @@ def render(choices: Sequence[Choice]) -> Table:
         deviation = "" if np.isnan(each.deviation) else f" ± {100 * each.deviation:.1f}"
         shown.add_row(escape(each.method), escape(each.written), f"{100 * each.validation:.1f}{deviation}")
     return shown
+
+
+def _which(table: pd.DataFrame, keys: Sequence[str]) -> str:
+    failed = table[table["failed"]]
+    told = [f"{row['method']} {_point(keys, [row[key] for key in keys])}" for _, row in failed.iterrows()]
+    return ", ".join(dict.fromkeys(told))
+
+
+def _point(keys: Sequence[str], values: Sequence[Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
 
 
 def _edges(choices: Sequence[Choice]) -> list[str]:

@@ -104,6 +104,28 @@ def test_unequal_budgets_missing_seeds_and_missing_validation_are_refused(
     assert "without has no validation images to choose by" in capsys.readouterr().err
 
 
+def test_a_run_that_diverged_counts_as_nothing_and_one_that_was_stopped_is_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fedsim
+    from fedsim.errors import RoundFailed
+
+    small = ("rounds=2", "engine=inline", "pictures=false", "dataset.train_per_domain=20", "dataset.test_per_domain=20")
+    words = (*small, "norm=none", "split.validation=0.2")
+    fedsim.simulate(*words, "lr=0.01", f"out_dir={tmp_path}/good")
+    with pytest.raises(RoundFailed, match="update_limit"):
+        fedsim.simulate(*words, "lr=1e30", f"out_dir={tmp_path}/diverged")
+    assert read_result(tmp_path / "diverged").clients["fault"].dropna().str.contains("update_limit").any()
+    assert tune.main([str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "1 runs failed before their last round and count as 0: fedavg lr=1e+30" in said
+    assert pd.read_csv(tmp_path / "tuning.csv").set_index("lr")["validation"][1e30] == 0
+    clients = tmp_path / "diverged" / "clients.csv"
+    pd.read_csv(clients, keep_default_na=False).drop(columns="fault").to_csv(clients, index=False)
+    assert tune.main([str(tmp_path)]) == 2
+    assert "diverged was stopped in round 0: go on with resume=" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_chosen_settings_run_on_further_seeds_which_are_not_run_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
