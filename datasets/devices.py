@@ -99,6 +99,19 @@ class DeviceData:
         return paths, np.array(labels, np.int64)
 
 
+def classes_found(folder: Path) -> int | list[str]:
+    """The value of ``dataset.classes`` for the images in a device's folder, where no setting has named them.
+
+    Raises: ``UserError`` for a folder that is missing, or a damaged archive.
+    """
+    archive = folder / ARCHIVE
+    if archive.is_file():
+        return max(2, int(read_npz(archive).labels.max(initial=0)) + 1)
+    parts = [folder / part for part in ("train", "test") if (folder / part).is_dir()]
+    names = sorted({name for part in parts for name in subfolders(part)})
+    return names if len(names) >= 2 else 2
+
+
 def _labelled(folder: Path, parts: Mapping[str, tuple[list[Path], Indices]]) -> Labelled:
     return listed(folder, parts["train"], parts["test"])
 

@@ -86,7 +86,7 @@ class Roll:
 
     @property
     def missing(self) -> list[int]:
-        """The clients that nobody plays; while it is open who they are, the first gaps between those that are played."""
+        """The clients that nobody plays; while it is open who they are, the first gaps in their numbers."""
         if not self.open:
             return [partition for partition in self._partitions if partition not in self._played]
         gaps = (each for each in range(max(self._played, default=-1)) if each not in self._played)

@@ -1,7 +1,6 @@
 """The beginning of a run on nodes: who is waited for, for how long, and what is said of it."""
 
 import pytest
-from flwr.app import Message
 
 from fedsim.engines.flower import PartitionGrid
 from fedsim.engines.joining import named
@@ -105,7 +104,7 @@ def test_a_gap_between_the_numbers_is_waited_for_and_then_an_error(
     assert PartitionGrid(behind, None, join_timeout=600).get_node_ids() == [0, 1, 2]
     assert 110 <= clock.now - behind.started < 112
     assert "for client 1; no other node is online" in caplog.text
-    with pytest.raises(FedsimError, match="device with partition-id=1000000000, but none has joined within .* 1, 2, 3"):
+    with pytest.raises(FedsimError, match=r"partition-id=1000000000, but none has joined within .* 1, 2, 3"):
         PartitionGrid(Starting(clock, online={0: 0, 10**9: 0}), None, join_timeout=60)
 
 
