@@ -10,11 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-from flwr.common.config import parse_config_args
 
 from fedsim.devices.certificates import load_root
 from fedsim.devices.reach import Server
@@ -149,6 +147,9 @@ def _program(folder: Path, venv: str) -> str:
 
 def _node_config(text: str) -> "NodeConfig":
     """Raises: ``UserError`` for what a SuperNode, or a run on it, would refuse."""
+    import click
+    from flwr.common.config import parse_config_args
+
     from fedsim.devices.node import NodeConfig  # torch is loaded with it
 
     try:
@@ -161,10 +162,13 @@ def _node_config(text: str) -> "NodeConfig":
 
 def _of_node(node_config: str, words: Sequence[str]) -> list[Finding]:
     """Of what the device says of itself: its folders and its images."""
-    from fedsim.devices.holding import images_in_words
-
     try:
+        from fedsim.devices.holding import images_in_words
+
         node = _node_config(node_config)
+    except (ImportError, OSError) as error:  # OSError: a library that torch looks for is of another machine
+        reason = " ".join(str(error).split())
+        return [Finding(False, f"the packages cannot be loaded ({reason}): pip install -e . in the checkout.")]
     except UserError as error:
         return [Finding(False, str(error))]
     return [

@@ -36,7 +36,7 @@ class PartitionGrid(FederationGrid):
     client now. Where there is none, or it does not answer within ``timeout`` seconds, the reply is an error.
     ``server_app`` makes the app that evaluates the global model in this process where the nodes are real devices.
 
-    Raises: ``FedsimError`` if no node joins, or it is not known whose client is missing.
+    Raises: ``FedsimError`` if no node joins; without ``num_partitions`` also if their numbers leave a gap.
     """
 
     def __init__(

@@ -114,7 +114,7 @@ def test_the_page_can_be_followed(reader: Reader, tmp_path: Path) -> None:
             reader.values["server"]["NODE_ID"] = number[1]
     assert len(re.findall(r"device pi[12]: registered as \d+", printed)) == 2
     assert printed.count("│ online") >= 2
-    assert printed.count("server: ") == printed.count("images: ") == 2
+    assert printed.count(" answers, with a certificate valid until ") == printed.count("images: ") == 2
     assert "2 devices take part, all that have joined" in printed
     clients = pd.read_csv(tmp_path / "run" / "clients.csv")
     assert set(zip(clients["client"], clients["domain"], strict=True)) == {(0, "hospital_a"), (1, "hospital_b")}

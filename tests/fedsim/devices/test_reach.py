@@ -5,6 +5,7 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
+from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 
 from fedsim.devices import certificates, checks, reach
 from fedsim.devices.authority import Authority
@@ -152,6 +153,7 @@ def test_an_authority_that_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyP
 )
 def test_clocks_that_the_server_would_refuse(ahead: float, words: str | None, lab: Path) -> None:
     """Flower refuses what was signed more than 5 minutes ago, or in more than 5 seconds."""
+    assert (reach.AHEAD, reach.BEHIND) == (SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE)
     with serving(lab, ahead=ahead) as port:
         if words is None:
             Server.of(f"127.0.0.1:{port}", lab / "ca.crt").check()

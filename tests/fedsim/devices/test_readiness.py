@@ -1,5 +1,6 @@
 """``python -m fedsim.devices check``: all is well, and then one thing after the other is not."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedsim.devices import readiness
 from fedsim.devices.__main__ import main
 from fedsim.devices.authority import Authority
 from fedsim.devices.scripts import DevicePlan
@@ -150,6 +152,22 @@ def test_other_versions_than_flowers_are_told_and_allowed(device: Path, capsys: 
     edit(device, "torch=", "torch=0.")
     assert main(["check", str(device)]) == 0
     assert "(the server had torch 0." in capsys.readouterr().out
+
+
+def test_packages_that_are_broken_or_missing(
+    device: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "fedsim.devices.holding", None)
+    assert main(["check", str(device)]) == 2
+    assert "the packages cannot be loaded (import of fedsim.devices.holding halted" in capsys.readouterr().err
+    monkeypatch.setattr(readiness, "versions", lambda: {"python": "3.9.1", "fedsim": "0.1.0", "torch": "2.6"})
+    monkeypatch.setattr(readiness, "PYTHONS", ((3, 90), (3, 91)))
+    assert main(["check", str(device)]) == 2
+    printed = capsys.readouterr()
+    assert "error: flwr is not installed for" in printed.err
+    assert "error: Python 3.9.1 is not possible: make a virtual environment with 3.90 to 3.91." in printed.err
+    assert printed.err.count("\n") == 2
+    assert "server: " in printed.out
 
 
 def test_a_device_without_a_state_dir_is_told_what_that_means(
