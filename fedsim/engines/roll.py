@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 REJOIN = 120.0
 """Seconds that a client's node may be away before all goes on without it; Flower needs 60 to notice a death."""
 QUERY_TIMEOUT = 300.0
-"""Seconds after which a question that is not answered may be lost; sooner, a second one would make a slow device slower."""
+"""Seconds after which a question that is not answered may be lost; a second one makes a slow device slower."""
 ASK_AGAIN, AT_MOST = 60.0, 960.0
 """Seconds until a node that failed to say it is asked again, doubled each time: on a device, each is a process."""
 SHOWN_GAPS = 10
