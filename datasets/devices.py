@@ -104,6 +104,19 @@ class DeviceData:
         return FolderFiles(labels, tuple(left_out))
 
 
+def classes_found(folder: Path) -> int | list[str]:
+    """The value of ``dataset.classes`` for the images in a device's folder, where no setting has named them.
+
+    Raises: ``UserError`` for a folder that is missing, or a damaged archive.
+    """
+    archive = folder / ARCHIVE
+    if archive.is_file():
+        return max(2, int(read_npz(archive).labels.max(initial=0)) + 1)
+    parts = [folder / part for part in ("train", "test") if (folder / part).is_dir()]
+    names = sorted({name for part in parts for name in subfolders(part)})
+    return names if len(names) >= 2 else 2
+
+
 def own_federation(settings: Settings, node: NodeConfig) -> Federation:
     """A device's own images as a federation of which it knows only itself.
 
@@ -147,27 +160,44 @@ class DeviceFederation(Federation):
         raise UserError("the images of dataset=devices are on the devices: choose settings that need none here.")
 
 
-def device_federation(settings: Settings, nodes: Mapping[int, NodeProfile]) -> DeviceFederation:
-    """Errors: ``UserError`` where a client has no device, or that no images to train or to test on."""
-    clients = range(count_of_devices(settings))
+def device_federation(
+    settings: Settings, nodes: Mapping[int, NodeProfile], strangers: Sequence[str] = ()
+) -> DeviceFederation:
+    """The federation of the devices in ``nodes``, by client; ``strangers`` says who is online and in none of them.
+
+    Raises: ``UserError`` where a client has no device, or that no images to train or to test on.
+    """
+    clients = range(count_of_devices(settings) or len(nodes))
     for client in clients:
         if client not in nodes:
-            raise UserError(f"split.num_clients={len(clients)} needs a device with partition-id={client}: start it.")
+            there = "; ".join([f"no device has joined with partition-id={client}", *strangers])
+            raise UserError(
+                f"split.num_clients={len(clients)} is not possible, {there}: start it, choose a longer join_timeout, "
+                "or leave split.num_clients out for the devices that are there."
+            )
         train, _, test = nodes[client].images
         if not train or not test:
             raise UserError(f"client {client} has {train} images to train and {test} to test on: it needs both.")
     return DeviceFederation(_device_data(settings), {client: nodes[client] for client in clients})
 
 
-def count_of_devices(settings: Settings) -> int:
-    """How many clients there are. Errors: ``UserError`` where ``split.num_clients`` does not say."""
+def count_of_devices(settings: Settings) -> int | None:
+    """How many clients there are; ``None`` for as many as there are devices.
+
+    Raises: ``UserError`` for a ``split`` that devices have no use for.
+    """
     count = settings.split["num_clients"]
     odd = {key: settings.split.get(key) for key, usual in SPLIT.items() if settings.split.get(key) != usual}
     if odd:
         key, value = next(iter(odd.items()))
         raise UserError(f"split.{key}={value} has no meaning where every device has its own images: leave it out.")
+    if count is None:
+        return None
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise UserError(f"split.num_clients={count} does not say how many devices dataset=devices has: give a number.")
+        raise UserError(
+            f"split.num_clients={count} is not possible: choose how many devices dataset=devices has, or null for all "
+            "that are there."
+        )
     return count
 
 

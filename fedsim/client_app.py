@@ -15,13 +15,11 @@ from functools import lru_cache, wraps
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from datasets.build import build_federation
 from datasets.devices import NAME as DEVICES
-from datasets.devices import own_federation
-from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.client_host import ClientAppFactory
 from fedsim.config import compose
+from fedsim.devices.holding import federation_of
 from fedsim.devices.keeping import Kept
 from fedsim.devices.node import NodeConfig, confined
 from fedsim.devices.state import AFRESH
@@ -80,7 +78,7 @@ def who(message: Message, context: Context) -> Message:
     settings = _settings(str(context.run_config["overrides"]))
     images = (0, 0, 0)
     if settings.dataset["name"] == DEVICES:
-        federation = _federation(settings, node)
+        federation = federation_of(settings, node)
         train, validation, test = (
             federation.num_images(node.partition, part) for part in (Part.TRAIN, Part.VALIDATION, Part.TEST)
         )
@@ -136,12 +134,7 @@ def answer(message: Message, context: Context) -> Message:
 def _host(words: str, node: NodeConfig) -> ClientApp:
     """The app that answers for every partition, built once per process."""
     settings = confined(_settings(words), node)
-    return ClientAppFactory(settings, _federation(settings, node))(resolve_devices(settings.device)[0])
-
-
-def _federation(settings: Settings, node: NodeConfig) -> Federation:
-    settings = confined(settings, node)
-    return own_federation(settings, node) if settings.dataset["name"] == DEVICES else build_federation(settings)
+    return ClientAppFactory(settings, federation_of(settings, node))(resolve_devices(settings.device)[0])
 
 
 @lru_cache(maxsize=1)

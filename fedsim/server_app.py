@@ -19,7 +19,7 @@ from fedsim.client_host import ClientAppFactory
 from fedsim.config import compose, run_directory
 from fedsim.engines.flower import PartitionGrid
 from fedsim.errors import FedsimError, UserError
-from fedsim.progress import PlainReporter, Reporter
+from fedsim.progress import PlainReporter, Reporter, logging_to
 from fedsim.report import run_table
 from fedsim.settings import Settings
 from fedsim.simulation import Prepared, prepare, run
@@ -47,7 +47,8 @@ def _play(grid: Grid, context: Context, reporter: Reporter) -> None:
     settings = Settings.from_config(compose(shlex.split(str(context.run_config["overrides"]))))
     if settings.resume is not None:
         raise UserError(f"resume={settings.resume} is not possible with flwr run: SuperNodes keep the clients' states.")
-    nodes, prepared = _prepared(grid, settings)
+    with logging_to(reporter, verbose=settings.verbose):
+        nodes, prepared = _prepared(grid, settings)
     run_dir = Path(run_directory(settings.out_dir, None, datetime.now())).absolute()
     result = run(prepared, run_dir, reporter, nodes)
     if isinstance(reporter, EventReporter):
@@ -59,16 +60,16 @@ def _play(grid: Grid, context: Context, reporter: Reporter) -> None:
 
 def _prepared(grid: Grid, settings: Settings) -> tuple[PartitionGrid, Prepared]:
     """The federation is what the settings say, and then the nodes are awaited; or it is what devices say they hold."""
-    timeout = settings.round_timeout
+    timeout, join_timeout = settings.round_timeout, settings.join_timeout
     if settings.dataset["name"] == DEVICES:
-        nodes = PartitionGrid(grid, count_of_devices(settings), timeout)
-        return nodes, prepare(settings, device_federation(settings, nodes.nodes))
+        nodes = PartitionGrid(grid, count_of_devices(settings), timeout, join_timeout=join_timeout)
+        return nodes, prepare(settings, device_federation(settings, nodes.nodes, nodes.strangers))
     prepared = prepare(settings)
 
     def here() -> ClientApp:
         return ClientAppFactory(settings, prepared.federation)(prepared.devices[0])
 
-    nodes = PartitionGrid(grid, len(prepared.federation.clients), timeout, here)
+    nodes = PartitionGrid(grid, len(prepared.federation.clients), timeout, here, join_timeout)
     if settings.diagnostics and not nodes.answers_measuring:
         raise UserError("diagnostics=true is not possible: it needs every device, with share-personal=true.")
     return nodes, prepared

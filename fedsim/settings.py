@@ -62,6 +62,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mask_absent_classes": _SWITCH,
     "shots": (lambda value: value in SHOT_RULES, " or ".join(SHOT_RULES)),
     "compression": (lambda value: value in (None, *FORMS), f"{' or '.join(FORMS)}, or null"),
+    "join_timeout": (lambda value: value is None or _POSITIVE(value), "a number of seconds above 0, or null"),
     "round_timeout": (lambda value: value is None or _POSITIVE(value), "a number of seconds above 0, or null"),
     "update_limit": (lambda value: value is None or _POSITIVE(value), "a number above 0, or null"),
     "min_fraction_success": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
@@ -109,6 +110,7 @@ class Settings:
     shots: str
     min_fraction_success: float
     compression: str | None
+    join_timeout: float | None
     round_timeout: float | None
     update_limit: float | None
     seed: int

@@ -4,7 +4,9 @@
 
     ca.crt  ca.key                   the authority; its key stays with the operator
     server.pem  server.key           the SuperLink's certificate and key
-    devices/NAME/  key key.pub ca.crt   all that has to be copied onto a device
+    server.env  start.sh  fedsim-superlink.service      how it is started, see ``scripts``
+    devices/NAME/  key key.pub ca.crt   all that has to be copied onto a device,
+        device.env start.sh fedsim-supernode.service    with how it is started
 
 Private keys are readable by their owner alone. A folder appears whole or not at all.
 """
@@ -13,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +35,17 @@ from fedsim.devices.certificates import (
     root_certificate,
     server_certificate,
 )
-from fedsim.devices.checks import check_days, check_name, parse_hosts
+from fedsim.devices.checks import ALWAYS, check_days, check_name, check_port, parse_hosts
+from fedsim.devices.scripts import (
+    SERVER_ENV,
+    START,
+    DevicePlan,
+    address_of,
+    device_files,
+    partition_of,
+    read_env,
+    server_files,
+)
 from fedsim.errors import UserError
 from fedsim.files import write_atomically
 
@@ -41,17 +53,25 @@ T = TypeVar("T")
 
 CA_DAYS = 3650
 SERVER_DAYS = 730
+PORT = 8000
+"""Flower's own default, for everything that a SuperLink does."""
 REGISTERED = "node.json"
 """What ``flwr supernode register --format json`` answered, if it was kept beside a device's keys."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device, and the number by which Flower knows it, where the answer of its registration was kept."""
+    """A device; ``node_id`` is how Flower knows it, where the answer of its registration was kept."""
 
     name: str
     folder: Path
     node_id: str | None = None
+    partition: int | None = None
+    """The client that it plays, as far as its folder here says"""
+
+    def follows(self, other: "Device") -> bool:
+        """Whether its client has a higher number."""
+        return self.partition is not None and other.partition is not None and self.partition > other.partition
 
 
 @dataclass(frozen=True)
@@ -68,8 +88,10 @@ class Authority:
         devices: Sequence[str] = (),
         ca_days: int = CA_DAYS,
         server_days: int = SERVER_DAYS,
+        port: int = PORT,
+        plan: DevicePlan = DevicePlan(),  # noqa: B008 - it is frozen
     ) -> "Authority":
-        """Makes ``folder``, which must not exist or be empty."""
+        """Makes ``folder``, which must not exist or be empty; devices reach the server at the first of ``hosts``."""
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise UserError(f"{folder} exists already: name a new folder, or add devices to it with `add`.")
         names = parse_hosts(hosts)
@@ -77,6 +99,7 @@ class Authority:
             check_name(name)
             if name in devices[:number]:
                 raise UserError(f"--device {name} is given twice: every device needs a name of its own.")
+        check_port(port)
         check_days("--ca-days", ca_days)
         root_key, server_key = new_key(), new_key()
         root = root_certificate(root_key, ca_days)
@@ -87,9 +110,10 @@ class Authority:
             _write_secret(new / "server.key", key_bytes(server_key))
             certificate = server_certificate(server_key, names, server_days, root, root_key)
             _write(new / "server.pem", certificate_bytes(certificate))
+            _write_texts(new, server_files(folder, hosts[0], port))
             (new / "devices").mkdir(mode=0o700)
             for name in devices:
-                cls(new).add(name)
+                cls(new).add(name, plan)
         return cls(folder)
 
     @classmethod
@@ -116,22 +140,44 @@ class Authority:
             raise UserError(f"{path} is damaged or from elsewhere: put back the file that `init` has made.") from error
 
     @property
+    def superlink(self) -> str:
+        """HOST:PORT by which devices reach the server.
+
+        Raises: ``UserError`` for a file that does not say it.
+        """
+        path = self.folder / SERVER_ENV
+        if not path.exists():  # made by an older version
+            hosts = [host for host in hosts_of(self.server) if host not in ALWAYS]
+            return address_of(str((hosts or ALWAYS)[-1]), PORT)
+        said = read_env(path).get("SUPERLINK")
+        if not said:
+            raise UserError(f"{path} has no SUPERLINK: write SUPERLINK='HOST:PORT', by which devices reach the server.")
+        return said
+
+    @property
     def devices(self) -> list[Device]:
         folders = sorted(path.parent for path in (self.folder / "devices").glob("*/key.pub"))
-        return [Device(folder.name, folder, _node_id(folder / REGISTERED)) for folder in folders]
+        return [Device(folder.name, folder, _node_id(folder / REGISTERED), partition_of(folder)) for folder in folders]
 
-    def add(self, name: str) -> Device:
-        """A key pair for one more device, and the certificate it knows the server by."""
+    def add(self, name: str, plan: DevicePlan = DevicePlan()) -> Device:  # noqa: B008 - it is frozen
+        """A key pair for one more device, the certificate it knows the server by, and how it is started.
+
+        It plays the first client that none of the others plays.
+        """
         check_name(name)
         folder = self.folder / "devices" / name
         if folder.exists():
             raise UserError(f"{folder} exists already: choose another name, or `remove` the device first.")
+        taken = {device.partition for device in self.devices}
+        partition = next(number for number in range(len(taken) + 1) if number not in taken)
+        texts = device_files(name, self.superlink, partition, plan)
         private, public = device_key_bytes(new_key())
         with _new_folder(folder) as new:
             _write_secret(new / "key", private)
             _write(new / "key.pub", public)
             _write(new / "ca.crt", (self.folder / "ca.crt").read_bytes())
-        return Device(name, folder)
+            _write_texts(new, texts)
+        return Device(name, folder, partition=partition)
 
     def remove(self, name: str) -> Device:
         """Deletes the folder of a device and returns what it was; the SuperLink is not told."""
@@ -189,3 +235,9 @@ def _write(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 def _write_secret(path: Path, data: bytes) -> None:
     _write(path, data, mode=0o600)
+
+
+def _write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Files for whoever may enter the folder, of which the start script can be executed."""
+    for name, text in texts.items():
+        _write(folder / name, text.encode(), mode=0o755 if name == START else 0o644)

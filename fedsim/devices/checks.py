@@ -13,6 +13,9 @@ from fedsim.errors import UserError
 ALWAYS: tuple[Host, ...] = ("localhost", ip_address("127.0.0.1"))
 """Where the SuperLink's own subprocesses reach it, whatever the devices call it."""
 
+DOMAIN = re.compile(r"[\w.-]{0,64}")
+"""What a device's images may be called in tables and names of columns."""
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DNS_NAME = re.compile(rf"(?:{_LABEL}\.)*(?![0-9]+$){_LABEL}")  # no DNS name ends in a number, 192.168.1.300 would
@@ -49,3 +52,9 @@ def _parse_host(text: str) -> Host:
     if address.is_unspecified:
         raise UserError(f"--host {text!r} is not allowed: it is the address at which devices reach the server.")
     return address
+
+
+def check_port(port: int) -> None:
+    """Raises: ``UserError`` for what is no TCP port."""
+    if not 1 <= port <= 65535:
+        raise UserError(f"--port {port} is not allowed: it is from 1 to 65535.")

@@ -1,6 +1,5 @@
 """What a node says of itself in ``flower-supernode --node-config``, and what the server's settings may ask of it."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from flwr.app import ConfigRecord
 from omegaconf import DictConfig, OmegaConf
 
 from fedsim.config import CONFIG_DIR
+from fedsim.devices.checks import DOMAIN
 from fedsim.errors import Refusal
 from fedsim.settings import Settings
 
@@ -23,7 +23,6 @@ KEYS: dict[str, type] = {
     "keep-runs": int,
     "share-personal": bool,
 }
-DOMAIN = re.compile(r"[\w.-]{0,64}")
 PATHS = ("npz", "parquet")
 """Options of datasets that are files or folders"""
 EMBEDDED = "datasets.digits.load"

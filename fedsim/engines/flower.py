@@ -7,7 +7,6 @@ the messages, and the same seed gives the same numbers as the other engines.
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from fedsim.devices.node import NodeProfile
 from fedsim.engines.exchange import Exchange
 from fedsim.engines.grid import FederationGrid
 from fedsim.engines.handle import handle
+from fedsim.engines.joining import await_nodes
 from fedsim.engines.roll import Roll
 from fedsim.errors import FedsimError
 from fedsim.messages import CONFIG, EVALUATE_GLOBAL, KEEPS, QUERY_STATE, config_of, message
@@ -26,36 +26,36 @@ from fedsim.messages import CONFIG, EVALUATE_GLOBAL, KEEPS, QUERY_STATE, config_
 log = logging.getLogger(__name__)
 
 PARTITION = "partition-id"
-WAIT_FOR_NODES = 60.0
-"""Seconds that a run waits at its start for the nodes of all its clients."""
-WAIT_FOR_ANSWERS = 300.0
-"""Seconds that it waits for the first to say who it is, where nodes are there: each loads torch before it answers."""
 
 
 class PartitionGrid(FederationGrid):
     """Wraps the ``Grid`` that Flower hands to a ServerApp; its node ids are partition ids, counted from zero.
 
-    Nodes may come and go: each message goes to the node that plays its client now. Where there is none, or it does not
-    answer within ``timeout`` seconds, the reply is an error. ``server_app`` makes the app that evaluates the global
-    model in this process where the nodes are real devices.
+    It waits for the nodes of all clients, up to ``join_timeout`` seconds; where ``num_partitions`` is ``None``, the
+    devices that are online are the clients. Later nodes may come and go: each message goes to the node that plays its
+    client now. Where there is none, or it does not answer within ``timeout`` seconds, the reply is an error.
+    ``server_app`` makes the app that evaluates the global model in this process where the nodes are real devices.
+
+    Raises: ``FedsimError`` if no node joins; without ``num_partitions`` also if their numbers leave a gap.
     """
 
     def __init__(
         self,
         grid: Grid,
-        num_partitions: int,
+        num_partitions: int | None,
         timeout: float | None = None,
         server_app: Callable[[], ClientApp] | None = None,
+        join_timeout: float | None = None,
     ) -> None:
         super().__init__()
         self._grid = grid
-        self._partitions = list(range(num_partitions))
         self._timeout = timeout
         self._make_server_app = server_app
         self._server_app: ClientApp | None = None
-        self._roll = Roll(grid, self._partitions)
+        self._roll = Roll(grid, None if num_partitions is None else range(num_partitions), join_timeout)
         self._keeping: set[int] = set()
-        self._await_nodes()
+        await_nodes(self._roll, join_timeout)
+        self._partitions = self._roll.partitions
 
     def node_of(self, partition: int) -> int | None:
         """The node that plays it; ``None`` if there is none."""
@@ -72,6 +72,11 @@ class PartitionGrid(FederationGrid):
     def nodes(self) -> dict[int, NodeProfile]:
         """What the node of each partition told, for the partitions that are played."""
         return self._roll.nodes
+
+    @property
+    def strangers(self) -> list[str]:
+        """In words, which nodes are online and have not said which client they play."""
+        return self._roll.strangers
 
     @property
     def simulated(self) -> bool:
@@ -174,24 +179,3 @@ class PartitionGrid(FederationGrid):
             run_id=0, node_id=0, node_config={PARTITION: each.metadata.dst_node_id}, state=RecordDict(), run_config={}
         )
         return handle(self._server_app, each, context)[0]
-
-    def _await_nodes(self) -> None:
-        """Waits until every partition is played, but not for ever.
-
-        Errors: ``FedsimError`` if then none is.
-        """
-        start = time.monotonic()
-        while True:
-            self.refresh()
-            missing = [partition for partition in self._partitions if self.node_of(partition) is None]
-            if not missing:
-                return
-            alone = len(missing) == len(self._partitions)
-            limit = WAIT_FOR_ANSWERS if alone and self._roll.asking else WAIT_FOR_NODES
-            if time.monotonic() - start > limit:
-                break
-            time.sleep(0.2)
-        if alone:
-            done = "said who it is" if self._roll.asking else "connected"
-            raise FedsimError(f"no node of this federation has {done} within {limit:.0f} seconds")
-        log.warning("no node plays the clients %s; they may still join", ", ".join(map(str, missing)))

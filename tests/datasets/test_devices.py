@@ -1,6 +1,7 @@
 """``dataset=devices``: a device reads its own folder, and the server knows how many images there are."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from datasets.build import build_federation
-from datasets.devices import count_of_devices, device_federation, own_federation
+from datasets.devices import SPLIT, count_of_devices, device_federation, own_federation
 from datasets.source import Part
 from fedsim.devices.node import NodeConfig, NodeProfile
 from fedsim.errors import UserError
@@ -125,7 +126,10 @@ def test_the_server_knows_numbers_and_no_image(small_settings: MakeSettings) -> 
 @pytest.mark.parametrize(
     ("nodes", "sentence"),
     [
-        ({0: profile(0)}, "split.num_clients=2 needs a device with partition-id=1: start it"),
+        (
+            {0: profile(0)},
+            "split.num_clients=2 is not possible, no device has joined with partition-id=1; node 7 is slow: start it",
+        ),
         ({0: profile(0), 1: profile(1, (0, 0, 3))}, "client 1 has 0 images to train and 3 to test on: it needs both"),
         ({0: profile(0), 1: profile(1, (3, 0, 0))}, "client 1 has 3 images to train and 0 to test on: it needs both"),
     ],
@@ -134,14 +138,21 @@ def test_every_client_needs_a_device_with_images(
     small_settings: MakeSettings, nodes: dict[int, NodeProfile], sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
-        device_federation(settings_of(small_settings), nodes)
+        device_federation(settings_of(small_settings), nodes, ["node 7 is slow"])
+
+
+def test_without_a_number_the_devices_that_are_there_take_part(small_settings: MakeSettings) -> None:
+    settings = settings_of(small_settings, "split.num_clients=null")
+    assert count_of_devices(settings) is None
+    federation = device_federation(settings, {0: profile(0), 1: profile(1), 2: profile(2, (5, 0, 4))})
+    assert [federation.num_images(client, Part.TRAIN) for client in federation.clients] == [6, 6, 5]
 
 
 def test_it_is_not_for_a_simulation(small_settings: MakeSettings) -> None:
     with pytest.raises(UserError, match=r"dataset=devices is images that real devices hold"):
         build_federation(settings_of(small_settings))
-    with pytest.raises(UserError, match=r"split.num_clients=None does not say how many devices"):
-        count_of_devices(settings_of(small_settings, "split.num_clients=null"))
+    with pytest.raises(UserError, match=r"split.num_clients=0 is not possible: choose how many devices"):
+        count_of_devices(replace(settings_of(small_settings), split={**SPLIT, "num_clients": 0}))
     for words, sentence in (
         (["dataset.classes=[cat,cat]"], r"dataset.classes=\['cat', 'cat'\] is not possible"),
         (["dataset.classes=true"], "dataset.classes=True is not possible"),

@@ -43,6 +43,7 @@ WRONG = {
     "train_only": ("norm or norm_and_head, or null", ["head", 1, False]),
     "fraction": (SHARE, [0, 0.0, -1, 1.1, math.nan, math.inf, True, "1"]),
     "compression": ("fp16 or int8, or null", ["int4", 8, False]),
+    "join_timeout": ("a number of seconds above 0, or null", [0, -1, "soon", True]),
     "round_timeout": ("a number of seconds above 0, or null", [0, -1, "soon", True]),
     "update_limit": ("a number above 0, or null", [0, -1, "large", True]),
     "min_fraction_success": (SHARE, [0, 1.01, math.nan, None]),

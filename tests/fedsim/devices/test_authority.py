@@ -92,10 +92,14 @@ def test_only_the_owner_reads_private_keys(lab: Authority) -> None:
     assert stat.S_IMODE(lab.folder.stat().st_mode) == 0o700
     assert set(files(lab.folder)) == {
         *("ca.crt 644", "ca.key 600", "server.pem 644", "server.key 600", "devices 700"),
+        *("server.env 644", "start.sh 755", "fedsim-superlink.service 644"),
         *(
             f"devices/{name}{file}"
             for name in ("pi1", "pi2")
-            for file in (" 700", "/key 600", "/key.pub 644", "/ca.crt 644")
+            for file in (
+                *(" 700", "/key 600", "/key.pub 644", "/ca.crt 644"),
+                *("/device.env 644", "/start.sh 755", "/fedsim-supernode.service 644"),
+            )
         ),
     }
 

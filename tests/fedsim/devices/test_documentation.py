@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from tests.conftest import ROOT
 from tests.fedsim.devices.lab import HOST, SHUT_OUT, Completed, Process, end_all, environment, free_port
 
 PAGE = (ROOT / "docs" / "devices.md").read_text()
-FOREGROUND = {"flower-superlink": "Uvicorn running", "flower-supernode": r"SuperNode ID: \d+"}
+SUPERLINK, SUPERNODE = "sh $LAB/start.sh", "sh $KEYS/start.sh"
+FOREGROUND = {SUPERLINK: "Uvicorn running", SUPERNODE: r"SuperNode ID: \d+"}
 """Commands that stay, and what they say when the reader may go on."""
 _ASSIGNMENT = re.compile(r"^([A-Z][A-Z0-9_]*)=.*$", re.MULTILINE)
 
@@ -62,12 +64,18 @@ def blocks() -> list[tuple[str, str]]:
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[Reader]:
-    common = {"SERVER": HOST, "PORT": str(free_port())}
-    values = {"server": {**common, "LAB": str(tmp_path / "lab")}}
-    small = "dataset=devices dataset.image_size=16 dataset.channels=1 split.num_clients=2 strategy=fedbn rounds=2"
-    values["server"]["OVERRIDES"] = f"{small} local_epochs=1 device=cpu out_dir={tmp_path / 'run'}"
+    small = "dataset=devices dataset.image_size=16 dataset.channels=1 strategy=fedbn rounds=2"
+    server = {
+        "SERVER": HOST,
+        "PORT": str(free_port()),
+        "LAB": str(tmp_path / "lab"),
+        "STATE": str(tmp_path / "state"),
+        "VENV": sys.prefix,
+        "OVERRIDES": f"{small} local_epochs=1 device=cpu out_dir={tmp_path / 'run'}",
+    }
+    values = {"server": server}
     rng = np.random.default_rng(0)
-    for number, hospital in ((1, "hospital_a"), (2, "hospital_b")):
+    for number in (1, 2):
         data, keys = tmp_path / f"data{number}", tmp_path / f"keys{number}"
         data.mkdir()
         images, labels = rng.integers(0, 256, (40, 16, 16), np.uint8), np.arange(40) % 10
@@ -78,11 +86,8 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
             test_images=images[:20],
             test_labels=labels[:20],
         )
-        config = (
-            f'partition-id={number - 1} data-dir="{data}" domain="{hospital}" state-dir="{tmp_path / f"state{number}"}"'
-        )
-        values[f"pi{number}"] = {**common, "KEYS": str(keys), "NODE_PORT": str(free_port()), "NODE_CONFIG": config}
-        values["server"][f"PI{number}"] = str(keys)
+        values[f"pi{number}"] = {"KEYS": str(keys), "NODE_PORT": str(free_port())}
+        server |= {f"PI{number}": str(keys), f"DATA{number}": str(data)}
     made = Reader(tmp_path, values)
     try:
         yield made
@@ -103,12 +108,14 @@ def test_the_page_can_be_followed(reader: Reader, tmp_path: Path) -> None:
     for machine, block in blocks():
         done = reader.type(machine, block)
         printed += done.stdout if done is not None else ""
-        if "flower-superlink" in block:
+        if SUPERLINK in block:
             reader.staying["superlink"] = reader.staying.pop("server")
         if number := re.search(r"flwr supernode unregister (\d+) lab", printed):
             reader.values["server"]["NODE_ID"] = number[1]
     assert len(re.findall(r"device pi[12]: registered as \d+", printed)) == 2
     assert printed.count("│ online") >= 2
+    assert printed.count(" answers, with a certificate valid until ") == printed.count("images: ") == 2
+    assert "2 devices take part, all that have joined" in printed
     clients = pd.read_csv(tmp_path / "run" / "clients.csv")
     assert set(zip(clients["client"], clients["domain"], strict=True)) == {(0, "hospital_a"), (1, "hospital_b")}
     assert reader.staying["pi2"].wait() in SHUT_OUT

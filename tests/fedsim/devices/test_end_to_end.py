@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -87,29 +88,33 @@ def test_a_node_that_is_killed_between_rounds_goes_on_where_it_was(
 def test_run_py_follows_a_run_and_leaves_what_a_local_run_leaves(
     devices: tuple[Lab, dict[str, Process]], tmp_path: Path
 ) -> None:
-    lab, _ = devices
+    lab, nodes = devices
     words = ["strategy=fedwon", *WORDS]
-    done = subprocess.run(
-        [
-            *(sys.executable, str(ROOT / "run.py"), "engine=superlink", f"engine.address={lab.address}"),
-            *(f"engine.root_certificates={lab.keys.folder / 'ca.crt'}", *words, f"out_dir={tmp_path / 'run'}"),
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    link = ("engine=superlink", f"engine.address={lab.address}")
+    link += (f"engine.root_certificates={lab.keys.folder / 'ca.crt'}", f"out_dir={tmp_path / 'run'}")
+    slow, asked = nodes["faded"], "Receiving: query.node message"
+    before, identity = slow.output.count(asked), slow.wait_for(r"SuperNode ID: (\d+)")[1]
+    run = lab.start("follower", "python", str(ROOT / "run.py"), *link, *words, cwd=tmp_path)
+    # Online, asked, and slow to answer: it is stopped with the question in its hands.
+    wait_until(lambda: slow.output.count(asked) > before, lambda: run.output, timeout=200)
+    os.kill(slow.pid, signal.SIGSTOP)
+    try:
+        run.wait_for(
+            r"waiting for \d+ of join_timeout=600 seconds for client.* "
+            rf"node {identity} is online, was asked \d+ seconds ago and has not answered yet"
+        )
+    finally:
+        os.kill(slow.pid, signal.SIGCONT)
+    assert run.wait(timeout=400) == 0, run.output
     simulate(*words, "engine=inline", f"out_dir={tmp_path / 'inline'}")
     for file in ("clients.csv", "classes.csv", "model.safetensors"):
         assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "inline" / file).read_bytes(), file
     made = {path.relative_to(tmp_path / "run") for path in (tmp_path / "run").rglob("*") if path.is_file()}
     local = {path.relative_to(tmp_path / "inline") for path in (tmp_path / "inline").rglob("*") if path.is_file()}
     assert made == {path for path in local if path.parts[0] != "checkpoints"}
-    assert "round 3/3" in done.stdout
-    assert "fedwon: accuracy (%)" in done.stdout
-    assert "fedsim-event" not in done.stdout
+    assert "round 3/3" in run.output
+    assert "fedwon: accuracy (%)" in run.output
+    assert "fedsim-event" not in run.output
 
 
 def test_what_is_wrong_there_is_said_here_in_one_sentence(

@@ -104,10 +104,12 @@ def device(partition: int, **more: Any) -> dict[str, Any]:
     return {"partition-id": partition, **{key.replace("_", "-"): value for key, value in more.items()}}
 
 
-def grid_of(*partitions: int, timeout: float | None = None, clients: int = 3) -> tuple[FlowersGrid, PartitionGrid]:
+def grid_of(
+    *partitions: int, timeout: float | None = None, clients: int = 3, join_timeout: float | None = 0.3
+) -> tuple[FlowersGrid, PartitionGrid]:
     behind = FlowersGrid()
     behind.nodes = {100 + partition: device(partition) for partition in partitions}
-    return behind, PartitionGrid(behind, clients, timeout)
+    return behind, PartitionGrid(behind, clients, timeout, join_timeout=join_timeout)
 
 
 def ask(grid: PartitionGrid, clients: Iterable[int], type_: str = TRAIN) -> list[Message]:

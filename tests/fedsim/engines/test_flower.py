@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 from flwr.app import Message, MetricRecord, RecordDict
 
-from fedsim.engines import flower
 from fedsim.engines.flower import PARTITION, PartitionGrid
 from fedsim.errors import FedsimError
 from fedsim.messages import KEEPS, METRICS, QUERY_STATE, TRAIN, config_of, message
-from tests.fedsim.engines.nodes import Clock, FlowersGrid, ask, device, grid_of, node_that_answered
+from tests.fedsim.engines.nodes import FlowersGrid, ask, device, grid_of, node_that_answered
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -47,36 +46,6 @@ def test_a_client_that_comes_to_keep_nothing_is_not_reminded() -> None:
     ask(grid, range(2))
     told = [config_of(each)[KEEPS] for each in behind.received if each.metadata.message_type == TRAIN]
     assert told == [False, False, True, True, False, True]
-
-
-def test_a_run_starts_with_those_that_are_there_but_not_with_none(caplog: pytest.LogCaptureFixture) -> None:
-    _, grid = grid_of(0, 2)
-    assert "no node plays the clients 1; they may still join" in caplog.text
-    assert sorted(grid.nodes) == [0, 2]
-    with pytest.raises(FedsimError, match="no node of this federation has connected within"):
-        grid_of()
-    grid_of(0, 1, 2, 9)
-    assert "there is no client 9" in caplog.text
-
-
-def test_a_run_waits_longer_for_nodes_that_are_there_and_slow_to_answer(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(flower, "WAIT_FOR_NODES", 60.0)
-    behind = FlowersGrid()
-    behind.nodes = {100: device(0)}
-    started = clock.now
-
-    class Slow(set[int]):
-        def __contains__(self, node: object) -> bool:
-            return clock.now - started < 90
-
-    behind.silent = Slow()
-    assert PartitionGrid(behind, 1).node_of(0) == 100
-    assert 90 <= clock.now - started < 91
-    behind.silent = {100}
-    with pytest.raises(FedsimError, match="no node of this federation has said who it is within 300 seconds"):
-        PartitionGrid(behind, 1)
 
 
 @pytest.mark.parametrize(("shares", "told"), [({}, False), ({"share_personal": True}, True)])
