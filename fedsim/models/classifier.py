@@ -6,7 +6,7 @@ built, so that asking for it costs nothing; a copy or a pickle of the model has 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +14,12 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from fedsim.errors import UserError
+from fedsim.models.fixed import undisturbed
 
 NOTE = "_ends_of"
 """The attribute of a model that holds what was found out."""
+LIKELY_SIZES = (28, 32, *range(1, 65), 96, 128, 160, 192, 224, 256, 299)
+"""Sizes of images, in pixels, that are tried in this order with a model of which nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +81,19 @@ def known_ends(model: nn.Module) -> Ends | None:
 
 
 def ends_of(model: nn.Module) -> Ends:
-    """Return what was noted; of a model without a note, what can be told without a forward pass.
+    """Return what was noted; for a model without a note, as an app of one's own may have, it is made if need be.
 
-    Raises: ``UserError`` if there are several linear layers and no note.
+    Raises: ``UserError`` if there are several linear layers, no note, and no guess at the images is right.
     """
     noted = known_ends(model)
     if noted is not None:
         return noted
     linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     if len(linear) > 1:
+        for shape in _likely_shapes(model):
+            with suppress(Exception), undisturbed(model):
+                note_classifier(model.eval(), next(model.parameters()).new_zeros(2, *shape))
+                return ends_of(model)
         raise UserError(
             f"which of the linear layers of {type(model).__name__} is the classifier, {' or '.join(linear)}, is not "
             "known: call fedsim.models.classifier.note_classifier(model, images) first."
@@ -122,7 +129,7 @@ def logit_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def class_layers(model: nn.Module, num_classes: int) -> list[str]:
     """Return the names of the linear layers that turn the same features into a logit for each class."""
-    return [name for name in ends_of(model).alternatives if len(model.get_parameter(f"{name}.weight")) == num_classes]
+    return [name for name in ends_of(model).alternatives if model.get_submodule(name).out_features == num_classes]
 
 
 @contextmanager
@@ -187,6 +194,17 @@ def _traced(model: nn.Module, images: torch.Tensor) -> tuple[object, str | None,
             otherwise = "weights that are in no layer" if isinstance(variable, nn.Parameter) else "the images as well"
         waiting += [each for each, _ in node.next_functions if each is not None]
     return answer, first, met, otherwise
+
+
+def _likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
+    """Of one image, or vector, that the network may take, by what its layers take."""
+    shapes: dict[tuple[int, ...], None] = {}
+    for layer in model.modules():
+        if isinstance(layer, _ConvNd):
+            shapes |= dict.fromkeys((layer.in_channels, *[size] * len(layer.kernel_size)) for size in LIKELY_SIZES)
+        elif isinstance(layer, nn.Linear):
+            shapes[(layer.in_features,)] = None
+    return list(shapes)
 
 
 def _has_weights(module: nn.Module) -> bool:

@@ -179,10 +179,25 @@ def test_features_are_what_goes_into_it() -> None:
     assert len(seen) == 1
 
 
-def test_without_a_note_one_linear_layer_is_it_and_several_are_refused() -> None:
+class Choosy(nn.Module):
+    """Takes nothing that could be guessed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(21, 10), nn.Linear(10, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.two(self.one(images.reshape(2, 3, 7).reshape(2, 21) if images.dim() == 3 else images["x"]))  # type: ignore[call-overload]
+
+
+def test_without_a_note_it_is_found_if_the_images_can_be_guessed() -> None:
     small = CNNSmall()
     assert classifier_of(small, "x") == ("head", small.head)
-    with pytest.raises(UserError, match=r"is the classifier, head or proj or twin, is not known: call .*note"):
-        classifier_of(HeadFirst(), "x")
+    assert classifier_of(HeadFirst(), "x")[0] == "head"
+    assert FedPer(CNN6(10, (3, 32, 32))).personal == {"head.weight", "head.bias"}
+    perceptron = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    assert classifier_of(perceptron, "x") == ("3", perceptron[3])
+    with pytest.raises(UserError, match=r"is the classifier, one or two, is not known: call .*note"):
+        classifier_of(Choosy(), "x")
     with pytest.raises(UserError, match="and those of Sequential come from no linear layer: choose another model"):
         classifier_of(nn.Sequential(nn.Conv2d(1, 1, 1)), "tta=cafa")
