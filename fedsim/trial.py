@@ -55,8 +55,6 @@ def try_smallest_batches(
     if trial.policy.reestimates:
         trial.run(trial.estimate, _estimated(federation))
     trial.run(trial.evaluate, _evaluations(federation))
-    if settings.diagnostics:
-        trial.run(trial.evaluate, _diagnosed(federation, settings.diagnostics_images))
     if trial.adaptation is not None:
         trial.run(trial.adapt, _adaptations(federation, trial.adaptation.batch_size))
     return trial.depends_on_batch()
@@ -200,13 +198,6 @@ def _adaptations(federation: Federation, most: int) -> Iterator[Batch]:
         parts = -(-images // EVALUATION_BATCH)
         smallest = min(_smallest(batch, most) for batch in (images // parts, -(-images // parts)))
         yield Batch(smallest, f"{words}, with tta, on", "another tta.batch_size, a split or data that give more images")
-
-
-def _diagnosed(federation: Federation, most: int) -> Iterator[Batch]:
-    for client, images in _images(federation, Part.TRAIN):
-        step = -(-images // most)
-        remedy = "a larger diagnostics_images, a split or data that give more images"
-        yield Batch(-(-images // step), f"client {client} is diagnosed on", remedy)
 
 
 def _images(federation: Federation, part: Part) -> Iterator[tuple[int, int]]:

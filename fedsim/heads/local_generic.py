@@ -45,7 +45,7 @@ class LocalGenericHeads(nn.Module):
     def answering(self, answer: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
         """In which ``answer`` turns features into what the network answers: (N, predictors, classes)."""
         # In the place of its forward and not of the call, so that whoever watches the classifier sees the features.
-        self.generic.forward = answer
+        self.generic.forward = answer  # type: ignore[assignment, method-assign]
         try:
             yield
         finally:
