@@ -125,7 +125,7 @@ def test_a_question_about_one_image_is_refused_too(small_settings: MakeSettings,
         ("tuple", r"^model=mine answers 8 images in training with tuple, and not with 10 logits for each: choose"),
         (
             "fails",
-            r"^client 0 trains on a batch of 8 images, and .* fails with it \(RuntimeError: not in training\): choose an",
+            r"^client 0 trains on a batch of 8 images, and .* fails with it \(RuntimeError: not in training\): choose",
         ),
     ],
 )
