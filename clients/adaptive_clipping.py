@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from fedsim.models.classifier import find_classifier
+from fedsim.models.classifier import logit_layers
 from fedsim.norms.convolutions import swap_channels
 
 WEIGHT_FLOOR = 1e-3
@@ -55,7 +55,9 @@ def transposed_weights(model: nn.Module) -> dict[nn.Parameter, int]:
 
 
 def all_but_last_linear(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that are clipped: those of the last linear layer, the classifier, are left alone."""
-    classifier = find_classifier(model)
-    spared = {id(parameter) for parameter in classifier[1].parameters()} if classifier is not None else set()
+    """Return the parameters that are clipped: those of the layer that the logits come out of are left alone.
+
+    That is the classifier, and in a network like SqueezeNet the 1x1 convolution that is used as one.
+    """
+    spared = {id(parameter) for layer in logit_layers(model).values() for parameter in layer.parameters()}
     return [parameter for parameter in model.parameters() if id(parameter) not in spared]

@@ -2,7 +2,6 @@
 
 from torch import nn
 
-from clients.adaptive_clipping import all_but_last_linear
 from clients.local_sgd import LocalSGD
 from datasets.examples import Examples
 from fedsim.errors import UserError
@@ -29,7 +28,7 @@ class FedRep(LocalSGD):
 
     def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
         head = list(classifier_of(model, "strategy=fedrep")[1].parameters())
-        body = all_but_last_linear(model)
+        body = [parameter for parameter in model.parameters() if all(parameter is not each for each in head)]
         with parameters_fixed(body), buffers_restored(model):
             self.fit(model, data, turn, self.head_epochs)
         with parameters_fixed(head):

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from clients.optimizers import make_optimizer
-from datasets.examples import Examples
+from datasets.examples import Examples, training_batches
 from fedsim.method import PLAIN, LocalTraining, Turn
 
 
@@ -52,16 +52,8 @@ class LocalSGD:
         return {"num-examples": len(data), "loss": loss_sum.item() / seen, "accuracy": correct.item() / seen}
 
     def batches(self, examples: int, generator: torch.Generator) -> list[torch.Tensor]:
-        """Indices of one pass in random order; a last batch of a single image is left out.
-
-        BatchNorm over a linear layer cannot estimate a variance from one image. The rule holds for every norm, so that
-        all of them see the same images; it does not apply where one image is the batch size or all there is.
-        """
-        order = torch.randperm(examples, generator=generator)
-        batches = list(order.split(self.training.batch_size))
-        if len(batches) > 1 and len(batches[-1]) == 1 and self.training.batch_size > 1:
-            batches.pop()
-        return batches
+        """Return the indices of one pass in random order, in the batches of ``training_batches``."""
+        return training_batches(torch.randperm(examples, generator=generator), self.training.batch_size)
 
     def loss(self, model: nn.Module, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(logits, labels)

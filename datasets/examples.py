@@ -19,6 +19,18 @@ def evaluation_batches(examples: int) -> list[torch.Tensor]:
     return [torch.arange(first, examples, batches) for first in range(batches)]
 
 
+def training_batches(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
+    """Return the batches of one pass over the images in that order; a last batch of a single image is left out.
+
+    BatchNorm over a linear layer cannot estimate a variance from one image. The rule holds for every norm, so that
+    all of them see the same images; it does not apply where one image is the batch size or all there is.
+    """
+    batches = list(order.split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1 and batch_size > 1:
+        batches.pop()
+    return batches
+
+
 @dataclass(frozen=True)
 class Examples:
     """Images and labels as tensors on one device, transformed batch by batch."""

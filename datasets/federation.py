@@ -96,12 +96,17 @@ class Federation:
             name = f"({name})"
         return name
 
-    def test_domains(self, client: int) -> tuple[str, ...]:
-        """The domains whose test sets together are the client's, so that one evaluation serves both; else none."""
+    def test_domains(self, client: int, by_batch: bool = False) -> tuple[str, ...]:
+        """Return the domains whose test sets together are the client's, so that one evaluation serves both; else none.
+
+        Where a result depends on the batch, ``by_batch``, these are at most one: a client of several domains is tested
+        on batches in which they are mixed, and theirs are batches of one.
+        """
         partition = self.partitions[client]
         if partition.test is not None or partition.noise is not None:
             return ()
-        return tuple(self.domain_tests) if partition.domain is None else (partition.domain,)
+        names = tuple(self.domain_tests) if partition.domain is None else (partition.domain,)
+        return () if by_batch and len(names) > 1 else names
 
     def examples(self, indices: Indices) -> Examples:
         return Examples(

@@ -1,5 +1,9 @@
 """What is evaluated after a round: the global model on every domain, and each client's own model on its own test set.
 
+A client's test set is evaluated in the batches of ``evaluation_batches``, the global model's always in batches of one
+domain. Where an image's result depends on its batch these are two measurements of a client of several domains, else one
+serves both.
+
 The *global model* of a method with a personal part is the shared part completed by the average, over all clients and
 unweighted, of their personal parts: FedBN's shared weights with averaged BatchNorm, and for local training the average
 of all models. Reading those parts is measuring: it is no message of the method and not counted in its bytes.
@@ -85,13 +89,14 @@ Successful = Callable[[Iterable[Message], int], Iterable[Message]]
 """Passes on the replies to so many messages, and drops, or ends the run for, those that failed."""
 
 
-def asked_clients(federation: Federation, alike: bool) -> dict[Part, set[int]]:
-    """Which clients have to be asked for an evaluation, and on which part of their images.
+def asked_clients(federation: Federation, alike: bool, *, by_batch: bool = False) -> dict[Part, set[int]]:
+    """Return which clients have to be asked for an evaluation, and on which part of their images.
 
     Where the clients are ``alike``, all using the model that the server sends and nothing of their own, a client whose
-    test set is that of one or more domains has their numbers, computed once.
+    test set is that of one or more domains has their numbers, computed once. Where the result of an image depends on
+    the others of its batch, ``by_batch``, that holds for one domain only: the batches of several would be mixed.
     """
-    tested = {client for client in federation.clients if not (alike and federation.test_domains(client))}
+    tested = {client for client in federation.clients if not (alike and federation.test_domains(client, by_batch))}
     asked = {Part.TEST: tested, Part.VALIDATION: set(federation.validated)}
     return {part: clients for part, clients in asked.items() if clients}
 
@@ -106,6 +111,8 @@ def evaluate(
     successful: Successful,
     alike: bool,
     asked: Mapping[Part, Collection[int]],
+    *,
+    by_batch: bool = False,
 ) -> Evaluation:
     """Evaluates ``model``, the global one, on each domain, and what the strategy sends of ``arrays`` where ``asked``.
 
@@ -134,7 +141,7 @@ def evaluate(
         domains={name: measured[name] for name in federation.domain_tests if name in measured},
         unseen={name: measured[name] for name in federation.unseen_tests if name in measured},
     )
-    return with_clients(on_server, federation, alike, by_part)
+    return with_clients(on_server, federation, alike, by_part, by_batch=by_batch)
 
 
 def evaluation_messages(
@@ -149,7 +156,12 @@ def evaluation_messages(
 
 
 def with_clients(
-    evaluation: Evaluation, federation: Federation, alike: bool, measured: Mapping[Part, Mapping[int, Measured]]
+    evaluation: Evaluation,
+    federation: Federation,
+    alike: bool,
+    measured: Mapping[Part, Mapping[int, Measured]],
+    *,
+    by_batch: bool = False,
 ) -> Evaluation:
     """The evaluation of the global model, completed by what the clients answered and what they need not be asked."""
     tested = dict(measured.get(Part.TEST, {}))
@@ -161,7 +173,7 @@ def with_clients(
         domains = {name: pool(results) for name, results in by_domain.items()}
     elif alike:
         for client in federation.clients:
-            names = federation.test_domains(client)
+            names = federation.test_domains(client, by_batch)
             if names:
                 tested[client] = pool(evaluation.domains[name] for name in names)
     return replace(

@@ -100,8 +100,11 @@ class FederatedLoop:
         costs: CostTracker,
         diagnosis: Diagnosis | None = None,
         exact: frozenset[str] = frozenset(),
+        *,
+        by_batch: bool = False,
     ) -> None:
-        """``exact`` names the entries that are not compressed."""
+        """``exact`` names the entries that are not compressed; ``by_batch`` says whether, at evaluation, the result of
+        an image depends on the others of its batch."""
         self.settings = settings
         self.federation = federation
         self.grid = grid
@@ -119,6 +122,7 @@ class FederatedLoop:
         self.alike = strategy.alike and not own
         """Whether every client uses the model that the server sends and nothing of its own"""
         self.losses = LossWatch()
+        self.by_batch = by_batch
         self.arrays: ArrayRecord = to_record(initial)
 
     def run(self) -> None:
@@ -269,13 +273,14 @@ class FederatedLoop:
             return self._successful(replies, expected, played, Part.TEST.name.lower())
 
         if evaluated:
-            asked = asked_clients(self.federation, self.alike)
+            asked = asked_clients(self.federation, self.alike, by_batch=self.by_batch)
             # Not before the first round, in which a method may prune what it starts from.
             if self.grid.folds_evaluation and 0 < round < settings.rounds:
                 played.asked, asked = asked, {}
             played.evaluation = evaluate(
                 *(VettedGrid(self.grid, self.vetting), self.strategy, self.federation, played.model, self.arrays),
                 *(round, successful, self.alike, asked),
+                by_batch=self.by_batch,
             )
         if diagnosed and played.model is not None:  # devices may have stopped telling their part of it
             assert self.diagnosis is not None
@@ -304,7 +309,9 @@ class FederatedLoop:
         round, evaluation, metrics = played.round, played.evaluation, Row()
         if evaluation is not None:
             if played.asked:
-                evaluation = with_clients(evaluation, self.federation, self.alike, played.measured)
+                evaluation = with_clients(
+                    *(evaluation, self.federation, self.alike, played.measured), by_batch=self.by_batch
+                )
             self.recorder.record_clients(client_rows(evaluation, self.federation, round))
         if evaluation is not None and whole:
             metrics = round_metrics(evaluation, self.federation) | self.classes.metrics(evaluation)

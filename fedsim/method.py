@@ -26,6 +26,8 @@ class ServerHalf(Protocol):
     """By density, the masks of devices that train a part of what is kept."""
     alike: bool
     """Whether all clients are sent the same model: not where small devices have a part of it."""
+    asked_share: float
+    """The share of its training images that a client is asked about before it trains, 0 for none."""
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -39,6 +39,7 @@ from fedsim.progress import Reporter, logging_to
 from fedsim.recording import Recorder
 from fedsim.results import Result, read_result
 from fedsim.settings import Settings
+from fedsim.trial import try_smallest_batches
 from fedsim.tta import adaptation_of
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ class Prepared:
     diagnosis: Diagnosis | None
     densities: Mapping[str, float] = field(default_factory=dict)
     """What each class of devices affords of the network, where that was left open"""
+    by_batch: bool = False
+    """Whether, at evaluation, the result of an image depends on the others of its batch"""
 
     def __str__(self) -> str:
         """One line for the person who waits: ``fedwon on digits: 6 clients, cnn_small with sws, process on cpu``."""
@@ -101,7 +104,7 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
     model = build_model(settings, federation.num_classes, federation.source.image_shape)
     policy = NormPolicy.of(settings.norm, settings.rounds)
     policy.apply(model)
-    client_half(settings)
+    half = client_half(settings)
     adaptation = adaptation_of(settings.tta)
     if adaptation is not None:
         adaptation.check(model)
@@ -129,7 +132,8 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
         if federation.on_devices:
             raise UserError("diagnostics=true needs what devices do not tell: leave it out with dataset=devices.")
         diagnosis = Diagnosis(model, federation, settings.rounds, settings.diagnostics_every)
-    return Prepared(settings, federation, model, strategy, devices, costs, diagnosis, densities)
+    by_batch = try_smallest_batches(settings, federation, model, half, strategy.asked_share)
+    return Prepared(settings, federation, model, strategy, devices, costs, diagnosis, densities, by_batch)
 
 
 def _server_half(
@@ -213,6 +217,7 @@ def _play(prepared: Prepared, grid: FederationGrid, recorder: Recorder, reporter
     FederatedLoop(
         *(settings, federation, grid, prepared.strategy, initial, recorder, reporter, classes, prepared.costs),
         *(prepared.diagnosis, buffers_of(prepared.model)),
+        by_batch=prepared.by_batch,
     ).run()
 
 

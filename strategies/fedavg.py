@@ -60,6 +60,9 @@ class FedAvg(Strategy):
     alike: bool = True
     """Whether all clients are sent the same model."""
 
+    asked_share: float = 0.0
+    """The share of its training images that a client is asked about before it trains."""
+
     def __init__(
         self,
         model: nn.Module | None = None,

@@ -11,12 +11,12 @@ from strategies.fedavg import FedAvg
 
 
 class FedPer(FedAvg):
-    """FedAvg over everything but the last linear layer, which never leaves a client.
+    """FedAvg over everything but the classifier, the linear layer that makes the logits, which never leaves a client.
 
     Of the paper's personalization layers, of which there may be more, this is the classifier alone. All clients start
     with the same one, and train both parts together.
 
-    Errors: ``UserError`` if the model has no linear layer, or the last one is frozen: nothing would be personal.
+    Raises: ``UserError`` if the model has no such layer, or it is frozen: nothing would be personal.
     """
 
     name: ClassVar[str] = "fedper"

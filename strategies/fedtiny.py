@@ -89,7 +89,7 @@ class FedTiny(Pruned):
             raise UserError(
                 f"strategy.selection_share={selection_share} is not possible: choose a number above 0 and at most 1."
             )
-        self.selection_share = selection_share
+        self.selection_share = self.asked_share = selection_share
         self.candidates = candidate_pool(self.shapes, density, candidates, torch_generator(seed, "candidates"))
         self.schedule = Schedule(interval, stop_round, rate)
         self.blocks = blocks_of(list(self.shapes), blocks)

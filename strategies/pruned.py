@@ -121,6 +121,7 @@ class Pruned(FedAvg):
                 "choose aggregation=mean and privacy=none."
             )
         self._first = False
+        self.asked_share = SNIP_SHARE if criterion == "snip" else 0.0
 
     def begin(self, arrays: dict[str, torch.Tensor], server_round: int, grid: Grid) -> dict[str, torch.Tensor]:
         """Chooses what is kept of the dense network; what training starts from."""

@@ -13,7 +13,7 @@ class SqueezeExcitation(nn.Module):
     .. math:: y_c = x_c \cdot \sigma(W_2 \, \mathrm{relu}(W_1 \bar x + b_1) + b_2)_c
 
     with the mean :math:`\bar x` over the pixels and C / reduction hidden channels, rounded down. Takes and returns
-    (N, C, H, W). The two layers are 1x1 convolutions, since a network's last linear layer is taken for its classifier.
+    (N, C, H, W). The two layers are 1x1 convolutions.
     """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:

@@ -1,7 +1,7 @@
-"""The classifier as an axis: what stands where the model's author put the last linear layer.
+"""The classifier as an axis: what stands where the model's author put the linear layer that makes the logits.
 
 ``head=`` names a function ``(model) -> model`` of this package. Every head is an ``nn.Linear``, so that what is said of
-the last linear layer, by adaptive gradient clipping or by ``train_only=norm_and_head``, holds for it too; of the three
+the classifier, by adaptive gradient clipping or by ``train_only=norm_and_head``, holds for it too; of the three
 of ``local_generic`` it holds for the one that answers.
 """
 

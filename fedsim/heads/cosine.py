@@ -36,9 +36,9 @@ class CosineLinear(nn.Linear):
 
 
 def use_cosine(model: nn.Module, scale: float = 16.0, learnable: bool = False) -> nn.Module:
-    """Puts a ``CosineLinear`` in the place of the last linear layer; its directions are drawn anew.
+    """Put a ``CosineLinear`` in the place of the classifier; its directions are drawn anew.
 
-    Errors: ``UserError`` if there is no linear layer, or the scale is not above 0.
+    Raises: ``UserError`` if there is no such linear layer, or the scale is not above 0.
     """
     return replace_classifier(
         model, "cosine", lambda features, classes: CosineLinear(features, classes, scale, learnable)

@@ -65,8 +65,8 @@ class ETFLinear(nn.Linear):
 
 
 def use_etf(model: nn.Module, scale: float = 16.0) -> nn.Module:
-    """Puts an ``ETFLinear`` in the place of the last linear layer.
+    """Put an ``ETFLinear`` in the place of the classifier.
 
-    Errors: ``UserError`` if there is no linear layer, the classes do not fit, or the scale is not above 0.
+    Raises: ``UserError`` if there is no such linear layer, the classes do not fit, or the scale is not above 0.
     """
     return replace_classifier(model, "etf", lambda features, classes: ETFLinear(features, classes, scale))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import nn
 
 from fedsim.errors import UserError
-from fedsim.models.classifier import classifier_of
+from fedsim.models.classifier import classifier_of, note_head
 
 
 def keep_linear(model: nn.Module) -> nn.Module:
@@ -14,16 +14,18 @@ def keep_linear(model: nn.Module) -> nn.Module:
 
 
 def replace_classifier(model: nn.Module, name: str, make: Callable[[int, int], nn.Module]) -> nn.Module:
-    """Puts ``make(features, classes)`` in the place of the last linear layer, in place, and returns the model.
+    """Put ``make(features, classes)`` in the place of the classifier, in place, and return the model.
 
-    Errors: ``UserError`` if the model has no linear layer.
+    Raises: ``UserError`` if the logits of the model do not come out of one linear layer.
     """
     path, layer = classifier_of(model, f"head={name}")
     head = make(layer.in_features, layer.out_features)
-    if not path:
-        return head
-    parent, _, place = path.rpartition(".")
-    setattr(model.get_submodule(parent), place, head)
+    if path:
+        parent, _, place = path.rpartition(".")
+        setattr(model.get_submodule(parent), place, head)
+    else:
+        model = head
+    note_head(model, path, head, layer.in_features, layer.out_features)
     return model
 
 

@@ -19,7 +19,7 @@ class LocalGenericHeads(nn.Module):
 
     ``generic`` is a fixed ``SparseFrame``, which shapes the features; ``auxiliary`` is trained on them and shared;
     ``personal`` is trained on them and one client's own. Called, they answer with the generic logits, unless they are
-    told otherwise by ``answering``.
+    told otherwise by ``answering``; ``generic`` is the network's classifier either way, the layer that is called.
     """
 
     def __init__(
@@ -35,22 +35,21 @@ class LocalGenericHeads(nn.Module):
         super().__init__()
         self.personal = PersonalLinear(features, classes)
         self.auxiliary = nn.Linear(features, classes)
-        # Last, so that it is the network's classifier.
         self.generic = SparseFrame(features, classes, sparsity, norm, steps, bias, orientation)
-        self._answer: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.generic(input) if self._answer is None else self._answer(input)
+        logits: torch.Tensor = self.generic(input)
         return logits
 
     @contextmanager
     def answering(self, answer: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
         """In which ``answer`` turns features into what the network answers: (N, predictors, classes)."""
-        self._answer = answer
+        # In the place of its forward and not of the call, so that whoever watches the classifier sees the features.
+        self.generic.forward = answer  # type: ignore[assignment, method-assign]
         try:
             yield
         finally:
-            self._answer = None
+            del self.generic.forward  # the class's own is found again
 
 
 def use_local_generic(
@@ -61,9 +60,9 @@ def use_local_generic(
     bias: str = "zero",
     orientation: str = "uniform",
 ) -> nn.Module:
-    """Puts ``LocalGenericHeads`` in the place of the last linear layer.
+    """Put ``LocalGenericHeads`` in the place of the classifier.
 
-    Errors: ``UserError`` if there is no linear layer, or an option is out of range.
+    Raises: ``UserError`` if there is no such linear layer, or an option is out of range.
     """
     return replace_classifier(
         model,

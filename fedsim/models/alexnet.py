@@ -3,28 +3,19 @@
 import torch
 from torch import nn
 
-from fedsim.errors import UserError
 from fedsim.models.layout import fast_layout
-
-SMALLEST = 63
-"""Pixels each way; below, the last pooling has nothing to pool."""
 
 
 class AlexNet(nn.Module):
     """Five convolutions and two hidden linear layers, a BatchNorm behind each, and a linear head; no dropout.
 
-    Takes images (N, channels, height, width) of at least 63x63 pixels, returns logits (N, num_classes). The features
-    are pooled to 6x6 whatever the size; FedBN's images are 256x256.
+    Takes images (N, channels, height, width) of at least 63x63 pixels, below which the last pooling has nothing to
+    pool, returns logits (N, num_classes). The features are pooled to 6x6 whatever the size; FedBN's images are 256x256.
     """
 
     def __init__(self, num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 256, 256)) -> None:
         super().__init__()
-        channels, height, width = image_shape
-        if min(height, width) < SMALLEST:
-            raise UserError(
-                f"model=alexnet is not possible for images of {height}x{width}: "
-                f"choose dataset.image_size of at least {SMALLEST}, or another model."
-            )
+        channels, _, _ = image_shape
         self.features = nn.Sequential(
             *(nn.Conv2d(channels, 64, 11, stride=4, padding=2), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2)),
             *(nn.Conv2d(64, 192, 5, padding=2), nn.BatchNorm2d(192), nn.ReLU(), nn.MaxPool2d(3, 2)),

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from fedsim.binding import instantiate
+from fedsim.models.first_pass import ImageShape, first_pass
 from fedsim.models.freezing import train_only
 from fedsim.norms.pixels import check_pixels
 from fedsim.norms.policy import layer_options
@@ -13,19 +14,24 @@ from fedsim.seeding import global_seed
 if TYPE_CHECKING:
     from fedsim.settings import Settings
 
-ImageShape = tuple[int, int, int]
-"""(channels, height, width)"""
-
 
 def build_model(settings: "Settings", num_classes: int, image_shape: ImageShape = (3, 28, 28)) -> nn.Module:
     """The initial model: the same on the server and on every client, since both build it from the same seed.
 
     A network is told the number of classes and the shape of the images, if it names them. Each of ``norm=``,
     ``attention=``, ``head=``, ``reparam=`` and ``train_only=`` changes what the ones before it left.
+
+    Raises: ``UserError`` for options that are wrong or do not go together, or a network that does not take the images.
     """
-    offered = {"num_classes": num_classes, "image_shape": image_shape}
+
+    def build(shape: ImageShape) -> nn.Module:
+        network = instantiate("model", settings.model, offered={"num_classes": num_classes, "image_shape": shape})
+        assert isinstance(network, nn.Module)
+        return network
+
     with global_seed(settings.seed, "model"):
-        network = instantiate("model", settings.model, offered=offered)
+        network = build(image_shape)
+        first_pass(network, build, settings, num_classes, image_shape)
         network = instantiate("norm", layer_options(settings.norm), network)
         check_pixels(network, settings.norm["name"], image_shape)
         network = instantiate("attention", settings.attention, network)

@@ -1,45 +1,135 @@
-"""The last linear layer of a network, its classifier, and the features that go into it."""
+"""The classifier of a network: the linear layer that its logits come out of, whatever else it has and in what order.
+
+Which one that is shows in a forward pass (``note_classifier``): from the logits back, through all that has no weights
+of its own (views, scales, sums, pooling), to the layers that are met first. It is noted on the model once, when it is
+built, so that asking for it costs nothing; a copy or a pickle of the model has the note too.
+"""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from fedsim.errors import UserError
+from fedsim.models.fixed import undisturbed
+
+NOTE = "_ends_of"
+"""The attribute of a model that holds what was found out."""
+LIKELY_SIZES = (28, 32, *range(1, 65), 96, 128, 160, 192, 224, 256, 299)
+"""Sizes of images, in pixels, that are tried in this order with a model of which nothing is known."""
 
 
-def find_classifier(model: nn.Module) -> tuple[str, nn.Linear] | None:
-    """Name and layer of the last linear layer, in the order of the model's modules; ``None`` if there is none."""
-    linear = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
-    return linear[-1] if linear else None
+@dataclass(frozen=True)
+class Ends:
+    """The layers with weights at both ends of a network, by name."""
+
+    first: str | None
+    """The one that computes first"""
+    last: tuple[str, ...]
+    """Those that the way back from the logits meets first, of any kind; one in most networks"""
+    classifier: str | None
+    """The linear layer with a row for each class that they come from, if it is one"""
+    otherwise: str = ""
+    """What they come from if it is not, as the end of a sentence"""
+    alternatives: tuple[str, ...] = ()
+    """All layers that turn the classifier's features into a logit for each class, that one included: more than one
+    where a head has several"""
+
+
+def note_classifier(model: nn.Module, images: torch.Tensor, num_classes: int | None = None) -> object:
+    """Find the classifier in one forward pass, note it on the model, and return what the model answered.
+
+    ``images`` (N, ...) is any batch that the network takes. A layer that has not ``num_classes`` rows is no classifier;
+    without it any number will do. The model works in the mode it is in.
+    """
+    answer, first, outputs, otherwise = _traced(model, images)
+    found = {name: module for name, module in model.named_modules() if name in outputs}
+    if not otherwise:
+        otherwise = _not_a_classifier(found, outputs, answer, num_classes)
+    name = None if otherwise else next(iter(found))
+    setattr(model, NOTE, Ends(first, tuple(found), name, otherwise, () if name is None else (name,)))
+    return answer
+
+
+def note_head(model: nn.Module, path: str, head: nn.Module, features: int, classes: int) -> None:
+    """Note that ``head``, at ``path``, stands in the classifier's place: it takes features (N, ``features``)."""
+    before = known_ends(model)
+    note_classifier(head, torch.zeros(2, features), classes)
+    ends = ends_of(head)
+    delattr(head, NOTE)
+
+    def placed(name: str) -> str:
+        return ".".join(part for part in (path, name) if part)
+
+    rows = (
+        placed(name)
+        for name, layer in head.named_modules()
+        if isinstance(layer, nn.Linear) and (layer.in_features, layer.out_features) == (features, classes)
+    )
+    name = None if ends.classifier is None else placed(ends.classifier)
+    first = None if before is None else before.first
+    setattr(model, NOTE, Ends(first, tuple(map(placed, ends.last)), name, ends.otherwise, tuple(rows)))
+
+
+def known_ends(model: nn.Module) -> Ends | None:
+    """Return what was noted; ``None`` for a model without a note."""
+    noted = getattr(model, NOTE, None)
+    return noted if isinstance(noted, Ends) else None
+
+
+def ends_of(model: nn.Module) -> Ends:
+    """Return what was noted; for a model without a note, as an app of one's own may have, it is made if need be.
+
+    Raises: ``UserError`` if there are several linear layers, no note, and no guess at the images is right.
+    """
+    noted = known_ends(model)
+    if noted is not None:
+        return noted
+    linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    if len(linear) > 1:
+        for shape in _likely_shapes(model):
+            with suppress(Exception), undisturbed(model):
+                note_classifier(model.eval(), next(model.parameters()).new_zeros(2, *shape))
+                return ends_of(model)
+        raise UserError(
+            f"which of the linear layers of {type(model).__name__} is the classifier, {' or '.join(linear)}, is not "
+            "known: call fedsim.models.classifier.note_classifier(model, images) first."
+        )
+    if not linear:
+        return Ends(None, (), None, "no linear layer")
+    return Ends(None, (linear[0],), linear[0], alternatives=(linear[0],))
 
 
 def classifier_of(model: nn.Module, wanted_by: str) -> tuple[str, nn.Linear]:
-    """The same where something, as the user wrote it, cannot do without.
+    """Return name and layer of the classifier where something, as the user wrote it, cannot do without.
 
-    Errors: ``UserError`` if the model has no linear layer.
+    Raises: ``UserError`` if the logits come from anything but one linear layer with a row for each class.
     """
-    found = find_classifier(model)
-    if found is None:
+    ends = ends_of(model)
+    if ends.classifier is None:
         raise UserError(
-            f"{wanted_by} needs a network that ends in a linear layer, and {type(model).__name__} has none: "
-            "choose another model."
+            f"{wanted_by} needs a network whose logits come out of one linear layer, and those of "
+            f"{type(model).__name__} come from {ends.otherwise}: choose another model."
         )
-    return found
+    layer = model.get_submodule(ends.classifier)
+    assert isinstance(layer, nn.Linear)
+    return ends.classifier, layer
+
+
+def logit_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers that the logits come out of, by name, linear or not; several where they are combined.
+
+    Raises: ``UserError`` as ``ends_of``.
+    """
+    return {name: model.get_submodule(name) for name in ends_of(model).last}
 
 
 def class_layers(model: nn.Module, num_classes: int) -> list[str]:
-    """The names of the linear layers that turn the same features into a logit for each class; most models have one."""
-    found = find_classifier(model)
-    if found is None or found[1].out_features != num_classes:
-        return []
-    features = found[1].in_features
-    return [
-        name
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear) and (layer.in_features, layer.out_features) == (features, num_classes)
-    ]
+    """Return the names of the linear layers that turn the same features into a logit for each class."""
+    return [name for name in ends_of(model).alternatives if model.get_submodule(name).out_features == num_classes]
 
 
 @contextmanager
@@ -55,3 +145,87 @@ def features_seen(classifier: nn.Linear) -> Iterator[list[torch.Tensor]]:
         yield seen
     finally:
         hook.remove()
+
+
+def _traced(model: nn.Module, images: torch.Tensor) -> tuple[object, str | None, dict[str, torch.Tensor], str]:
+    """What the model answers, its first layer, the outputs of the layers that the way back from the answer meets first,
+    and what else it meets."""
+    made: dict[object, tuple[str, torch.Tensor]] = {}
+
+    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def note(_: nn.Module, inputs: object, output: object) -> None:
+            if isinstance(output, torch.Tensor) and output.grad_fn is not None:
+                made[output.grad_fn] = name, output
+
+        return module.register_forward_hook(note)
+
+    hooks = [watch(name, module) for name, module in model.named_modules() if _has_weights(module)]
+    frozen = [
+        parameter for parameter in model.parameters() if parameter.is_floating_point() and not parameter.requires_grad
+    ]
+    try:
+        for parameter in frozen:  # else a matrix that is not trained would go unnoticed
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            # Not a leaf, so that a network may change it in place.
+            answer = model(images.detach().requires_grad_().clone())
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+    first = next((name for name, _ in made.values()), None)
+    if not isinstance(answer, torch.Tensor) or answer.grad_fn is None:
+        return answer, first, {}, "what cannot be traced"
+    met: dict[str, torch.Tensor] = {}
+    otherwise = ""
+    waiting, known = [answer.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node in known:
+            continue
+        known.add(node)
+        if node in made:
+            name, output = made[node]
+            met.setdefault(name, output)
+            continue
+        variable = getattr(node, "variable", None)  # of a leaf: the images, or a parameter that no layer above is about
+        if variable is not None and variable.dim() > 1:
+            otherwise = "weights that are in no layer" if isinstance(variable, nn.Parameter) else "the images as well"
+        waiting += [each for each, _ in node.next_functions if each is not None]
+    return answer, first, met, otherwise
+
+
+def _likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
+    """Of one image, or vector, that the network may take, by what its layers take."""
+    shapes: dict[tuple[int, ...], None] = {}
+    for layer in model.modules():
+        if isinstance(layer, _ConvNd):
+            shapes |= dict.fromkeys((layer.in_channels, *[size] * len(layer.kernel_size)) for size in LIKELY_SIZES)
+        elif isinstance(layer, nn.Linear):
+            shapes[(layer.in_features,)] = None
+    return list(shapes)
+
+
+def _has_weights(module: nn.Module) -> bool:
+    """Whether the way back ends here: at matrices and kernels, not at a scale for each channel or at a norm layer."""
+    own = any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
+    return isinstance(module, nn.Linear | _ConvNd) or (own and not list(module.children()))
+
+
+def _not_a_classifier(
+    found: dict[str, nn.Module], outputs: dict[str, torch.Tensor], answer: object, num_classes: int | None
+) -> str:
+    """Why what was found is not one linear layer with a row for each class; empty if it is."""
+    named = [f"{type(layer).__name__} {name}".strip() for name, layer in found.items()]
+    if len(found) != 1:
+        return " and ".join(named) or "no layer with weights"
+    (name, layer), *_ = found.items()
+    assert isinstance(answer, torch.Tensor)
+    if not isinstance(layer, nn.Linear):
+        return named[0]
+    if num_classes is not None and layer.out_features != num_classes:
+        return f"{named[0]} of {layer.out_features} rows for {num_classes} classes"
+    if outputs[name].numel() != answer.numel():
+        return f"several outputs of {named[0]} for each image"
+    return ""

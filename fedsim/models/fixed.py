@@ -1,8 +1,11 @@
 """Parts of a model that are to stay as they are for a while."""
 
+import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
+import torch
 from torch import nn
 
 
@@ -28,3 +31,22 @@ def buffers_restored(model: nn.Module) -> Iterator[None]:
     finally:
         for name, buffer in model.named_buffers():
             buffer.copy_(before[name])
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Let a model on the CPU be tried inside the block, in training or evaluation, as if nothing had happened.
+
+    Its buffers, the mode of each of its modules, and the global generators of torch (on the CPU), numpy and Python are
+    after it what they were before.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), buffers_restored(model):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+        for module, training in modes:
+            module.training = training

@@ -13,12 +13,12 @@ TRAINABLE = ("norm", "norm_and_head")
 
 
 def train_only(model: nn.Module, part: str) -> nn.Module:
-    """Freezes every parameter but those of the norm layers, and with ``norm_and_head`` of the last linear layer.
+    """Freezes every parameter but those of the norm layers, and with ``norm_and_head`` of the classifier.
 
     Scales start anew, drawn from U(0, 1), and shifts at zero, as in the paper; frozen weights keep their random values.
     A parameter that was frozen before, as the frame of ``head=etf`` is, stays so.
 
-    Errors: ``UserError`` if the norm layers of the model have no parameters.
+    Raises: ``UserError`` if the norm layers of the model have no parameters, or its logits no classifier.
     """
     chosen = set(entries_of(model, NORM_LAYERS))
     parameters = dict(model.named_parameters())

@@ -7,6 +7,8 @@ from torchvision import models
 
 from fedsim.errors import UserError
 
+WITH_AUXILIARY = ("googlenet", "inception_v3")
+
 
 def vgg11(num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
     """VGG-11 with BatchNorm (Simonyan & Zisserman 2015, arXiv 1409.1556) with one linear layer, as is usual for CIFAR.
@@ -14,11 +16,7 @@ def vgg11(num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32)
     The eight convolutions are torchvision's; what they leave is averaged over the pixels. Takes (N, *image_shape) of at
     least 32x32 pixels.
     """
-    channels, height, width = image_shape
-    if min(height, width) < 32:
-        raise UserError(
-            f"model=vgg11 is not possible for images of {height}x{width}: choose dataset.image_size of at least 32."
-        )
+    channels, _, _ = image_shape
     network: Any = models.vgg11_bn(num_classes=num_classes)
     if channels != 3:
         network.features[0] = nn.Conv2d(channels, 64, 3, padding=1)
@@ -31,9 +29,12 @@ def vgg11(num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32)
 def torchvision_model(
     num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 224, 224), network: str = "resnet50"
 ) -> nn.Module:
-    """Any of torchvision's classification networks by its name: ``model=torchvision/densenet121``.
+    """Return any of torchvision's classification networks by its name: ``model=torchvision/densenet121``.
 
-    Errors: ``UserError`` for a name that torchvision does not have, or images of other than three channels.
+    GoogLeNet and Inception are built without their auxiliary classifiers, so that in training, too, they answer with
+    one output.
+
+    Raises: ``UserError`` for a name that torchvision does not have, or images of other than three channels.
     """
     known = models.list_models(module=models)
     if network not in known:
@@ -45,7 +46,8 @@ def torchvision_model(
             f"model=torchvision/{network} is not possible for images of {image_shape[0]} channels: "
             "choose another model."
         )
-    built: nn.Module = models.get_model(network, weights=None, num_classes=num_classes)
+    options = {"aux_logits": False, "init_weights": True} if network in WITH_AUXILIARY else {}
+    built: nn.Module = models.get_model(network, weights=None, num_classes=num_classes, **options)
     return built
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from fedsim.errors import UserError
+from fedsim.models.classifier import known_ends
 
 Tensors = Mapping[str, torch.Tensor]
 Masks = dict[str, torch.Tensor]
@@ -21,7 +22,7 @@ def entry(layer: str) -> str:
 def prunable_layers(model: nn.Module, dense: Collection[str] = ("first",)) -> dict[str, nn.Module]:
     """Convolutions and linear layers by name, in the order of the model.
 
-    Biases and norm layers are never pruned; with ``first`` or ``last`` in ``dense`` the first or last of these layers
+    Biases and norm layers are never pruned; with ``first`` or ``last`` in ``dense`` the one that computes first or last
     is not either, and neither is any layer that is named there.
 
     Errors: ``UserError`` for a name that is no such layer, or if none is left.
@@ -33,8 +34,11 @@ def prunable_layers(model: nn.Module, dense: Collection[str] = ("first",)) -> di
         if isinstance(layer, nn.Conv2d | nn.Linear) and entry(name) in parameters
     }
     dense = [dense] if isinstance(dense, str) else dense
-    names = list(layers)
+    names, known = list(layers), known_ends(model)
     ends = {"first": names[:1], "last": names[-1:]}
+    if known is not None:  # what computes first or last need not have been written first or last
+        found = {"first": (known.first,), "last": known.last}
+        ends = {end: [name for name in names if name in found[end]] or ends[end] for end in ends}
     kept_dense = {name for word in dense for name in ends.get(word, [word])}
     unknown = sorted(kept_dense - layers.keys())
     if unknown:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from fedsim.errors import UserError
-from fedsim.models.classifier import find_classifier
+from fedsim.models.classifier import logit_layers
 
 _MADE: dict[type[nn.Module], type[nn.Module]] = {}
 """The companded class of each class of layers."""
@@ -75,9 +75,9 @@ def use_weight_compander(
     r"""Compands the weights of all convolutions and linear layers, in place: no norm layer, no bias, nothing frozen.
 
     What is trained starts at :math:`v = b \tan(w / a)`, so that the network starts as it was. ``learnable`` trains
-    ``a`` and ``b`` of each layer, else they stay; without ``head`` the last linear layer is left alone. A standardized
-    convolution (``norm=sws``, ``ws``) standardizes the companded weight, which takes out what ``a`` does, but for the
-    eps of the standardization; of the companding the curve remains.
+    ``a`` and ``b`` of each layer, else they stay; without ``head`` the layer that the logits come out of is left alone.
+    A standardized convolution (``norm=sws``, ``ws``) standardizes the companded weight, which takes out what ``a``
+    does, but for the eps of the standardization; of the companding the curve remains.
 
     Errors: ``UserError`` if ``a`` or ``b`` is not above 0, if an initial weight lies beyond what ``a`` allows, or if
     there is nothing to compand, as with ``train_only``.
@@ -91,9 +91,8 @@ def use_weight_compander(
             "leave one of the two out."
         )
     layers = {path: layer for path, layer in model.named_modules() if isinstance(layer, _ConvNd | nn.Linear)}
-    classifier = find_classifier(model)
-    if classifier is not None and not head:
-        del layers[classifier[0]]
+    if not head:
+        layers = {path: layer for path, layer in layers.items() if path not in logit_layers(model)}
     chosen = {path: layer for path, layer in layers.items() if layer.weight.requires_grad}
     if not chosen:
         raise UserError(

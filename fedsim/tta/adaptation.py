@@ -19,6 +19,9 @@ Batches = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]
 class Adaptation(ABC):
     """Changes what ``model(images)`` computes for as long as a test set is evaluated."""
 
+    batch_size: int
+    """The most images that it adapts to at once"""
+
     @abstractmethod
     def check(self, model: nn.Module) -> None:
         """Errors: ``UserError`` if the model has nothing that could be adapted."""

@@ -61,7 +61,7 @@ def test_rows_of_a_linear_layer_are_its_units() -> None:
     assert torch.equal(unitwise_norm(torch.tensor([[3.0, 4.0], [0.0, 2.0]])), torch.tensor([[5.0], [2.0]]))
 
 
-def test_only_the_last_linear_layer_is_spared() -> None:
+def test_only_the_classifier_is_spared() -> None:
     model = use_scaled_ws(CNNSmall())
     clipped = {id(parameter) for parameter in all_but_last_linear(model)}
     spared = [name for name, parameter in model.named_parameters() if id(parameter) not in clipped]

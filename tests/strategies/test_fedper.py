@@ -118,9 +118,7 @@ def test_replies_are_weighted_by_examples_by_default(make_model: MakeModel) -> N
 
 @pytest.mark.parametrize(("strategy", "name"), [(FedPer, "fedper"), (FedRep, "fedrep")])
 def test_a_model_without_a_classifier_that_is_trained_is_refused(strategy: type[FedPer], name: str) -> None:
-    with pytest.raises(
-        UserError, match=rf"^strategy={name} needs a network that ends in a linear layer, and Conv2d ha"
-    ):
+    with pytest.raises(UserError, match=rf"^strategy={name} needs .*, and those of Conv2d come from no linear"):
         strategy(nn.Conv2d(3, 3, 1))
     with pytest.raises(
         UserError, match=rf"^strategy={name} needs a classifier that is trained, .*: choose another hea"

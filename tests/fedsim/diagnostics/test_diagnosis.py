@@ -168,6 +168,6 @@ def test_reestimated_statistics_are_those_of_all_training_images(
 
 def test_a_network_without_a_linear_classifier_is_refused(small_settings: Callable[..., Settings]) -> None:
     with pytest.raises(
-        UserError, match="diagnostics=true needs a network that ends in a linear layer, and SqueezeNet has none"
+        UserError, match=r"diagnostics=true needs .*, and those of SqueezeNet come from Conv2d classifier\.1: choose"
     ):
         prepare(small_settings("model=torchvision/squeezenet1_0", "norm=none", "diagnostics=true"))

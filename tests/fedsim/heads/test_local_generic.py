@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fedsim.heads import LocalGenericHeads, PersonalLinear, SparseFrame, local_generic_heads, use_local_generic
-from fedsim.models.classifier import class_layers, find_classifier
+from fedsim.models.classifier import class_layers, classifier_of
 from fedsim.models.cnn6 import CNN6
 from fedsim.models.cnn_small import CNNSmall
 
@@ -17,7 +17,7 @@ def test_they_take_the_last_linear_layers_place_and_shape() -> None:
     shapes = [(type(layer), layer.in_features, layer.out_features) for layer in heads.children()]  # type: ignore[union-attr]
     assert shapes == [(PersonalLinear, 512, 7), (nn.Linear, 512, 7), (SparseFrame, 512, 7)]
     assert class_layers(model, 7) == ["head.personal", "head.auxiliary", "head.generic"]  # and no hidden layer
-    assert find_classifier(model) == ("head.generic", heads.generic)  # type: ignore[union-attr]
+    assert classifier_of(model, "x") == ("head.generic", heads.generic)  # type: ignore[union-attr]
 
 
 def test_a_model_without_them_has_none() -> None:

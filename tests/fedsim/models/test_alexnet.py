@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from fedsim.errors import UserError
 from fedsim.models import AlexNet
 
 
@@ -21,10 +20,3 @@ def test_it_has_the_layers_it_says() -> None:
 def test_it_takes_images_of_any_size_above_the_smallest(size: int) -> None:
     model = AlexNet(10, (1, size, size)).eval()
     assert model(torch.zeros(1, 1, size, size)).shape == (1, 10)
-
-
-def test_smaller_images_are_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"^model=alexnet is not possible for images of 62x63: choose dataset\.image_size"
-    ):
-        AlexNet(10, (3, 62, 63))
