@@ -9,7 +9,10 @@ from pathlib import Path
 
 from flwr.app import ArrayRecord, RecordDict
 
+from fedsim.files import reading, writing
 from fedsim.record_files import load_records, save_records
+
+FILES = "round_*.safetensors"
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,12 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Writes ``round_NNNNN.safetensors`` and then removes the older ones."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes ``round_NNNNN.safetensors`` and then removes the older ones.
+
+    Raises: ``FileError`` if it cannot be written; the older ones are still there.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     owners = {
         "server": RecordDict({"arrays": checkpoint.arrays}),
         "strategy": checkpoint.strategy,
@@ -31,22 +38,34 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     path = folder / f"round_{checkpoint.round:05d}.safetensors"
     metadata = {"round": str(checkpoint.round), "clients": json.dumps(list(checkpoint.clients))}
     save_records(path, owners, metadata)
-    for older in folder.glob("round_*.safetensors"):
-        if older != path:
-            older.unlink()
+    with writing(folder):
+        for older in folder.glob(FILES):
+            if older != path:
+                older.unlink()
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is one to go on from."""
+    return any(folder.glob(FILES))
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint of a run, or ``None`` if it was stopped before its first."""
-    paths = sorted(folder.glob("round_*.safetensors"))
+    """The newest checkpoint of a run, or ``None`` if it was stopped before its first.
+
+    Raises: ``UserError`` if it is damaged or may not be read.
+    """
+    with reading(folder):
+        paths = sorted(folder.glob(FILES))
     if not paths:
         return None
-    states, metadata = load_records(paths[-1])
-    arrays = states["server"]["arrays"]
-    assert isinstance(arrays, ArrayRecord)
-    return Checkpoint(
-        round=int(metadata["round"]),
-        arrays=arrays,
-        strategy=states.get("strategy", RecordDict()),
-        clients={client: states.get(str(client), RecordDict()) for client in json.loads(metadata["clients"])},
-    )
+    with reading(paths[-1], "put it back whole, or remove it to begin this run anew"):
+        states, metadata = load_records(paths[-1])
+        arrays = states["server"]["arrays"]
+        if not isinstance(arrays, ArrayRecord):
+            raise ValueError("it is no checkpoint")
+        return Checkpoint(
+            round=int(metadata["round"]),
+            arrays=arrays,
+            strategy=states.get("strategy", RecordDict()),
+            clients={client: states.get(str(client), RecordDict()) for client in json.loads(metadata["clients"])},
+        )

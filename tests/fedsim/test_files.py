@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fedsim.errors import FileError
 from fedsim.files import write_atomically
 
 
@@ -27,9 +28,10 @@ def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> Non
         assert path.read_text() == "old"
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(FileError, match=rf"^{path} cannot be written \(disk full\)$"):
         write_atomically(path, write)
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]  # a full disk needs every byte
 
 
 def test_what_an_earlier_failure_left_does_not_matter(tmp_path: Path) -> None:
@@ -69,5 +71,5 @@ def test_only_a_file_system_without_such_a_thing_is_excused(tmp_path: Path, monk
     monkeypatch.setattr(os, "fsync", fail)
     write_atomically(path, lambda temporary: temporary.write_text("new"))
     assert path.read_text() == "new"
-    with pytest.raises(OSError, match="of the folder"):
+    with pytest.raises(FileError, match="of the folder"):
         write_atomically(path, lambda temporary: temporary.write_text("newer"))
