@@ -24,6 +24,7 @@ from fedsim.diagnostics.diagnosis import Diagnosis
 from fedsim.diagnostics.pictures import plot_diagnostics
 from fedsim.engines.grid import FederationGrid, LocalGrid
 from fedsim.errors import UserError
+from fedsim.files import writing
 from fedsim.hardware import resolve_devices
 from fedsim.heads import SparseFrame
 from fedsim.loop import FederatedLoop
@@ -184,7 +185,8 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
     result = read_result(run_dir)
     if settings.pictures:
         _draw(result, prepared.federation)
-    write_html(result.run_dir)
+    with writing(run_dir / "report.html"):
+        write_html(result.run_dir)
     return result
 
 

@@ -65,9 +65,9 @@ class Table:
         Raises: ``UserError`` for a file that is none of ours, or no longer.
         """
         with reading(self.path):
-            whole = "".join(self._text().rpartition("\n")[:2])
+            whole = self._text(whole_lines=True)
             self.columns = next(csv.reader(io.StringIO(whole, newline="")), [])
-            return [row for row in _parsed(whole) if int(row["round"]) <= round]
+            return [row for row in _parsed(whole, last_may_be_cut=True) if int(row["round"]) <= round]
 
     def keep(self, rows: list[dict[str, str]]) -> None:
         """Leave these of its rows alone.
@@ -77,12 +77,13 @@ class Table:
         if self.path.exists():
             self._rewrite(rows)
 
-    def _text(self) -> str:
+    def _text(self, *, whole_lines: bool = False) -> str:
+        """Nothing where there is no table; with ``whole_lines`` up to the last line's end: the cut may be in a letter."""
         try:
-            with self.path.open(newline="", encoding="utf-8") as file:
-                return file.read()
+            content = self.path.read_bytes()
         except FileNotFoundError:
             return ""
+        return content[: content.rfind(b"\n") + 1 if whole_lines else None].decode()
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         def write(path: Path) -> None:
@@ -94,9 +95,14 @@ class Table:
         write_atomically(self.path, write)
 
 
-def _parsed(text: str) -> list[dict[str, str]]:
-    """Raises: ``ValueError`` for a row that has more or fewer cells than there are columns."""
+def _parsed(text: str, *, last_may_be_cut: bool = False) -> list[dict[str, str]]:
+    """Raises: ``ValueError`` for a row that has more or fewer cells than there are columns.
+
+    But for the last, if it ``may_be_cut`` behind a line's end that stands in one of its cells: then it is left out.
+    """
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    if last_may_be_cut and rows and None in rows[-1].values():
+        rows.pop()
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise ValueError(f"row {number} has not as many cells as there are columns")

@@ -120,6 +120,5 @@ def _received(run_dir: Path) -> Result:
     """Errors: ``FedsimError`` if what has come is no run."""
     try:
         return read_result(run_dir)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise FedsimError(f"what the server sent to {run_dir} cannot be read as a run ({reason})") from error
+    except UserError as error:
+        raise FedsimError(f"what the server sent is no run: {error}") from error

@@ -82,7 +82,7 @@ def test_what_fails_leaves_nothing(root: Path) -> None:
 
     with pytest.raises(UserError, match="a file is damaged"):
         cached("set", "digest", fail)
-    assert [path.name for path in root.iterdir()] == ["set-digest.lock"]
+    assert [path.name for path in root.iterdir()] == [f".set-digest-{os.geteuid()}.lock"]
     maker = Maker()
     cached("set", "digest", maker)
     assert maker.made == 1
@@ -96,12 +96,14 @@ def test_a_cache_that_cannot_be_written_names_its_variable(tmp_path: Path, monke
 
 
 def test_what_a_killed_process_left_is_removed(root: Path) -> None:
-    for left in (".set-digest-x1", ".set-other-x1"):
+    mine, others = f".set-digest-{os.geteuid()}.new", ".set-digest-12345.new"
+    for left in (mine, others):
         (root / left).mkdir(parents=True)
-        (root / left / "images.npy").write_bytes(b"half")
-    cached("set", "digest", Maker())
-    assert not (root / ".set-digest-x1").exists()
-    assert (root / ".set-other-x1").exists()  # may be another process's work
+        (root / left / "half.npy").write_bytes(b"half")
+    entry = cached("set", "digest", Maker())
+    assert not (root / mine).exists()
+    assert not (entry / "half.npy").exists()
+    assert (root / others).exists()  # may be another user's work
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space cannot be reserved here")
