@@ -21,7 +21,8 @@ from datasets.pictures import NAMED_CLASSES, NAMED_CLIENTS, plot_federation
 from datasets.shots import SHOT_RULES, SHOTS, long_tailed
 from datasets.source import Part
 from fedsim.config import compose
-from fedsim.errors import UserError
+from fedsim.errors import FileError, UserError
+from fedsim.files import write_atomically, writing
 from fedsim.settings import Settings
 from fedsim.terminal import console, never_fail_to_print, print_whole
 
@@ -119,12 +120,13 @@ def summary(federation: Federation, shots: str = "share") -> str:
 def write(federation: Federation, table: pd.DataFrame, folder: Path, shots: str) -> None:
     """``federation.csv`` and the pictures. Errors: ``UserError`` if the folder cannot be written."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        table.to_csv(folder / "federation.csv", index=False, encoding="utf-8")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "federation.csv", lambda path: table.to_csv(path, index=False, encoding="utf-8"))
         drawn = plot_federation(federation, folder, shots)
-    except OSError as error:
+    except FileError as error:
         raise UserError(
-            f"out_dir={folder} cannot be written ({error.strerror}): choose a directory you may write to."
+            f"out_dir={folder} cannot be written ({error.reason}): choose a directory you may write to."
         ) from error
     print(f"written to {folder}: federation.csv, {', '.join(drawn)}")
 

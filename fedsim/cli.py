@@ -17,8 +17,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from fedsim.checkpoint import has_checkpoint
 from fedsim.config import CONFIG_DIR, CONFIG_NAME, compose, load, register_families, register_resolvers
 from fedsim.errors import FedsimError, UserError
+from fedsim.files import any_file
 from fedsim.progress import console_reporter
 from fedsim.recording import check_run_dir
 from fedsim.report import run_table
@@ -52,7 +54,8 @@ def main() -> None:
         def job(config: DictConfig) -> None:
             _job(config, prepared, failed)
 
-        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(job)()
+        with any_file(UserError, "choose another directory with out_dir=."):  # Hydra makes those of the runs
+            hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(job)()
         if failed:
             sys.exit(max(error.exit_status for error in failed))
     except FedsimError as error:
@@ -72,11 +75,17 @@ def _job(config: DictConfig, prepared: Prepared | None, failed: list[FedsimError
     assert isinstance(container, dict)
     settings = _settings({str(key): value for key, value in container.items()})
     try:
-        result = _result(settings, prepared, run_dir)
+        with any_file():
+            result = _result(settings, prepared, run_dir)
     except FedsimError as error:  # here, since Hydra would put the whole command line before the sentence
         print(f"error: {error}", file=sys.stderr)
+        if not isinstance(error, UserError):
+            _tell_how_to_go_on(run_dir)
         failed.append(error)
         return
+    except KeyboardInterrupt:
+        _tell_how_to_go_on(run_dir)
+        raise
     print_whole(run_table(result))
     console().print(f"run directory: {_shown(run_dir)}", soft_wrap=True)
 
@@ -99,12 +108,12 @@ def _result(settings: Settings, prepared: Prepared | None, run_dir: Path) -> Res
     print(prepared, flush=True)
     if settings.verbose:
         print(prepared.replaced_layers(), flush=True)
-    try:
-        return run(prepared, run_dir, console_reporter())
-    except (KeyboardInterrupt, FedsimError):
-        if (run_dir / "checkpoints").exists():
-            print(f"go on with: python run.py resume={_shown(run_dir)}", file=sys.stderr)
-        raise
+    return run(prepared, run_dir, console_reporter())
+
+
+def _tell_how_to_go_on(run_dir: Path) -> None:
+    if has_checkpoint(run_dir / "checkpoints"):
+        print(f"go on with: python run.py resume={_shown(run_dir)}", file=sys.stderr)
 
 
 def _check(jobs: Sequence[Sequence[str]], options: argparse.Namespace) -> Prepared | None:
@@ -145,10 +154,17 @@ def _refuse_other_configuration(options: argparse.Namespace) -> None:
 
 def _settings(config: dict[str, object]) -> Settings:
     """The checked settings; those of the run directory where a run is resumed."""
-    if config.get("resume") is not None:
-        resume = Path(str(config["resume"]))
-        config = {**load(resume), "resume": str(resume)}
-    return Settings.from_config(config)
+    if config.get("resume") is None:
+        return Settings.from_config(config)
+    resume = Path(str(config["resume"]))
+    config = {**load(resume), "resume": str(resume)}
+    try:
+        return Settings.from_config(config)
+    except UserError as error:
+        raise UserError(
+            f"{resume / 'config.yaml'} was cut off or is of another version ({str(error).partition(':')[0]}): put back "
+            "the file that the run has written, or start a new run."
+        ) from error
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:

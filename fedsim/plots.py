@@ -19,6 +19,8 @@ from matplotlib.font_manager import fontManager
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
+from fedsim.files import write_atomically, writing
+
 # Okabe & Ito's colours, which people with any colour vision can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
@@ -55,14 +57,17 @@ def picture(path: Path, width: float, height: float, columns: int = 1, rows: int
     """Axes to draw on, row by row; the picture is written when the block ends.
 
     Made without pyplot, which would keep state and might open a window.
+
+    Raises: ``FileError`` if it cannot be written.
     """
     with matplotlib.rc_context({**STYLE, "font.family": _fonts()}):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield [figure.add_subplot(rows, columns, number + 1) for number in range(rows * columns)]
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box stands for it
-            figure.savefig(path)
+            write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix.removeprefix(".")))
 
 
 @cache

@@ -24,14 +24,14 @@ from fedsim.devices.scripts import (
     superlink_command,
     supernode_command,
 )
-from fedsim.errors import UserError
+from fedsim.errors import FedsimError, UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return _check(options.folder, options.words) if options.command == "check" else _operate(options)
-    except UserError as error:
+    except FedsimError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
