@@ -33,9 +33,9 @@ def load(
     there = {each: find_name(each, known) for each in asked or known}
     missing = [name for name, found in there.items() if found is None]
     if missing:
-        raise missing_domains(
-            missing, f"the folder {folder / missing[0]}", [name for name in there if name not in missing]
-        )
+        hint = " (a name that reads as a number needs quotes, as '[\"1_000\"]')" if missing[0].isdecimal() else ""
+        there = {name: found for name, found in there.items() if found is not None}
+        raise missing_domains(missing, f"the folder {folder / missing[0]}{hint}", list(there))
     names = [name for name in there.values() if name is not None]
     classes = {name: subfolders(folder / name) for name in names}
     class_names = sorted({readable(each) for mine in classes.values() for each in mine})
