@@ -5,7 +5,8 @@ turns what Hydra reports about a wrong override into one sentence.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,17 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fedsim.checkout import ROOT
 from fedsim.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The checkout, or the unpacked Flower app: where ``configs/`` and the other top-level folders lie."""
 CONFIG_DIR = ROOT / "configs"
 CONFIG_NAME = "config"
 GROUPS = (
@@ -81,7 +83,7 @@ def compose(overrides: Sequence[str], config_dir: Path = CONFIG_DIR, config_name
     for override in parsed:
         _refuse_unknown_choice(override, config_dir)
     register_families(overrides, config_dir)
-    with initialize_config_dir(config_dir=str(config_dir.resolve()), version_base="1.3"):
+    with hydra_at(config_dir):
         try:
             resolved = OmegaConf.to_container(hydra_compose(config_name, overrides=list(overrides)), resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
@@ -90,6 +92,21 @@ def compose(overrides: Sequence[str], config_dir: Path = CONFIG_DIR, config_name
             raise UserError(_explain(error, parsed, known)) from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
+
+
+@contextmanager
+def hydra_at(config_dir: Path) -> Iterator[GlobalHydra]:
+    """Let Hydra read ``config_dir`` for a while: somebody else's ``@hydra.main`` may be running around us, and goes on."""
+    around, base = GlobalHydra.instance(), VersionBase.instance().getbase()
+    hydra = around.hydra
+    around.clear()
+    try:
+        with initialize_config_dir(config_dir=str(config_dir.resolve()), version_base="1.3"):
+            yield GlobalHydra.instance()
+    finally:
+        around.hydra = hydra
+        GlobalHydra.set_instance(around)
+        VersionBase.instance().version_base = base
 
 
 def load(run_dir: Path) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from flwr.app import RecordDict
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from fedsim.config import ROOT, repeatable
+from fedsim.checkout import ROOT
+from fedsim.config import repeatable
 from fedsim.cost import device_classes
 from fedsim.engines.grid import FederationGrid
 from fedsim.errors import UserError

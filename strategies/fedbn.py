@@ -5,7 +5,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsim.aggregation import Aggregation
 from fedsim.errors import UserError
-from strategies.fedavg import FedAvg
+
+from .fedavg import FedAvg
 
 
 class FedBN(FedAvg):

@@ -7,7 +7,8 @@ from torch import nn
 from fedsim.aggregation import Aggregation
 from fedsim.errors import UserError
 from fedsim.models.classifier import classifier_of
-from strategies.fedavg import FedAvg
+
+from .fedavg import FedAvg
 
 
 class FedPer(FedAvg):

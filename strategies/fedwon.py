@@ -5,7 +5,8 @@ from torch import nn
 from fedsim.aggregation import Aggregation
 from fedsim.errors import UserError
 from fedsim.norms import NORM_LAYERS, ScaledWSConv2d
-from strategies.fedavg import FedAvg
+
+from .fedavg import FedAvg
 
 
 class FedWon(FedAvg):

@@ -9,17 +9,21 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
+from types import ModuleType
 from typing import Any
 
 import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedsim.engines import forked
 from fedsim.engines.grid import LocalGrid
 from fedsim.engines.handle import CLIENT_RAISED
 from fedsim.engines.shared_memory import Packed, pack, receive, send
@@ -75,7 +79,7 @@ class ProcessGrid(LocalGrid):
         super().__init__(num_nodes)
         self._context = multiprocessing.get_context("forkserver")
         # Imported once for all workers, torch with them, instead of once in each.
-        self._context.set_forkserver_preload([serve.__module__, make_app.__module__])
+        self._context.set_forkserver_preload([forked.__name__, serve.__module__, make_app.__module__])
         self._make_app = pack(make_app)
         self._workers: list[_Worker] = []
         try:
@@ -142,7 +146,8 @@ class ProcessGrid(LocalGrid):
         process = self._context.Process(
             target=serve, args=(theirs, device, os.getpid()), name=f"fedsim-worker-{number}", daemon=True
         )
-        process.start()
+        with _without_the_main_module():
+            process.start()
         theirs.close()
         worker = _Worker(number, device, process, ours)
         send(ours, self._make_app, _process_id(worker))
@@ -214,6 +219,20 @@ def worker_count(devices: Sequence[torch.device], workers: int | None, workers_p
     if devices[0].type == "cuda":
         return workers_per_gpu * len(devices)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _without_the_main_module() -> Iterator[None]:
+    """Keep workers from running the user's script, as multiprocessing would have them do to find what is defined there.
+
+    They need nothing of it, and a script without ``if __name__ == "__main__"`` would simulate again in each of them.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _tasks(messages: Iterable[Message]) -> Iterator[_Task]:
