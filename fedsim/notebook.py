@@ -1,13 +1,12 @@
 """``fedsim.simulate``: a run from Python instead of the command line."""
 
 from collections.abc import Sequence
-from datetime import datetime
-from pathlib import Path
 
 from fedsim.checkout import put_on_path
-from fedsim.config import compose, run_directory
+from fedsim.config import compose, named_folder, with_resumed
 from fedsim.progress import Reporter, console_reporter
 from fedsim.results import Result
+from fedsim.run_folders import run_folder
 
 
 def simulate(overrides: Sequence[str], *, progress: bool) -> Result:
@@ -19,10 +18,12 @@ def simulate(overrides: Sequence[str], *, progress: bool) -> Result:
     from fedsim.superlink import follow
 
     reporter = console_reporter() if progress else Reporter()
-    settings = Settings.from_config(compose(overrides))
-    run_dir = Path(run_directory(settings.out_dir, settings.resume, datetime.now()))
+    settings = Settings.from_config(with_resumed(compose(overrides), overrides))
+    named = named_folder(settings.out_dir, settings.resume)
     if settings.engine["name"] == SUPERLINK:
-        return follow(settings, overrides, run_dir, reporter)
+        with run_folder(named) as run_dir:
+            return follow(settings, overrides, run_dir, reporter)
     prepared = prepare(settings)
     reporter.say(str(prepared))
-    return run(prepared, run_dir, reporter)
+    with run_folder(named) as run_dir:
+        return run(prepared, run_dir, reporter)

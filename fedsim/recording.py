@@ -39,6 +39,8 @@ class Recorder:
         self.run_dir = run_dir
         self.settings = settings
         self.checkpoints = run_dir / "checkpoints"
+        self._config = run_dir / "config.yaml"
+        self._new = False
         self._clients = Table(run_dir / "clients.csv")
         self._rounds = Table(run_dir / "rounds.csv")
         self._classes = Table(run_dir / "classes.csv")
@@ -52,8 +54,19 @@ class Recorder:
         """
         if self.settings.resume is None:
             check_run_dir(self.run_dir)
+            try:
+                self._config.touch(exist_ok=False)  # of two runs that start at once, one has it
+            except FileExistsError as error:
+                raise _already_holds_a_run(self.run_dir) from error
+            self._new = True
         config = repeatable(self.settings.to_config())
-        write_atomically(self.run_dir / "config.yaml", lambda path: OmegaConf.save(config, path))
+        write_atomically(self._config, lambda path: OmegaConf.save(config, path))
+
+    def take_back(self) -> None:
+        """Leave the directory as it was found if the run has ended before anything of it was recorded."""
+        recorded = ("clients.csv", "rounds.csv", "checkpoints")
+        if self._new and not any((self.run_dir / name).exists() for name in recorded):
+            self._config.unlink(missing_ok=True)
 
     def go_back_to(self, round: int) -> None:
         """Forgets the rounds after a checkpoint's."""
@@ -149,7 +162,7 @@ def check_run_dir(run_dir: Path) -> None:
     Errors: ``UserError`` if that fails, or if it already holds a run.
     """
     if (run_dir / "config.yaml").exists():
-        raise UserError(f"out_dir={run_dir} already holds a run: choose another directory, or resume={run_dir}.")
+        raise _already_holds_a_run(run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=run_dir):
@@ -158,6 +171,10 @@ def check_run_dir(run_dir: Path) -> None:
         raise UserError(
             f"out_dir={run_dir} cannot be written ({error.strerror}): choose a directory you may write to."
         ) from error
+
+
+def _already_holds_a_run(run_dir: Path) -> UserError:
+    return UserError(f"out_dir={run_dir} already holds a run: choose another directory, or resume={run_dir}.")
 
 
 def _model_part(row: Row) -> Row:

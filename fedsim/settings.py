@@ -9,6 +9,7 @@ from fedsim.binding import halves_of, refuse_unused_options
 from fedsim.compression import FORMS
 from fedsim.errors import UserError
 from fedsim.models.freezing import TRAINABLE
+from fedsim.paths import OPTIONS, PATHS, expanded
 
 Group = Mapping[str, Any]
 
@@ -33,7 +34,6 @@ _SWITCH: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, bo
 _POSITIVE, _ = _number(lambda value: 0 < value < float("inf"), "a number above 0")
 OPTIMIZERS = ("sgd", "sgdp", "adam", "amsgrad", "adamw", "adamp")
 WITH_MOMENTUM = ("sgd", "sgdp")
-PATHS = ("data_dir", "out_dir", "resume")
 
 _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rounds": _whole(1),
@@ -147,8 +147,11 @@ class Settings:
         refuse_unused_options(
             "strategy", config["strategy"], halves_of(config["strategy"]), ("name", "server", "client")
         )
-        # YAML reads a path like 7 as a number.
-        paths = {key: None if config[key] is None else str(config[key]) for key in PATHS}
+        paths: dict[str, Any] = {key: expanded(key, config[key]) for key in PATHS}
+        for group, options in OPTIONS.items():
+            there = {option: config[group][option] for option in options if isinstance(config[group].get(option), str)}
+            given = {option: expanded(f"{group}.{option}", path) for option, path in there.items()}
+            paths[group] = {**config[group], **given}
         return cls(**{**config, **paths})
 
     def to_config(self) -> dict[str, Any]:

@@ -164,14 +164,17 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
     """
     settings = prepared.settings
     recorder = Recorder(run_dir, settings)
-    recorder.open()
     with logging_to(reporter, verbose=settings.verbose):
         try:
+            recorder.open()
             if grid is None:
                 with start_engine(prepared) as local:
                     _play(prepared, local, recorder, reporter)
             else:
                 _play(prepared, grid, recorder, reporter)
+        except BaseException:
+            recorder.take_back()
+            raise
         finally:
             reporter.close()
     result = read_result(run_dir)

@@ -1,4 +1,4 @@
-"""The strategies for a Flower app of your own: ``from fedsim.strategies import FedBN; FedBN(model).start(grid, arrays)``.
+"""The strategies for a Flower app of your own: ``from fedsim.strategies import FedBN``.
 
 This module is the checkout's folder ``strategies/`` under another name, under which it can be imported from any folder
 after ``pip install -e .``, beside packages of yours that are called ``strategies`` or ``datasets``.

@@ -1,6 +1,7 @@
 """The server's half of each federated method, one file each, as Flower strategies.
 
-They run in this simulator and in any Flower app: ``from fedsim.strategies import FedBN; FedBN(model).start(grid, arrays)``.
+They run in this simulator and in any Flower app, which imports them as ``fedsim.strategies``:
+``from fedsim.strategies import FedBN; FedBN(model).start(grid, arrays)``. So they import each other by relative names.
 """
 
 from .fedavg import FedAvg
