@@ -180,7 +180,7 @@ def _refuse_other_configuration(options: argparse.Namespace) -> None:
     folder, name = options.configuration
     if folder.resolve() == CONFIG_DIR and name == CONFIG_NAME:
         return
-    other = f"--config-name={name}" if name != CONFIG_NAME else f"--config-path={folder}"
+    other = f"--config-name={name}" if name != CONFIG_NAME else f"--config-path={_shown(folder)}"
     raise UserError(f"{other} is not possible with engine=superlink: write its settings as key=value, which are sent.")
 
 
