@@ -21,7 +21,7 @@ from datasets.shots import SHOTS
 from fedsim.config import load
 from fedsim.diagnostics.pictures import plot_diagnostics_comparison
 from fedsim.errors import FedsimError
-from fedsim.files import write_atomically, writing
+from fedsim.files import reading, write_atomically, writing
 from fedsim.method import PLAIN
 from fedsim.metrics import CLIENT_MEAN, GLOBAL_ACCURACY, VALIDATION, predictors_in
 from fedsim.plots import plot_comparison_by_domain, plot_comparison_over_rounds
@@ -85,7 +85,8 @@ def group_by_settings(runs: list[Result]) -> dict[str, list[Result]]:
     by_strategy: dict[str, list[tuple[Result, dict[str, object]]]] = {}
     for run in runs:
         flat = _flat(run)
-        by_strategy.setdefault(str(flat["strategy.name"]), []).append((run, flat))
+        with reading(run.run_dir / "config.yaml"):
+            by_strategy.setdefault(str(flat["strategy.name"]), []).append((run, flat))
     groups: dict[str, list[Result]] = {}
     for strategy, members in by_strategy.items():
         settings = [flat for _, flat in members]
