@@ -78,7 +78,7 @@ class Table:
             self._rewrite(rows)
 
     def _text(self, *, whole_lines: bool = False) -> str:
-        """Nothing where there is no table; with ``whole_lines`` up to the last line's end, since a letter may be cut."""
+        """Nothing where there is no table; ``whole_lines`` ends with the last line's end, since a letter may be cut."""
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
