@@ -4,7 +4,8 @@ Generators need no place in it: each is derived from (seed, round, client, purpo
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flwr.app import ArrayRecord, RecordDict
@@ -21,6 +22,8 @@ class Checkpoint:
     arrays: ArrayRecord
     strategy: RecordDict
     clients: dict[int, RecordDict]
+    tables: Mapping[str, int] = field(default_factory=dict)
+    """How many rows the run's tables had; empty in a checkpoint of before that was kept"""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -36,7 +39,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         **{str(client): state for client, state in checkpoint.clients.items()},
     }
     path = folder / f"round_{checkpoint.round:05d}.safetensors"
-    metadata = {"round": str(checkpoint.round), "clients": json.dumps(list(checkpoint.clients))}
+    metadata = {
+        "round": str(checkpoint.round),
+        "clients": json.dumps(list(checkpoint.clients)),
+        "tables": json.dumps(dict(checkpoint.tables)),
+    }
     save_records(path, owners, metadata)
     with writing(folder):
         for older in folder.glob(FILES):
@@ -68,4 +75,5 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             arrays=arrays,
             strategy=states.get("strategy", RecordDict()),
             clients={client: states.get(str(client), RecordDict()) for client in json.loads(metadata["clients"])},
+            tables=json.loads(metadata.get("tables", "{}")),
         )

@@ -309,7 +309,8 @@ class FederatedLoop:
         self.recorder.record_clients(fault_rows(played.faults, self.federation, round))
         self.recorder.record_round({"round": round, **metrics, **played.row, "seconds": played.seconds}, self.grid)
         if isinstance(self.grid, LocalGrid) and self._checkpoint_due(round):
-            checkpoint = Checkpoint(round, self.arrays, self.strategy.state(), self.grid.client_states())
+            states = self.grid.client_states()
+            checkpoint = Checkpoint(round, self.arrays, self.strategy.state(), states, self.recorder.lengths())
             save_checkpoint(self.recorder.checkpoints, checkpoint)
         self.reporter.round_done(round, metrics)
 
@@ -331,7 +332,7 @@ class FederatedLoop:
                 f"{self.recorder.checkpoints} has what {len(checkpoint.clients)} clients have kept, and there are "
                 f"{len(self.federation.clients)}: put the data back that the run was begun with, or start a new run."
             )
-        self.recorder.go_back_to(checkpoint.round)
+        self.recorder.go_back_to(checkpoint.round, checkpoint.tables)
         self.arrays = checkpoint.arrays
         self.strategy.load_state(checkpoint.strategy)
         self.grid.restore_client_states(checkpoint.clients)

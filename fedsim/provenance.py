@@ -6,6 +6,7 @@ is told.
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -60,7 +61,7 @@ class Provenance:
 
         Raises: ``UserError`` naming the clients and domains that have other data.
         """
-        if not (run_dir / FILE).exists():
+        if not os.path.lexists(run_dir / FILE):
             log.warning("%s has no %s: whether its data are still the same is not known", run_dir, FILE)
             self.save(run_dir)
             return

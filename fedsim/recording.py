@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -21,6 +21,7 @@ from fedsim.memory import peak_memory_mb
 from fedsim.metrics import Row, best_row, evaluated, nested
 from fedsim.provenance import commit, versions
 from fedsim.pruning.export import save_pruned
+from fedsim.results import read_summary
 from fedsim.settings import Settings
 from fedsim.tables import Table
 
@@ -57,26 +58,36 @@ class Recorder:
         config = repeatable(self.settings.to_config())
         write_atomically(self.run_dir / "config.yaml", lambda path: OmegaConf.save(config, path))
 
-    def go_back_to(self, round: int) -> None:
-        """Forgets the rounds after a checkpoint's.
+    @property
+    def _tables(self) -> tuple[Table, ...]:
+        return self._clients, self._rounds, self._classes, self._diagnostics
+
+    def lengths(self) -> dict[str, int]:
+        """How many rows each table has, by the name of its file."""
+        return {table.path.name: table.length for table in self._tables}
+
+    def go_back_to(self, round: int, lengths: Mapping[str, int] | None = None) -> None:
+        """Forgets the rounds after a checkpoint's, at which the tables had these ``lengths``.
 
         Errors: ``UserError`` for a table that is not what was written up to then, before anything is forgotten.
         """
-        tables = (self._clients, self._rounds, self._classes, self._diagnostics)
-        kept = {table: table.until(round) for table in tables}
-        _refuse_gaps(self._rounds, kept[self._rounds], range(round + 1))
+        kept = {table: table.until(round) for table in self._tables}
+        for table, rows in kept.items():
+            length = (lengths or {}).get(table.path.name, len(rows))
+            if len(rows) != length:
+                raise UserError(
+                    f"{table.path} has {len(rows)} rows up to round {round}, and had {length} when its checkpoint was "
+                    "written: put the whole file back, or start a new run."
+                )
         with reading(self._rounds.path):
             self._rows = [{name: _number(value) for name, value in row.items()} for row in kept[self._rounds]]
-        _refuse_gaps(self._clients, kept[self._clients], [row["round"] for row in evaluated(self._rows)])
         for table, rows in kept.items():
             table.keep(rows)
 
     def mend_summary(self, grid: FederationGrid) -> None:
         """Writes ``summary.json`` of a resumed run anew where it is damaged: all of it stands in the tables, too."""
-        path = self.run_dir / "summary.json"
         try:
-            with reading(path):
-                json.loads(path.read_text(encoding="utf-8"))
+            read_summary(self.run_dir / "summary.json")
         except UserError as error:
             log.warning("%s It is written anew.", error)
             self._write_summary(grid)
@@ -177,16 +188,6 @@ def _try_to_write(run_dir: Path, key: str) -> None:
         raise UserError(
             f"{key}={run_dir} cannot be written ({why(error)}): choose a directory with space that you may write to."
         ) from error
-
-
-def _refuse_gaps(table: Table, rows: list[dict[str, str]], rounds: Iterable[int]) -> None:
-    """Raises: ``UserError`` if the table has no row of one of these rounds."""
-    missing = set(rounds) - {int(row["round"]) for row in rows}
-    if missing:
-        raise UserError(
-            f"{table.path} has no row of round {min(missing)}, which the run's checkpoint comes after: put the whole "
-            "file back, or start a new run."
-        )
 
 
 def _model_part(row: Row) -> Row:

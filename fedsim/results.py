@@ -41,13 +41,14 @@ def read_result(run_dir: Path) -> Result:
         run_dir=run_dir,
         clients=_table(run_dir / "clients.csv", ("round", "client", "domain", "split", "accuracy")),
         rounds=_table(run_dir / "rounds.csv", ("round", CLIENT_MEAN)),
-        summary=_summary(run_dir / "summary.json"),
+        summary=read_summary(run_dir / "summary.json"),
         classes=_if_there(run_dir / "classes.csv", ("round", "class")),
         diagnostics=_if_there(run_dir / "diagnostics.csv", ("round", "layer", "metric", "value")),
     )
 
 
-def _summary(path: Path) -> dict[str, Any]:
+def read_summary(path: Path) -> dict[str, Any]:
+    """Raises: ``UserError`` if the file is missing, damaged or of something else."""
     with reading(path):
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for name in ("strategy", "dataset", "rounds"):
@@ -67,7 +68,7 @@ def _table(path: Path, columns: Collection[str]) -> pd.DataFrame:
 
 
 def _if_there(path: Path, columns: Collection[str]) -> pd.DataFrame | None:
-    return _table(path, columns) if path.exists() else None
+    return _table(path, columns) if os.path.lexists(path) else None
 
 
 def find_runs(folders: list[Path]) -> list[Result]:

@@ -21,6 +21,8 @@ class Table:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.columns: list[str] = []
+        self.length = 0
+        """Rows that this object has written or kept"""
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows at the end, all of them or none.
@@ -41,6 +43,7 @@ class Table:
                 with suppress(OSError):  # what went wrong before is what has to be said
                     os.truncate(self.path, before)
                 raise
+        self.length += len(rows)
 
     def read(self) -> list[dict[str, str]]:
         """Return the rows; none where there is no table yet.
@@ -74,6 +77,7 @@ class Table:
 
         Raises: ``FileError`` if the table cannot be written.
         """
+        self.length = len(rows)
         if self.path.exists():
             self._rewrite(rows)
 
