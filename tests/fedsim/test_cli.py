@@ -20,15 +20,6 @@ from tests.conftest import ROOT, SMALL, CommandLine
 PICTURES = {"accuracy.png", "classes.png", "clients.png", "labels.png", "longtail.png", "images.png"}
 TABLES = {"clients.csv", "classes.csv", "rounds.csv"}
 FILES = TABLES | {"config.yaml", "provenance.json", "summary.json", "model.safetensors", "report.html"}
-    "config.yaml",
-    "provenance.json",
-    "clients.csv",
-    "classes.csv",
-    "rounds.csv",
-    "summary.json",
-    "model.safetensors",
-    "report.html",
-}
 
 
 @pytest.fixture
