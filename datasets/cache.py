@@ -3,6 +3,9 @@
 An entry is a folder of ``.npy`` files whose name holds a fingerprint of what it was made from, so that changed files or
 options make a new one. The first process to ask makes it under a lock, in a folder of its own that is put in place in
 one step; the others wait and map the same files. Checksums tell a damaged entry, which is made anew.
+
+The folder may be shared: what is there can be used by all who may read it, and locks are one user's own, since nobody
+may open another's in a folder like ``/tmp``. Two users who make the same entry at once both do, and one is kept.
 """
 
 import hashlib
@@ -10,7 +13,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,6 +23,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from fedsim.errors import UserError
+from fedsim.files import DAMAGED, why
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,8 @@ FORMAT = 1
 """Raised when the arrays of an entry come to mean something else."""
 CHECKSUMS = "checksums.json"
 CHUNK = 1 << 24
+NEW_FILE = 0o666
+"""The permissions of a file for the umask to take from."""
 _checked: set[Path] = set()
 """Entries whose checksums this process has computed: the jobs of a sweep need not do it again."""
 
@@ -54,25 +59,31 @@ def cached(name: str, digest: str, make: Callable[[Path], None]) -> Path:
     """
     root = cache_dir()
     entry = root / f"{name}-{digest}"
+    mine = f".{entry.name}-{os.geteuid() if hasattr(os, 'geteuid') else ''}"
     try:
+        if entry.exists() and _fault(entry) is None:
+            return entry
         root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(str(root / f"{entry.name}.lock"))
-        with lock:
-            if _intact(entry):
-                return entry
-            for left in root.glob(f".{entry.name}-*"):  # by a process that was killed: who makes it holds the lock
-                shutil.rmtree(left, ignore_errors=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=root))
+        with FileLock(str(root / f"{mine}.lock"), mode=NEW_FILE):
+            if entry.exists():
+                fault = _fault(entry)
+                if fault is None:
+                    return entry
+                log.warning("the cached images in %s are damaged (%s) and made anew", entry, fault)
+                shutil.rmtree(entry)
+            temporary = root / f"{mine}.new"
+            shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed: who makes it holds the lock
+            temporary.mkdir()
             try:
                 make(temporary)
                 sums = {file.name: _checksum(file) for file in sorted(temporary.glob("*.npy"))}
-                (temporary / CHECKSUMS).write_text(json.dumps(sums))
-                temporary.rename(entry)
+                (temporary / CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
+                _put_in_place(temporary, entry)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise UserError(
-            f"the cache {root} cannot be written ({error.strerror or error}): "
+            f"the cache {root} cannot be written ({why(error)}): "
             f"set {VARIABLE} to a folder with space that you may write to."
         ) from error
     return entry
@@ -84,21 +95,24 @@ def mapped(entry: Path, name: str) -> npt.NDArray[np.uint8]:
     return array
 
 
-def _intact(entry: Path) -> bool:
-    """False where there is no entry; a damaged one is removed."""
-    if not entry.exists():
-        return False
+def _put_in_place(temporary: Path, entry: Path) -> None:
     try:
-        sums = json.loads((entry / CHECKSUMS).read_text())
-        if entry in _checked or all(_checksum(entry / name) == expected for name, expected in sums.items()):
-            _checked.add(entry)
-            return True
-        reason = "its checksums are wrong"
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    log.warning("the cached images in %s are damaged (%s) and made anew", entry, reason)
-    shutil.rmtree(entry)
-    return False
+        temporary.rename(entry)
+    except OSError:
+        if not entry.exists() or _fault(entry) is not None:  # else another user has been faster
+            raise
+
+
+def _fault(entry: Path) -> str | None:
+    """What is wrong with an entry; None if nothing is."""
+    try:
+        sums = json.loads((entry / CHECKSUMS).read_text(encoding="utf-8"))
+        if entry not in _checked and any(_checksum(entry / name) != expected for name, expected in sums.items()):
+            return "its checksums are wrong"
+    except DAMAGED as error:
+        return why(error)
+    _checked.add(entry)
+    return None
 
 
 def _checksum(file: Path) -> int:

@@ -114,6 +114,10 @@ class Federation:
             return examples
         return replace(examples, images=partition.noise.added(examples.images, part))
 
+    def indices(self, client: int, part: Part) -> Indices:
+        """Where in the source that part of the client's images is; one array for all clients that share a test set."""
+        return self._indices_of(self.partitions[client], part)
+
     def _indices_of(self, partition: Partition, part: Part) -> Indices:
         if part is Part.TRAIN:
             return partition.train

@@ -22,7 +22,8 @@ from datasets.pictures import NAMED_CLASSES, NAMED_CLIENTS, plot_federation
 from datasets.shots import SHOTS, shots_by_share
 from datasets.source import Part
 from fedsim.config import compose
-from fedsim.errors import UserError
+from fedsim.errors import FileError, UserError
+from fedsim.files import write_atomically, writing
 from fedsim.report import print_whole
 from fedsim.settings import Settings
 
@@ -111,12 +112,13 @@ def summary(federation: Federation) -> str:
 def write(federation: Federation, table: pd.DataFrame, folder: Path) -> None:
     """``federation.csv`` and the pictures. Errors: ``UserError`` if the folder cannot be written."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        table.to_csv(folder / "federation.csv", index=False)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "federation.csv", lambda path: table.to_csv(path, index=False))
         plot_federation(federation, folder)
-    except OSError as error:
+    except FileError as error:
         raise UserError(
-            f"out_dir={folder} cannot be written ({error.strerror}): choose a directory you may write to."
+            f"out_dir={folder} cannot be written ({error.reason}): choose a directory you may write to."
         ) from error
     print(f"written to {folder}: federation.csv, labels.png, longtail.png, images.png")
 

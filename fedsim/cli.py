@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from fedsim.checkpoint import has_checkpoint
 from fedsim.config import (
     CONFIG_DIR,
     CONFIG_NAME,
@@ -28,9 +29,9 @@ from fedsim.config import (
     refuse_continuous,
     register_families,
     register_resolvers,
-    with_resumed,
 )
 from fedsim.errors import FedsimError, UserError
+from fedsim.files import any_file
 from fedsim.overrides import parse, readable, word_for
 from fedsim.paths import HYDRAS, expanded
 from fedsim.progress import console_reporter
@@ -38,7 +39,7 @@ from fedsim.recording import check_run_dir
 from fedsim.report import print_whole, run_table
 from fedsim.results import Result
 from fedsim.run_folders import RUNS, SWEEPS, only_if_used, remove_if_empty, run_folder
-from fedsim.settings import Settings
+from fedsim.settings import Settings, settings_of
 from fedsim.simulation import Prepared, prepare, run
 from fedsim.superlink import NAME as SUPERLINK
 from fedsim.superlink import SuperLink, check_receiving_dir, follow
@@ -76,7 +77,8 @@ def main() -> None:
             def job(config: DictConfig) -> None:
                 _job(config, prepared, failed)
 
-            hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(job)()
+            with any_file(UserError, "choose another directory with out_dir=."):  # Hydra makes those of the runs
+                hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(job)()
             if new is not None and options.multirun:
                 _forget_empty_sweep(new)
         if failed:
@@ -96,15 +98,21 @@ def _job(config: DictConfig, prepared: Prepared | None, failed: list[FedsimError
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
-    settings = Settings.from_config(with_resumed({str(key): value for key, value in container.items()}, []))
+    settings = settings_of({str(key): value for key, value in container.items()})
     try:
-        result = _result(settings, prepared, run_dir)
+        with any_file():
+            result = _result(settings, prepared, run_dir)
     except FedsimError as error:  # here, since Hydra would put the whole command line before the sentence
         print(f"error: {error}", file=sys.stderr)
+        if not isinstance(error, UserError):
+            _tell_how_to_go_on(run_dir)
         failed.append(error)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             remove_if_empty(run_dir)
         return
+    except KeyboardInterrupt:
+        _tell_how_to_go_on(run_dir)
+        raise
     console = Console()
     print_whole(run_table(result))
     console.print(f"run directory: {_shown(run_dir)}", highlight=False, soft_wrap=True)
@@ -128,12 +136,12 @@ def _result(settings: Settings, prepared: Prepared | None, run_dir: Path) -> Res
     print(prepared, flush=True)
     if settings.verbose:
         print(prepared.replaced_layers(), flush=True)
-    try:
-        return run(prepared, run_dir, console_reporter())
-    except (KeyboardInterrupt, FedsimError):
-        if (run_dir / "checkpoints").exists():
-            print(f"go on with: python run.py {word_for('resume', _shown(run_dir))}", file=sys.stderr)
-        raise
+    return run(prepared, run_dir, console_reporter())
+
+
+def _tell_how_to_go_on(run_dir: Path) -> None:
+    if has_checkpoint(run_dir / "checkpoints"):
+        print(f"go on with: python run.py {word_for('resume', _shown(run_dir))}", file=sys.stderr)
 
 
 def _check(jobs: Sequence[Sequence[str]], options: argparse.Namespace) -> tuple[list[Settings], Prepared | None]:
@@ -142,8 +150,7 @@ def _check(jobs: Sequence[Sequence[str]], options: argparse.Namespace) -> tuple[
     Of a single job that is not for other machines, what the run would have to prepare again is returned beside them.
     """
     prepared: Prepared | None = None
-    composed = [(compose(overrides, *options.configuration), overrides) for overrides in jobs]
-    settings = [Settings.from_config(with_resumed(config, overrides)) for config, overrides in composed]
+    settings = [settings_of(compose(overrides, *options.configuration), overrides) for overrides in jobs]
     for each in settings:
         if each.engine["name"] == SUPERLINK:
             _refuse_other_configuration(options)

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedsim.checkout import ROOT
 from fedsim.errors import UserError
+from fedsim.files import reading
 from fedsim.overrides import parse, readable
 from fedsim.paths import KEYS, expanded
 from fedsim.run_folders import RUNS, SWEEPS
@@ -128,14 +129,17 @@ def with_resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
 def load(run_dir: Path) -> dict[str, Any]:
     """The settings a run directory was made with.
 
-    Errors: ``UserError`` if it holds none.
+    Errors: ``UserError`` if it holds none, or a damaged one.
     """
     path = run_dir / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"{run_dir} is not a run directory: choose one that holds a config.yaml.")
-    config = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items() if key not in ("defaults", "hydra")}
+    with reading(path, "put it back whole, or start a new run"):
+        try:
+            config = OmegaConf.to_container(OmegaConf.load(path))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UserError(f"{run_dir} is not a run directory: choose one that holds a config.yaml.") from error
+        if not isinstance(config, dict):
+            raise ValueError("it is no configuration")
+        return {str(key): value for key, value in config.items() if key not in ("defaults", "hydra")}
 
 
 def repeatable(settings: dict[str, Any]) -> DictConfig:

@@ -13,6 +13,14 @@ class UserError(FedsimError):
     exit_status = 2
 
 
+class FileError(FedsimError):
+    """A file that cannot be written: the sentence names it, and what the operating system has against it."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(f"{path} cannot be written ({reason})")
+        self.reason = reason
+
+
 class RoundFailed(FedsimError):
     """So many clients failed in one round that its average would mean something else."""
 

@@ -20,7 +20,7 @@ from fedsim.diagnostics.updates import UpdateStatistics
 from fedsim.engines.counting import CountingGrid
 from fedsim.engines.grid import FederationGrid, LocalGrid
 from fedsim.engines.noting import NotingGrid
-from fedsim.errors import RoundFailed
+from fedsim.errors import RoundFailed, UserError
 from fedsim.evaluation import (
     Evaluation,
     Measured,
@@ -309,7 +309,8 @@ class FederatedLoop:
         self.recorder.record_clients(fault_rows(played.faults, self.federation, round))
         self.recorder.record_round({"round": round, **metrics, **played.row, "seconds": played.seconds}, self.grid)
         if isinstance(self.grid, LocalGrid) and self._checkpoint_due(round):
-            checkpoint = Checkpoint(round, self.arrays, self.strategy.state(), self.grid.client_states())
+            states = self.grid.client_states()
+            checkpoint = Checkpoint(round, self.arrays, self.strategy.state(), states, self.recorder.lengths())
             save_checkpoint(self.recorder.checkpoints, checkpoint)
         self.reporter.round_done(round, metrics)
 
@@ -318,15 +319,24 @@ class FederatedLoop:
         return every > 0 and (round % every == 0 or round == self.settings.rounds)
 
     def _restore(self) -> int:
-        """Takes up the newest checkpoint of a run that is resumed; returns its round, or -1 for a fresh start."""
+        """Takes up the newest checkpoint of a run that is resumed; returns its round, or -1 for a fresh start.
+
+        Errors: ``UserError`` for a checkpoint or a table that is damaged, or of another number of clients.
+        """
         checkpoint = load_checkpoint(self.recorder.checkpoints) if isinstance(self.grid, LocalGrid) else None
         if checkpoint is None or not isinstance(self.grid, LocalGrid):
             self.recorder.go_back_to(-1)
             return -1
+        if checkpoint.clients.keys() != set(self.grid.get_node_ids()):
+            raise UserError(
+                f"{self.recorder.checkpoints} has what {len(checkpoint.clients)} clients have kept, and there are "
+                f"{len(self.federation.clients)}: put the data back that the run was begun with, or start a new run."
+            )
+        self.recorder.go_back_to(checkpoint.round, checkpoint.tables)
         self.arrays = checkpoint.arrays
         self.strategy.load_state(checkpoint.strategy)
         self.grid.restore_client_states(checkpoint.clients)
-        self.recorder.go_back_to(checkpoint.round)
+        self.recorder.mend_summary(self.grid)
         return checkpoint.round
 
 

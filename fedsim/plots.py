@@ -13,6 +13,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fedsim.files import write_atomically, writing
+
 # Okabe & Ito's colours, which people with any colour vision can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
@@ -41,12 +43,15 @@ def picture(path: Path, width: float, height: float, columns: int = 1, rows: int
     """Axes to draw on, row by row; the picture is written when the block ends.
 
     Made without pyplot, which would keep state and might open a window.
+
+    Raises: ``FileError`` if it cannot be written.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield [figure.add_subplot(rows, columns, number + 1) for number in range(rows * columns)]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        with writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix.removeprefix(".")))
 
 
 def plot_run(clients: pd.DataFrame, rounds: pd.DataFrame, folder: Path) -> None:

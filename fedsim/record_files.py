@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fedsim.arrays import to_record, to_tensors
@@ -18,7 +18,10 @@ RECORDS = "records"
 
 
 def save_records(path: Path, owners: Mapping[str, RecordDict], metadata: Mapping[str, str]) -> None:
-    """Writes the records of several owners and some words about them; tensors of any device."""
+    """Writes the records of several owners and some words about them; tensors of any device.
+
+    Raises: ``FileError`` if they cannot be written.
+    """
     tensors: dict[str, torch.Tensor] = {}
     stored: set[int] = set()
     records: list[dict[str, Any]] = []
@@ -43,25 +46,22 @@ def save_records(path: Path, owners: Mapping[str, RecordDict], metadata: Mapping
 def load_records(path: Path) -> tuple[dict[str, RecordDict], dict[str, str]]:
     """The owners that have records, and the words.
 
-    Errors: ``ValueError`` for a file that is damaged or of another kind.
+    Errors: what ``fedsim.files.reading`` makes one sentence of, for a file that is damaged or of another kind.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            entries: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
-            for key in file.keys():  # noqa: SIM118  # not a mapping
-                owner, name, entry = json.loads(key)
-                entries.setdefault((owner, name), {})[entry] = file.get_tensor(key)
-        states: dict[str, RecordDict] = {}
-        for record in json.loads(metadata.pop(RECORDS)):
-            owner, name = record["owner"], record["name"]
-            state = states.setdefault(owner, RecordDict())
-            if record["kind"] == "arrays":
-                state[name] = to_record(entries.get((owner, name), {}))
-            else:
-                state[name] = KINDS[record["kind"]](_from_json(record["values"]))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged or no file of records ({' '.join(str(error).split())})") from error
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata() or {})
+        entries: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
+        for key in file.keys():  # noqa: SIM118  # not a mapping
+            owner, name, entry = json.loads(key)
+            entries.setdefault((owner, name), {})[entry] = file.get_tensor(key)
+    states: dict[str, RecordDict] = {}
+    for record in json.loads(metadata.pop(RECORDS)):
+        owner, name = record["owner"], record["name"]
+        state = states.setdefault(owner, RecordDict())
+        if record["kind"] == "arrays":
+            state[name] = to_record(entries.get((owner, name), {}))
+        else:
+            state[name] = KINDS[record["kind"]](_from_json(record["values"]))
     return states, metadata
 
 

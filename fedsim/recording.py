@@ -1,11 +1,8 @@
 """The run directory: what a run leaves behind, complete at every moment it could be stopped."""
 
 import json
-import subprocess
-import sys
+import logging
 from collections.abc import Mapping
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -14,20 +11,25 @@ from flwr.app import RecordDict
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from fedsim.checkout import ROOT
 from fedsim.config import repeatable
 from fedsim.cost import device_classes
 from fedsim.engines.grid import FederationGrid
-from fedsim.errors import UserError
+from fedsim.errors import FileError, UserError
 from fedsim.evaluation import personal_part
-from fedsim.files import write_atomically
+from fedsim.files import reading, why, write_atomically, writing
 from fedsim.memory import peak_memory_mb
 from fedsim.metrics import Row, best_row, evaluated, nested
+from fedsim.provenance import FILE as PROVENANCE
+from fedsim.provenance import commit, versions
 from fedsim.pruning.export import save_pruned
+from fedsim.results import read_summary
 from fedsim.settings import Settings
 from fedsim.tables import Table
 
-PACKAGES = ("flwr", "torchvision", "numpy")
+log = logging.getLogger(__name__)
+
+PAGE = 4096
+"""Bytes: what a disk must have left for a run to begin."""
 PER_ROUND = ("train_", "seconds", "bytes_", "device_")
 """Beginnings of the columns of ``rounds.csv`` that describe the round and not its model."""
 
@@ -58,7 +60,11 @@ class Recorder:
                 self._config.touch(exist_ok=False)  # of two runs that start at once, one has it
             except FileExistsError as error:
                 raise _already_holds_a_run(self.run_dir) from error
+            except OSError as error:
+                raise FileError(self._config, why(error)) from error
             self._new = True
+        else:
+            _try_to_write(self.run_dir, "resume")
         config = repeatable(self.settings.to_config())
         write_atomically(self._config, lambda path: OmegaConf.save(config, path))
 
@@ -66,15 +72,42 @@ class Recorder:
         """Leave the directory as it was found if the run has ended before anything of it was recorded."""
         recorded = ("clients.csv", "rounds.csv", "checkpoints")
         if self._new and not any((self.run_dir / name).exists() for name in recorded):
-            self._config.unlink(missing_ok=True)
+            for path in (self._config, self.run_dir / PROVENANCE):
+                path.unlink(missing_ok=True)
 
-    def go_back_to(self, round: int) -> None:
-        """Forgets the rounds after a checkpoint's."""
-        self._clients.go_back_to(round)
-        self._rounds.go_back_to(round)
-        self._classes.go_back_to(round)
-        self._diagnostics.go_back_to(round)
-        self._rows = [{name: _number(value) for name, value in row.items()} for row in self._rounds.read()]
+    @property
+    def _tables(self) -> tuple[Table, ...]:
+        return self._clients, self._rounds, self._classes, self._diagnostics
+
+    def lengths(self) -> dict[str, int]:
+        """How many rows each table has, by the name of its file."""
+        return {table.path.name: table.length for table in self._tables}
+
+    def go_back_to(self, round: int, lengths: Mapping[str, int] | None = None) -> None:
+        """Forgets the rounds after a checkpoint's, at which the tables had these ``lengths``.
+
+        Errors: ``UserError`` for a table that is not what was written up to then, before anything is forgotten.
+        """
+        kept = {table: table.until(round) for table in self._tables}
+        for table, rows in kept.items():
+            length = (lengths or {}).get(table.path.name, len(rows))
+            if len(rows) != length:
+                raise UserError(
+                    f"{table.path} has {len(rows)} rows up to round {round}, and had {length} when its checkpoint was "
+                    "written: put the whole file back, or start a new run."
+                )
+        with reading(self._rounds.path):
+            self._rows = [{name: _number(value) for name, value in row.items()} for row in kept[self._rounds]]
+        for table, rows in kept.items():
+            table.keep(rows)
+
+    def mend_summary(self, grid: FederationGrid) -> None:
+        """Writes ``summary.json`` of a resumed run anew where it is damaged: all of it stands in the tables, too."""
+        try:
+            read_summary(self.run_dir / "summary.json")
+        except UserError as error:
+            log.warning("%s It is written anew.", error)
+            self._write_summary(grid)
 
     def record_clients(self, rows: list[Row]) -> None:
         self._clients.append(rows)
@@ -111,7 +144,8 @@ class Recorder:
         for density, part in parts.items():
             save_pruned(self.run_dir / f"pruned_{density:.6g}.safetensors", model, dict(part))
         if personal:
-            (self.run_dir / "clients").mkdir(exist_ok=True)
+            with writing(self.run_dir / "clients"):
+                (self.run_dir / "clients").mkdir(exist_ok=True)
             for client, state in states.items():
                 _save_tensors(
                     self.run_dir / "clients" / f"{client}.safetensors", personal_part(initial, personal, state)
@@ -142,18 +176,14 @@ class Recorder:
             "peak_memory_mb": peak_memory_mb() + grid.peak_memory_mb(),
             "bytes_up": int(sum(row.get("bytes_up") or 0 for row in done)),
             "bytes_down": int(sum(row.get("bytes_down") or 0 for row in done)),
-            "versions": {
-                "python": sys.version.split()[0],
-                **{name: version(name) for name in PACKAGES},
-                "torch": torch.__version__,
-            },
-            "commit": _commit(),
+            "versions": versions(),
+            "commit": commit(),
             **self._device_classes(grid),
             "final": _model_part(evaluated(self._rows)[-1]),
             "best": _model_part(best_row(self._rows)),
         }
         text = json.dumps(summary, indent=2) + "\n"
-        write_atomically(self.run_dir / "summary.json", lambda path: path.write_text(text))
+        write_atomically(self.run_dir / "summary.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def check_run_dir(run_dir: Path) -> None:
@@ -161,15 +191,19 @@ def check_run_dir(run_dir: Path) -> None:
 
     Errors: ``UserError`` if that fails, or if it already holds a run.
     """
+    _try_to_write(run_dir, "out_dir")
     if (run_dir / "config.yaml").exists():
         raise _already_holds_a_run(run_dir)
+
+
+def _try_to_write(run_dir: Path, key: str) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=run_dir):
-            pass
+        with TemporaryFile(dir=run_dir) as file:
+            file.write(b"\0" * PAGE)  # a full disk still takes names
     except OSError as error:
         raise UserError(
-            f"out_dir={run_dir} cannot be written ({error.strerror}): choose a directory you may write to."
+            f"{key}={run_dir} cannot be written ({why(error)}): choose a directory with space that you may write to."
         ) from error
 
 
@@ -190,14 +224,3 @@ def _number(text: str) -> int | float | None:
     if not text:
         return None
     return int(text) if text.isdecimal() else float(text)
-
-
-@cache
-def _commit() -> str | None:
-    """The commit of the checkout, with ``-dirty`` if it was changed since; ``None`` outside a checkout."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return done.stdout.strip() or None

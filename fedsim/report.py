@@ -20,7 +20,8 @@ from rich.table import Table
 from datasets.shots import SHOTS
 from fedsim.config import load
 from fedsim.diagnostics.pictures import plot_diagnostics_comparison
-from fedsim.errors import UserError
+from fedsim.errors import FedsimError
+from fedsim.files import reading, write_atomically, writing
 from fedsim.method import PLAIN
 from fedsim.metrics import CLIENT_MEAN, GLOBAL_ACCURACY, VALIDATION, predictors_in
 from fedsim.plots import plot_comparison_by_domain, plot_comparison_over_rounds
@@ -49,17 +50,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="where table and pictures go (default: the first folder)")
     options = parser.parse_args(arguments)
     try:
-        runs = find_runs(options.folders)
-    except UserError as error:
+        _compare(options.folders, options.out or options.folders[0])
+    except FedsimError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
-    out: Path = options.out or options.folders[0]
-    groups = group_by_settings(runs)
+    return 0
+
+
+def _compare(folders: list[Path], out: Path) -> None:
+    """Prints the table of all runs in the folders, and writes it and its pictures to ``out``.
+
+    Raises: ``UserError`` if there is none or one is damaged, ``FileError`` if a file cannot be written.
+    """
+    groups = group_by_settings(find_runs(folders))
     table = accuracy_table(groups)
     print_whole(render(table))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "comparison.md").write_text(to_markdown(table))
-    table.to_csv(out / "comparison.csv", index=False)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "comparison.md", lambda path: path.write_text(to_markdown(table), encoding="utf-8"))
+    write_atomically(out / "comparison.csv", lambda path: table.to_csv(path, index=False, encoding="utf-8"))
     domains = table[~table["domain"].str.startswith(GLOBAL)]
     plot_comparison_by_domain(domains, out / "comparison_domains.png")
     plot_comparison_over_rounds(learning_curves(groups), out / "comparison_rounds.png")
@@ -69,7 +78,6 @@ def main(arguments: list[str] | None = None) -> int:
         written.append("comparison_diagnostics.png")
         plot_diagnostics_comparison(diagnosed, out / written[-1])
     print(f"written to {out}: {', '.join(written)}")
-    return 0
 
 
 def group_by_settings(runs: list[Result]) -> dict[str, list[Result]]:
@@ -77,7 +85,8 @@ def group_by_settings(runs: list[Result]) -> dict[str, list[Result]]:
     by_strategy: dict[str, list[tuple[Result, dict[str, object]]]] = {}
     for run in runs:
         flat = _flat(run)
-        by_strategy.setdefault(str(flat["strategy.name"]), []).append((run, flat))
+        with reading(run.run_dir / "config.yaml"):
+            by_strategy.setdefault(str(flat["strategy.name"]), []).append((run, flat))
     groups: dict[str, list[Result]] = {}
     for strategy, members in by_strategy.items():
         settings = [flat for _, flat in members]
@@ -100,23 +109,25 @@ def accuracy_table(groups: dict[str, list[Result]]) -> pd.DataFrame:
     """
     rows = []
     for label, runs in groups.items():
-        finals = [run.summary["final"] for run in runs]
-        columns = {
-            domain: [final["client_domain_accuracy"][domain] for final in finals]
-            for domain in finals[0]["client_domain_accuracy"]
-        }
-        columns |= {
-            left_out(domain): [final["unseen_accuracy"][domain] for final in finals]
-            for domain in finals[0].get("unseen_accuracy", {})
-        }
-        for total, metric in TOTALS.items():
-            for name in predictors_in(finals[0]):
-                if joined(name, metric) in finals[0]:
-                    columns[_title(total, name)] = [final[joined(name, metric)] for final in finals]
+        columns: dict[str, list[float]] = {}
+        for run in runs:
+            for column, value in _final_row(run.summary["final"]).items():
+                columns.setdefault(column, []).append(value)
         for domain, values in columns.items():
             series = 100 * pd.Series(values)
             rows.append((label, domain, series.mean(), series.std(), len(series)))
     return pd.DataFrame(rows, columns=["label", "domain", "mean", "std", "runs"])
+
+
+def _final_row(final: Mapping[str, Any]) -> dict[str, float]:
+    """What one run has of each domain, and over all of them."""
+    row = dict(final["client_domain_accuracy"])
+    row |= {left_out(domain): accuracy for domain, accuracy in final.get("unseen_accuracy", {}).items()}
+    for total, metric in TOTALS.items():
+        for name in predictors_in(final):
+            if joined(name, metric) in final:
+                row[_title(total, name)] = final[joined(name, metric)]
+    return row
 
 
 def learning_curves(groups: dict[str, list[Result]]) -> dict[str, pd.DataFrame]:
@@ -144,9 +155,19 @@ def diagnostics_by_label(groups: dict[str, list[Result]]) -> dict[str, pd.DataFr
 
 
 def cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Strategies × domains, ``mean ± std`` as text; without a deviation where there is one run."""
+    """Strategies × domains, ``mean ± std`` as text; without a deviation where there is one run.
+
+    A domain that only some of a strategy's runs have says how many.
+    """
+    runs = table.groupby("label")["runs"].transform("max")
+    of_all = [
+        "" if some == most else f" ({some} of {most} runs)" for some, most in zip(table["runs"], runs, strict=True)
+    ]
     text = table.assign(
-        cell=[f"{row.mean:.1f}" if row.runs == 1 else f"{row.mean:.1f} ± {row.std:.1f}" for row in table.itertuples()]
+        cell=[
+            (f"{row.mean:.1f}" if row.runs == 1 else f"{row.mean:.1f} ± {row.std:.1f}") + part
+            for row, part in zip(table.itertuples(), of_all, strict=True)
+        ]
     )
     wide = text.pivot(index="label", columns="domain", values="cell")
     names = sorted(table["domain"].unique(), key=lambda name: name.partition(",")[0] in TOTALS)  # those last

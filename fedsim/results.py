@@ -1,7 +1,9 @@
 """Reading run directories back."""
 
 import json
-from collections.abc import Mapping
+import logging
+import os
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,11 @@ from typing import Any
 import pandas as pd
 
 from fedsim.errors import UserError
+from fedsim.files import reading, why
+from fedsim.metrics import CLIENT_MEAN
+from fedsim.provenance import FILE as PROVENANCE
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,32 +36,70 @@ class Result:
 
 
 def read_result(run_dir: Path) -> Result:
+    """Raises: ``UserError`` naming the file that is missing, damaged or of something else."""
     return Result(
         run_dir=run_dir,
-        clients=pd.read_csv(run_dir / "clients.csv"),
-        rounds=pd.read_csv(run_dir / "rounds.csv"),
-        summary=json.loads((run_dir / "summary.json").read_text()),
-        classes=_if_there(run_dir / "classes.csv"),
-        diagnostics=_if_there(run_dir / "diagnostics.csv"),
+        clients=_table(run_dir / "clients.csv", ("round", "client", "domain", "split", "accuracy")),
+        rounds=_table(run_dir / "rounds.csv", ("round", CLIENT_MEAN)),
+        summary=read_summary(run_dir / "summary.json"),
+        classes=_if_there(run_dir / "classes.csv", ("round", "class")),
+        diagnostics=_if_there(run_dir / "diagnostics.csv", ("round", "layer", "metric", "value")),
     )
 
 
-def _if_there(table: Path) -> pd.DataFrame | None:
-    return pd.read_csv(table) if table.exists() else None
+def read_summary(path: Path) -> dict[str, Any]:
+    """Raises: ``UserError`` if the file is missing, damaged or of something else."""
+    with reading(path):
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("strategy", "dataset", "rounds"):
+            summary[name]
+        for name in ("final", "best"):
+            for metric in ("round", "client_domain_accuracy"):
+                summary[name][metric]
+        return summary
+
+
+def _table(path: Path, columns: Collection[str]) -> pd.DataFrame:
+    with reading(path):
+        table = pd.read_csv(path)
+        for name in columns:
+            table[name]
+        return table
+
+
+def _if_there(path: Path, columns: Collection[str]) -> pd.DataFrame | None:
+    return _table(path, columns) if os.path.lexists(path) else None
 
 
 def find_runs(folders: list[Path]) -> list[Result]:
     """All runs in or under the folders, in the order of their paths; numbers sort as numbers.
 
-    Errors: ``UserError`` for a folder without a run.
+    A run that was stopped before its first evaluation, and what is not of this project, are left out with a word.
+
+    Raises: ``UserError`` for a folder without a run, one that may not be looked into, and a run that is damaged.
     """
     found: dict[Path, None] = {}  # a run under two of the folders counts once
     for folder in folders:
-        summaries = sorted(folder.rglob("summary.json"), key=lambda path: [_natural(part) for part in path.parts])
-        if not summaries:
+        run_dirs = sorted(_run_dirs(folder), key=lambda path: [_natural(part) for part in path.parts])
+        if not run_dirs:
             raise UserError(f"{folder} holds no run: choose a directory with a summary.json in it or below it.")
-        found |= dict.fromkeys(path.parent.resolve() for path in summaries)
+        with reading(folder):
+            found |= dict.fromkeys(path.resolve() for path in run_dirs)
     return [read_result(run_dir) for run_dir in found]
+
+
+def _run_dirs(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):  # else it has gone while we were looking
+            raise UserError(f"{error.filename} cannot be read ({why(error)}).") from error
+
+    for name, _, files in os.walk(folder, onerror=refuse):
+        if "summary.json" in files and "config.yaml" in files:
+            yield Path(name)
+        elif "summary.json" in files:
+            log.warning("%s is left out: it has no config.yaml beside it, as a run has", Path(name, "summary.json"))
+        elif PROVENANCE in files:
+            log.warning("%s is left out: it was stopped before its first evaluation", name)
 
 
 def _natural(part: str) -> tuple[int, str]:

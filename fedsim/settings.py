@@ -1,12 +1,14 @@
 """The settings of a run, checked: every value that gets past here is one the rest of the simulator can work with."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Self
 
 from datasets.shots import SHOT_RULES
 from fedsim.binding import halves_of, refuse_unused_options
 from fedsim.compression import FORMS
+from fedsim.config import with_resumed
 from fedsim.errors import UserError
 from fedsim.models.freezing import TRAINABLE
 from fedsim.paths import OPTIONS, PATHS, expanded
@@ -156,3 +158,22 @@ class Settings:
 
     def to_config(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def settings_of(config: dict[str, Any], overrides: Sequence[str] = ()) -> Settings:
+    """Return the checked settings; those of the run directory where a run is resumed.
+
+    Raises:
+        UserError: for a wrong one, for others beside ``resume``, or if that run's are damaged.
+    """
+    resumed = with_resumed(config, overrides)
+    try:
+        return Settings.from_config(resumed)
+    except UserError as error:
+        if resumed is config:
+            raise
+        path = Path(resumed["resume"], "config.yaml")
+        raise UserError(
+            f"{path} was cut off or is of another version ({str(error).partition(':')[0]}): put back the file that the "
+            "run has written, or start a new run."
+        ) from error

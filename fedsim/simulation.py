@@ -24,6 +24,7 @@ from fedsim.diagnostics.diagnosis import Diagnosis
 from fedsim.diagnostics.pictures import plot_diagnostics
 from fedsim.engines.grid import FederationGrid, LocalGrid
 from fedsim.errors import UserError
+from fedsim.files import writing
 from fedsim.hardware import resolve_devices
 from fedsim.heads import SparseFrame
 from fedsim.loop import FederatedLoop
@@ -34,6 +35,7 @@ from fedsim.norms.policy import NormPolicy, statistics_kept
 from fedsim.plots import plot_run
 from fedsim.privacy import aggregation_for, refuse_noise_on_statistics
 from fedsim.progress import Reporter, logging_to
+from fedsim.provenance import Provenance
 from fedsim.recording import Recorder
 from fedsim.report import write_html
 from fedsim.results import Result, read_result
@@ -160,13 +162,19 @@ def _server_half(
 def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationGrid | None = None) -> Result:
     """Runs on the settings' engine, or on ``grid`` where Flower's runtime brings one, and fills the run directory.
 
-    Errors: ``UserError`` if the directory cannot be used, ``RoundFailed`` if too many clients fail.
+    Errors: ``UserError`` if the directory cannot be used, or that of a resumed run is damaged or of other data;
+    ``FileError`` if a file cannot be written, ``RoundFailed`` if too many clients fail.
     """
     settings = prepared.settings
     recorder = Recorder(run_dir, settings)
     with logging_to(reporter, verbose=settings.verbose):
         try:
+            provenance = Provenance.of(prepared.federation, prepared.devices[0])
+            if settings.resume is not None:
+                provenance.hold_against(run_dir)
             recorder.open()
+            if settings.resume is None:
+                provenance.save(run_dir)
             if grid is None:
                 with start_engine(prepared) as local:
                     _play(prepared, local, recorder, reporter)
@@ -180,7 +188,8 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
     result = read_result(run_dir)
     if settings.pictures:
         _draw(result, prepared.federation)
-    write_html(result.run_dir)
+    with writing(run_dir / "report.html"):
+        write_html(result.run_dir)
     return result
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -15,6 +14,7 @@ from fedsim.aggregation import Aggregation, Mean, RunningAverage
 from fedsim.arrays import to_record, to_tensors
 from fedsim.cost import Workload
 from fedsim.errors import RoundFailed, UserError
+from fedsim.files import reading
 from fedsim.messages import (
     ARRAYS,
     CONFIG,
@@ -249,10 +249,8 @@ def answers(messages: list[Message], grid: Grid) -> Iterator[Message]:
 
 def load_pretrained(model: nn.Module, path: str) -> None:
     """Errors: ``UserError`` if the file cannot be read or is another network's."""
-    try:
+    with reading(f"strategy.pretrained={path}", "choose a run's model.safetensors"):
         tensors = load_file(Path(path))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"strategy.pretrained={path} cannot be read: choose a run's model.safetensors.") from error
     expected = model.state_dict()
     if tensors.keys() != expected.keys() or any(tensors[name].shape != expected[name].shape for name in expected):
         raise UserError(f"strategy.pretrained={path} holds another network than this run's: choose the same model.")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ SMALL = ("rounds=2", "dataset.train_per_domain=40", "dataset.test_per_domain=20"
 
 MakeFederation = Callable[..., Federation]
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
+FullDisk = Callable[[int], AbstractContextManager[None]]
 
 
 def small_settings(*overrides: str, small: bool = True) -> Settings:
@@ -80,6 +82,23 @@ def make_federation() -> MakeFederation:
         return Federation(source, partitions)
 
     return make
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """No file may grow beyond so many bytes for a while: the system refuses as it does on a full disk."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def full(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return full
 
 
 @pytest.fixture

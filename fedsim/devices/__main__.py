@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedsim.devices.authority import CA_DAYS, REGISTERED, SERVER_DAYS, Authority, Device
 from fedsim.devices.certificates import hosts_of
-from fedsim.errors import UserError
+from fedsim.errors import FedsimError, UserError
 
 PORT = 8000
 """Flower's own default, for everything that a SuperLink does."""
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             authority.renew(options.host, options.server_days)
             print(f"{authority.folder / 'server.pem'} is new: {_server(authority)}. Start the SuperLink again with it.")
-    except UserError as error:
+    except FedsimError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except OSError as error:

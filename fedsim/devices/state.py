@@ -7,7 +7,8 @@ from pathlib import Path
 
 from flwr.app import RecordDict
 
-from fedsim.errors import UserError
+from fedsim.errors import FileError, UserError
+from fedsim.files import reading, writing
 from fedsim.record_files import load_records, save_records
 
 RUN = "run-"
@@ -38,14 +39,15 @@ class StateDir:
         if not path.exists():
             return RecordDict()
         try:
-            states, words = load_records(path)
-            trained = int(words.pop("trained", "-1"))
-            if words != self._words(partition):
-                raise ValueError(f"{path} belongs to another run, client or settings")
-        except (OSError, ValueError) as error:
+            with reading(path, AFRESH):
+                states, words = load_records(path)
+                trained = int(words.pop("trained", "-1"))
+                if words != self._words(partition):
+                    raise ValueError("it belongs to another run, client or settings")
+        except UserError:
             if self.afresh:
                 return RecordDict()
-            raise UserError(f"{error}: {AFRESH}") from error
+            raise
         return states.get(BEFORE if training == trained else STATE, RecordDict())
 
     def save(self, partition: int, state: RecordDict, trained: int = -1, before: RecordDict | None = None) -> None:
@@ -56,14 +58,15 @@ class StateDir:
         path = self._path(partition)
         try:
             if not path.parent.exists():
-                path.parent.mkdir(parents=True, mode=0o700)
-                self._prune()
+                with writing(path.parent):
+                    path.parent.mkdir(parents=True, mode=0o700)
+                    self._prune()
             owners = {STATE: state, BEFORE: before or RecordDict()}
             save_records(path, owners, {**self._words(partition), "trained": str(trained)})
-        except OSError as error:
+        except FileError as error:
             raise UserError(
-                f"state-dir={self.folder} cannot be written ({error.strerror}): choose a folder that this node may "
-                "write to."
+                f"state-dir={self.folder} cannot be written ({error.reason}): choose a folder with space that this "
+                "node may write to."
             ) from error
 
     def _prune(self) -> None:

@@ -10,12 +10,15 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.util import get_temp_dir
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -29,12 +32,16 @@ from fedsim.engines.handle import CLIENT_RAISED
 from fedsim.engines.shared_memory import Packed, pack, receive, send
 from fedsim.engines.worker import READY, serve
 from fedsim.errors import FedsimError, UserError
+from fedsim.files import why, writing
 from fedsim.messages import ROUND, config_of
 
 log = logging.getLogger(__name__)
 
 AHEAD = 2
 """Messages per worker that may be answered before an earlier one is: bounds the replies that wait for their turn."""
+LONGEST_SOCKET = 104
+"""Bytes that the name of a Unix socket may have, with the zero behind it, on macOS; Linux gives it four more."""
+SHORT_FOLDER = "/tmp"
 ATTEMPTS = 3
 """How often a client is begun before the death of its workers is taken to be its own fault."""
 
@@ -82,6 +89,7 @@ class ProcessGrid(LocalGrid):
         self._context.set_forkserver_preload([forked.__name__, serve.__module__, make_app.__module__])
         self._make_app = pack(make_app)
         self._workers: list[_Worker] = []
+        _keep_names_of_sockets_short()
         try:
             for number in range(min(count, num_nodes)):
                 self._workers.append(self._start(number, devices[number % len(devices)]))
@@ -146,8 +154,11 @@ class ProcessGrid(LocalGrid):
         process = self._context.Process(
             target=serve, args=(theirs, device, os.getpid()), name=f"fedsim-worker-{number}", daemon=True
         )
-        with _without_the_main_module():
-            process.start()
+        try:
+            with _without_the_main_module():
+                process.start()
+        except OSError as error:  # no folder for its socket, no process or descriptor left
+            raise FedsimError(f"worker {number} could not be started: {why(error)}") from error
         theirs.close()
         worker = _Worker(number, device, process, ours)
         send(ours, self._make_app, _process_id(worker))
@@ -233,6 +244,19 @@ def _without_the_main_module() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+def _keep_names_of_sockets_short() -> None:
+    """Put multiprocessing's sockets where their names fit: it makes them under TMPDIR, however long that is."""
+    with writing("a temporary folder"):
+        name = Path(tempfile.gettempdir(), "pymp-12345678", "listener-12345678")
+    if os.name != "posix" or len(os.fsencode(name)) < LONGEST_SOCKET:
+        return
+    usual, tempfile.tempdir = tempfile.tempdir, SHORT_FOLDER
+    try:
+        get_temp_dir()  # multiprocessing keeps the first one that it has made
+    finally:
+        tempfile.tempdir = usual
 
 
 def _tasks(messages: Iterable[Message]) -> Iterator[_Task]:

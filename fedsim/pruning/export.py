@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fedsim.errors import UserError
-from fedsim.files import write_atomically
+from fedsim.files import reading, write_atomically
 from fedsim.pruning.masks import Masks, Tensors, decode, encode, entry, pack, unpack
 
 MASK = "/mask"
@@ -84,11 +84,11 @@ def _scattered(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def _read(path: Path) -> tuple[Masks, dict[str, torch.Tensor]]:
-    with safe_open(path, framework="pt") as file:
+    with reading(path, "choose a file that save_pruned wrote"), safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if SHAPES not in metadata:
             raise UserError(f"{path} holds no pruned model: choose a file that save_pruned wrote.")
         shapes = {layer: torch.Size(shape) for layer, shape in json.loads(metadata[SHAPES]).items()}
         codes = {layer: file.get_tensor(f"{entry(layer)}{MASK}") for layer in shapes}
         packed = {name: file.get_tensor(name) for name in file.keys() if not name.endswith(MASK)}  # noqa: SIM118
-    return decode(codes, shapes), packed
+        return decode(codes, shapes), packed

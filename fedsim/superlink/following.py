@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fedsim.checkout import ROOT
 from fedsim.errors import FedsimError, UserError
+from fedsim.files import writing
 from fedsim.progress import Reporter
 from fedsim.results import Result, read_result
 from fedsim.settings import Settings
@@ -38,10 +39,13 @@ def follow(settings: Settings, overrides: Sequence[str], run_dir: Path, reporter
         raise UserError(f"resume={settings.resume} is not possible with engine=superlink: choose another engine.")
     check_receiving_dir(run_dir)
     words = shlex.join(word for word in overrides if re.split("[./=]", word.lstrip("+~"))[0] not in NOT_SENT)
-    with tempfile.TemporaryDirectory() as home:
-        Path(home, "config.toml").write_text(link.toml(), encoding="utf-8")
-        config = Path(home, "run.toml")
-        config.write_text(f"overrides = {json.dumps(words, ensure_ascii=False)}\nfollowed = true\n", encoding="utf-8")
+    with writing("a temporary folder"):
+        folder = tempfile.TemporaryDirectory()
+    with folder as home:
+        config, options = Path(home, "run.toml"), f"overrides = {json.dumps(words, ensure_ascii=False)}"
+        with writing(home):
+            Path(home, "config.toml").write_text(link.toml(), encoding="utf-8")
+            config.write_text(f"{options}\nfollowed = true\n", encoding="utf-8")
         process = _flwr("run", str(ROOT), NAME, "--stream", "--run-config", str(config), home=home)
         assert process.stdout is not None
         try:
@@ -120,6 +124,5 @@ def _received(run_dir: Path) -> Result:
     """Errors: ``FedsimError`` if what has come is no run."""
     try:
         return read_result(run_dir)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise FedsimError(f"what the server sent to {run_dir} cannot be read as a run ({reason})") from error
+    except UserError as error:
+        raise FedsimError(f"what the server sent is no run: {error}") from error

@@ -4,6 +4,8 @@ import errno
 import logging
 import os
 import pickle
+import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,7 +84,7 @@ def test_what_fails_leaves_nothing(root: Path) -> None:
 
     with pytest.raises(UserError, match="a file is damaged"):
         cached("set", "digest", fail)
-    assert [path.name for path in root.iterdir()] == ["set-digest.lock"]
+    assert [path.name for path in root.iterdir()] == [f".set-digest-{os.geteuid()}.lock"]
     maker = Maker()
     cached("set", "digest", maker)
     assert maker.made == 1
@@ -96,12 +98,14 @@ def test_a_cache_that_cannot_be_written_names_its_variable(tmp_path: Path, monke
 
 
 def test_what_a_killed_process_left_is_removed(root: Path) -> None:
-    for left in (".set-digest-x1", ".set-other-x1"):
+    mine, others = f".set-digest-{os.geteuid()}.new", ".set-digest-12345.new"
+    for left in (mine, others):
         (root / left).mkdir(parents=True)
-        (root / left / "images.npy").write_bytes(b"half")
-    cached("set", "digest", Maker())
-    assert not (root / ".set-digest-x1").exists()
-    assert (root / ".set-other-x1").exists()  # may be another process's work
+        (root / left / "half.npy").write_bytes(b"half")
+    entry = cached("set", "digest", Maker())
+    assert not (root / mine).exists()
+    assert not (entry / "half.npy").exists()
+    assert (root / others).exists()  # may be another user's work
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space cannot be reserved here")
@@ -190,3 +194,38 @@ def test_images_in_memory_are_sent_themselves() -> None:
 def test_a_source_that_could_not_be_shared_is_refused() -> None:
     with pytest.raises(ValueError, match="contiguous"):
         source_of(np.zeros((2, 4, 4, 3), np.uint8).transpose(0, 3, 1, 2))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are of another kind elsewhere")
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_an_entry_has_the_permissions_of_any_new_folder(root: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        entry = cached("set", "digest", Maker())
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(entry.stat().st_mode) == 0o777 & ~umask
+    for file in entry.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~umask
+
+
+def test_what_is_there_needs_no_lock_of_somebody_else(root: Path) -> None:
+    maker = Maker()
+    entry = cached("set", "digest", maker)
+    for lock in root.glob("*.lock"):
+        lock.unlink()
+        lock.mkdir()  # cannot be opened, as another user's in a folder like /tmp
+    assert cached("set", "digest", maker) == entry
+    assert maker.made == 1
+
+
+def test_of_two_users_who_make_an_entry_at_once_the_first_is_kept(root: Path) -> None:
+    def make(folder: Path) -> None:
+        Maker(value=5)(folder)
+        if not (root / "set-digest").exists():  # while the other's lock does not hold us
+            shutil.copytree(entry_of_another, root / "set-digest")
+
+    entry_of_another = cached("other", "digest", Maker(value=9))
+    entry = cached("set", "digest", make)
+    assert mapped(entry, "images").max() == 9
+    assert sorted(path.name for path in root.iterdir() if path.is_dir()) == ["other-digest", "set-digest"]

@@ -14,10 +14,12 @@ import pandas as pd
 import pytest
 
 from fedsim import cli
+from fedsim.checkpoint import has_checkpoint
 from tests.conftest import ROOT, SMALL, CommandLine
 
 PICTURES = {"accuracy.png", "classes.png", "clients.png", "labels.png", "longtail.png", "images.png"}
-FILES = {"config.yaml", "clients.csv", "classes.csv", "rounds.csv", "summary.json", "model.safetensors", "report.html"}
+TABLES = {"clients.csv", "classes.csv", "rounds.csv"}
+FILES = TABLES | {"config.yaml", "provenance.json", "summary.json", "model.safetensors", "report.html"}
 
 
 @pytest.fixture
@@ -172,6 +174,29 @@ def test_wrong_settings_are_one_sentence_and_exit_status_2(
     assert err.startswith(f"error: {sentence}")
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []  # nothing was started
+
+
+@pytest.mark.parametrize(("name", "words"), [("outputs", []), ("multirun", ["-m"])])
+def test_where_no_folder_for_runs_can_be_made_a_sentence_says_so(
+    main: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, words: list[str]
+) -> None:
+    (tmp_path / name).write_text("a file")
+    assert main(*words, *SMALL, "engine=inline") == 2
+    sentence = rf"^error: \S*{name}\S* cannot be used \(.+\): choose another directory with out_dir=\.\n$"
+    assert re.search(sentence, capsys.readouterr().err)
+
+
+def test_a_file_that_cannot_be_written_is_named_and_the_run_can_go_on(
+    main: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "run" / "model.safetensors").mkdir(parents=True)
+    assert main(*SMALL, "rounds=1", "engine=inline", "out_dir=run") == 1
+    run_dir = tmp_path / "run"
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: {run_dir / 'model.safetensors'} cannot be written (Is a directory)",
+        "go on with: python run.py resume=run",
+    ]
+    assert has_checkpoint(run_dir / "checkpoints")
 
 
 def test_a_warning_is_printed_once(run_py: CommandLine) -> None:

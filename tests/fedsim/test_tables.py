@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedsim.errors import FileError, UserError
 from fedsim.tables import Table
+from tests.conftest import FullDisk
 
 
 @pytest.fixture
@@ -122,3 +124,34 @@ def test_a_torn_last_line_is_dropped(path: Path, torn: str) -> None:
     assert table.read() == complete
     table.append([{"round": 12, "x": 1}])
     assert table.read() == [*complete, {"round": "12", "x": "1", "y": ""}]
+
+
+def test_a_line_that_was_cut_inside_a_letter_is_dropped(path: Path) -> None:
+    Table(path).append([{"round": 0, "domain": "é"}, {"round": 1, "domain": "é"}])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.rfind("é".encode()) + 1])
+    table = Table(path)
+    table.go_back_to(5)
+    assert table.read() == [{"round": "0", "domain": "é"}]
+
+
+@pytest.mark.parametrize(
+    "content", [b"round,x\n0,1\n1\n2,3\n", b"round,x\n0,1,2\n", b"round,x\na,1\n", b"x\n1\n", b"\xff\n"]
+)
+def test_a_table_of_other_content_is_refused_and_left_alone(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{path} cannot be read \(.+\)\.$"):
+        Table(path).go_back_to(3)
+    assert path.read_bytes() == content
+
+
+def test_rows_for_which_the_disk_has_no_space_are_not_there_in_part(path: Path, full_disk: FullDisk) -> None:
+    table = Table(path)
+    table.append([{"round": 0, "x": "a" * 50}])
+    before = path.read_bytes()
+    with full_disk(len(before) + 80), pytest.raises(FileError, match=rf"^{path} cannot be written \(File too large\)$"):
+        table.append([{"round": 1, "x": "b" * 50}, {"round": 1, "x": "c" * 50}])
+    assert path.read_bytes() == before
+    table.append([{"round": 1, "x": "d"}])
+    assert [row["x"] for row in table.read()] == ["a" * 50, "d"]
+    assert table.length == 2

@@ -1,9 +1,13 @@
 """The pool of workers: order, state, deaths, and what it leaves behind."""
 
+import multiprocessing.util
 import os
 import signal
+import socket
+import tempfile
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import arbitrary_address
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedsim.arrays import to_record, to_tensors
+from fedsim.engines import process
 from fedsim.engines.process import ATTEMPTS, ProcessGrid, worker_count
 from fedsim.errors import FedsimError, UserError
 from fedsim.messages import arrays_of, metrics_of
@@ -145,3 +150,27 @@ def test_how_many_workers() -> None:
 def test_too_few_workers_are_refused(workers: int | None, per_gpu: int, key: str) -> None:
     with pytest.raises(UserError, match=rf"engine\.{key}=.*at least 1"):
         worker_count(CPU, workers, per_gpu)
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no such sockets")
+def test_sockets_have_names_that_fit_however_long_the_folder_for_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("a" * 100)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.delitem(multiprocessing.process.current_process()._config, "tempdir", raising=False)
+    process._keep_names_of_sockets_short()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(arbitrary_address("AF_UNIX"))
+    assert tempfile.gettempdir() == str(folder)  # for all others
+    assert list(folder.iterdir()) == []
+
+
+def test_a_worker_that_has_nowhere_to_start_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", fail)
+    with pytest.raises(FedsimError, match=r"^a temporary folder cannot be written \(No usable temporary directory"):
+        ProcessGrid(counting_app, 2, [torch.device("cpu")], workers=1)

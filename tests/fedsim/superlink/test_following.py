@@ -345,7 +345,7 @@ def test_what_is_no_run_is_said_so(stand_in: Callable[[Path], object], sent: Pat
     shutil.copytree(sent, tmp_path / "server")
     (tmp_path / "server" / "summary.json").unlink()
     stand_in(tmp_path / "server")
-    with pytest.raises(FedsimError, match=r"what the server sent to .* cannot be read as a run \(.*summary.json"):
+    with pytest.raises(FedsimError, match=r"what the server sent is no run: .*summary.json"):
         simulate("engine=superlink", "engine.address=a:1", "engine.insecure=true", f"out_dir={tmp_path / 'run'}")
 
 

@@ -1,0 +1,139 @@
+"""What a federation holds, in a few bytes for each client: to tell whether a resumed run still has the same.
+
+Made of the decoded images in their order, their labels, and who holds them; of no path and no time of a file, so that a
+run directory may go on where the same images lie elsewhere. Each image is a CRC-32, which one read at a gigabyte a
+second yields and which tells any accident from the image it was; a client's digest is over those of its images.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from datasets.federation import Federation
+from datasets.source import Indices, Part, Source
+
+PARTS = (Part.TRAIN, Part.VALIDATION, Part.TEST)
+NAMED = 3
+"""Clients that a sentence names one by one."""
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What one client has: its domain, how many training, validation and test images, and a digest of them."""
+
+    domain: str
+    images: tuple[int, int, int]
+    digest: str | None
+    """None where a device alone can see its images"""
+
+    def difference(self, now: "Holding") -> str:
+        """What was, and what is ``now``, as the end of a sentence about the client."""
+        if self.domain != now.domain:
+            return f"of {now.domain} instead of {self.domain}"
+        for part, before, after in zip(("training", "validation", "test"), self.images, now.images, strict=True):
+            if before != after:
+                return f"of {self.domain}, {after} {part} images instead of {before}"
+        return f"of {self.domain}, other images or labels"
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Of a federation."""
+
+    classes: tuple[str, ...]
+    image_shape: tuple[int, ...]
+    tests: Mapping[str, str | None]
+    """A digest of the test images of each domain, also of those that were left out"""
+    clients: tuple[Holding, ...]
+
+    @classmethod
+    def of(cls, federation: Federation) -> Self:
+        """Read every image that a client or a domain's test set has; of those of devices only how many there are."""
+        source = federation.source
+        counts = [tuple(federation.num_images(client, part) for part in PARTS) for client in federation.clients]
+        domains = [partition.domain for partition in federation.partitions]
+        held = {**federation.domain_tests, **federation.unseen_tests}
+        digests: list[str | None] = [None] * len(counts)
+        tests: dict[str, str | None] = dict.fromkeys(held)
+        if not federation.on_devices:
+            parts = [[federation.indices(client, part) for part in PARTS] for client in federation.clients]
+            digest_of = _digests(source, [*held.values(), *(each for client in parts for each in client)])
+            tests = {domain: digest_of(indices) for domain, indices in held.items()}
+            digests = [
+                _digest([repr(partition.noise), *map(digest_of, client)])
+                for partition, client in zip(federation.partitions, parts, strict=True)
+            ]
+        holdings = [Holding(*each) for each in zip(domains, counts, digests, strict=True)]  # type: ignore[arg-type]
+        return cls(source.class_names, source.image_shape, tests, tuple(holdings))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "classes": self.classes,
+            "image_shape": self.image_shape,
+            "tests": self.tests,
+            "clients": [[each.domain, *each.images, each.digest] for each in self.clients],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Raises: ``KeyError``, ``TypeError`` or ``ValueError`` for what ``to_json`` does not make."""
+        clients = [
+            Holding(domain, (train, validation, test), digest)
+            for domain, train, validation, test, digest in value["clients"]
+        ]
+        return cls(tuple(value["classes"]), tuple(value["image_shape"]), dict(value["tests"]), tuple(clients))
+
+    def differences(self, now: "Fingerprint") -> list[str]:
+        """What is not ``now`` as it was here, as parts of a sentence; empty if nothing has changed."""
+        found = []
+        if self.classes != now.classes:
+            before, after = len(self.classes), len(now.classes)
+            found.append(f"{after} classes instead of {before}" if before != after else "the classes have other names")
+        if self.image_shape != now.image_shape:
+            found.append(f"images of {_size(now.image_shape)} instead of {_size(self.image_shape)}")
+        if len(self.clients) != len(now.clients):
+            found.append(f"{len(now.clients)} clients instead of {len(self.clients)}")
+        pairs = enumerate(zip(self.clients, now.clients, strict=False))
+        changed = [f"client {client} is {was.difference(has)}" for client, (was, has) in pairs if was != has]
+        found += changed[:NAMED]
+        if len(changed) > NAMED:
+            found.append(f"and so on for {len(changed)} clients")
+        tests = [domain for domain in {**self.tests, **now.tests} if self.tests.get(domain) != now.tests.get(domain)]
+        if tests and not changed:
+            found.append(f"other test images of {', '.join(tests)}")
+        return found
+
+
+def _digests(source: Source, used: Iterable[Indices]) -> Callable[[Indices], str]:
+    """A function that tells the images and labels at some places by sixteen letters, each array of places once."""
+    mask = np.zeros(len(source.labels), bool)
+    for indices in used:
+        mask[indices] = True
+    sums = np.zeros(len(mask), np.uint32)
+    for place in np.flatnonzero(mask):  # in the order of the file, where it is one
+        sums[place] = zlib.crc32(source.images[place])
+    known: dict[int, str] = {}
+
+    def digest_of(indices: Indices) -> str:
+        if id(indices) not in known:  # of a test set that all clients share there is one array
+            known[id(indices)] = _digest([sums[indices], source.labels[indices]])
+        return known[id(indices)]
+
+    return digest_of
+
+
+def _digest(parts: Sequence[str | npt.NDArray[Any]]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part.tobytes()
+        digest.update(f"{len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
