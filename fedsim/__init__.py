@@ -21,6 +21,9 @@ def simulate(*overrides: str, progress: bool = True) -> "Result":
         fedsim.errors.UserError: for wrong settings.
         fedsim.errors.RoundFailed: if too many clients fail.
     """
+    from fedsim.checkout import put_on_path
+
+    put_on_path()
     from fedsim.notebook import simulate as run_simulation  # torch and Flower are loaded only where they are used
 
     return run_simulation(overrides, progress=progress)

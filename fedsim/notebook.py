@@ -2,21 +2,18 @@
 
 from collections.abc import Sequence
 
-from fedsim.checkout import put_on_path
 from fedsim.config import compose, named_folder
 from fedsim.progress import Reporter, console_reporter
 from fedsim.results import Result
 from fedsim.run_folders import run_folder
+from fedsim.settings import settings_of
+from fedsim.simulation import prepare, run
+from fedsim.superlink import NAME as SUPERLINK
+from fedsim.superlink import follow
 
 
 def simulate(overrides: Sequence[str], *, progress: bool) -> Result:
     """Compose, check and run; the run directory is ``out_dir`` or a new one under ``outputs/``."""
-    put_on_path()
-    from fedsim.settings import settings_of  # these need the checkout on the path
-    from fedsim.simulation import prepare, run
-    from fedsim.superlink import NAME as SUPERLINK
-    from fedsim.superlink import follow
-
     reporter = console_reporter() if progress else Reporter()
     settings = settings_of(compose(overrides), overrides)
     named = named_folder(settings.out_dir, settings.resume)
