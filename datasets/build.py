@@ -16,7 +16,7 @@ def build_federation(settings: Settings) -> Federation:
 
     Errors: ``UserError`` for files that are missing or damaged, and options that are wrong or do not go together.
     """
-    data_dir = None if settings.data_dir is None else Path(settings.data_dir).expanduser()
+    data_dir = None if settings.data_dir is None else Path(settings.data_dir)
     offered = {"data_dir": data_dir, "download": settings.download}
     source = instantiate("dataset", settings.dataset, offered=offered)
     if isinstance(source, DeviceData):

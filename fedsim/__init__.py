@@ -11,11 +11,19 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def simulate(*overrides: str) -> "Result":
-    """Runs one simulation with the settings of ``python run.py`` and returns its tables.
+def simulate(*overrides: str, progress: bool = True) -> "Result":
+    """Run one simulation with the settings of ``python run.py`` and return its tables.
 
-    Errors: ``fedsim.errors.UserError`` for wrong settings, ``RoundFailed`` if too many clients fail.
+    It may be called from a notebook, a script (with or without ``if __name__ == "__main__"``) or a program of your own
+    that uses Hydra. ``progress=False`` prints nothing.
+
+    Raises:
+        fedsim.errors.UserError: for wrong settings.
+        fedsim.errors.RoundFailed: if too many clients fail.
     """
+    from fedsim.checkout import put_on_path
+
+    put_on_path()
     from fedsim.notebook import simulate as run_simulation  # torch and Flower are loaded only where they are used
 
-    return run_simulation(overrides)
+    return run_simulation(overrides, progress=progress)

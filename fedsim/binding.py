@@ -131,7 +131,10 @@ def locate(group: str, key: str, name: Any) -> Factory:
         factory: Factory = resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{group}.{key}={name} cannot be imported ({reason}): choose a class or function.") from error
+        choose = "choose a class or function"
+        if name.startswith("__main__."):
+            choose = "put it into a file of its own, since workers do not run your script, or choose engine=inline"
+        raise UserError(f"{group}.{key}={name} cannot be imported ({reason}): {choose}.") from error
     return factory
 
 

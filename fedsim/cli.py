@@ -8,24 +8,37 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from fedsim.checkpoint import has_checkpoint
-from fedsim.config import CONFIG_DIR, CONFIG_NAME, compose, load, register_families, register_resolvers
+from fedsim.config import (
+    CONFIG_DIR,
+    CONFIG_NAME,
+    compose,
+    hydra_at,
+    named_folder,
+    refuse_continuous,
+    register_families,
+    register_resolvers,
+)
 from fedsim.errors import FedsimError, UserError
 from fedsim.files import any_file
+from fedsim.overrides import parse, readable, word_for
+from fedsim.paths import HYDRAS, expanded
 from fedsim.progress import console_reporter
 from fedsim.recording import check_run_dir
 from fedsim.report import run_table
 from fedsim.results import Result
-from fedsim.settings import Settings
+from fedsim.run_folders import RUNS, SWEEPS, only_if_used, remove_if_empty, run_folder
+from fedsim.settings import Settings, settings_of
 from fedsim.simulation import Prepared, prepare, run
 from fedsim.superlink import NAME as SUPERLINK
 from fedsim.superlink import SuperLink, check_receiving_dir, follow
@@ -33,29 +46,42 @@ from fedsim.terminal import console, never_fail_to_print, print_whole
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
+SHOWING = ("cfg", "info", "help", "hydra_help", "version", "shell_completion")
+"""Flags with which Hydra shows something instead of running."""
+FLAGS = (*SHOWING, "run", "multirun", "resolve", "package", "config_path", "config_name", "config_dir")
 
 
 def main() -> None:
-    """Runs what ``sys.argv`` says and exits."""
+    """Run what ``sys.argv`` says and exit."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a bug of ours shows its whole traceback
     never_fail_to_print()
-    prepared: Prepared | None = None
-    # Hydra's parser does not take overrides on both sides of a flag: flags go first.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda text: "=" in text and not text.startswith("-"))
+    failed: list[FedsimError] = []
     try:
         options, overrides = _parse(sys.argv[1:])
-        if options.runs:
-            prepared = _check([*_jobs(overrides, options.multirun)], options)
-        else:
+        sys.argv[1:] = [*_flags(options), *overrides]  # what Hydra reads
+        with ExitStack() as stack:
+            prepared: Prepared | None = None
+            named: set[str | None] = {None}
+            if options.checked:
+                jobs = [*_jobs(overrides, options)]
+                settings, prepared = _check(jobs, options)
+                named = {named_folder(each.out_dir, each.resume) for each in settings}
+            elif options.cfg is not None:
+                _check_shown(overrides, options)
+            new: Path | None = None
+            if options.runs and not any(word.startswith(HYDRAS) for word in overrides):
+                only = named.pop() if len(named) == 1 else None
+                new = stack.enter_context(run_folder(only, SWEEPS if options.multirun else RUNS))
             register_families(overrides)
-        register_resolvers()
-        failed: list[FedsimError] = []
+            register_resolvers(new)
 
-        def job(config: DictConfig) -> None:
-            _job(config, prepared, failed)
+            def job(config: DictConfig) -> None:
+                _job(config, prepared, failed)
 
-        with any_file(UserError, "choose another directory with out_dir=."):  # Hydra makes those of the runs
-            hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(job)()
+            with any_file(UserError, "choose another directory with out_dir=."):  # Hydra makes those of the runs
+                hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(job)()
+            if new is not None and options.multirun:
+                _forget_empty_sweep(new)
         if failed:
             sys.exit(max(error.exit_status for error in failed))
     except FedsimError as error:
@@ -73,7 +99,7 @@ def _job(config: DictConfig, prepared: Prepared | None, failed: list[FedsimError
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
-    settings = _settings({str(key): value for key, value in container.items()})
+    settings = settings_of({str(key): value for key, value in container.items()})
     try:
         with any_file():
             result = _result(settings, prepared, run_dir)
@@ -82,6 +108,8 @@ def _job(config: DictConfig, prepared: Prepared | None, failed: list[FedsimError
         if not isinstance(error, UserError):
             _tell_how_to_go_on(run_dir)
         failed.append(error)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            remove_if_empty(run_dir)
         return
     except KeyboardInterrupt:
         _tell_how_to_go_on(run_dir)
@@ -113,20 +141,17 @@ def _result(settings: Settings, prepared: Prepared | None, run_dir: Path) -> Res
 
 def _tell_how_to_go_on(run_dir: Path) -> None:
     if has_checkpoint(run_dir / "checkpoints"):
-        print(f"go on with: python run.py resume={_shown(run_dir)}", file=sys.stderr)
+        print(f"go on with: python run.py {word_for('resume', _shown(run_dir))}", file=sys.stderr)
 
 
-def _check(jobs: Sequence[Sequence[str]], options: argparse.Namespace) -> Prepared | None:
-    """Tries the settings of every job, and only then whether their directories can be written.
+def _check(jobs: Sequence[Sequence[str]], options: argparse.Namespace) -> tuple[list[Settings], Prepared | None]:
+    """Try the settings of every job, and only then whether their directories can be written.
 
-    Of a single job that is not for other machines it returns what the run would have to prepare again.
+    Of a single job that is not for other machines, what the run would have to prepare again is returned beside them.
     """
     prepared: Prepared | None = None
-    settings = [_settings(compose(overrides, options.config_dir, options.config_name)) for overrides in jobs]
-    for each, overrides in zip(settings, jobs, strict=True):
-        if each.resume is not None and len(overrides) > 1:
-            other = next(text for text in overrides if not text.startswith("resume="))
-            raise UserError(f"{other} cannot be given with resume=: a resumed run keeps its own settings.")
+    settings = [settings_of(compose(overrides, *options.configuration), overrides) for overrides in jobs]
+    for each in settings:
         if each.engine["name"] == SUPERLINK:
             _refuse_other_configuration(options)
             SuperLink.check([], each.engine)  # the rest is where the images are: there
@@ -136,67 +161,99 @@ def _check(jobs: Sequence[Sequence[str]], options: argparse.Namespace) -> Prepar
     for number, each in enumerate(settings):
         if each.out_dir is not None and each.resume is None:
             check = check_receiving_dir if each.engine["name"] == SUPERLINK else check_run_dir
-            check(Path(each.out_dir, str(number)) if options.multirun else Path(each.out_dir))
-    return prepared
+            run_dir = Path(each.out_dir, str(number)) if options.multirun else Path(each.out_dir)
+            with only_if_used(run_dir):
+                check(run_dir)
+    return settings, prepared
+
+
+def _check_shown(overrides: Sequence[str], options: argparse.Namespace) -> None:
+    """The same sentences as for a run, where there would be several of which Hydra shows one."""
+    for text in overrides:
+        if parse(text).is_sweep_override():
+            raise UserError(f"{text} names several values, and --cfg shows one configuration: choose one.")
+    if options.config_dir is None:
+        compose(overrides, *options.configuration)
+
+
+def _forget_empty_sweep(folder: Path) -> None:
+    """Hydra's note of a sweep goes if no run is left beside it."""
+    if [path.name for path in folder.iterdir()] == ["multirun.yaml"]:
+        (folder / "multirun.yaml").unlink()
 
 
 def _refuse_other_configuration(options: argparse.Namespace) -> None:
     """Only words are sent to a SuperLink: what a file here says would be checked here and unknown there."""
-    if options.config_dir.resolve() == CONFIG_DIR and options.config_name == CONFIG_NAME:
+    folder, name = options.configuration
+    if folder.resolve() == CONFIG_DIR and name == CONFIG_NAME:
         return
-    other = (
-        f"--config-name={options.config_name}"
-        if options.config_name != CONFIG_NAME
-        else f"--config-path={options.config_dir}"
-    )
+    other = f"--config-name={name}" if name != CONFIG_NAME else f"--config-path={_shown(folder)}"
     raise UserError(f"{other} is not possible with engine=superlink: write its settings as key=value, which are sent.")
 
 
-def _settings(config: dict[str, object]) -> Settings:
-    """The checked settings; those of the run directory where a run is resumed."""
-    if config.get("resume") is None:
-        return Settings.from_config(config)
-    resume = Path(str(config["resume"]))
-    config = {**load(resume), "resume": str(resume)}
-    try:
-        return Settings.from_config(config)
-    except UserError as error:
-        raise UserError(
-            f"{resume / 'config.yaml'} was cut off or is of another version ({str(error).partition(':')[0]}): put back "
-            "the file that the run has written, or start a new run."
-        ) from error
-
-
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The few of Hydra's flags that decide what will run; Hydra itself reads all of them again."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--multirun", "-m", action="store_true")
-    parser.add_argument("--config-path", "-cp", dest="config_dir", type=Path, default=CONFIG_DIR)
-    parser.add_argument("--config-name", "-cn", default=CONFIG_NAME)
+    """Hydra's flags, wherever they stand, and the words beside them as Hydra can read them.
+
+    Relative folders are those of where one is, and not, as Hydra has it, of the file that calls it.
+
+    Raises:
+        UserError: for flags that do not go together.
+    """
+    parser = argparse.ArgumentParser(prog="run.py", add_help=False, allow_abbrev=False)
+    for flag, short in (("help", "-h"), ("run", "-r"), ("multirun", "-m"), ("shell-completion", "-sc")):
+        parser.add_argument(f"--{flag}", short, action="store_true")
+    for flag in ("hydra-help", "version", "resolve"):
+        parser.add_argument(f"--{flag}", action="store_true")
+    for flag, short in (("config-path", "-cp"), ("config-name", "-cn"), ("config-dir", "-cd"), ("package", "-p")):
+        parser.add_argument(f"--{flag}", short)
+    parser.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
+    parser.add_argument("--info", "-i", nargs="?", const="all")
     parser.add_argument("overrides", nargs="*")
-    options, flags = parser.parse_known_args(arguments)
-    options.runs = not flags  # --help, --cfg job and the like only print
-    return options, options.overrides
+    options = parser.parse_intermixed_args(arguments)
+    for flag in ("config_path", "config_dir"):
+        if (folder := getattr(options, flag)) is not None:
+            setattr(options, flag, Path(expanded(f"--{flag.replace('_', '-')}", folder)).absolute())
+    shows = [flag for flag in SHOWING if getattr(options, flag)]
+    if options.multirun and shows:
+        raise UserError(
+            f"--multirun is not possible with --{shows[0].replace('_', '-')}, which shows one configuration: leave "
+            "--multirun (-m) out, and give each setting one value."
+        )
+    options.runs = not shows
+    options.checked = options.runs and options.config_dir is None  # what such a folder adds, Hydra alone knows
+    name = options.config_name and options.config_name.removesuffix(".yaml")
+    options.configuration = (options.config_path or CONFIG_DIR, name or CONFIG_NAME)
+    return options, [readable(word) for word in options.overrides]
 
 
-def _jobs(overrides: list[str], multirun: bool) -> Iterator[list[str]]:
-    """The overrides of each job of a sweep, as Hydra's basic sweeper forms them: every combination."""
-    if not multirun:
+def _flags(options: argparse.Namespace) -> list[str]:
+    """The same flags for Hydra's own parser, which does not take them between overrides."""
+    given = {name.replace("_", "-"): value for name, value in vars(options).items() if name in FLAGS and value}
+    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items()]
+
+
+def _jobs(overrides: list[str], options: argparse.Namespace) -> Iterator[list[str]]:
+    """The overrides of each job of a sweep, as Hydra's basic sweeper forms them: every combination.
+
+    Raises:
+        UserError: for a word that cannot be read, or one that the basic sweeper cannot make jobs of.
+    """
+    if not options.multirun:
         yield overrides
         return
-    parser = OverridesParser.create()
-    alternatives: list[list[str]] = []
-    for text in overrides:
-        try:
-            override = parser.parse_override(text)
-        except HydraException as error:
-            raise UserError(f"{text!r} cannot be read: write key=value, or key=value,value for a sweep.") from error
-        if override.is_sweep_override():
+    alternatives: dict[str, list[str]] = {}
+    with hydra_at(options.configuration[0]) as hydra_here:
+        for text in overrides:
+            override = parse(text)
+            override.config_loader = hydra_here.config_loader()  # glob asks it what there is
+            refuse_continuous(override)
             key = override.get_key_element()
-            alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
-            alternatives.append([text])
-    yield from (list(job) for job in itertools.product(*alternatives))
+            alternatives[key] = [text]
+            if override.is_sweep_override():
+                alternatives[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+                if not alternatives[key]:
+                    raise UserError(f"{text} names no value: choose at least one.")
+    yield from (list(job) for job in itertools.product(*alternatives.values()))
 
 
 def _shown(path: Path) -> str:

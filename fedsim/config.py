@@ -5,25 +5,28 @@ turns what Hydra reports about a wrong override into one sentence.
 """
 
 import difflib
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fedsim.checkout import ROOT
 from fedsim.errors import UserError
 from fedsim.files import reading
+from fedsim.overrides import parse, readable
+from fedsim.paths import KEYS, expanded
+from fedsim.run_folders import RUNS, SWEEPS
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The checkout, or the unpacked Flower app: where ``configs/`` and the other top-level folders lie."""
 CONFIG_DIR = ROOT / "configs"
 CONFIG_NAME = "config"
 GROUPS = (
@@ -47,25 +50,24 @@ COMPOSED_GROUPS = ("split",)
 
 PLACEHOLDER = "_name_"
 
-_STARTED = datetime.now()
 
+def register_resolvers(new: Path | None = None) -> None:
+    """Make known to Hydra where a run and a sweep are written: ``resume``, else ``out_dir``, else the ``new`` folder.
 
-def run_directory(
-    out_dir: str | None, resume: str | None, started: datetime = _STARTED, folder: str = "outputs"
-) -> str:
-    """Where a run is written: ``resume``, else ``out_dir``, else a dated folder under ``folder``."""
-    for path in (resume, out_dir):
-        if path is not None:
-            return str(path)  # YAML reads a path like 7 as a number
-    return f"{folder}/{started:%Y-%m-%d}/{started:%H-%M-%S}"
-
-
-def register_resolvers() -> None:
-    """The two resolvers that say where a run and a sweep are written."""
-    OmegaConf.register_new_resolver("fedsim.run_dir", run_directory, replace=True)
+    Without one, where nothing will be written, it is called after its parent.
+    """
     OmegaConf.register_new_resolver(
-        "fedsim.sweep_dir", lambda out_dir: run_directory(out_dir, None, folder="multirun"), replace=True
+        "fedsim.run_dir", lambda out_dir, resume: named_folder(out_dir, resume) or str(new or RUNS), replace=True
     )
+    OmegaConf.register_new_resolver(
+        "fedsim.sweep_dir", lambda out_dir: named_folder(out_dir, None) or str(new or SWEEPS), replace=True
+    )
+
+
+def named_folder(out_dir: Any, resume: Any) -> str | None:
+    """Return where the settings say that a run is written, if they do."""
+    folder: str | None = expanded("out_dir", out_dir) if resume is None else expanded("resume", resume)
+    return folder
 
 
 def compose(overrides: Sequence[str], config_dir: Path = CONFIG_DIR, config_name: str = CONFIG_NAME) -> dict[str, Any]:
@@ -78,19 +80,50 @@ def compose(overrides: Sequence[str], config_dir: Path = CONFIG_DIR, config_name
         raise UserError(f"--config-path={config_dir} is not a folder: choose one that holds a {config_name}.yaml.")
     if not (config_dir / f"{config_name}.yaml").is_file():
         raise UserError(f"--config-name={config_name} is not in {config_dir}: choose a YAML file of that folder.")
-    parsed = [_parse(text) for text in overrides]
+    overrides = [readable(text) for text in overrides]
+    parsed = [_one_value(text) for text in overrides]
     for override in parsed:
         _refuse_unknown_choice(override, config_dir)
     register_families(overrides, config_dir)
-    with initialize_config_dir(config_dir=str(config_dir.resolve()), version_base="1.3"):
+    with hydra_at(config_dir):
         try:
-            resolved = OmegaConf.to_container(hydra_compose(config_name, overrides=list(overrides)), resolve=True)
+            resolved = OmegaConf.to_container(hydra_compose(config_name, overrides=overrides), resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             groups = [override for override in parsed if (config_dir / override.key_or_group).is_dir()]
             known = _settings(hydra_compose(config_name, overrides=[str(group.input_line) for group in groups]))
             raise UserError(_explain(error, parsed, known)) from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
+
+
+@contextmanager
+def hydra_at(config_dir: Path) -> Iterator[GlobalHydra]:
+    """Let Hydra read ``config_dir`` for a while; a ``@hydra.main`` of somebody else, around us, is undisturbed."""
+    around, base = GlobalHydra.instance(), VersionBase.instance().getbase()
+    hydra = around.hydra
+    around.clear()
+    try:
+        with initialize_config_dir(config_dir=str(config_dir.resolve()), version_base="1.3"):
+            yield GlobalHydra.instance()
+    finally:
+        around.hydra = hydra
+        GlobalHydra.set_instance(around)
+        VersionBase.instance().version_base = base
+
+
+def with_resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the configuration, or that of the run directory which it says is resumed.
+
+    Raises:
+        UserError: if that holds none, or if other settings are given beside it.
+    """
+    if config.get("resume") is None:
+        return config
+    for text in overrides:
+        if not text.startswith("resume="):
+            raise UserError(f"{text} cannot be given with resume=: a resumed run keeps its own settings.")
+    resume = expanded("resume", config["resume"])
+    return {**load(Path(resume)), "resume": resume}
 
 
 def load(run_dir: Path) -> dict[str, Any]:
@@ -122,16 +155,28 @@ def choices(group: str, config_dir: Path = CONFIG_DIR) -> list[str]:
     return sorted(path.stem for path in (config_dir / group).glob("*.yaml")) + sorted(families)
 
 
-def _parse(text: str) -> Override:
-    try:
-        override = OverridesParser.create().parse_override(text)
-    except HydraException as error:
-        raise UserError(f"{text!r} cannot be read: write key=value.") from error
-    if not override.key_or_group:
-        raise UserError(f"{text!r} cannot be read: write key=value.")
+def _one_value(text: str) -> Override:
+    override = parse(text)
     if override.is_sweep_override():
-        raise UserError(f"{text} names several values: choose one, or add -m for a sweep over all of them.")
+        refuse_continuous(override)
+        comma = f", or write '{override.get_key_element()}=\"...\"' if it is a comma of the path"
+        raise UserError(
+            f"{text} names several values: choose one, or add -m for a sweep over all of "
+            f"them{comma if override.key_or_group in KEYS else ''}."
+        )
     return override
+
+
+def refuse_continuous(override: Override) -> None:
+    """Refuse what only an optimizer could sweep over.
+
+    Raises:
+        UserError: for ``interval``.
+    """
+    if override.is_interval_sweep():
+        raise UserError(
+            f"{override.input_line} has no end of values: choose range(START,STOP,STEP) or choice(VALUE,VALUE) and -m."
+        )
 
 
 def _refuse_unknown_choice(override: Override, config_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: one live line on a terminal, plain lines elsewhere, nothing in a notebook."""
+"""What a person sees while a run goes on: one live line on a terminal or in a notebook, plain lines elsewhere."""
 
 import logging
 import time
@@ -47,8 +47,11 @@ class PlainReporter(Reporter):
         self._first, self._rounds, self._started = first_round, rounds, time.monotonic()
 
     def round_done(self, round: int, metrics: dict[str, Any]) -> None:
-        if "client_accuracy_mean" not in metrics:
-            return
+        if "client_accuracy_mean" in metrics:
+            self.say(self.line(round, metrics))
+
+    def line(self, round: int, metrics: dict[str, Any]) -> str:
+        """What is said of an evaluated round."""
         line = f"round {round}/{self._rounds}  client accuracy {metrics['client_accuracy_mean']:.1%}"
         if "global_accuracy" in metrics:  # not where devices keep parts of the model to themselves
             line += f"  global accuracy {metrics['global_accuracy']:.1%}"
@@ -56,10 +59,31 @@ class PlainReporter(Reporter):
         if done > 0:
             left = (time.monotonic() - self._started) / done * (self._rounds - round)
             line += f"  {left:.0f} s left"
-        self.say(line)
+        return line
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+class NotebookReporter(PlainReporter):
+    """The same line, always in the place of the last: a notebook knows of a terminal's signs the carriage return."""
+
+    _width = 0
+
+    def round_done(self, round: int, metrics: dict[str, Any]) -> None:
+        if "client_accuracy_mean" in metrics:
+            line = self.line(round, metrics)
+            print(f"\r{line:<{self._width}}", end="", flush=True)
+            self._width = len(line)
+
+    def say(self, text: str) -> None:
+        self.close()
+        print(text, flush=True)
+
+    def close(self) -> None:
+        if self._width:
+            print(flush=True)
+        self._width = 0
 
 
 class LiveReporter(Reporter):
@@ -106,7 +130,10 @@ class LiveReporter(Reporter):
 
 
 def console_reporter() -> Reporter:
+    """Return the reporter for where this process writes to."""
     shown = console()
+    if shown.is_jupyter:
+        return NotebookReporter(shown)
     return LiveReporter(shown) if shown.is_terminal else PlainReporter(shown)
 
 

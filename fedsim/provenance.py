@@ -20,7 +20,7 @@ import torch
 
 from datasets.federation import Federation
 from datasets.fingerprint import Fingerprint
-from fedsim.config import ROOT
+from fedsim.checkout import ROOT
 from fedsim.errors import UserError
 from fedsim.files import reading, write_atomically
 

@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 from fedsim.config import repeatable
 from fedsim.cost import device_classes
 from fedsim.engines.grid import FederationGrid
-from fedsim.errors import UserError
+from fedsim.errors import FileError, UserError
 from fedsim.evaluation import personal_part
 from fedsim.files import reading, why, write_atomically, writing
 from fedsim.memory import peak_memory_mb
 from fedsim.metrics import Row, best_row, evaluated, nested
+from fedsim.provenance import FILE as PROVENANCE
 from fedsim.provenance import commit, versions
 from fedsim.pruning.export import save_pruned
 from fedsim.results import read_summary
@@ -40,6 +41,8 @@ class Recorder:
         self.run_dir = run_dir
         self.settings = settings
         self.checkpoints = run_dir / "checkpoints"
+        self._config = run_dir / "config.yaml"
+        self._new = False
         self._clients = Table(run_dir / "clients.csv")
         self._rounds = Table(run_dir / "rounds.csv")
         self._classes = Table(run_dir / "classes.csv")
@@ -53,10 +56,24 @@ class Recorder:
         """
         if self.settings.resume is None:
             check_run_dir(self.run_dir)
+            try:
+                self._config.touch(exist_ok=False)  # of two runs that start at once, one has it
+            except FileExistsError as error:
+                raise _already_holds_a_run(self.run_dir) from error
+            except OSError as error:
+                raise FileError(self._config, why(error)) from error
+            self._new = True
         else:
             _try_to_write(self.run_dir, "resume")
         config = repeatable(self.settings.to_config())
-        write_atomically(self.run_dir / "config.yaml", lambda path: OmegaConf.save(config, path))
+        write_atomically(self._config, lambda path: OmegaConf.save(config, path))
+
+    def take_back(self) -> None:
+        """Leave the directory as it was found if the run has ended before anything of it was recorded."""
+        recorded = ("clients.csv", "rounds.csv", "checkpoints")
+        if self._new and not any((self.run_dir / name).exists() for name in recorded):
+            for path in (self._config, self.run_dir / PROVENANCE):
+                path.unlink(missing_ok=True)
 
     @property
     def _tables(self) -> tuple[Table, ...]:
@@ -180,7 +197,7 @@ def check_run_dir(run_dir: Path) -> None:
     """
     _try_to_write(run_dir, "out_dir")
     if (run_dir / "config.yaml").exists():
-        raise UserError(f"out_dir={run_dir} already holds a run: choose another directory, or resume={run_dir}.")
+        raise _already_holds_a_run(run_dir)
 
 
 def _try_to_write(run_dir: Path, key: str) -> None:
@@ -192,6 +209,10 @@ def _try_to_write(run_dir: Path, key: str) -> None:
         raise UserError(
             f"{key}={run_dir} cannot be written ({why(error)}): choose a directory with space that you may write to."
         ) from error
+
+
+def _already_holds_a_run(run_dir: Path) -> UserError:
+    return UserError(f"out_dir={run_dir} already holds a run: choose another directory, or resume={run_dir}.")
 
 
 def _model_part(row: Row) -> Row:

@@ -103,7 +103,7 @@ def group_by_settings(runs: list[Result], besides: Sequence[str] = ()) -> dict[s
     """
     by_strategy: dict[str, list[tuple[Result, dict[str, object]]]] = {}
     for run in runs:
-        flat = {key: value for key, value in settings_of(run).items() if key not in besides}
+        flat = {key: value for key, value in compared_settings(run).items() if key not in besides}
         with reading(run.run_dir / "config.yaml"):
             by_strategy.setdefault(str(flat["strategy.name"]), []).append((run, flat))
     groups: dict[str, list[Result]] = {}
@@ -294,7 +294,7 @@ def _is_total(head: str) -> bool:
     return head.partition(",")[0] in TOTALS
 
 
-def settings_of(run: Result) -> dict[str, object]:
+def compared_settings(run: Result) -> dict[str, object]:
     """Return the settings that change what is measured, by their names on the command line."""
     flat: dict[str, Any] = {}
     for key, value in load(run.run_dir).items():

@@ -5,9 +5,7 @@ taken from the folder in which Flower's SuperLink was started.
 """
 
 import shlex
-from datetime import datetime
 from functools import partial
-from pathlib import Path
 
 from flwr.app import Context
 from flwr.clientapp import ClientApp
@@ -16,11 +14,12 @@ from flwr.serverapp import Grid, ServerApp
 from datasets.devices import NAME as DEVICES
 from datasets.devices import count_of_devices, device_federation
 from fedsim.client_host import ClientAppFactory
-from fedsim.config import compose, run_directory
+from fedsim.config import compose
 from fedsim.engines.flower import PartitionGrid
 from fedsim.errors import FedsimError, UserError
 from fedsim.progress import PlainReporter, Reporter, logging_to
 from fedsim.report import run_table
+from fedsim.run_folders import run_folder
 from fedsim.settings import Settings
 from fedsim.simulation import Prepared, prepare, run
 from fedsim.superlink.events import EventReporter
@@ -49,8 +48,9 @@ def _play(grid: Grid, context: Context, reporter: Reporter) -> None:
         raise UserError(f"resume={settings.resume} is not possible with flwr run: SuperNodes keep the clients' states.")
     with logging_to(reporter, verbose=settings.verbose):
         nodes, prepared = _prepared(grid, settings)
-    run_dir = Path(run_directory(settings.out_dir, None, datetime.now())).absolute()
-    result = run(prepared, run_dir, reporter, nodes)
+    with run_folder(settings.out_dir) as folder:
+        run_dir = folder.absolute()
+        result = run(prepared, run_dir, reporter, nodes)
     if isinstance(reporter, EventReporter):
         reporter.finished(run_dir)
         return

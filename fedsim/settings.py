@@ -1,14 +1,17 @@
 """The settings of a run, checked: every value that gets past here is one the rest of the simulator can work with."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Self
 
 from datasets.shots import SHOT_RULES
 from fedsim.binding import halves_of, refuse_unused_options
 from fedsim.compression import FORMS
+from fedsim.config import with_resumed
 from fedsim.errors import UserError
 from fedsim.models.freezing import TRAINABLE
+from fedsim.paths import OPTIONS, PATHS, expanded
 
 Group = Mapping[str, Any]
 
@@ -33,7 +36,6 @@ _SWITCH: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, bo
 _POSITIVE, _ = _number(lambda value: 0 < value < float("inf"), "a number above 0")
 OPTIMIZERS = ("sgd", "sgdp", "adam", "amsgrad", "adamw", "adamp")
 WITH_MOMENTUM = ("sgd", "sgdp")
-PATHS = ("data_dir", "out_dir", "resume")
 
 _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rounds": _whole(1),
@@ -149,9 +151,31 @@ class Settings:
         refuse_unused_options(
             "strategy", config["strategy"], halves_of(config["strategy"]), ("name", "server", "client")
         )
-        # YAML reads a path like 7 as a number.
-        paths = {key: None if config[key] is None else str(config[key]) for key in PATHS}
+        paths: dict[str, Any] = {key: expanded(key, config[key]) for key in PATHS}
+        for group, options in OPTIONS.items():
+            there = {option: config[group][option] for option in options if isinstance(config[group].get(option), str)}
+            given = {option: expanded(f"{group}.{option}", path) for option, path in there.items()}
+            paths[group] = {**config[group], **given}
         return cls(**{**config, **paths})
 
     def to_config(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def settings_of(config: dict[str, Any], overrides: Sequence[str] = ()) -> Settings:
+    """Return the checked settings; those of the run directory where a run is resumed.
+
+    Raises:
+        UserError: for a wrong one, for others beside ``resume``, or if that run's are damaged.
+    """
+    resumed = with_resumed(config, overrides)
+    try:
+        return Settings.from_config(resumed)
+    except UserError as error:
+        if resumed is config:
+            raise
+        path = Path(resumed["resume"], "config.yaml")
+        raise UserError(
+            f"{path} was cut off or is of another version ({str(error).partition(':')[0]}): put back the file that the "
+            "run has written, or start a new run."
+        ) from error

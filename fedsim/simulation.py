@@ -189,6 +189,9 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
                     _play(prepared, local, recorder, reporter)
             else:
                 _play(prepared, grid, recorder, reporter)
+        except BaseException:
+            recorder.take_back()
+            raise
         finally:
             reporter.close()
     result = read_result(run_dir)

@@ -27,7 +27,7 @@ from fedsim.errors import FedsimError, UserError
 from fedsim.metrics import VALIDATION
 from fedsim.plots import plot_tuning
 from fedsim.progress import console_reporter
-from fedsim.report import group_by_settings, settings_of, write_comparison
+from fedsim.report import compared_settings, group_by_settings, write_comparison
 from fedsim.results import Result, find_runs, read_result
 from fedsim.terminal import never_fail_to_print, print_whole
 
@@ -114,7 +114,7 @@ def tuning_table(runs: Sequence[Result], keys: Sequence[str]) -> pd.DataFrame:
     rows = []
     for method, members in group_by_settings(list(runs), besides=keys).items():
         for run in members:
-            settings, final = settings_of(run), run.summary["final"]
+            settings, final = compared_settings(run), run.summary["final"]
             if VALIDATION not in final:
                 raise UserError(
                     f"{run.run_dir} has no validation images to choose by: run the sweep with split.validation=0.2."

@@ -1,19 +1,20 @@
 """The server's half of each federated method, one file each, as Flower strategies.
 
-They run in this simulator and in any Flower app: ``from strategies import FedBN; FedBN(model).start(grid, arrays)``.
+They run in this simulator and in any Flower app, which imports them as ``fedsim.strategies``:
+``from fedsim.strategies import FedBN; FedBN(model).start(grid, arrays)``. So they import each other by relative names.
 """
 
-from strategies.fedavg import FedAvg
-from strategies.fedbn import FedBN
-from strategies.feddst import FedDST
-from strategies.fedloge import FedLoGe
-from strategies.fedper import FedPer
-from strategies.fedrep import FedRep
-from strategies.fedtiny import FedTiny
-from strategies.fedwon import FedWon
-from strategies.local import Local
-from strategies.pruned import Pruned
-from strategies.prunefl import PruneFL
+from .fedavg import FedAvg
+from .fedbn import FedBN
+from .feddst import FedDST
+from .fedloge import FedLoGe
+from .fedper import FedPer
+from .fedrep import FedRep
+from .fedtiny import FedTiny
+from .fedwon import FedWon
+from .local import Local
+from .pruned import Pruned
+from .prunefl import PruneFL
 
 __all__ = [
     "FedAvg",

@@ -5,7 +5,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsim.aggregation import Aggregation
 from fedsim.errors import UserError
-from strategies.fedavg import FedAvg
+
+from .fedavg import FedAvg
 
 
 class FedBN(FedAvg):
@@ -34,5 +35,6 @@ class FedBN(FedAvg):
         if not self.personal:
             raise UserError(
                 "strategy=fedbn needs BatchNorm layers to keep on the clients, and this model has none: "
-                "choose norm=bn or another strategy (norm.policy=fedbn keeps other layers with running statistics)."
+                "choose norm=bn and a model with BatchNorm, such as model=cnn_small, or another strategy "
+                "(norm.policy=fedbn keeps other layers with running statistics)."
             )

@@ -15,8 +15,9 @@ from fedsim.errors import UserError
 from fedsim.messages import MASKS, REPLACE
 from fedsim.pruning.adjustment import Schedule
 from fedsim.pruning.masks import apply, decode, entry, keep_largest, kept, unpack
-from strategies.levels import HELD, average_of_holders, with_holders
-from strategies.pruned import Pruned
+
+from .levels import HELD, average_of_holders, with_holders
+from .pruned import Pruned
 
 
 class FedDST(Pruned):

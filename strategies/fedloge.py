@@ -14,8 +14,9 @@ from fedsim.heads import PersonalLinear, SparseFrame, local_generic_heads
 from fedsim.messages import GIVEN
 from fedsim.seeding import global_seed
 from fedsim.state_split import entries_of
-from strategies.fedavg import FedAvg
-from strategies.given import Given
+
+from .fedavg import FedAvg
+from .given import Given
 
 
 class FedLoGe(FedAvg):

@@ -7,7 +7,8 @@ from torch import nn
 from fedsim.aggregation import Aggregation
 from fedsim.errors import UserError
 from fedsim.models.classifier import classifier_of
-from strategies.fedavg import FedAvg
+
+from .fedavg import FedAvg
 
 
 class FedPer(FedAvg):
@@ -35,7 +36,7 @@ class FedPer(FedAvg):
         if not any(parameter.requires_grad for parameter in classifier.parameters()):
             raise UserError(
                 f"strategy={self.name} needs a classifier that is trained, and that of this network is frozen: "
-                "choose another head, or train_only=norm_and_head."
+                "choose head=linear and train_only=null, or another strategy."
             )
         # Not by type, as other methods say it: linear layers in front of the classifier, such as cnn6's, are shared.
         self.keep_on_clients(classifier.state_dict(prefix=f"{path}." if path else ""))

@@ -4,7 +4,8 @@ from torch import nn
 
 from fedsim.aggregation import Aggregation
 from fedsim.errors import UserError
-from strategies.fedper import FedPer
+
+from .fedper import FedPer
 
 
 class FedRep(FedPer):

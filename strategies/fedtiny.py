@@ -35,7 +35,8 @@ from fedsim.pruning.candidates import candidate_pool
 from fedsim.pruning.criteria import magnitude_masks
 from fedsim.pruning.masks import Masks, densities, encode, entry, kept, pack
 from fedsim.seeding import draw_cohort, torch_generator
-from strategies.pruned import Pruned, answers
+
+from .pruned import Pruned, answers
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from fedsim.aggregation import Aggregation
 from fedsim.attention import ATTENTION_LAYERS
 from fedsim.errors import UserError
 from fedsim.norms import NORM_LAYERS, ScaledWSConvolution
-from strategies.fedavg import FedAvg
+
+from .fedavg import FedAvg
 
 
 class FedWon(FedAvg):

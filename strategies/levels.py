@@ -15,7 +15,8 @@ from fedsim.messages import MASKS
 from fedsim.pruning.candidates import Shapes
 from fedsim.pruning.criteria import nested_masks
 from fedsim.pruning.masks import Masks, Tensors, decode, encode, entry
-from strategies.given import Given
+
+from .given import Given
 
 HELD = "/held"
 """After the name of a layer, in what is averaged: one where a reply holds a weight, and else zero."""

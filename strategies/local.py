@@ -4,7 +4,8 @@ from flwr.app import ArrayRecord
 from torch import nn
 
 from fedsim.aggregation import Aggregation
-from strategies.fedavg import FedAvg
+
+from .fedavg import FedAvg
 
 
 class Local(FedAvg):

@@ -41,8 +41,9 @@ from fedsim.pruning.criteria import (
 )
 from fedsim.pruning.masks import Masks, apply, densities, entry, pack, prunable_layers, unpack
 from fedsim.seeding import draw_cohort, torch_generator
-from strategies.fedavg import FedAvg
-from strategies.levels import Levels, average_of_holders, with_holders
+
+from .fedavg import FedAvg
+from .levels import Levels, average_of_holders, with_holders
 
 log = logging.getLogger(__name__)
 

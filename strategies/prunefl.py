@@ -17,7 +17,8 @@ from fedsim.pruning.adjustment import check_rounds
 from fedsim.pruning.candidates import kept_total
 from fedsim.pruning.criteria import global_masks
 from fedsim.pruning.masks import apply
-from strategies.pruned import Pruned
+
+from .pruned import Pruned
 
 
 class PruneFL(Pruned):

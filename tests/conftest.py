@@ -1,6 +1,7 @@
 """What several test files share: small settings, a small federation, and the command line."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from fedsim.config import compose
 from fedsim.settings import Settings
 
 ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
 SMALL = ("rounds=2", "dataset.train_per_domain=40", "dataset.test_per_domain=20", "device=cpu", "pictures=false")
 """A federation of six clients that trains for two rounds in a second or two."""
 
@@ -108,3 +110,18 @@ def run_py(tmp_path: Path) -> CommandLine:
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
 
     return run
+
+
+@pytest.fixture
+def flower(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An environment with a Flower home of its own; what ``flwr run`` leaves running there is stopped by process id."""
+    home = tmp_path / "flower"
+    home.mkdir()
+    yield {**os.environ, "FLWR_HOME": str(home), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"FLWR_HOME={home}".encode() in environment.split(b"\0") and int(process.name) != os.getpid():
+            os.kill(int(process.name), signal.SIGTERM)

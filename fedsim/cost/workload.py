@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from datasets.federation import Federation
-from datasets.source import Part
 from fedsim.cost.account import Densities, ModelCost
 from fedsim.cost.device_classes import device_classes
-from fedsim.settings import Settings
+
+if TYPE_CHECKING:  # strategies need this file: see fedsim/strategies.py
+    from datasets.federation import Federation
+    from fedsim.settings import Settings
 
 OPTIMIZER_STATES = {"sgd": 0, "sgdp": 0, "adam": 2, "amsgrad": 3, "adamw": 2, "adamp": 2}
 """Numbers for each weight beside its gradient; momentum is one more."""
@@ -38,7 +40,9 @@ class Workload:
 class CostTracker:
     """Turns workloads into columns of ``rounds.csv``, by the rules of ``account``."""
 
-    def __init__(self, cost: ModelCost, federation: Federation, settings: Settings) -> None:
+    def __init__(self, cost: ModelCost, federation: "Federation", settings: "Settings") -> None:
+        from datasets.source import Part
+
         self.cost = cost
         self.images = [federation.num_images(client, Part.TRAIN) for client in federation.clients]
         self.classes = device_classes(settings.budget, range(len(self.images)), settings.seed)

@@ -9,20 +9,24 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedsim.engines import forked
 from fedsim.engines.grid import LocalGrid
 from fedsim.engines.handle import CLIENT_RAISED
 from fedsim.engines.shared_memory import Packed, pack, receive, send
@@ -82,7 +86,7 @@ class ProcessGrid(LocalGrid):
         super().__init__(num_nodes)
         self._context = multiprocessing.get_context("forkserver")
         # Imported once for all workers, torch with them, instead of once in each.
-        self._context.set_forkserver_preload([serve.__module__, make_app.__module__])
+        self._context.set_forkserver_preload([forked.__name__, serve.__module__, make_app.__module__])
         self._make_app = pack(make_app)
         self._workers: list[_Worker] = []
         _keep_names_of_sockets_short()
@@ -151,7 +155,8 @@ class ProcessGrid(LocalGrid):
             target=serve, args=(theirs, device, os.getpid()), name=f"fedsim-worker-{number}", daemon=True
         )
         try:
-            process.start()
+            with _without_the_main_module():
+                process.start()
         except OSError as error:  # no folder for its socket, no process or descriptor left
             raise FedsimError(f"worker {number} could not be started: {why(error)}") from error
         theirs.close()
@@ -225,6 +230,20 @@ def worker_count(devices: Sequence[torch.device], workers: int | None, workers_p
     if devices[0].type == "cuda":
         return workers_per_gpu * len(devices)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _without_the_main_module() -> Iterator[None]:
+    """Keep workers from running the user's script, as multiprocessing would have them do to find what is defined there.
+
+    They need nothing of it, and a script without ``if __name__ == "__main__"`` would simulate again in each of them.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _keep_names_of_sockets_short() -> None:

@@ -11,19 +11,23 @@ from flwr.clientapp import ClientApp
 
 from fedsim.engines.handle import fix_threads, handle
 from fedsim.engines.shared_memory import pack, receive, send
+from fedsim.errors import FedsimError
 from fedsim.memory import peak_memory_mb
 
 READY = "ready"
 
 
 def serve(connection: Connection, device: torch.device, parent: int) -> None:
-    """Receives the app's factory, answers ``READY`` or the traceback that the factory raised, then serves messages."""
+    """Receives the app's factory, answers ``READY`` or what the factory raised, then serves messages."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
     fix_threads()
     try:
         make_app: Callable[[torch.device], ClientApp] = receive(connection)
         app = make_app(device)
     except EOFError:
+        return
+    except FedsimError as error:
+        connection.send(str(error))
         return
     except Exception:
         connection.send(traceback.format_exc())

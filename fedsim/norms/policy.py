@@ -134,7 +134,7 @@ class NormPolicy:
         if not layers:
             raise UserError(
                 f"{self._said} is about layers with running statistics, and this network has none: "
-                "choose norm=bn, or leave it out."
+                "choose norm=bn and a model with BatchNorm, such as model=cnn_small, or leave it out."
             )
         others = sorted({type(layer).__name__ for layer in layers if not isinstance(layer, _BatchNorm)})
         if others and (self.by_batch or self.reestimates or self.freeze_after is not None or self.statistics == NONE):

@@ -1,7 +1,7 @@
 """What ``aggregation=`` and ``privacy=`` name together, and with what they do not go together."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -9,8 +9,10 @@ from fedsim.aggregation import Aggregation, Mean, aggregation_of
 from fedsim.binding import instantiate, takes
 from fedsim.errors import UserError
 from fedsim.seeding import cohort_size
-from fedsim.settings import Settings
 from fedsim.state_split import frozen_entries
+
+if TYPE_CHECKING:  # strategies need this file: see fedsim/strategies.py
+    from fedsim.settings import Settings
 
 
 def no_privacy(aggregation: Aggregation) -> Aggregation:
@@ -18,7 +20,7 @@ def no_privacy(aggregation: Aggregation) -> Aggregation:
     return aggregation
 
 
-def aggregation_for(settings: Settings, clients: int) -> Aggregation:
+def aggregation_for(settings: "Settings", clients: int) -> Aggregation:
     """The aggregation, within what is to keep it private, for a federation of so many clients.
 
     Errors: ``UserError`` for a wrong option, too few clients in a cohort, or a strategy that does not use it.

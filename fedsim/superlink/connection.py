@@ -35,7 +35,7 @@ class SuperLink:
                 "engine.root_certificates=None is not possible: choose the file ca.crt of the SuperLink, or "
                 "engine.insecure=true for plain HTTP."
             )
-        if self.root_certificates is not None and not Path(self.root_certificates).expanduser().is_file():
+        if self.root_certificates is not None and not Path(self.root_certificates).is_file():
             raise UserError(f"engine.root_certificates={self.root_certificates} is not there: choose the file ca.crt.")
 
     @classmethod
@@ -52,6 +52,6 @@ class SuperLink:
         if self.root_certificates is None:
             security = "insecure = true"
         else:
-            path = str(Path(self.root_certificates).expanduser().resolve())
+            path = str(Path(self.root_certificates).resolve())
             security = f"root-certificates = {json.dumps(path, ensure_ascii=False)}"
         return f'[superlink.{NAME}]\naddress = "{self.address}"\n{security}\n'

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fedsim.config import ROOT
+from fedsim.checkout import ROOT
 from fedsim.errors import FedsimError, UserError
 from fedsim.files import writing
 from fedsim.progress import Reporter

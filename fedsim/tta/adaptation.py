@@ -56,7 +56,8 @@ def check_running_statistics(model: nn.Module, name: str) -> None:
     if not any(layer.track_running_stats for layer in layers):
         raise UserError(
             f"tta={name} is about BatchNorm's running statistics, and this network has none: "
-            "choose norm=bn, or another tta."
+            "choose norm=bn without norm.statistics=none and a model with BatchNorm, such as model=cnn_small, "
+            "or another tta."
         )
 
 

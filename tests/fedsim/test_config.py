@@ -2,13 +2,16 @@
 
 import re
 import shutil
-from datetime import datetime
 from pathlib import Path
 
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.version import VersionBase
 from omegaconf import OmegaConf
 
-from fedsim.config import CONFIG_DIR, choices, compose, load, repeatable, run_directory
+from fedsim.config import CONFIG_DIR, choices, compose, load, named_folder, repeatable
 from fedsim.errors import UserError
 from fedsim.norms.policy import layer_options
 
@@ -65,8 +68,13 @@ def test_fedwon_brings_its_norm_unless_another_is_asked_for() -> None:
         (["model=resnet"], "model=resnet is not known: choose "),
         (["rounds"], "'rounds' cannot be read: write key=value."),
         (["rounds: 3"], "'rounds: 3' cannot be read: write key=value."),
-        (["lr=[1"], "'lr=[1' cannot be read: write key=value."),
+        (["lr=[1"], "'lr=[1' cannot be read: write key=value, and a value with brackets"),
         (["out_dir=${nothing}"], "Interpolation key 'nothing' not found"),
+        (["lr=interval(0.1,1)"], "lr=interval(0.1,1) has no end of values: choose range(START,STOP,STEP) or choice("),
+        (
+            ["data_dir=/a,b"],
+            "data_dir=/a,b names several values: choose one, or add -m for a sweep over all of them, or",
+        ),
         (["seed=0,1"], "seed=0,1 names several values: choose one, or add -m for a sweep"),
         (["rounds=3", "strategy=fedsgd"], f"strategy=fedsgd is not known: choose {STRATEGIES}."),
         (["strategy=null"], f"strategy=null is not known: choose {STRATEGIES}."),
@@ -116,13 +124,29 @@ def test_the_choices_are_the_files_of_the_group() -> None:
     assert choices("nothing") == []
 
 
-def test_the_run_directory_is_resume_or_out_dir_or_dated() -> None:
-    started = datetime(2026, 3, 4, 5, 6, 7)
-    assert run_directory("a", "b", started) == "b"
-    assert run_directory("a", None, started) == "a"
-    assert run_directory(7, None, started) == "7"  # type: ignore[arg-type]  # as YAML reads it
-    assert run_directory(None, None, started, "multirun") == "multirun/2026-03-04/05-06-07"
-    assert run_directory(None, None, started) == "outputs/2026-03-04/05-06-07"
+def test_a_run_is_written_to_resume_or_out_dir_with_the_home_folder_for_the_tilde(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert named_folder("a", "~/b") == "/home/me/b"
+    assert named_folder("~/a", None) == "/home/me/a"
+    assert named_folder(7, None) == "7"  # as YAML reads it
+    assert named_folder(None, None) is None
+
+
+def test_hydra_of_somebody_elses_program_goes_on_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("rounds: 1\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.2"):
+        outer = GlobalHydra.instance()
+        hydra, base = outer.hydra, VersionBase.instance().getbase()
+        assert compose(["rounds=3"])["rounds"] == 3
+        with pytest.raises(UserError):
+            compose(["roundz=3"])
+        assert GlobalHydra.instance() is outer
+        assert outer.hydra is hydra
+        assert VersionBase.instance().getbase() == base
+        assert hydra_compose("mine") == {"rounds": 1}
+    assert not GlobalHydra.instance().is_initialized()
 
 
 def test_a_runs_settings_are_loaded_from_its_directory(tmp_path: Path) -> None:

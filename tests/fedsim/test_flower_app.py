@@ -1,41 +1,22 @@
 """The Flower app on Flower's own runtime: the same numbers as the inline engine."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fedsim import simulate
-from tests.conftest import ROOT, SMALL
+from tests.conftest import BIN, ROOT, SMALL
 
 STRATEGIES = [
     *("fedavg", "fedbn", "feddst", "fedloge", "fedper", "fedprox", "fedrep", "fedtiny", "fedwon"),
     *("local", "pruned", "prunefl"),
 ]
-BIN = Path(sys.executable).parent
-
-
-@pytest.fixture
-def flower(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """An environment with a Flower home of its own; what ``flwr run`` leaves running there is stopped by process id."""
-    home = tmp_path / "flower"
-    home.mkdir()
-    yield {**os.environ, "FLWR_HOME": str(home), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (process / "environ").read_bytes()
-        except OSError:
-            continue
-        if f"FLWR_HOME={home}".encode() in environment.split(b"\0") and int(process.name) != os.getpid():
-            os.kill(int(process.name), signal.SIGTERM)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from fedsim.progress import LiveReporter, PlainReporter, Reporter, logging_to
+from fedsim.progress import LiveReporter, NotebookReporter, PlainReporter, Reporter, console_reporter, logging_to
 
 EVALUATED = {"client_accuracy_mean": 0.1234, "global_accuracy": 0.9876}
 
@@ -126,3 +126,22 @@ def test_the_levels_of_our_loggers_are_put_back() -> None:
     with logging_to(Lines(), verbose=False):
         pass
     assert logger.level == logging.DEBUG
+
+
+def test_a_notebook_has_one_line_that_changes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    reporter = console_reporter()
+    assert isinstance(reporter, NotebookReporter)
+    reporter.say("fedavg on digits")
+    reporter.start(1, 20)
+    reporter.round_done(0, EVALUATED)
+    reporter.round_done(1, {})
+    reporter.round_done(2, EVALUATED)
+    reporter.say("WARNING: x")
+    reporter.close()
+    out = capsys.readouterr().out
+    first, line, warning, end = out.split("\n")
+    assert (first, warning, end) == ("fedavg on digits", "WARNING: x", "")
+    assert [part.split("  client")[0] for part in line.split("\r")] == ["", "round 0/20", "round 2/20"]

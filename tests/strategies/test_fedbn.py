@@ -66,5 +66,5 @@ def test_weights_are_uniform_by_default(make_model: MakeModel) -> None:
 
 
 def test_a_model_without_batch_norm_is_refused(make_model: MakeModel) -> None:
-    with pytest.raises(UserError, match=r"strategy=fedbn needs BatchNorm.*choose norm=bn or another strategy"):
+    with pytest.raises(UserError, match=r"strategy=fedbn needs BatchNorm.*choose norm=bn and a model with BatchNorm"):
         FedBN(remove_norm(make_model()))

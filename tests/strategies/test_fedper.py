@@ -121,6 +121,6 @@ def test_a_model_without_a_classifier_that_is_trained_is_refused(strategy: type[
     with pytest.raises(UserError, match=rf"^strategy={name} needs .*, and those of Conv2d come from no linear"):
         strategy(nn.Conv2d(3, 3, 1))
     with pytest.raises(
-        UserError, match=rf"^strategy={name} needs a classifier that is trained, .*: choose another hea"
+        UserError, match=rf"^strategy={name} needs a classifier that is trained, .*: choose head=linear"
     ):
         strategy(use_etf(CNN6()))
