@@ -118,13 +118,16 @@ class FedAvg(Strategy):
                 _name_failure(reply, server_round)
                 continue
             reply_metrics = metrics_of(reply)
-            examples = number(reply_metrics, NUM_EXAMPLES)
-            arrays.add(self.received(reply), 1.0 if self.weighting == "uniform" else examples)
-            metrics.add(reply_metrics, examples)
+            arrays.add(self.received(reply), self.weight(reply))
+            metrics.add(reply_metrics, number(reply_metrics, NUM_EXAMPLES))
         if metrics.empty:
             return None, None
         aggregated = to_record(arrays.result())
         return aggregated, MetricRecord({**metrics.result(), **self.aggregation.metrics()})
+
+    def weight(self, reply: Message) -> float:
+        """How much a reply counts in whatever the method averages: its images, or as much as any other."""
+        return 1.0 if self.weighting == "uniform" else number(metrics_of(reply), NUM_EXAMPLES)
 
     def received(self, reply: Message) -> dict[str, torch.Tensor]:
         """What is aggregated of a reply."""

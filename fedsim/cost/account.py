@@ -126,11 +126,13 @@ class ModelCost:
         optimizer_states: int = 0,
         dense_gradients: Collection[str] = (),
         top_k: int = 0,
+        dense_copies: int = 0,
     ) -> DeviceMemory:
         """Of a training step on a device whose tensors are as sparse as its weights.
 
         Gradients, and what the optimizer keeps (``optimizer_states`` numbers for each trained one: 1 is momentum, 2 is
-        Adam), use the mask of the weights; the layers of ``dense_gradients`` hold gradients of all their weights.
+        Adam), use the mask of the weights; the layers of ``dense_gradients`` hold gradients of all their weights, and
+        ``dense_copies`` further numbers for each of these.
         ``top_k`` is the largest number of (index, value) pairs that the device collects at a time. Activations are
         dense. What a kernel needs while it runs and the two numbers per channel that BatchNorm keeps in training are
         not counted.
@@ -140,7 +142,9 @@ class ModelCost:
         for name, layer in self.layers.items():
             trained = layer.others_trained + layer.weights_trained * kept[name]
             states += optimizer_states * trained
-            gradients += trained + (layer.weights_trained * (layer.weights - kept[name]) if name in dense else 0)
+            gradients += trained
+            if name in dense and layer.weights_trained:
+                gradients += layer.weights - kept[name] + dense_copies * layer.weights
         return DeviceMemory(
             weights=self.weight_bytes(densities),
             gradients=VALUE_BYTES * gradients,

@@ -24,6 +24,8 @@ class Workload:
     """The layers of which the gradients of all weights were looked at"""
     dense_steps: int | None = 0
     """in so many steps; None is all of them"""
+    dense_copies: int = 0
+    """How many further numbers a device keeps for each of their weights, such as sums of those gradients"""
     top_k: int = 0
     """The (index, value) pairs that a device collected of them; 0 where it held them all"""
     extra_steps: int = 0
@@ -77,7 +79,7 @@ class CostTracker:
         if workload.dense_question:
             flops += self.cost.training_flops(asked)
         held = () if workload.top_k else workload.dense_layers
-        memory = self.cost.device_memory(batch, workload.densities, self.states, held, workload.top_k)
+        memory = self.cost.device_memory(batch, workload.densities, self.states, held, workload.top_k, workload.dense_copies)
         row = {"device_gflops": flops / 1e9, "device_memory_mb": memory.total / MB}
         if workload.densities:
             layers = {name: self.cost.layers[name].weights for name in workload.densities}
