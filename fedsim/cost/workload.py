@@ -79,7 +79,9 @@ class CostTracker:
         if workload.dense_question:
             flops += self.cost.training_flops(asked)
         held = () if workload.top_k else workload.dense_layers
-        memory = self.cost.device_memory(batch, workload.densities, self.states, held, workload.top_k, workload.dense_copies)
+        memory = self.cost.device_memory(
+            *(batch, workload.densities, self.states, held, workload.top_k, workload.dense_copies)
+        )
         row = {"device_gflops": flops / 1e9, "device_memory_mb": memory.total / MB}
         if workload.densities:
             layers = {name: self.cost.layers[name].weights for name in workload.densities}
