@@ -8,6 +8,7 @@ from strategies.fedbn import FedBN
 from strategies.feddst import FedDST
 from strategies.fedloge import FedLoGe
 from strategies.fedper import FedPer
+from strategies.fedprox import FedProx
 from strategies.fedrep import FedRep
 from strategies.fedtiny import FedTiny
 from strategies.fedwon import FedWon
@@ -21,6 +22,7 @@ __all__ = [
     "FedDST",
     "FedLoGe",
     "FedPer",
+    "FedProx",
     "FedRep",
     "FedTiny",
     "FedWon",

@@ -56,6 +56,9 @@ class FedAvg(Strategy):
     parts: Mapping[float, Mapping[str, torch.Tensor]] = MappingProxyType({})
     """The same for devices that train less than the others, by their density."""
 
+    training_load: Workload = Workload()
+    """What a round of training takes on a device: of a method that is more than plain training, what more there is."""
+
     alike: bool = True
     """Whether all clients are sent the same model."""
 
@@ -149,11 +152,10 @@ class FedAvg(Strategy):
         return None if metrics.empty else metrics.result()
 
     def workload(self, client: int) -> Workload:
-        """Plain training of a dense network."""
-        return Workload()
+        return self.training_load
 
     def planned(self, density: float | None = None) -> Sequence[Workload]:
-        return [Workload()]
+        return [self.training_load]
 
     def state(self) -> RecordDict:
         """What a checkpoint must hold beside the model: nothing, but for an aggregation that keeps something."""

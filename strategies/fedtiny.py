@@ -206,6 +206,7 @@ class FedTiny(Pruned):
             top_k=sum(self._grown.values()),
             extra_steps=1 if self._grown else 0,
             selection=[self._planned(kept(masks), level.density).densities for masks in self._selected],
+            selection_passes=2 if has_statistics(self.model) else 1,
             share=self.selection_share,
         )
 
