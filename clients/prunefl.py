@@ -29,8 +29,8 @@ class PruneFL(MaskedSGD):
     """Their sums over the steps of this round, if they are wanted"""
 
     def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
-        since = turn.config.get(SQUARES_SINCE)
-        self._gradients = None if since is None else {}
+        since = int(str(turn.config.get(SQUARES_SINCE, 0)))
+        self._gradients = {} if since else None
         metrics = super().train(model, data, turn)
         if self._gradients is not None:
             squares = {layer: total.square() for layer, total in self._gradients.items()}

@@ -98,8 +98,7 @@ class CostTracker:
         dense = seen if workload.dense_steps is None else min(seen, workload.dense_steps * batch)
         flops = cost.training_flops(extra, workload.densities) + cost.beside_flops(seen - extra, workload.beside)
         for part, times in zip(workload.passes, epochs, strict=True):
-            where = {"trained": part.trained, "through": part.through}
-            flops += cost.training_flops(images * times, workload.densities, **where)
+            flops += cost.training_flops(images * times, workload.densities, trained=part.trained, through=part.through)
         flops += cost.dense_flops(dense, workload.densities, workload.dense_layers)
         flops += cost.selection_flops(asked, workload.selection, workload.selection_passes - 1)
         if workload.dense_question:
