@@ -7,5 +7,6 @@ from clients.fedprox import FedProx
 from clients.fedrep import FedRep
 from clients.local_sgd import LocalSGD
 from clients.masked_sgd import MaskedSGD
+from clients.prunefl import PruneFL
 
-__all__ = ["ClippedSGD", "FedDST", "FedLoGe", "FedProx", "FedRep", "LocalSGD", "MaskedSGD"]
+__all__ = ["ClippedSGD", "FedDST", "FedLoGe", "FedProx", "FedRep", "LocalSGD", "MaskedSGD", "PruneFL"]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from clients.local_sgd import LocalSGD
 from datasets.examples import Examples
 from fedsim.arrays import to_record, to_tensors
-from fedsim.messages import GRADIENTS, GROW, MASKS, PLACES, SQUARES, VALUES, counts_of
+from fedsim.messages import GRADIENTS, GROW, MASKS, PLACES, VALUES, counts_of
 from fedsim.method import Turn
 from fedsim.models.fixed import buffers_restored
 from fedsim.pruning.gradients import largest_gradients
@@ -21,13 +21,10 @@ class MaskedSGD(LocalSGD):
     """Weights that a mask leaves out are zero before, in and after training; the others are trained as ever.
 
     Asked to, it adds to its reply the largest gradients of weights that are left out (``largest_gradients``), of the
-    trained network and one more batch; or the mean of the squared gradients of all weights over the batches it trained
-    on.
+    trained network and one more batch.
     """
 
     masks: Masks
-    squares: dict[str, torch.Tensor] | None = None
-    steps = 0
 
     def unpack(self, arrays: Mapping[str, torch.Tensor], model: nn.Module, turn: Turn) -> Mapping[str, torch.Tensor]:
         """Numbers and mask become weights again. Errors: ``RuntimeError`` if the mask is not there."""
@@ -46,15 +43,7 @@ class MaskedSGD(LocalSGD):
     def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
         device = data.labels.device
         self.masks = {layer: mask.to(device) for layer, mask in self.masks.items()}
-        if turn.config.get(SQUARES):
-            self.steps, self.squares = (
-                0,
-                {layer: torch.zeros_like(mask, dtype=torch.float32) for layer, mask in self.masks.items()},
-            )
         metrics = super().train(model, data, turn)
-        if self.squares is not None:
-            turn.reply[SQUARES] = to_record({layer: sums / self.steps for layer, sums in self.squares.items()})
-            self.squares = None
         wanted = counts_of(turn.config, GROW)
         if wanted:
             found = self.largest_of_a_batch(model, data, turn, self.masks, wanted)
@@ -69,12 +58,9 @@ class MaskedSGD(LocalSGD):
 
     def before_step(self, model: nn.Module) -> None:
         """Without a gradient a weight of zero stays zero, in every optimizer there is."""
-        self.steps += 1
         for layer, mask in self.masks.items():
             gradient = model.get_parameter(entry(layer)).grad
             if gradient is not None:
-                if self.squares is not None:
-                    self.squares[layer] += gradient.square()
                 gradient.mul_(mask)
 
     def largest_of_a_batch(

@@ -127,9 +127,10 @@ def with_resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
 
 
 def load(run_dir: Path) -> dict[str, Any]:
-    """The settings a run directory was made with.
+    """Return the settings a run directory was made with; those that are younger than it have their defaults.
 
-    Errors: ``UserError`` if it holds none, or a damaged one.
+    Raises:
+        UserError: if it holds none, or a damaged one.
     """
     path = run_dir / "config.yaml"
     with reading(path, "put it back whole, or start a new run"):
@@ -139,7 +140,15 @@ def load(run_dir: Path) -> dict[str, Any]:
             raise UserError(f"{run_dir} is not a run directory: choose one that holds a config.yaml.") from error
         if not isinstance(config, dict):
             raise ValueError("it is no configuration")
-        return {str(key): value for key, value in config.items() if key not in ("defaults", "hydra")}
+        younger = _defaults() if "hydra" in config else {}  # which stands at the end: without it, the file was cut off
+        return younger | {str(key): value for key, value in config.items() if key not in ("defaults", "hydra")}
+
+
+def _defaults() -> dict[str, Any]:
+    """The settings outside of groups, as ``configs/config.yaml`` has them."""
+    config = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{CONFIG_NAME}.yaml"))
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items() if not isinstance(value, dict | list)}
 
 
 def repeatable(settings: dict[str, Any]) -> DictConfig:

@@ -31,7 +31,7 @@ from fedsim.significance import sentences
 from fedsim.terminal import never_fail_to_print, print_whole
 
 NOT_COMPARED = (
-    *("seed", "out_dir", "resume", "device", "engine", "verbose", "checkpoint_every"),
+    *("seed", "out_dir", "resume", "device", "engine", "verbose", "checkpoint_every", "join_timeout"),
     *("diagnostics", "diagnostics_every", "diagnostics_images"),
 )
 """Settings in which the runs of one row may differ: they do not change what is measured."""

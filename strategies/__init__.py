@@ -9,6 +9,7 @@ from .fedbn import FedBN
 from .feddst import FedDST
 from .fedloge import FedLoGe
 from .fedper import FedPer
+from .fedprox import FedProx
 from .fedrep import FedRep
 from .fedtiny import FedTiny
 from .fedwon import FedWon
@@ -22,6 +23,7 @@ __all__ = [
     "FedDST",
     "FedLoGe",
     "FedPer",
+    "FedProx",
     "FedRep",
     "FedTiny",
     "FedWon",

@@ -57,6 +57,9 @@ class FedAvg(Strategy):
     parts: Mapping[float, Mapping[str, torch.Tensor]] = MappingProxyType({})
     """The same for devices that train less than the others, by their density."""
 
+    training_load: Workload = Workload()
+    """What a round of training takes on a device: of a method that is more than plain training, what more there is."""
+
     alike: bool = True
     """Whether all clients are sent the same model."""
 
@@ -122,13 +125,16 @@ class FedAvg(Strategy):
                 _name_failure(reply, server_round)
                 continue
             reply_metrics = metrics_of(reply)
-            examples = number(reply_metrics, NUM_EXAMPLES)
-            arrays.add(self.received(reply), 1.0 if self.weighting == "uniform" else examples)
-            metrics.add(reply_metrics, examples)
+            arrays.add(self.received(reply), self.weight(reply))
+            metrics.add(reply_metrics, number(reply_metrics, NUM_EXAMPLES))
         if metrics.empty:
             return None, None
         aggregated = to_record(arrays.result())
         return aggregated, MetricRecord({**metrics.result(), **self.aggregation.metrics()})
+
+    def weight(self, reply: Message) -> float:
+        """How much a reply counts in whatever the method averages: its images, or as much as any other."""
+        return 1.0 if self.weighting == "uniform" else number(metrics_of(reply), NUM_EXAMPLES)
 
     def received(self, reply: Message) -> dict[str, torch.Tensor]:
         """What is aggregated of a reply."""
@@ -150,11 +156,10 @@ class FedAvg(Strategy):
         return None if metrics.empty else metrics.result()
 
     def workload(self, client: int) -> Workload:
-        """Plain training of a dense network."""
-        return Workload()
+        return self.training_load
 
     def planned(self, density: float | None = None) -> Sequence[Workload]:
-        return [Workload()]
+        return [self.training_load]
 
     def state(self) -> RecordDict:
         """What a checkpoint must hold beside the model: nothing, but for an aggregation that keeps something."""

@@ -8,6 +8,7 @@ from torch import nn
 
 from fedsim.aggregation import Aggregation
 from fedsim.arrays import select
+from fedsim.cost import Workload
 from fedsim.engines.handle import one_thread
 from fedsim.errors import UserError
 from fedsim.heads import PersonalLinear, SparseFrame, local_generic_heads
@@ -53,6 +54,8 @@ class FedLoGe(FedAvg):
             heads.generic.make()
         self.fixed = entries_of(model, (SparseFrame,))
         self.given = Given(GIVEN)
+        trained = (heads.auxiliary, heads.personal)
+        self.training_load = Workload(beside=[name for name, module in model.named_modules() if module in trained])
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

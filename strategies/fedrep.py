@@ -3,6 +3,7 @@
 from torch import nn
 
 from fedsim.aggregation import Aggregation
+from fedsim.cost import Passes, Workload
 from fedsim.errors import UserError
 
 from .fedper import FedPer
@@ -11,8 +12,8 @@ from .fedper import FedPer
 class FedRep(FedPer):
     """The body is averaged and every client keeps its classifier, as in FedPer.
 
-    What differs is local training (``clients/fedrep.py``). Replies are weighted by examples, as in the official code;
-    the paper's Algorithm 1 weighs all alike.
+    What differs is local training (``clients/fedrep.py``), in which ``head_epochs`` passes for the head alone come
+    first. Replies are weighted by examples, as in the official code; the paper's Algorithm 1 weighs all alike.
 
     Errors: ``UserError`` as FedPer, and if there is nothing to train in front of the classifier.
     """
@@ -23,6 +24,7 @@ class FedRep(FedPer):
         self,
         model: nn.Module,
         *,
+        head_epochs: int = 10,
         weighting: str = "examples",
         fraction: float = 1.0,
         seed: int = 0,
@@ -34,3 +36,6 @@ class FedRep(FedPer):
                 "strategy=fedrep needs something to train in front of the classifier, and this network has nothing: "
                 "choose another model, or strategy=local."
             )
+        head = {entry.rpartition(".")[0] for entry in self.personal}
+        body = {name.rpartition(".")[0] for name, _ in model.named_parameters()} - head
+        self.training_load = Workload(passes=(Passes(head_epochs, head, through=()), Passes(trained=body)))

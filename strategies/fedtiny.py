@@ -18,7 +18,6 @@ from fedsim.messages import (
     GRADIENTS,
     GROW,
     MASKS,
-    NUM_EXAMPLES,
     PLACES,
     QUERY_BN_STATISTICS,
     QUERY_CANDIDATE_LOSS,
@@ -28,6 +27,7 @@ from fedsim.messages import (
     metrics_of,
     number,
 )
+from fedsim.norms.own_statistics import has_statistics
 from fedsim.norms.statistics import statistics_entries
 from fedsim.privacy import refuse_noise
 from fedsim.pruning.adjustment import Schedule, blocks_of, replace_weights
@@ -46,11 +46,13 @@ class FedTiny(Pruned):
 
     **Selection.** Each of ``candidates`` sets of layer densities is pruned by magnitude. The first cohort lets
     ``selection_share`` of its training images through each candidate and returns statistics of its BatchNorm layers;
-    the server averages them by images; the cohort returns its losses under the average, and the candidate of the
-    smallest one is trained, with those statistics. Without BatchNorm the losses alone decide.
+    the server averages them as it averages weights; the cohort returns its losses under the average, and the candidate
+    of the smallest one is trained, with those statistics. Where statistics do not travel (``norm.policy``), or are of
+    other layers than BatchNorm, each client evaluates a candidate with statistics of its own, of the same images.
+    Without any running statistics the losses alone decide.
 
     **Progressive pruning.** See ``fedsim/pruning/adjustment.py``: the clients return the largest gradients of inactive
-    weights of one block, and the server averages them by images, a missing one being zero.
+    weights of one block, and the server averages them as it averages weights, a missing one being zero.
     """
 
     def __init__(
@@ -105,7 +107,9 @@ class FedTiny(Pruned):
         if len(pool) == 1 and not names:
             self.set_masks(pool[0], arrays)
             return arrays
-        if not names:
+        if not names and has_statistics(self.model):
+            log.info("running statistics do not travel here: each client evaluates candidates with its own")
+        elif not names:
             log.warning("this network has no running statistics: candidates are selected by their losses alone")
         cohort = draw_cohort(list(grid.get_node_ids()), self.fraction, self.seed, server_round)
         tried = [self._try(masks, arrays, bool(names), cohort, grid) for masks in pool]
@@ -128,17 +132,16 @@ class FedTiny(Pruned):
             average = RunningAverage()
             asked = [Message(content, client, QUERY_BN_STATISTICS) for client, content in contents.items()]
             for reply in answers(asked, grid):
-                average.add(to_tensors(arrays_of(reply)), number(metrics_of(reply), NUM_EXAMPLES))
+                average.add(to_tensors(arrays_of(reply)), self.weight(reply))
             statistics = average.result()
             content = RecordDict({ARRAYS: to_record(statistics), CONFIG: config})  # the candidate is there already
             contents = dict.fromkeys(contents, content)
-        total = images = 0.0
+        total = weights = 0.0
         asked = [Message(content, client, QUERY_CANDIDATE_LOSS) for client, content in contents.items()]
         for reply in answers(asked, grid):
-            examples = number(metrics_of(reply), NUM_EXAMPLES)
-            total += examples * number(metrics_of(reply), "loss")
-            images += examples
-        return total / images, statistics
+            total += self.weight(reply) * number(metrics_of(reply), "loss")
+            weights += self.weight(reply)
+        return total / weights, statistics
 
     def _contents(
         self, masks: Masks, arrays: dict[str, torch.Tensor], config: ConfigRecord, cohort: list[int]
@@ -170,7 +173,7 @@ class FedTiny(Pruned):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         gradients = {layer: torch.zeros(self.shapes[layer].numel(), dtype=torch.float64) for layer in self._grown}
-        average, metrics = super().aggregate_train(server_round, _summed(replies, gradients))
+        average, metrics = super().aggregate_train(server_round, self._summed(replies, gradients))
         if average is not None and self._grown:
             average = self._adjusted(average, gradients)
         return average, metrics
@@ -183,6 +186,17 @@ class FedTiny(Pruned):
         self.set_masks(masks, tensors)
         return to_record(tensors)
 
+    def _summed(self, replies: Iterable[Message], sums: dict[str, torch.Tensor]) -> Iterator[Message]:
+        """Adds up the gradients that replies report, each as much as its weights; only the order of the sums will
+        matter."""
+        for reply in replies:
+            if not reply.has_error() and GRADIENTS in reply.content.array_records:
+                told = to_tensors(reply.content.array_records[GRADIENTS])
+                for layer, total in sums.items():
+                    places, values = (told[f"{layer}{kind}"].cpu() for kind in (PLACES, VALUES))
+                    total.index_add_(0, places.long(), self.weight(reply) * values.double())
+            yield reply
+
     def workload(self, client: int) -> Workload:
         """In a round that adjusts, one more batch with dense gradients; in the first one, the selection."""
         level = self.levels.of(client)
@@ -193,21 +207,10 @@ class FedTiny(Pruned):
             top_k=sum(self._grown.values()),
             extra_steps=1 if self._grown else 0,
             selection=[self._planned(kept(masks), level.density).densities for masks in self._selected],
+            selection_passes=2 if has_statistics(self.model) else 1,
             share=self.selection_share,
         )
 
     def planned(self, density: float | None = None) -> Sequence[Workload]:
         """One for each candidate: they have as many weights, but not where they cost as much."""
         return [self._planned(counts, density) for counts in self.candidates]
-
-
-def _summed(replies: Iterable[Message], sums: dict[str, torch.Tensor]) -> Iterator[Message]:
-    """Adds up the gradients that replies report, weighted by examples; only the order of the sums will matter."""
-    for reply in replies:
-        if not reply.has_error() and GRADIENTS in reply.content.array_records:
-            told = to_tensors(reply.content.array_records[GRADIENTS])
-            examples = number(metrics_of(reply), NUM_EXAMPLES)
-            for layer, total in sums.items():
-                places, values = (told[f"{layer}{kind}"].cpu() for kind in (PLACES, VALUES))
-                total.index_add_(0, places.long(), examples * values.double())
-        yield reply

@@ -20,13 +20,10 @@ from fedsim.messages import (
     CONFIG,
     EVALUATE,
     LAYERS,
-    NUM_EXAMPLES,
     QUERY_GRADIENTS,
     SHARE,
     TRAIN,
     arrays_of,
-    metrics_of,
-    number,
 )
 from fedsim.norms import ScaledWSConv2d, WSConv2d
 from fedsim.privacy import refuse_noise
@@ -146,7 +143,7 @@ class Pruned(FedAvg):
         average = RunningAverage()
         cohort = draw_cohort(list(grid.get_node_ids()), self.fraction, self.seed, server_round)
         for reply in answers([Message(content, client, QUERY_GRADIENTS) for client in cohort], grid):
-            average.add(to_tensors(arrays_of(reply)), number(metrics_of(reply), NUM_EXAMPLES))
+            average.add(to_tensors(arrays_of(reply)), self.weight(reply))
         return average.result()
 
     def begun(self, arrays: ArrayRecord, server_round: int, grid: Grid) -> ArrayRecord:

@@ -5,7 +5,7 @@ from fedsim.cost.budget import Budget
 from fedsim.cost.device_classes import device_classes
 from fedsim.cost.dry_run import model_cost
 from fedsim.cost.sizes import pair_bytes, sparse_bytes
-from fedsim.cost.workload import CostTracker, Workload
+from fedsim.cost.workload import CostTracker, Passes, Workload
 
 __all__ = [
     "Budget",
@@ -14,6 +14,7 @@ __all__ = [
     "DeviceMemory",
     "LayerCost",
     "ModelCost",
+    "Passes",
     "Workload",
     "device_classes",
     "model_cost",

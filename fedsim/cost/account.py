@@ -90,21 +90,40 @@ class ModelCost:
         densities: Densities | None = None,
         dense_images: int = 0,
         dense_layers: Collection[str] | None = None,
+        trained: Collection[str] | None = None,
+        through: Collection[str] | None = None,
     ) -> int:
         """Of training on so many images, each counted as often as it is seen.
 
         For ``dense_images`` of them the gradient of all weights is computed, in ``dense_layers``, or in all layers.
+        Only the ``trained`` layers get gradients, and only the inputs of those it goes ``through``; ``None`` is all
+        there are. What is outside of layers has a backward pass if a gradient goes through every layer.
         """
         if not 0 <= dense_images <= images:
             raise UserError(f"{dense_images} of {images} images cannot have dense gradients: choose at most {images}.")
-        kept, dense = self._kept(densities), self._named(dense_layers)
-        total = images * 3 * self.elsewhere
+        kept = self._kept(densities)
+        total = images * (3 if through is None else 1) * self.elsewhere
         for name, layer in self.layers.items():
             sparse = layer.flops(kept[name])
-            total += images * (3 if layer.weights_trained else 2) * sparse
-            if name in dense and layer.weights_trained:
-                total += dense_images * (layer.flops(layer.weights) - sparse)
-        return total
+            own = layer.weights_trained and (trained is None or name in trained)
+            total += images * (1 + own + (through is None or name in through)) * sparse
+        return total + self.dense_flops(dense_images, densities, dense_layers)
+
+    def dense_flops(
+        self, images: int, densities: Densities | None = None, layers: Collection[str] | None = None
+    ) -> int:
+        """What it takes more to have, for so many images, the gradients of all weights of these layers, or of all."""
+        kept, dense = self._kept(densities), self._named(layers)
+        return images * sum(
+            layer.flops(layer.weights - kept[name])
+            for name, layer in self.layers.items()
+            if name in dense and layer.weights_trained
+        )
+
+    def beside_flops(self, images: int, layers: Collection[str]) -> int:
+        """Of linear layers that are trained beside the model, each on one row of numbers for each image: a forward
+        pass, and the gradient of the weights. No gradient goes on to what the rows come from."""
+        return sum(2 * 2 * images * self.layers[name].weights for name in self._named(layers))
 
     def selection_flops(self, images: int, candidates: Iterable[Densities], passes: int = 1) -> int:
         """Of choosing among candidate masks: ``passes`` forward passes over so many images with each candidate, which
@@ -126,11 +145,14 @@ class ModelCost:
         optimizer_states: int = 0,
         dense_gradients: Collection[str] = (),
         top_k: int = 0,
+        dense_copies: int = 0,
+        trained: Collection[str] | None = None,
     ) -> DeviceMemory:
         """Of a training step on a device whose tensors are as sparse as its weights.
 
-        Gradients, and what the optimizer keeps (``optimizer_states`` numbers for each trained one: 1 is momentum, 2 is
-        Adam), use the mask of the weights; the layers of ``dense_gradients`` hold gradients of all their weights.
+        Gradients of the ``trained`` layers, ``None`` for all that are, and what the optimizer keeps of them
+        (``optimizer_states`` numbers for each: 1 is momentum, 2 is Adam), use the mask of the weights; the layers of
+        ``dense_gradients`` hold gradients of all their weights, and ``dense_copies`` further numbers for each of these.
         ``top_k`` is the largest number of (index, value) pairs that the device collects at a time. Activations are
         dense. What a kernel needs while it runs and the two numbers per channel that BatchNorm keeps in training are
         not counted.
@@ -138,9 +160,13 @@ class ModelCost:
         kept, dense = self._kept(densities), self._named(dense_gradients)
         gradients = states = 0
         for name, layer in self.layers.items():
-            trained = layer.others_trained + layer.weights_trained * kept[name]
-            states += optimizer_states * trained
-            gradients += trained + (layer.weights_trained * (layer.weights - kept[name]) if name in dense else 0)
+            if trained is not None and name not in trained:
+                continue
+            numbers = layer.others_trained + layer.weights_trained * kept[name]
+            states += optimizer_states * numbers
+            gradients += numbers
+            if name in dense and layer.weights_trained:
+                gradients += layer.weights - kept[name] + dense_copies * layer.weights
         return DeviceMemory(
             weights=self.weight_bytes(densities),
             gradients=VALUE_BYTES * gradients,

@@ -17,8 +17,20 @@ MB = 1e6
 
 
 @dataclass(frozen=True)
+class Passes:
+    """A part of a client's training: so many passes over its images, and where gradients are in them."""
+
+    epochs: int | None = None
+    """``local_epochs`` if that is None"""
+    trained: Collection[str] | None = None
+    """The layers that are trained; None is all that are not frozen"""
+    through: Collection[str] | None = None
+    """The layers whose inputs get gradients, on the way to others; None is all"""
+
+
+@dataclass(frozen=True)
 class Workload:
-    """How sparse the devices' networks were in a round, and what they did beside training them."""
+    """How a device trains in a round, how sparse its network is, and what it does beside training it."""
 
     densities: Densities = field(default_factory=dict)
     """The share of weights kept by the layers that are not dense"""
@@ -26,12 +38,22 @@ class Workload:
     """The layers of which the gradients of all weights were looked at"""
     dense_steps: int | None = 0
     """in so many steps; None is all of them"""
+    dense_copies: int = 0
+    """How many further numbers a device keeps for each of their weights, such as sums of those gradients"""
+    passes: Sequence[Passes] = (Passes(),)
+    """The parts of the training, one after the other"""
+    beside: Collection[str] = ()
+    """Linear layers that are trained in all of it on what the network computes, and that are not in its own pass"""
+    copies: int = 0
+    """How many further numbers a device keeps for each one it trains, such as the model that it was sent"""
     top_k: int = 0
     """The (index, value) pairs that a device collected of them; 0 where it held them all"""
     extra_steps: int = 0
     """Batches that the network is given beside its training, for those gradients"""
     selection: Sequence[Densities] = ()
-    """The candidate masks that a share of the images was let through twice, before training"""
+    """The candidate masks that a share of the images was let through before training,"""
+    selection_passes: int = 2
+    """so many times each"""
     dense_question: bool = False
     """Whether the gradients of a dense network were asked for on that share, before training"""
     share: float = 0.0
@@ -71,23 +93,43 @@ class CostTracker:
 
         With masks also ``density``, the share that is kept of the weights that might be masked.
         """
-        images = self.images[client]
+        cost, images = self.cost, self.images[client]
         batch = min(self.batch_size, images)
-        seen = images * self.local_epochs + workload.extra_steps * batch
+        epochs = [self.local_epochs if part.epochs is None else part.epochs for part in workload.passes]
+        extra = workload.extra_steps * batch
+        seen = images * sum(epochs) + extra
         asked = max(1, round(workload.share * images))
         dense = seen if workload.dense_steps is None else min(seen, workload.dense_steps * batch)
-        flops = self.cost.training_flops(seen, workload.densities, dense, workload.dense_layers)
-        flops += self.cost.selection_flops(asked, workload.selection)
+        flops = cost.training_flops(extra, workload.densities) + cost.beside_flops(seen - extra, workload.beside)
+        for part, times in zip(workload.passes, epochs, strict=True):
+            flops += cost.training_flops(images * times, workload.densities, trained=part.trained, through=part.through)
+        flops += cost.dense_flops(dense, workload.densities, workload.dense_layers)
+        flops += cost.selection_flops(asked, workload.selection, workload.selection_passes - 1)
         if workload.dense_question:
-            flops += self.cost.training_flops(asked)
-        held = () if workload.top_k else workload.dense_layers
-        memory = self.cost.device_memory(batch, workload.densities, self.states, held, workload.top_k)
-        row = {"device_gflops": flops / 1e9, "device_memory_mb": memory.total / MB}
+            flops += cost.training_flops(asked)
+        memory = max(self._memory(batch, workload, part) for part in workload.passes)
+        if workload.dense_question:  # the sums of the gradients are dense, too
+            every = [name for name, layer in cost.layers.items() if layer.weights]
+            question = cost.device_memory(min(batch, asked), dense_gradients=every, dense_copies=1)
+            memory = max(memory, question.total)
+        row = {"device_gflops": flops / 1e9, "device_memory_mb": memory / MB}
         if workload.densities:
             layers = {name: self.cost.layers[name].weights for name in workload.densities}
             kept = sum(size * workload.densities[name] for name, size in layers.items())
             row["density"] = kept / sum(layers.values())
         return row
+
+    def _memory(self, batch: int, workload: Workload, part: Passes) -> int:
+        """Bytes of a step of that part of the training."""
+        return self.cost.device_memory(
+            batch,
+            workload.densities,
+            self.states + workload.copies,
+            () if workload.top_k else workload.dense_layers,
+            workload.top_k,
+            workload.dense_copies,
+            part.trained,
+        ).total
 
 
 def _largest(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -1,5 +1,7 @@
 r"""When, where and how many weights change places: FedTiny's progressive pruning (Huang et al., ICDCS 2023, arXiv
-2212.01977), whose shares over the rounds are also those of FedDST (Bibikar et al., AAAI 2022, arXiv 2112.09824)."""
+2212.01977), whose shares over the rounds are also those of FedDST (Bibikar et al., AAAI 2022, arXiv 2112.09824), and
+PruneFL's choice among weights that may go and weights that are not there (Jiang et al., TNNLS 2022, arXiv 1909.12326).
+"""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +11,8 @@ from itertools import pairwise
 import torch
 
 from fedsim.errors import UserError
-from fedsim.pruning.masks import Masks, kept
+from fedsim.pruning.criteria import global_masks
+from fedsim.pruning.masks import Masks, Tensors, kept
 
 
 def check_rounds(**options: int) -> None:
@@ -111,3 +114,27 @@ def without_smallest(weight: torch.Tensor, mask: torch.Tensor, count: int) -> to
 def with_places(mask: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """The mask with further active weights, at these places in the flattened weight."""
     return mask.flatten().index_fill(0, places.long(), True).view(mask.shape)
+
+
+def contested_masks(masks: Masks, weights: Tensors, scores: Tensors, share: float) -> Masks:
+    """As many weights as before, of all layers together, of which only the smallest of each layer may have gone.
+
+    Of a layer's n active weights the ``int(share * n)`` smallest in absolute value may go, without those that equal the
+    next larger one; the others stay. Those that may go and all inactive weights, of all layers together, compete for
+    what is left by their scores, (shape of the weight) each; of equal scores the first is kept. A layer that might lose
+    all its weights keeps that of the largest score.
+
+    That is PruneFL's rule as its authors' code has it (``process_layer`` and ``architecture_search``), where the search
+    ends at a given number of weights and every weight takes as long as another.
+
+    Raises:
+        ValueError: for a score that is not a number.
+    """
+    staying = {layer: mask.to(scores[layer].device) for layer, mask in masks.items()}
+    for layer, mask in staying.items():
+        sizes = weights[layer].detach().abs().to(mask.device)
+        ordered = sizes[mask].sort().values
+        count = int(share * len(ordered))
+        staying[layer] = mask & (sizes >= ordered[count]) if count < len(ordered) else torch.zeros_like(mask)
+    chosen = {layer: scores[layer].masked_fill(mask, torch.inf) for layer, mask in staying.items()}
+    return global_masks(chosen, sum(kept(masks).values()))

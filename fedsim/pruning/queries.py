@@ -1,6 +1,7 @@
 """A client's answers while candidate masks are tried: statistics and then a loss, on a share of its images."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
@@ -14,6 +15,7 @@ from fedsim.arrays import to_record, to_tensors
 from fedsim.messages import ARRAYS, LAYERS, MASKS, NUM_EXAMPLES, SHARE, arrays_of, config_of
 from fedsim.method import ClientHalf, Turn
 from fedsim.models.fixed import buffers_restored
+from fedsim.norms.own_statistics import own_statistics
 from fedsim.norms.statistics import reestimated_statistics, statistics_entries
 from fedsim.pruning.masks import entry
 from fedsim.scoring import score
@@ -57,11 +59,17 @@ class CandidateQueries:
         return self.host.reply(message, {NUM_EXAMPLES: len(examples)}, to_record(statistics))
 
     def candidate_loss(self, message: Message, context: Context) -> Message:
-        """The candidate's loss on the same images, with the statistics of the message in the place of its own."""
-        examples = self._load(message, context)
+        """The candidate's loss on the same images, with the statistics of the message in the place of its own.
+
+        Where the message brings the candidate instead, statistics do not travel, and those that the network has are of
+        no other images than these (``own_statistics``).
+        """
+        examples, model = self._load(message, context), self.host.model
         for name in (CANDIDATE, CANDIDATE_MASKS):
             del context.state[name]
-        return self.host.reply(message, score(self.host.half, self.host.model, examples, own=True))
+        alone = MASKS in message.content.array_records
+        with own_statistics(model, self.host.images(examples)) if alone else nullcontext():
+            return self.host.reply(message, score(self.host.half, model, examples, own=True))
 
     def gradients(self, message: Message, context: Context) -> Message:
         """Of the loss on the client's share of images with respect to the weights of the layers that are named."""

@@ -1,7 +1,8 @@
 """The runs as one table: ``python results/fedtiny/collect.py RUNS`` writes ``small.csv`` beside this file.
 
 RUNS holds a run directory for each method, density and seed, of whatever name. Runs that have not come to their last
-round are left out; they and those of the grid that are not there are printed.
+round are left out; they and those of the grid that are not there are printed. A row of the table stays if RUNS has no
+run in its place.
 """
 
 import argparse
@@ -48,19 +49,26 @@ def row(run: Result) -> dict[str, object]:
         "device_gflops_largest": round(float(rounds["device_gflops"].max()), 4),
         "device_memory_mb_largest": float(rounds["device_memory_mb"].max()),
         "weights_kept": round(kept * weights),
-        "finished": int(final["round"]) == config["rounds"],  # summary.json is there from the first round on
     }
+
+
+def finished(run: Result) -> bool:
+    """Whether it has come to its last round; ``summary.json`` is there from the first on."""
+    return int(run.summary["final"]["round"]) == OmegaConf.load(run.run_dir / "config.yaml")["rounds"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path)
-    table = pd.DataFrame(row(run) for run in find_runs([parser.parse_args().runs])).sort_values(KEYS)
-    for _, run in table[~table["finished"]].iterrows():
-        print(f"not finished: {run['method']} {run['density']:g} seed {run['seed']}, after round {run['rounds']}")
-    table = table[table["finished"]].drop(columns="finished")
+    runs = find_runs([parser.parse_args().runs])
+    for run in runs:
+        if not finished(run):
+            print(f"not finished: {run.run_dir}, after round {run.summary['final']['round']}")
+    table = pd.DataFrame(row(run) for run in runs if finished(run))
     if (table["client_accuracy_mean"] - table["global_accuracy"]).abs().max() < 1e-9:
         table = table.drop(columns="client_accuracy_mean")  # every client has the same test images and the same model
+    if TABLE.exists():
+        table = pd.concat([pd.read_csv(TABLE), table]).drop_duplicates(KEYS, keep="last").sort_values(KEYS)
     there = set(table[KEYS].itertuples(index=False, name=None))
     for method, density, seed in GRID:
         if (method, density, seed) not in there:

@@ -174,3 +174,14 @@ def test_fedtinys_published_settings_are_not_those_of_its_small_experiment() -> 
     configs = [compose([f"experiment={name}"]) for name in ("fedtiny_cifar10", "fedtiny_cifar10_small")]
     chosen = [(config["optimizer"], config["weight_decay"], config["dataset"]["cutout"]) for config in configs]
     assert chosen == [("amsgrad", 1e-4, 16), ("sgd", 0.0, None)]
+
+
+def test_a_run_of_before_a_setting_was_there_has_its_default_and_a_cut_off_one_has_not(tmp_path: Path) -> None:
+    settings = compose(["rounds=3"])
+    del settings["join_timeout"]
+    whole = OmegaConf.to_yaml(repeatable(settings))
+    (tmp_path / "config.yaml").write_text(whole, encoding="utf-8")
+    assert load(tmp_path)["join_timeout"] == compose([])["join_timeout"]
+    assert load(tmp_path)["rounds"] == 3
+    (tmp_path / "config.yaml").write_text(whole.partition("hydra:")[0], encoding="utf-8")
+    assert "join_timeout" not in load(tmp_path)

@@ -7,7 +7,7 @@ import torch
 
 from fedsim.errors import UserError
 from fedsim.models import resnet18, vgg11
-from fedsim.pruning.adjustment import Schedule, blocks_of, replace_weights
+from fedsim.pruning.adjustment import Schedule, blocks_of, contested_masks, replace_weights
 from fedsim.pruning.masks import prunable_layers
 
 
@@ -71,6 +71,37 @@ def test_what_has_just_come_does_not_go_and_what_goes_does_not_come() -> None:
     gradient = torch.tensor([5.0, 5.0, 5.0, 0.0, 0.0, 0.0])  # those that come have no gradient at all
     _, new = replace_weights(weight, mask, gradient, 3)
     assert new.tolist() == [False, False, False, True, True, True]
+
+
+def test_only_the_smallest_of_each_layer_compete_with_what_is_not_there() -> None:
+    """By hand. Half of a's four weights may go, 1 and 2, and of b's two only -0.1; three places are left for these and
+    for the three that are not there, with scores 0.9 and 0.3 in a and 0.8 in b."""
+    masks = {"a": torch.tensor([[True, True, True], [True, False, False]]), "b": torch.tensor([True, True, False])}
+    weights = {"a": torch.tensor([[1.0, 2.0, -3.0], [4.0, 0.0, 0.0]]), "b": torch.tensor([5.0, -0.1, 0.0])}
+    scores = {"a": torch.tensor([[0.2, 0.1, 0.0], [0.0, 0.9, 0.3]]), "b": torch.tensor([0.0, 0.25, 0.8])}
+    new = contested_masks(masks, weights, scores, 0.5)
+    assert new["a"].tolist() == [[False, False, True], [True, True, True]]
+    assert new["b"].tolist() == [True, False, True]
+    # With less to gain the places are kept: of the six, -0.1 and 1 have the largest scores after 0.9.
+    scores["a"][1, 2], scores["b"][2] = 0.15, 0.05
+    new = contested_masks(masks, weights, scores, 0.5)
+    assert new["a"].tolist() == [[True, False, True], [True, True, False]]
+    assert new["b"].tolist() == [True, True, False]
+    # A quarter of four weights is one, and of two none; of all weights the scores alone decide.
+    new = contested_masks(masks, weights, scores, 0.25)
+    assert (new["a"].tolist(), new["b"].tolist()) == ([[False, True, True], [True, True, False]], [True, True, False])
+    assert contested_masks(masks, weights, scores, 0.0)["a"].equal(masks["a"])
+    new = contested_masks(masks, weights, {"a": torch.arange(6).view(2, 3) + 1.0, "b": -torch.arange(3.0)}, 1.0)
+    assert (new["a"].tolist(), new["b"].tolist()) == ([[False, True, True], [True] * 3], [True, False, False])
+
+
+def test_weights_as_large_as_the_next_that_stays_stay_too() -> None:
+    """As in the authors' code, where the threshold itself stays."""
+    masks, weights = {"a": torch.tensor([True] * 4 + [False])}, {"a": torch.tensor([1.0, -1.0, 1.0, 2.0, 0.0])}
+    scores = {"a": torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0])}
+    assert contested_masks(masks, weights, scores, 0.5)["a"].equal(masks["a"])
+    weights["a"][0] = 0.5
+    assert contested_masks(masks, weights, scores, 0.5)["a"].tolist() == [False, True, True, True, True]
 
 
 @pytest.mark.parametrize(
