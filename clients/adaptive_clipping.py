@@ -55,7 +55,7 @@ def transposed_weights(model: nn.Module) -> dict[nn.Parameter, int]:
 
 
 def all_but_last_linear(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that are clipped: those of the layer that the logits come out of are left alone.
+    """Return the parameters without those of the layer that the logits come out of.
 
     That is the classifier, and in a network like SqueezeNet the 1x1 convolution that is used as one.
     """

@@ -9,17 +9,21 @@ from fedsim.method import LocalTraining
 
 
 class ClippedSGD(LocalSGD):
-    """Clips every gradient before the step, unit by unit and without the last layer; ``clip=None`` switches it off.
+    """Clips every gradient before the step, unit by unit; ``clip=None`` switches it off.
 
-    FedWon reports a clip of 0.1 at batch size 32 and none at 2.
+    FedWon reports a clip of 0.1 at batch size 32 and none at 2. Brock et al. spare the classifier
+    (``clip_classifier=False``), which in a network without normalization may run away: features have no bound, and a
+    step of the classifier grows with them. FedWon does not say whether it does.
     """
 
-    def __init__(self, training: LocalTraining, clip: float | None) -> None:
+    def __init__(self, training: LocalTraining, clip: float | None, clip_classifier: bool = False) -> None:
         super().__init__(training)
         if clip is not None and not clip > 0:
             raise UserError(f"strategy.clip={clip} is not possible: choose a number above 0, or null for no clipping.")
         self.clip = clip
+        self.clip_classifier = clip_classifier
 
     def before_step(self, model: nn.Module) -> None:
         if self.clip is not None:
-            clip_adaptively(all_but_last_linear(model), self.clip, transposed_weights(model))
+            clipped = list(model.parameters()) if self.clip_classifier else all_but_last_linear(model)
+            clip_adaptively(clipped, self.clip, transposed_weights(model))

@@ -50,6 +50,18 @@ def test_the_last_layer_takes_the_whole_gradient() -> None:
     torch.testing.assert_close(after.head.weight, expected)
 
 
+def test_the_classifier_is_clipped_row_by_row_where_it_is_asked_for() -> None:
+    before, after, data = one_step(ClippedSGD(ONE_STEP, clip=0.01, clip_classifier=True))
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    images, labels = data.batch(order)
+    F.cross_entropy(before(images), labels).backward()
+    for old, new, gradient in zip(before.head.weight, after.head.weight, before.head.weight.grad, strict=True):
+        longest = 0.01 * max(old.norm().item(), 1e-3)
+        shortened = gradient * min(1.0, longest / gradient.norm().item())
+        torch.testing.assert_close(new, old - 0.5 * shortened)
+    assert (before.head.weight.grad.norm(dim=1) > 0.01 * before.head.weight.norm(dim=1)).any()
+
+
 def test_without_a_clip_it_is_plain_sgd() -> None:
     _, clipped, _ = one_step(ClippedSGD(ONE_STEP, clip=None))
     _, plain, _ = one_step(LocalSGD(ONE_STEP))
