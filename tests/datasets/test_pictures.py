@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -64,7 +65,13 @@ def test_a_tail_is_divided_by_the_rule_that_was_chosen(
     tmp_path: Path, federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Axes] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path: drawn.extend(figure.axes))
+    original = Figure.savefig
+
+    def keep(figure: Figure, *args: Any, **options: Any) -> None:
+        drawn.extend(figure.axes)
+        original(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
     for rule in ("share", "count"):
         plot_longtail(federation, tmp_path / "longtail.png", rule)
     borders = [sum(line.get_linestyle() == ":" for line in axes.lines) for axes in drawn]
