@@ -61,9 +61,7 @@ def _new_folder(parent: Path, name: str) -> Path:
 
 
 def _not_writable(folder: Path, error: OSError) -> UserError:
-    return UserError(
-        f"{folder} cannot be written ({error.strerror}): choose a directory for out_dir that you may write to."
-    )
+    return UserError(f"{folder} cannot be used ({error.strerror}): choose another directory with out_dir=.")
 
 
 def remove_if_empty(folder: Path) -> None:

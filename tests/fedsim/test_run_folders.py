@@ -57,7 +57,7 @@ def test_folders_that_were_there_stay(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_one_sentence() -> None:
     Path("outputs").touch()
     with (
-        pytest.raises(UserError, match=r"^outputs/2026-03-04/12-00-00 cannot be written \(.*\): choose"),
+        pytest.raises(UserError, match=r"^outputs/2026-03-04/12-00-00 cannot be used \(.*\): choose"),
         run_folder(None),
     ):
         pass
