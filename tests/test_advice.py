@@ -59,10 +59,6 @@ REFUSED = [
     "engine=superlink engine.address=a:1",
     "optimizer=adam momentum=0.5",
 ]
-WAITING = {
-    line: pytest.mark.xfail(reason="dataset=digits takes no image_size yet")
-    for line in ("norm=in model=torchvision/resnet18", "model=alexnet", "model=vgg11")
-}
 ELSEWHERE = {
     "fedsim/binding.py": "for a class of somebody's script",
     "fedsim/cli.py": "about flags and words, in test_cli.py",
@@ -116,7 +112,7 @@ def holds(config: dict[str, Any], key: str) -> bool:
     return group in config and (not option or option in (config[group] or {}))
 
 
-@pytest.mark.parametrize("line", [pytest.param(line, marks=WAITING.get(line, ())) for line in REFUSED])
+@pytest.mark.parametrize("line", REFUSED)
 def test_what_is_advised_is_accepted_where_it_is_advised(line: str, federation: Federation) -> None:
     words = [*SMALL, *line.split()]
     sentence = refusal(tuple(words), federation)
