@@ -52,12 +52,3 @@ def load(
     transform = Transform(IMAGENET_MEAN, IMAGENET_STD, (HorizontalFlip(),) if augment else ())
     source = load_source("imagefolder", found, class_names, image_size=image_size, transform=transform)
     return share_of_each(source, percent)
-
-
-def _find(name: str, known: Sequence[str], folder: Path) -> str:
-    """The folder that is meant. Errors: ``UserError`` where there is none."""
-    found = find_name(name, known)
-    if found is None:
-        hint = " (a name that reads as a number needs quotes, as '[\"1_000\"]')" if name.isdecimal() else ""
-        raise UserError(f"the domain {name} is not there: looked for the folder {folder / name}{hint}.")
-    return found

@@ -33,7 +33,8 @@ def decode(path: Path) -> Pixels:
 
     Raises: ``UserError`` naming a file that is cut off or no image.
     """
-    with reading(path), Image.open(path) as image:
+    # Of a name, Pillow would map the file, and mix up height and width of a TIFF that lies on its side.
+    with reading(path), path.open("rb") as file, Image.open(file) as image:
         return pixels(image)
 
 
