@@ -215,7 +215,8 @@ def test_a_damaged_folder_is_named(
         ),
         (
             ["dataset=imagefolder", "dataset.domains=[west]"],
-            r"the domain west is not there: looked for the folder .*west; choose the data_dir that has all of them, or dataset\.domains=\[photo\], as was found\.$",
+            r"the domain west is not there: looked for the folder .*west; choose the data_dir that has all of them, "
+            r"or dataset\.domains=\[photo\], as was found\.$",
         ),
         (["dataset=imagefolder", "dataset.percent=2"], r"dataset\.percent=2 is not possible"),
         (
