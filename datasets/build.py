@@ -22,4 +22,10 @@ def build_federation(settings: Settings) -> Federation:
     if isinstance(source, DeviceData):
         raise UserError("dataset=devices is images that real devices hold: run it with flwr run, see docs/devices.md.")
     assert isinstance(source, Source)
+    if source.num_classes < 2:
+        one = ", ".join(source.class_names) or "none"
+        raise UserError(
+            f"dataset={settings.dataset['name']} has one class, {one}, and nothing to tell apart: give it two or more "
+            "(where data_dir names a folder of DOMAIN/CLASS folders, it may be one too high or too low)."
+        )
     return build_split(source, settings.split, settings.seed)

@@ -24,6 +24,7 @@ from platformdirs import user_cache_path
 
 from fedsim.errors import UserError
 from fedsim.files import DAMAGED, why
+from fedsim.paths import expanded
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ _checked: set[Path] = set()
 
 
 def cache_dir() -> Path:
-    return Path(os.environ.get(VARIABLE) or user_cache_path("fedsim"))
+    return Path(expanded(VARIABLE, os.environ.get(VARIABLE) or user_cache_path("fedsim")))
 
 
 def fingerprint(options: object, files: Iterable[Path]) -> str:
@@ -72,12 +73,12 @@ def cached(name: str, digest: str, make: Callable[[Path], None]) -> Path:
             return entry
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(str(root / f"{mine}.lock"), mode=NEW_FILE):
-            if entry.exists():
+            if os.path.lexists(entry):
                 fault = _fault(entry)
                 if fault is None:
                     return entry
                 log.warning("the cached images in %s are damaged (%s) and made anew", entry, fault)
-                shutil.rmtree(entry)
+                _remove(entry)
             temporary = root / f"{mine}.new"
             shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed: who makes it holds the lock
             temporary.mkdir()
@@ -110,10 +111,19 @@ def _put_in_place(temporary: Path, entry: Path) -> None:
             raise
 
 
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
+
+
 def _fault(entry: Path) -> str | None:
     """What is wrong with an entry; None if nothing is."""
     try:
         sums = json.loads((entry / CHECKSUMS).read_text(encoding="utf-8"))
+        if not sums:
+            return "it has no checksums"
         if entry not in _checked and any(_checksum(entry / name) != expected for name, expected in sums.items()):
             return "its checksums are wrong"
     except DAMAGED as error:

@@ -6,17 +6,21 @@ is split 80 to 20, stratified by class with seed 0. Images are resized to a squa
 deviation, and flipped in training where ``augment`` is true.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.readers.decode import load_source
 from datasets.readers.domain_folders import find_domain, share_of_each
 from datasets.readers.finding import check_domains, data_folder, missing_domains
-from datasets.readers.listing import subfolders
+from datasets.readers.labelled import reading
+from datasets.readers.listing import loose_images, subfolders, told
 from datasets.source import Source
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, HorizontalFlip, Transform
 from fedsim.errors import UserError
 from fedsim.names import all_readable, find_name, readable
+
+log = logging.getLogger(__name__)
 
 
 def load(
@@ -31,11 +35,12 @@ def load(
     asked = None if domains is None else check_domains(domains)
     known = subfolders(folder, asked)
     there = {each: find_name(each, known) for each in asked or known}
+    _tell_of_images_in_no_domain(folder)
     missing = [name for name, found in there.items() if found is None]
     if missing:
         hint = " (a name that reads as a number needs quotes, as '[\"1_000\"]')" if missing[0].isdecimal() else ""
-        there = {name: found for name, found in there.items() if found is not None}
-        raise missing_domains(missing, f"the folder {folder / missing[0]}{hint}", list(there))
+        here = [name for name, found in there.items() if found is not None] or _folders(folder)
+        raise missing_domains(missing, f"the folder {folder / missing[0]}{hint}", here)
     names = [name for name in there.values() if name is not None]
     classes = {name: subfolders(folder / name) for name in names}
     class_names = sorted({readable(each) for mine in classes.values() for each in mine})
@@ -54,10 +59,14 @@ def load(
     return share_of_each(source, percent)
 
 
-def _find(name: str, known: Sequence[str], folder: Path) -> str:
-    """The folder that is meant. Errors: ``UserError`` where there is none."""
-    found = find_name(name, known)
-    if found is None:
-        hint = " (a name that reads as a number needs quotes, as '[\"1_000\"]')" if name.isdecimal() else ""
-        raise UserError(f"the domain {name} is not there: looked for the folder {folder / name}{hint}.")
-    return found
+def _folders(folder: Path) -> list[str]:
+    """The names of what may be domains, whatever they hold."""
+    with reading(folder):
+        names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return list(map(readable, names))
+
+
+def _tell_of_images_in_no_domain(folder: Path) -> None:
+    loose = loose_images(folder)
+    if loose:
+        log.warning("%d images lie beside the folders of the domains and are left out: %s", len(loose), told(loose))

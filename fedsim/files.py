@@ -39,14 +39,20 @@ def writing(path: Path | str) -> Iterator[None]:
 
 
 @contextmanager
-def reading(path: Path | str, advice: str = "") -> Iterator[None]:
+def reading(
+    path: Path | str, advice: str = "", errors: type[Exception] | tuple[type[Exception], ...] = DAMAGED
+) -> Iterator[None]:
     """Turn whatever is wrong with a file into one sentence that names it; ``advice`` says what to do about it.
+
+    A sentence that has been made already is left as it is.
 
     Raises: ``UserError``.
     """
     try:
         yield
-    except DAMAGED as error:
+    except FedsimError:
+        raise
+    except errors as error:
         what_to_do = advice and f": {advice.rstrip('.')}"
         raise UserError(f"{path} cannot be read ({why(error)}){what_to_do}.") from error
 

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -30,6 +32,11 @@ log = logging.getLogger(__name__)
 
 PAGE = 4096
 """Bytes: what a disk must have left for a run to begin."""
+OF_A_RUN = (
+    *("clients.csv", "rounds.csv", "classes.csv", "diagnostics.csv", "summary.json", PROVENANCE, "checkpoints"),
+    *("model.safetensors", "shared.safetensors", "pruned.safetensors", "clients", "plots", "report.html"),
+)
+"""What else a run writes beside its configuration."""
 PER_ROUND = ("train_", "seconds", "bytes_", "device_")
 """Beginnings of the columns of ``rounds.csv`` that describe the round and not its model."""
 
@@ -73,7 +80,8 @@ class Recorder:
         recorded = ("clients.csv", "rounds.csv", "checkpoints")
         if self._new and not any((self.run_dir / name).exists() for name in recorded):
             for path in (self._config, self.run_dir / PROVENANCE):
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # what went wrong before is what has to be said
+                    path.unlink(missing_ok=True)
 
     @property
     def _tables(self) -> tuple[Table, ...]:
@@ -193,11 +201,17 @@ class Recorder:
 def check_run_dir(run_dir: Path) -> None:
     """Makes the directory and tries to write there.
 
-    Errors: ``UserError`` if that fails, or if it already holds a run.
+    Errors: ``UserError`` if that fails, or if it already holds a run, or else what a run would write over or go on
+    from.
     """
     _try_to_write(run_dir, "out_dir")
-    if (run_dir / "config.yaml").exists():
+    if os.path.lexists(run_dir / "config.yaml"):
         raise _already_holds_a_run(run_dir)
+    there = next((name for name in OF_A_RUN if os.path.lexists(run_dir / name)), None)
+    if there is not None:
+        raise UserError(
+            f"out_dir={run_dir} already holds {there}, which a run would take for its own: choose a new directory."
+        )
 
 
 def _try_to_write(run_dir: Path, key: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from fedsim.errors import UserError
 from fedsim.files import reading, why
@@ -17,6 +18,7 @@ from fedsim.provenance import FILE as PROVENANCE
 
 log = logging.getLogger(__name__)
 
+DOMAINS = "client_domain_accuracy"
 NAMES = ("label", "domain", "split", "class", "shot", "layer", "metric")
 """Columns that hold names."""
 
@@ -40,6 +42,8 @@ class Result:
 
 def read_table(path: Path) -> pd.DataFrame:
     """Return a CSV table of ours, where a name stays one that pandas would take for a number or for nothing: ``NA``."""
+    if not path.read_bytes().endswith(b"\n"):
+        raise ValueError("its last line is cut off")
     columns = pd.read_csv(path, encoding="utf-8", nrows=0).columns
     numbers = {name: ["", "nan"] for name in columns if name not in NAMES}
     names = {name: str for name in columns if name in NAMES}
@@ -62,11 +66,16 @@ def read_summary(path: Path) -> dict[str, Any]:
     """Raises: ``UserError`` if the file is missing, damaged or of something else."""
     with reading(path):
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("strategy", "dataset", "rounds"):
+        for name in ("strategy", "dataset"):
             summary[name]
+        numbers = {name: summary[name] for name in ("seed", "rounds")}
         for name in ("final", "best"):
-            for metric in ("round", "client_domain_accuracy"):
-                summary[name][metric]
+            row = summary[name]
+            numbers |= {f"{name}.{metric}": row[metric] for metric in ("round", CLIENT_MEAN)}
+            numbers |= {f"{name}.{DOMAINS}.{domain}": value for domain, value in row[DOMAINS].items()}
+        for name, value in numbers.items():
+            if not isinstance(value, int | float):
+                raise ValueError(f"its {name} is {value!r} and no number")
         return summary
 
 
@@ -74,6 +83,8 @@ def _table(path: Path, columns: Collection[str]) -> pd.DataFrame:
     with reading(path):
         table = read_table(path)
         for name in columns:
+            if name not in NAMES and len(table) and not is_numeric_dtype(table[name]):
+                raise ValueError(f"its column {name} does not hold numbers alone")
             table[name]
         return table
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from numpy.lib.format import open_memmap
 from PIL import Image
 
-from datasets.cache import cached, fingerprint, mapped
+from datasets.cache import VARIABLE, cached, fingerprint, mapped
 from datasets.readers.arrays import check_range
 from datasets.readers.labelled import Images, Labelled, OnDisk, Pixels
 from datasets.readers.listing import told
@@ -116,6 +117,12 @@ def _store(
         check_labels(labelled, len(class_names))
     parts = list(domains.values())
     sizes = [len(labelled.labels) for labelled in parts]
+    needed, free = sum(sizes) * channels * image_size**2, shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"dataset.image_size={image_size} is not possible: {sum(sizes)} images of it are {needed / 1e9:.3g} GB, "
+            f"and {folder.parent} has {free / 1e9:.3g} GB left: choose a smaller one, or {VARIABLE} of a larger disk."
+        )
     images = open_memmap(
         folder / "images.npy", mode="w+", dtype=np.uint8, shape=(sum(sizes), channels, image_size, image_size)
     )

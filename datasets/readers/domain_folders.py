@@ -98,7 +98,13 @@ def find_domain(root: Path, domain: str, classes: Mapping[str, int]) -> OnDisk:
     """A domain's images by its lists, or all of its folder; ``classes`` maps every name a class goes by to its
     label."""
     lists = tuple(root / f"{domain}_{half}.pkl" for half in ("train", "test"))
-    if all(path.is_file() for path in lists):
+    there = [path for path in lists if path.is_file()]
+    if len(there) == 1:
+        raise UserError(
+            f"{there[0]} is there and {next(path for path in lists if path not in there).name} is not: put both lists "
+            "of the split there, or neither."
+        )
+    if there:
         train, test = (_read_list(path, root, classes) for path in lists)
         files = (*lists, *train[0], *test[0])
         return OnDisk(files, partial(listed, root / domain, train, test))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from datasets.readers.labelled import Labelled, Pixels, reading
 from datasets.readers.listing import list_images, loose_images, told
@@ -13,6 +13,9 @@ from datasets.readers.pixels import pixels
 from datasets.readers.stratified import stratified_split
 from datasets.source import Indices
 from fedsim.errors import UserError
+
+BEGINNING = 60
+"""Bytes of a file that is no image, of which a sentence tells the first line."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,24 @@ def decode(path: Path) -> Pixels:
 
     Raises: ``UserError`` naming a file that is cut off or no image.
     """
-    with reading(path), Image.open(path) as image:
-        return pixels(image)
+    # Of a name, Pillow would map the file, and mix up height and width of a TIFF that lies on its side.
+    with reading(path), path.open("rb") as file:
+        try:
+            with Image.open(file) as image:
+                return pixels(image)
+        except UnidentifiedImageError as error:
+            raise ValueError(_no_image(path)) from error
+
+
+def _no_image(path: Path) -> str:
+    """Say of a file that Pillow does not know what it is: most often a note of where the image is, or a web page."""
+    with path.open("rb") as file:
+        begin = file.read(BEGINNING)
+    if not begin:
+        return "it is empty"
+    line = begin.splitlines()[0]
+    known = "" if not line.isascii() or not line.decode().isprintable() else f", and begins with {line.decode()!r}"
+    return f"it is no image that Pillow knows{known}"
 
 
 @dataclass(frozen=True)

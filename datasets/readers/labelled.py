@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import UnidentifiedImageError
 
 from datasets.source import Indices, Part
-from fedsim.errors import UserError
+from fedsim import files
 
 Pixels = npt.NDArray[np.uint8]
 """(height, width) or (height, width, 3)"""
@@ -111,16 +111,12 @@ class _Chosen:
 
 @contextmanager
 def reading(path: Path | str) -> Iterator[None]:
-    """Turns whatever a damaged file makes its reader raise into one sentence that names the file."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # readers raise almost anything for a damaged file; none of it is dropped
-        if isinstance(error, UnidentifiedImageError):  # which names the address of a buffer
-            reason = "it is no image that Pillow knows"
-        elif isinstance(error, OSError) and error.strerror:  # whose text names the file once more
-            reason = error.strerror
-        else:
-            reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} cannot be read ({reason}).") from error
+    """As ``fedsim.files.reading``, for the files and functions of others, which raise almost anything.
+
+    Raises: ``UserError``.
+    """
+    with files.reading(path, errors=Exception):
+        try:
+            yield
+        except UnidentifiedImageError as error:  # which names the address of a buffer
+            raise ValueError("it is no image that Pillow knows") from error

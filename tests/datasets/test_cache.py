@@ -229,3 +229,24 @@ def test_of_two_users_who_make_an_entry_at_once_the_first_is_kept(root: Path) ->
     entry = cached("set", "digest", make)
     assert mapped(entry, "images").max() == 9
     assert sorted(path.name for path in root.iterdir() if path.is_dir()) == ["other-digest", "set-digest"]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda entry: entry.write_text("a file"),
+        lambda entry: entry.symlink_to("nowhere"),
+        lambda entry: (entry.mkdir(), (entry / "checksums.json").write_text("{}")),
+    ],
+    ids=["a file", "a link to nothing", "a folder of nothing"],
+)
+def test_what_lies_in_the_place_of_an_entry_is_made_one(root: Path, harm: Callable[[Path], object]) -> None:
+    root.mkdir()
+    harm(root / "digits-abc")
+    assert (mapped(cached("digits", "abc", Maker()), "images") == 7).all()
+
+
+def test_the_variable_may_name_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(cache.VARIABLE, "~/cache")
+    assert cache.cache_dir() == tmp_path / "cache"

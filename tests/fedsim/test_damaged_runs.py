@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fedsim import cli
 from fedsim.errors import FileError, UserError
 from fedsim.progress import Reporter
 from fedsim.report import main as report
 from fedsim.results import read_summary
+from fedsim.settings import settings_of
 from fedsim.simulation import prepare, run
 from tests.conftest import FullDisk, small_settings
 
@@ -34,7 +34,7 @@ def run_dir(whole: Path, tmp_path: Path) -> Path:
 
 
 def resume(run_dir: Path) -> None:
-    run(prepare(cli._settings({"resume": str(run_dir)})), run_dir, Reporter())
+    run(prepare(settings_of({"resume": str(run_dir)})), run_dir, Reporter())
 
 
 def missing(file: Path) -> None:
@@ -52,6 +52,14 @@ def almost(file: Path) -> None:
 
 def other_bytes(file: Path) -> None:
     file.write_bytes(b"\xff\x00\xfe" * 1000)
+
+
+def word_for_a_number(file: Path) -> None:
+    """Of a round."""
+    text = file.read_text()
+    file.write_text(
+        text.replace("\n1,", "\none,") if file.suffix == ".csv" else text.replace('"round": 1', '"round": "one"')
+    )
 
 
 def loop(file: Path) -> None:
@@ -102,8 +110,10 @@ def test_a_damaged_summary_is_written_anew(run_dir: Path, whole: Path, harm: Har
 @pytest.mark.parametrize(
     ("name", "harm"),
     [
-        *[("clients.csv", harm) for harm in (missing, other_bytes, loop, folder)],
-        *[("summary.json", harm) for harm in (half, other_bytes, loop)],
+        *[("clients.csv", harm) for harm in (missing, half, other_bytes, loop, folder)],
+        ("rounds.csv", half),
+        ("rounds.csv", word_for_a_number),
+        *[("summary.json", harm) for harm in (half, other_bytes, loop, word_for_a_number)],
         ("rounds.csv", missing),
         ("classes.csv", loop),
         ("config.yaml", half),
@@ -133,3 +143,23 @@ def test_a_disk_that_fills_up_leaves_what_was_recorded(tmp_path: Path, full_disk
     assert read_summary(run_dir / "summary.json")["final"]["round"] == 0
     resume(run_dir)
     assert read_summary(run_dir / "summary.json")["final"]["round"] == 1
+
+
+@pytest.mark.parametrize("name", ["clients.csv", "checkpoints", "model.safetensors", "provenance.json", "report.html"])
+def test_a_new_run_takes_nothing_that_lies_there_for_its_own(run_dir: Path, name: str) -> None:
+    """A table of somebody else would be written over, and another run's checkpoint be gone on from."""
+    other = run_dir.parent / "other"
+    other.mkdir()
+    shutil.move(run_dir / name, other / name)
+    with pytest.raises(UserError, match=rf"^out_dir={other} already holds {name}, which a run would take for its own"):
+        run(prepare(small_settings(*SMALL)), other, Reporter())
+    assert [path.name for path in other.iterdir()] == [name]
+
+
+def test_what_cannot_be_taken_back_does_not_hide_why_the_run_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedsim.recording.OF_A_RUN", ())  # it has come after they were looked for
+    (tmp_path / "provenance.json").mkdir()
+    with pytest.raises(FileError, match=r"provenance\.json cannot be written"):
+        run(prepare(small_settings(*SMALL)), tmp_path, Reporter())

@@ -181,14 +181,14 @@ def test_a_file_that_vanishes_before_it_is_read_is_named(
 
 
 def test_a_file_that_may_not_be_read_is_named(root: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = Image.open
+    opened = Path.open
 
-    def closed(file: Any, *more: Any) -> Any:
+    def closed(file: Path, *more: Any, **options: Any) -> Any:
         if str(file).endswith("a/dog/002.png"):
             raise PermissionError(13, "Permission denied", str(file))
-        return opened(file, *more)
+        return opened(file, *more, **options)
 
-    monkeypatch.setattr(Image, "open", closed)  # root, who runs tests in a container, may read everything
+    monkeypatch.setattr(Path, "open", closed)  # root, who runs tests in a container, may read everything
     with pytest.raises(UserError, match=r"a/dog/002\.png cannot be read \(Permission denied\)\.$"):
         load("dataset=imagefolder", f"data_dir={root}", SMALL)
 

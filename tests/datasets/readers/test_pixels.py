@@ -179,6 +179,17 @@ def test_the_orientation_of_exif_is_applied(
     assert np.abs(np.array(centres(pixels)) - centres(expected)).max() < 12
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_grey_tiff_on_its_side_is_turned_whole(dtype: type, compression: str | None, tmp_path: Path) -> None:
+    """Uncompressed, Pillow would map it and read its rows with the length of its columns."""
+    exif = Image.Exif()
+    exif[274] = 6
+    values = (RAMP / (257 if dtype is np.uint8 else 1)).round().astype(dtype)
+    pixels = saved(Image.fromarray(values), tmp_path / "x.tif", exif=exif, compression=compression)
+    assert np.array_equal(pixels, np.rot90(EIGHT, -1))
+
+
 def test_damaged_exif_does_not_cost_the_image(tmp_path: Path) -> None:
     assert np.array_equal(saved(Image.fromarray(QUARTERS), tmp_path / "x.png", exif=b"none of it"), QUARTERS)
 
