@@ -48,7 +48,12 @@ def test_fedwon_brings_its_norm_unless_another_is_asked_for() -> None:
     assert compose(["strategy=fedwon"])["norm"]["name"] == "sws"
     for overrides in (["strategy=fedwon", "norm=gn"], ["norm=gn", "strategy=fedwon"]):
         layer = layer_options(compose(overrides)["norm"])
-        assert layer == {"name": "gn", "_target_": "fedsim.norms.use_group_norm", "groups": None, "channels_per_group": None}
+        assert layer == {
+            "name": "gn",
+            "_target_": "fedsim.norms.use_group_norm",
+            "groups": None,
+            "channels_per_group": None,
+        }
     assert compose(["strategy=fedwon", "strategy.clip=null"])["strategy"]["clip"] is None
 
 
