@@ -23,7 +23,7 @@ from datasets.source import Part
 from fedsim.config import compose
 from fedsim.errors import FileError, UserError
 from fedsim.files import write_atomically, writing
-from fedsim.settings import Settings
+from fedsim.settings import settings_of
 from fedsim.terminal import console, never_fail_to_print, print_whole
 
 OF_CLASS = "train."
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     never_fail_to_print()
     try:
-        settings = Settings.from_config(compose(overrides))
+        settings = settings_of(compose(overrides), overrides)
         federation = build_federation(settings)
         table = clients_table(federation)
         print_whole(render(table, federation))

@@ -191,6 +191,18 @@ def _refuse_other_configuration(options: argparse.Namespace) -> None:
     raise UserError(f"{other} is not possible with engine=superlink: write its settings as key=value, which are sent.")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells what is wrong with a flag in a sentence, since most who write one mean a setting."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown == message:
+            raise UserError(f"{message}: `python run.py --help` has the flags.")
+        flag = unknown.split()[0].partition("=")[0]
+        key = flag.lstrip("-").replace("-", "_")
+        raise UserError(f"{flag} is not a flag: settings are written {key}=VALUE, and --help has the flags.")
+
+
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Hydra's flags, wherever they stand, and the words beside them as Hydra can read them.
 
@@ -199,7 +211,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     Raises:
         UserError: for flags that do not go together.
     """
-    parser = argparse.ArgumentParser(prog="run.py", add_help=False, allow_abbrev=False)
+    parser = _Parser(prog="run.py", add_help=False, allow_abbrev=False)
     for flag, short in (("help", "-h"), ("run", "-r"), ("multirun", "-m"), ("shell-completion", "-sc")):
         parser.add_argument(f"--{flag}", short, action="store_true")
     for flag in ("hydra-help", "version", "resolve"):

@@ -49,6 +49,8 @@ COMPOSED_GROUPS = ("split",)
 """Of these several files may be chosen at once: split=[longtail,domain]"""
 
 PLACEHOLDER = "_name_"
+NOT_CHOSEN = ("._target_", ".server", ".client", ".steps")
+"""Ends of the keys that only a file of a group sets."""
 
 
 def register_resolvers(new: Path | None = None) -> None:
@@ -84,6 +86,7 @@ def compose(overrides: Sequence[str], config_dir: Path = CONFIG_DIR, config_name
     parsed = [_one_value(text) for text in overrides]
     for override in parsed:
         _refuse_unknown_choice(override, config_dir)
+        _refuse_name(override, config_dir)
     register_families(overrides, config_dir)
     with hydra_at(config_dir):
         try:
@@ -91,7 +94,7 @@ def compose(overrides: Sequence[str], config_dir: Path = CONFIG_DIR, config_name
         except (HydraException, OmegaConfBaseException) as error:
             groups = [override for override in parsed if (config_dir / override.key_or_group).is_dir()]
             known = _settings(hydra_compose(config_name, overrides=[str(group.input_line) for group in groups]))
-            raise UserError(_explain(error, parsed, known)) from error
+            raise UserError(_explain(error, parsed, known, config_dir)) from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
 
@@ -123,6 +126,8 @@ def with_resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
         if not text.startswith("resume="):
             raise UserError(f"{text} cannot be given with resume=: a resumed run keeps its own settings.")
     resume = expanded("resume", config["resume"])
+    if not resume:
+        raise UserError("resume= is not possible: choose the directory of the run that is to go on.")
     return {**load(Path(resume)), "resume": resume}
 
 
@@ -208,6 +213,15 @@ def _refuse_unknown_choice(override: Override, config_dir: Path) -> None:
         raise UserError(f"{group}={value} is not possible: choose each of them once.")
 
 
+def _refuse_name(override: Override, config_dir: Path) -> None:
+    """A file's ``name`` goes with what else it says: another one would only be a wrong label."""
+    group, _, option = override.key_or_group.partition(".")
+    if option == "name" and (config_dir / group).is_dir():
+        value = override.get_value_element_as_str()
+        chosen = f"{group}={value}" if value in choices(group, config_dir) else f"{group}=NAME"
+        raise UserError(f"{override.input_line} would change a name and nothing else: write {chosen}.")
+
+
 def register_families(overrides: Sequence[str], config_dir: Path = CONFIG_DIR) -> None:
     """Makes ``model=FAMILY/NAME`` known to Hydra, where ``configs/model/FAMILY/_name_.yaml`` is to put NAME in."""
     for text in overrides:
@@ -228,17 +242,31 @@ def _of_a_family(group: str, choice: str, config_dir: Path) -> DictConfig | None
     return node
 
 
-def _explain(error: Exception, overrides: Sequence[Override], known: Sequence[str]) -> str:
+def _explain(error: Exception, overrides: Sequence[Override], known: Sequence[str], config_dir: Path) -> str:
     """One sentence for what Hydra reports: almost always a key that is not there."""
     for override in overrides:
         key = override.key_or_group
         if override.is_add() or key in known or key in GROUPS or key.startswith("hydra"):
             continue
-        visible = [name for name in known if not name.endswith("._target_")]
-        close = difflib.get_close_matches(key, visible, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"the settings are {', '.join(sorted(visible))}."
+        visible = [name for name in known if not name.endswith((*NOT_CHOSEN, ".name"))]
+        close = difflib.get_close_matches(key, [*visible, *GROUPS], n=1)
+        hint = f"did you mean {close[0]}?" if close else f"the settings are {', '.join(sorted([*visible, *GROUPS]))}."
+        elsewhere = _choices_with(key, config_dir)
+        if elsewhere:
+            which = f"{elsewhere[0]}, which has it" if len(elsewhere) == 1 else f"one of {', '.join(elsewhere)}"
+            hint = f"leave it out, or choose {which}."
         return f"{override.input_line} is not a setting: {hint}"
     return " ".join(str(error).split())
+
+
+def _choices_with(key: str, config_dir: Path) -> list[str]:
+    """What may be chosen for the group of this key so that there is its option, as ``strategy=fedwon``."""
+    group, _, option = key.partition(".")
+    if not option or group in OPTIONAL_GROUPS or not (config_dir / group).is_dir():
+        return []
+    files = {path.stem: OmegaConf.load(path) for path in sorted((config_dir / group).glob("*.yaml"))}
+    nodes = {name: file.get(group, file) for name, file in files.items() if isinstance(file, DictConfig)}
+    return [f"{group}={name}" for name, node in nodes.items() if isinstance(node, DictConfig) and option in node]
 
 
 def _settings(config: DictConfig) -> list[str]:

@@ -63,7 +63,8 @@ def parse(word: str) -> Override:
         quoting = ""
         if found := WORD.fullmatch(word):
             quoting = f", and a value with brackets, commas or quotes as '{found[1]}=\"...\"'"
-        raise UserError(f"{word!r} cannot be read: write key=value{quoting}.")
+        spaces = ", without spaces" if re.fullmatch(r"=|[\w.]+", word) else ""
+        raise UserError(f"{word!r} cannot be read: write key=value{spaces}{quoting}.")
     return override
 
 

@@ -24,6 +24,7 @@ from fedsim.metrics import CLIENT_MEAN, GLOBAL_ACCURACY, VALIDATION, predictors_
 from fedsim.names import ALL, GLOBAL, MEAN, left_out, title
 from fedsim.names import VALIDATION as VALIDATED
 from fedsim.norms.groups import GROUP_OPTIONS, grouping
+from fedsim.paths import expanded
 from fedsim.plots import plot_comparison_by_domain, plot_comparison_over_rounds
 from fedsim.results import Result, find_runs
 from fedsim.scoring import joined
@@ -47,12 +48,13 @@ LAST = (ALL, VALIDATED, *SHOTS)
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fedsim.report", description="Tables and pictures of runs.")
-    parser.add_argument("folders", nargs="+", type=Path, help="run directories, or folders with run directories below")
-    parser.add_argument("--out", type=Path, help="where table and pictures go (default: the first folder)")
+    parser.add_argument("folders", nargs="+", help="run directories, or folders with run directories below")
+    parser.add_argument("--out", help="where table and pictures go (default: the first folder)")
     options = parser.parse_args(arguments)
     never_fail_to_print()
     try:
-        _compare(options.folders, options.out or options.folders[0])
+        folders = [Path(expanded("the folder", each)) for each in options.folders]
+        _compare(folders, folders[0] if options.out is None else Path(expanded("--out", options.out)))
     except FedsimError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

@@ -1,6 +1,7 @@
 """The settings of a run, checked: every value that gets past here is one the rest of the simulator can work with."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -140,7 +141,7 @@ class Settings:
             if key in _ALLOWED:
                 allowed, words = _ALLOWED[key]
                 if not allowed(config[key]):
-                    raise UserError(f"{key}={config[key]} is not possible: choose {words}.")
+                    raise UserError(f"{key}={_shown(config[key])} is not possible: choose {words}.")
             elif not isinstance(config[key], Mapping):
                 raise UserError(f"{key}={config[key]} is not possible: choose a file of configs/{key}.")
         if config["momentum"] and config["optimizer"] not in WITH_MOMENTUM:
@@ -160,6 +161,15 @@ class Settings:
 
     def to_config(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _shown(value: Any) -> str:
+    """As it was written: a text that looks like a number has its quotes."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            float(value)
+            return repr(value)
+    return str(value)
 
 
 def settings_of(config: dict[str, Any], overrides: Sequence[str] = ()) -> Settings:

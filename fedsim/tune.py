@@ -22,9 +22,11 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from fedsim.config import load
+from fedsim.config import GROUPS, load
 from fedsim.errors import FedsimError, UserError
+from fedsim.files import write_atomically, writing
 from fedsim.metrics import VALIDATION
+from fedsim.paths import expanded
 from fedsim.plots import plot_tuning
 from fedsim.progress import console_reporter
 from fedsim.report import compared_settings, group_by_settings, write_comparison
@@ -73,24 +75,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--over", default="lr", help="the tuned settings, with commas between them (default: lr)")
     parser.add_argument("--seeds", default="", help="further seeds to run the chosen settings on: 3,4,5")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of those runs alone")
-    parser.add_argument("--out", type=Path, help="where everything goes (default: the first folder)")
+    parser.add_argument("--out", help="where everything goes (default: the first folder)")
     options = parser.parse_args(arguments)
     never_fail_to_print()
     try:
-        folders = [Path(each) for each in options.sweeps]
-        out = options.out or folders[0]
+        folders = [Path(expanded("the folder", each)) for each in options.sweeps]
+        out = folders[0] if options.out is None else Path(expanded("--out", options.out))
         keys = options.over.split(",")
-        table = tuning_table([run for run in find_runs(folders) if out / TESTS not in run.run_dir.parents], keys)
+        tests = (out / TESTS).resolve()  # as the runs are named
+        table = tuning_table([run for run in find_runs(folders) if tests not in run.run_dir.parents], keys)
         choices = choose(table, keys)
         seeds = _further_seeds(options.seeds, table)
+        _refuse_groups(options.set)
         print_whole(render(choices))
         print(f"budget of each method: {choices[0].budget}")
         if table["failed"].any():
             print(f"{table['failed'].sum()} runs failed before their last round and count as 0: {_which(table, keys)}")
         for line in _edges(choices):
             print(line)
-        out.mkdir(parents=True, exist_ok=True)
-        table.drop(columns="run").to_csv(out / "tuning.csv", index=False, encoding="utf-8")
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+        written = table.drop(columns="run")
+        write_atomically(out / "tuning.csv", lambda path: written.to_csv(path, index=False, encoding="utf-8"))
         plot_tuning(table, keys[0], {each.method: each.values[keys[0]] for each in choices}, out / "tuning.png")
         print(f"written to {out}: tuning.csv, tuning.png")
         if seeds:
@@ -242,6 +248,8 @@ def _further_seeds(text: str, table: pd.DataFrame) -> list[int]:
     if not re.fullmatch(r"\d+(,\d+)*", text):
         raise UserError(f"--seeds={text} cannot be read: write whole numbers with commas between them, as 3,4,5.")
     seeds = [int(each) for each in text.split(",")]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds={text} names a seed twice: name each of them once.")
     used = sorted(set(seeds) & set(table["seed"]))
     if used:
         raise UserError(
@@ -249,6 +257,15 @@ def _further_seeds(text: str, table: pd.DataFrame) -> list[int]:
             f"{', '.join(map(str, sorted(set(table['seed']))))}."
         )
     return seeds
+
+
+def _refuse_groups(overrides: Sequence[str]) -> None:
+    for text in overrides:
+        if (group := text.partition("=")[0]) in GROUPS:
+            raise UserError(
+                f"--set {text} is not possible: runs on further seeds have the same {group}; choose settings other "
+                f"than {', '.join(GROUPS)}."
+            )
 
 
 def _tested(choice: Choice, seed: int, overrides: Sequence[str], folder: Path) -> Result:

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
 from datasets.build import build_federation
 from datasets.show import clients_table, imbalance_factor, label_entropy, main
+from fedsim.config import compose, repeatable
 from fedsim.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -43,6 +45,16 @@ def test_the_table_and_the_pictures_are_written(tmp_path: Path, capsys: pytest.C
     printed = capsys.readouterr().out
     assert f"12 clients, {table['train'].sum()} training images" in printed
     assert f"imbalance factor {2 / 24:.4g}" in printed
+
+
+def test_of_a_run_that_is_to_go_on_its_own_clients_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    OmegaConf.save(repeatable(compose([*SMALL, "dataset.train_per_domain=30"])), tmp_path / "config.yaml")
+    assert main([f"resume={tmp_path}"]) == 0
+    assert "6 clients, 180 training images" in capsys.readouterr().out
+    assert main([f"resume={tmp_path}", "seed=1"]) == 2
+    assert "seed=1 cannot be given with resume=" in capsys.readouterr().err
 
 
 def test_many_clients_are_summed_up_by_their_spread(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
         (["strategy.clap=3", "strategy=fedwon"], "strategy.clap=3 is not a setting: did you mean strategy.clip?"),
         (["+extra=3"], "extra=3 is not a setting: the settings are "),
         (["+strategy.extra=3"], "strategy.extra=3 is not an option of fedavg: leave it out."),
-        (["rounds"], "'rounds' cannot be read: write key=value."),
+        (["rounds"], "'rounds' cannot be read: write key=value, without spaces."),
         (["rounds=0"], "rounds=0 is not possible: choose a whole number of at least 1."),
         (["rounds=1.5"], "rounds=1.5 is not possible: choose a whole number of at least 1."),
         (["rounds=many"], "rounds=many is not possible: choose a whole number of at least 1."),

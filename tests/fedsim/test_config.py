@@ -48,7 +48,12 @@ def test_fedwon_brings_its_norm_unless_another_is_asked_for() -> None:
     assert compose(["strategy=fedwon"])["norm"]["name"] == "sws"
     for overrides in (["strategy=fedwon", "norm=gn"], ["norm=gn", "strategy=fedwon"]):
         layer = layer_options(compose(overrides)["norm"])
-        assert layer == {"name": "gn", "_target_": "fedsim.norms.use_group_norm", "groups": 32}
+        assert layer == {
+            "name": "gn",
+            "_target_": "fedsim.norms.use_group_norm",
+            "groups": None,
+            "channels_per_group": None,
+        }
     assert compose(["strategy=fedwon", "strategy.clip=null"])["strategy"]["clip"] is None
 
 
@@ -57,16 +62,34 @@ def test_fedwon_brings_its_norm_unless_another_is_asked_for() -> None:
     [
         (["roundz=3"], "roundz=3 is not a setting: did you mean rounds?"),
         (["rounds=3", "batchsize=8"], "batchsize=8 is not a setting: did you mean batch_size?"),
-        (["xyzzy=1"], "xyzzy=1 is not a setting: the settings are aggregation.name, attention.name, "),
+        (["xyzzy=1"], "xyzzy=1 is not a setting: the settings are aggregation, attention, batch_size, "),
         (["strategy=fedwon", "strategy.clap=1"], "strategy.clap=1 is not a setting: did you mean strategy.clip?"),
-        (["norm.groups=4"], "norm.groups=4 is not a setting: "),  # of norm=bn
+        (["norm.groups=4"], "norm.groups=4 is not a setting: leave it out, or choose one of norm=bcn, "),  # of norm=bn
+        (["stategy=fedbn"], "stategy=fedbn is not a setting: did you mean strategy?"),
+        (["modell=resnet18"], "modell=resnet18 is not a setting: did you mean model?"),
+        (
+            ["strategy.clip=1"],
+            "strategy.clip=1 is not a setting: leave it out, or choose strategy=fedwon, which has it.",
+        ),
+        (
+            ["engine=inline", "engine.workers=3"],
+            "engine.workers=3 is not a setting: leave it out, or choose engine=process, which has it.",
+        ),
+        (
+            ["dataset=pacs", "dataset.train_per_domain=20"],
+            "dataset.train_per_domain=20 is not a setting: leave it out, or choose dataset=digits, which has it.",
+        ),
+        (["experiment.lr=1"], "experiment.lr=1 is not a setting: did you mean "),
+        (["model.name=resnet18"], "model.name=resnet18 would change a name and nothing else: write model=resnet18."),
+        (["norm.name=batch"], "norm.name=batch would change a name and nothing else: write norm=NAME."),
         (["strategy=fedsgd"], f"strategy=fedsgd is not known: choose {STRATEGIES}."),
         (["strategy=fedsgd", "rounds=3"], f"strategy=fedsgd is not known: choose {STRATEGIES}."),
         (["norm=gn", "strategy=fedsgd"], f"strategy=fedsgd is not known: choose {STRATEGIES}."),
         (["experiment=nothing"], "experiment=nothing is not known: choose "),
         (["strategy="], f"strategy= is not known: choose {STRATEGIES}."),
         (["model=resnet"], "model=resnet is not known: choose "),
-        (["rounds"], "'rounds' cannot be read: write key=value."),
+        (["rounds"], "'rounds' cannot be read: write key=value, without spaces."),
+        (["rounds", "=", "3"], "'rounds' cannot be read: write key=value, without spaces."),
         (["rounds: 3"], "'rounds: 3' cannot be read: write key=value."),
         (["lr=[1"], "'lr=[1' cannot be read: write key=value, and a value with brackets"),
         (["out_dir=${nothing}"], "Interpolation key 'nothing' not found"),
@@ -81,7 +104,7 @@ def test_fedwon_brings_its_norm_unless_another_is_asked_for() -> None:
         (["split=[]"], "split=[] is not known: choose dirichlet, "),
         (["split=[domain,longtrail]"], "split=[domain,longtrail] is not known: choose dirichlet, "),
         (["split=[domain,domain]"], "split=[domain,domain] is not possible: choose each of them once."),
-        (["split.alpha=0.1"], "split.alpha=0.1 is not a setting: "),  # of split=domain
+        (["split.alpha=0.1"], "split.alpha=0.1 is not a setting: leave it out, or choose one of split=dirichlet, "),
         (["strategy=[fedbn]"], f"strategy=[fedbn] is not known: choose {STRATEGIES}."),
         (["=3"], "'=3' cannot be read: write key=value."),
         (["hydra.run.dir=x", "roundz=3"], "roundz=3 is not a setting"),

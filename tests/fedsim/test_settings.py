@@ -72,7 +72,8 @@ WRONG = {
     ("key", "value", "words"), [(key, value, words) for key, (words, values) in WRONG.items() for value in values]
 )
 def test_a_wrong_value_is_refused(key: str, value: Any, words: str, defaults: dict[str, Any]) -> None:
-    sentence = f"{key}={value} is not possible: choose {words}."
+    numeral = isinstance(value, str) and value.replace(".", "", 1).isdecimal()
+    sentence = f"{key}={repr(value) if numeral else value} is not possible: choose {words}."
     with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
         Settings.from_config({**defaults, key: value})
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fedsim import tune
+from fedsim import report, tune
 from fedsim.results import find_runs, read_result
 
 from .conftest import MakeRun
@@ -79,6 +79,8 @@ def test_two_settings_are_tuned_together_and_null_is_a_value(tmp_path: Path, mak
             "--seeds=1,2 has the seed 1, which the settings were chosen with: choose others than 0, 1",
         ),
         (["--seeds", "two"], "--seeds=two cannot be read"),
+        (["--seeds", "3,4,3"], "--seeds=3,4,3 names a seed twice"),
+        (["--seeds", "3", "--set", "strategy=fedbn"], "--set strategy=fedbn is not possible: "),
         (["--over", "strategy.mu"], "has no setting strategy.mu"),
     ],
 )
@@ -124,6 +126,36 @@ def test_a_run_that_diverged_counts_as_nothing_and_one_that_was_stopped_is_to_go
     pd.read_csv(clients, keep_default_na=False).drop(columns="fault").to_csv(clients, index=False)
     assert tune.main([str(tmp_path)]) == 2
     assert "diverged was stopped in round 0: go on with resume=" in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_written_a_sentence_says_so(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (sweep / "file").write_text("")
+    assert tune.main([str(sweep), "--out", str(sweep / "file")]) == 1
+    assert "file cannot be written (File exists)" in capsys.readouterr().err
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(sweep)
+    monkeypatch.setenv("HOME", str(sweep))
+    for each in (tune, report):
+        assert each.main(["~", "--out=~/all"]) == 0  # which no shell expands
+        assert each.main(["~/none"]) == 2
+        assert f"{sweep}/none holds no run" in capsys.readouterr().err
+    assert {path.name for path in (sweep / "all").iterdir()} >= {"tuning.csv", "comparison.csv"}
+    assert not (sweep / "~").exists()
+
+
+@pytest.mark.parametrize("folder", [".", "again/.."])
+def test_the_runs_of_further_seeds_are_no_part_of_a_sweep_named_by_a_relative_path(
+    sweep: Path, make_run: MakeRun, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(sweep)
+    (sweep / "again").mkdir()
+    words = ("split.validation=0.2", "strategy=fedbn", "lr=0.1", "seed=7")
+    make_run(sweep / "test" / "fedbn" / "7", *words, accuracy={"plain": 0.1}, validation_accuracy_mean=0.1)
+    assert tune.main([folder]) == 0
 
 
 @pytest.mark.slow
