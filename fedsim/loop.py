@@ -172,9 +172,7 @@ class FederatedLoop:
         played.faults += questioned.faults
         others = self._ask_along(messages, previous)
         clients = [message.metadata.dst_node_id for message in messages]
-        costs = self.costs.metrics(
-            self.strategy.workload, clients
-        )  # of this round's masks: aggregation may change them
+        costs = self.costs.metrics(self.strategy.workload, clients)  # of these masks: aggregation may change them
         self.reporter.cohort(round, len(messages))
         if self.diagnosis is not None:
             played.updates = self.diagnosis.updates(round, arrays_of(messages[0]))

@@ -76,11 +76,8 @@ def note_head(model: nn.Module, path: str, head: nn.Module, features: int, class
     )
     name = None if ends.classifier is None else placed(ends.classifier)
     first = None if before is None else before.first
-    setattr(
-        model,
-        NOTE,
-        Ends(first, *(tuple(map(placed, each)) for each in (ends.last, ends.bare)), name, ends.otherwise, tuple(rows)),
-    )
+    last, bare = (tuple(map(placed, names)) for names in (ends.last, ends.bare))
+    setattr(model, NOTE, Ends(first, last, bare, name, ends.otherwise, tuple(rows)))
 
 
 def known_ends(model: nn.Module) -> Ends | None:
@@ -200,7 +197,7 @@ def _traced(
     first = next(iter(called), None)
     if not isinstance(answer, torch.Tensor) or answer.grad_fn is None:
         return answer, first, {}, (), "what cannot be traced"
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names: dict[int | None, str] = {id(parameter): name for name, parameter in model.named_parameters()}
     met: dict[str, torch.Tensor] = {}
     bare: dict[str, None] = {}
     otherwise = ""
@@ -215,12 +212,13 @@ def _traced(
             met.setdefault(name, output)
             continue
         inputs = [each for each, _ in node.next_functions if each is not None]
-        applied = [name for each in inputs if (name := names.get(_matrix_of(each))) is not None]
+        applied = [names[matrix] for matrix in map(_matrix_of, inputs) if matrix in names]
         if applied:  # and the way back ends here, as at a layer
             bare |= dict.fromkeys(applied)
             otherwise = "weights that are in no layer"
             continue
-        if not inputs and getattr(node, "variable", None) is not None and id(node.variable) not in names:
+        variable = getattr(node, "variable", None)  # of a leaf: a scale for each channel, or the images
+        if variable is not None and id(variable) not in names:
             otherwise = otherwise or "the images as well"
         waiting += inputs
     return answer, first, met, tuple(bare), otherwise
