@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from fedsim.models.classifier import logit_layers
+from fedsim.models.classifier import logit_parameters
 from fedsim.norms.convolutions import swap_channels
 
 WEIGHT_FLOOR = 1e-3
@@ -57,7 +57,8 @@ def transposed_weights(model: nn.Module) -> dict[nn.Parameter, int]:
 def all_but_last_linear(model: nn.Module) -> list[nn.Parameter]:
     """Return the parameters without those of the layer that the logits come out of.
 
-    That is the classifier, and in a network like SqueezeNet the 1x1 convolution that is used as one.
+    That is the classifier, in a network like SqueezeNet the 1x1 convolution that is used as one, and in one of tied
+    weights the matrix.
     """
-    spared = {id(parameter) for layer in logit_layers(model).values() for parameter in layer.parameters()}
+    spared = {id(parameter) for parameter in logit_parameters(model)}
     return [parameter for parameter in model.parameters() if id(parameter) not in spared]

@@ -171,6 +171,8 @@ class FederatedLoop:
         messages = list(self.strategy.configure_train(round, self.arrays, ConfigRecord(), questioned))
         played.faults += questioned.faults
         others = self._ask_along(messages, previous)
+        clients = [message.metadata.dst_node_id for message in messages]
+        costs = self.costs.metrics(self.strategy.workload, clients)  # of these masks: aggregation may change them
         self.reporter.cohort(round, len(messages))
         if self.diagnosis is not None:
             played.updates = self.diagnosis.updates(round, arrays_of(messages[0]))
@@ -200,14 +202,13 @@ class FederatedLoop:
             assert previous is not None
             for ok in self._successful(islice(replies, len(asked)), len(asked), previous, part.name.lower()):
                 previous.measured.setdefault(part, {})[ok.metadata.src_node_id] = Measured.from_reply(ok)
-        clients = [message.metadata.dst_node_id for message in messages]
         trained = {f"train_{name}": value for name, value in (metrics or MetricRecord()).items()}
         loss = trained.get(TRAINING_LOSS)
         if isinstance(loss, float):
             self.losses.see(round, loss)
         played.row = {
             **trained,
-            **self.costs.metrics(self.strategy.workload, clients),
+            **costs,
             **needed,
             "bytes_down": counting.bytes_down,
             "bytes_up": counting.bytes_up,

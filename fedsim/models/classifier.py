@@ -8,6 +8,7 @@ built, so that asking for it costs nothing; a copy or a pickle of the model has 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +19,8 @@ from fedsim.models.fixed import undisturbed
 
 NOTE = "_ends_of"
 """The attribute of a model that holds what was found out."""
+RESHAPES = ("TBackward0", "TransposeBackward0", "PermuteBackward0", "ViewBackward0", "UnsafeViewBackward0")
+"""What autograd calls operations that give a matrix another shape and nothing else."""
 LIKELY_SIZES = (28, 32, *range(1, 65), 96, 128, 160, 192, 224, 256, 299)
 """Sizes of images, in pixels, that are tried in this order with a model of which nothing is known."""
 
@@ -30,6 +33,8 @@ class Ends:
     """The one that computes first"""
     last: tuple[str, ...]
     """Those that the way back from the logits meets first, of any kind; one in most networks"""
+    bare: tuple[str, ...]
+    """The parameters that it meets first and that no layer applies, such as a tied or a plain matrix; mostly none"""
     classifier: str | None
     """The linear layer with a row for each class that they come from, if it is one"""
     otherwise: str = ""
@@ -45,12 +50,12 @@ def note_classifier(model: nn.Module, images: torch.Tensor, num_classes: int | N
     ``images`` (N, ...) is any batch that the network takes. A layer that has not ``num_classes`` rows is no classifier;
     without it any number will do. The model works in the mode it is in.
     """
-    answer, first, outputs, otherwise = _traced(model, images)
+    answer, first, outputs, bare, otherwise = _traced(model, images)
     found = {name: module for name, module in model.named_modules() if name in outputs}
     if not otherwise:
         otherwise = _not_a_classifier(found, outputs, answer, num_classes)
     name = None if otherwise else next(iter(found))
-    setattr(model, NOTE, Ends(first, tuple(found), name, otherwise, () if name is None else (name,)))
+    setattr(model, NOTE, Ends(first, tuple(found), bare, name, otherwise, () if name is None else (name,)))
     return answer
 
 
@@ -71,7 +76,8 @@ def note_head(model: nn.Module, path: str, head: nn.Module, features: int, class
     )
     name = None if ends.classifier is None else placed(ends.classifier)
     first = None if before is None else before.first
-    setattr(model, NOTE, Ends(first, tuple(map(placed, ends.last)), name, ends.otherwise, tuple(rows)))
+    last, bare = (tuple(map(placed, names)) for names in (ends.last, ends.bare))
+    setattr(model, NOTE, Ends(first, last, bare, name, ends.otherwise, tuple(rows)))
 
 
 def known_ends(model: nn.Module) -> Ends | None:
@@ -99,8 +105,8 @@ def ends_of(model: nn.Module) -> Ends:
             "known: call fedsim.models.classifier.note_classifier(model, images) first."
         )
     if not linear:
-        return Ends(None, (), None, "no linear layer")
-    return Ends(None, (linear[0],), linear[0], alternatives=(linear[0],))
+        return Ends(None, (), (), None, "no linear layer")
+    return Ends(None, (linear[0],), (), linear[0], alternatives=(linear[0],))
 
 
 def classifier_of(model: nn.Module, wanted_by: str) -> tuple[str, nn.Linear]:
@@ -127,6 +133,16 @@ def logit_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: model.get_submodule(name) for name in ends_of(model).last}
 
 
+def logit_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of ``logit_layers``, and those that the logits come out of without a layer.
+
+    Raises: ``UserError`` as ``ends_of``.
+    """
+    of_layers = [parameter for layer in logit_layers(model).values() for parameter in layer.parameters()]
+    named = dict(model.named_parameters(remove_duplicate=False))
+    return of_layers + [named[name] for name in ends_of(model).bare]
+
+
 def class_layers(model: nn.Module, num_classes: int) -> list[str]:
     """Return the names of the linear layers that turn the same features into a logit for each class."""
     return [name for name in ends_of(model).alternatives if model.get_submodule(name).out_features == num_classes]
@@ -147,13 +163,17 @@ def features_seen(classifier: nn.Linear) -> Iterator[list[torch.Tensor]]:
         hook.remove()
 
 
-def _traced(model: nn.Module, images: torch.Tensor) -> tuple[object, str | None, dict[str, torch.Tensor], str]:
+def _traced(
+    model: nn.Module, images: torch.Tensor
+) -> tuple[object, str | None, dict[str, torch.Tensor], tuple[str, ...], str]:
     """What the model answers, its first layer, the outputs of the layers that the way back from the answer meets first,
-    and what else it meets."""
+    the parameters outside of layers that it meets, and what else there is against a classifier."""
     made: dict[object, tuple[str, torch.Tensor]] = {}
+    called: list[str] = []
 
     def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
         def note(_: nn.Module, inputs: object, output: object) -> None:
+            called.append(name)  # even where a part of the network computes without gradients
             if isinstance(output, torch.Tensor) and output.grad_fn is not None:
                 made[output.grad_fn] = name, output
 
@@ -174,10 +194,12 @@ def _traced(model: nn.Module, images: torch.Tensor) -> tuple[object, str | None,
             hook.remove()
         for parameter in frozen:
             parameter.requires_grad_(False)
-    first = next((name for name, _ in made.values()), None)
+    first = next(iter(called), None)
     if not isinstance(answer, torch.Tensor) or answer.grad_fn is None:
-        return answer, first, {}, "what cannot be traced"
+        return answer, first, {}, (), "what cannot be traced"
+    names: dict[int | None, str] = {id(parameter): name for name, parameter in model.named_parameters()}
     met: dict[str, torch.Tensor] = {}
+    bare: dict[str, None] = {}
     otherwise = ""
     waiting, known = [answer.grad_fn], set()
     while waiting:
@@ -189,11 +211,34 @@ def _traced(model: nn.Module, images: torch.Tensor) -> tuple[object, str | None,
             name, output = made[node]
             met.setdefault(name, output)
             continue
-        variable = getattr(node, "variable", None)  # of a leaf: the images, or a parameter that no layer above is about
-        if variable is not None and variable.dim() > 1:
-            otherwise = "weights that are in no layer" if isinstance(variable, nn.Parameter) else "the images as well"
-        waiting += [each for each, _ in node.next_functions if each is not None]
-    return answer, first, met, otherwise
+        inputs = [each for each, _ in node.next_functions if each is not None]
+        applied = [names[matrix] for matrix in map(_matrix_of, inputs) if matrix in names]
+        if applied:  # and the way back ends here, as at a layer
+            bare |= dict.fromkeys(applied)
+            otherwise = "weights that are in no layer"
+            continue
+        variable = getattr(node, "variable", None)  # of a leaf: a scale for each channel, or the images
+        if variable is not None and id(variable) not in names:
+            otherwise = otherwise or "the images as well"
+        waiting += inputs
+    return answer, first, met, tuple(bare), otherwise
+
+
+def _matrix_of(node: Any) -> int | None:
+    """The identity of the matrix that a node of the graph hands on, be it transposed or in another shape."""
+    while True:
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            return id(variable) if _is_matrix(variable) else None
+        inputs = [each for each, _ in node.next_functions if each is not None]
+        if len(inputs) != 1 or node.name() not in RESHAPES:
+            return None
+        node = inputs[0]
+
+
+def _is_matrix(parameter: torch.Tensor) -> bool:
+    """Whether it mixes channels; not a scale for each of them, (C,) or (1, C, 1, 1)."""
+    return sum(size > 1 for size in parameter.shape) > 1
 
 
 def _likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
@@ -209,7 +254,7 @@ def _likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
 
 def _has_weights(module: nn.Module) -> bool:
     """Whether the way back ends here: at matrices and kernels, not at a scale for each channel or at a norm layer."""
-    own = any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
+    own = any(_is_matrix(parameter) for parameter in module.parameters(recurse=False))
     return isinstance(module, nn.Linear | _ConvNd) or (own and not list(module.children()))
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from fedsim.errors import UserError
-from fedsim.models.classifier import logit_layers
+from fedsim.models.classifier import logit_parameters
 
 _MADE: dict[type[nn.Module], type[nn.Module]] = {}
 """The companded class of each class of layers."""
@@ -92,7 +92,8 @@ def use_weight_compander(
         )
     layers = {path: layer for path, layer in model.named_modules() if isinstance(layer, _ConvNd | nn.Linear)}
     if not head:
-        layers = {path: layer for path, layer in layers.items() if path not in logit_layers(model)}
+        spared = {id(parameter) for parameter in logit_parameters(model)}
+        layers = {path: layer for path, layer in layers.items() if id(layer.weight) not in spared}
     chosen = {path: layer for path, layer in layers.items() if layer.weight.requires_grad}
     if not chosen:
         raise UserError(

@@ -1,6 +1,7 @@
 """The FLOPs that methods account for, against those that torch counts while their clients train."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from fedsim.arrays import to_record
 from fedsim.client_host import ClientAppFactory, ClientHost
 from fedsim.engines.inline import InlineGrid
 from fedsim.errors import UserError
+from fedsim.progress import Reporter
 from fedsim.settings import Settings
-from fedsim.simulation import prepare
+from fedsim.simulation import prepare, run
 
 MakeSettings = Callable[..., Settings]
 CLIENT, IMAGES = 2, 40
@@ -120,3 +122,14 @@ def test_model_sized_numbers_beside_the_optimizers_by_hand(small_settings: MakeS
     asked = dense.costs.cost.device_memory(4).activations + dense.costs.cost.buffers
     assert needs[0] * 1e6 == pytest.approx(asked + 4 * (2 * numbers + weights))
     assert needs[1] < needs[0]
+
+
+def test_a_round_costs_what_its_own_masks_do(small_settings: MakeSettings, tmp_path: Path) -> None:
+    """Not what those do that it leads to, which may keep more of the large layers."""
+    words = ("strategy=prunefl", "strategy.density=0.1", "strategy.rate=1", "engine=inline", "rounds=1", "lr=0.2")
+    adjusted, kept = (
+        run(prepare(small_settings(*words, f"strategy.interval={interval}")), tmp_path / str(interval), Reporter())
+        for interval in (1, 50)
+    )
+    gflops, as_it_began = (result.rounds["device_gflops"].iloc[-1] for result in (adjusted, kept))
+    assert gflops == as_it_began

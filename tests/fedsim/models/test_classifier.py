@@ -14,7 +14,14 @@ from clients.adaptive_clipping import all_but_last_linear
 from fedsim.errors import UserError
 from fedsim.heads import use_cosine, use_etf, use_local_generic
 from fedsim.models import CNN6, AlexNet, CNNSmall, ResNet20, resnet18
-from fedsim.models.classifier import class_layers, classifier_of, features_seen, logit_layers, note_classifier
+from fedsim.models.classifier import (
+    class_layers,
+    classifier_of,
+    features_seen,
+    known_ends,
+    logit_layers,
+    note_classifier,
+)
 from fedsim.models.freezing import train_only
 from fedsim.reparam.weight_compander import use_weight_compander
 from strategies import FedPer
@@ -44,6 +51,7 @@ class Answering(nn.Module):
         self.how = how
         self.one, self.two, self.wide = nn.Linear(4, 10), nn.Linear(4, 10), nn.Linear(4, 30)
         self.scale, self.rows = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.randn(10, 4))
+        self.row = nn.Parameter(torch.ones(1, 10))
         self.frozen = nn.Parameter(torch.randn(10, 10), requires_grad=False)
         self.body, self.conv = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 10, 1)
         self.last_registered = nn.Linear(4, 4)
@@ -56,6 +64,7 @@ class Answering(nn.Module):
             "view": lambda: self.one(features)[:, None].squeeze(1),
             "scaled": lambda: self.one(features) * self.scale.exp() / 3,
             "in place": lambda: self.one(features).mul_(2),
+            "row": lambda: self.one(features) * self.row,
             "log": lambda: F.log_softmax(self.one(features), 1),
             "sum": lambda: self.one(features) + self.two(features),
             "twice": lambda: (self.one(features) + self.one(-features)) / 2,
@@ -63,6 +72,7 @@ class Answering(nn.Module):
             "maxout": lambda: self.wide(features).reshape(-1, 10, 3).amax(2),
             "conv": lambda: self.conv(map_).mean((2, 3)),
             "matrix": lambda: F.linear(features, self.rows),
+            "tied": lambda: F.linear(features, self.conv.weight.flatten(1)) * 2,
             "frozen": lambda: F.linear(self.one(features), self.frozen),
             "pixels": lambda: self.one(features) + images.flatten(1)[:, :10],
         }
@@ -104,7 +114,7 @@ def test_of_known_networks_it_is_the_one_that_is_called_so(name: str, make: Call
     assert classifier_of(model, "x")[0] == name
 
 
-@pytest.mark.parametrize("how", ["plain", "view", "scaled", "in place", "log"])
+@pytest.mark.parametrize("how", ["plain", "view", "scaled", "row", "in place", "log"])
 def test_what_has_no_weights_may_follow(how: str) -> None:
     assert classifier_of(noted(Answering(how)), "x")[0] == "one"
 
@@ -116,8 +126,8 @@ def test_what_has_no_weights_may_follow(how: str) -> None:
         ("places", "several outputs of Linear one for each image", ["one"]),
         ("maxout", "Linear wide of 30 rows for 10 classes", ["wide"]),
         ("conv", "Conv2d conv", ["conv"]),
-        ("matrix", "weights that are in no layer", ["last_registered"]),
-        ("frozen", "weights that are in no layer", ["one"]),
+        ("matrix", "weights that are in no layer", []),
+        ("frozen", "weights that are in no layer", []),
         ("pixels", "the images as well", ["one"]),
     ],
 )
@@ -130,6 +140,33 @@ def test_anything_else_is_refused(how: str, words: str, layers: list[str]) -> No
         FedPer(model)
     assert class_layers(model, 10) == []
     assert [*logit_layers(model)] == layers
+
+
+@pytest.mark.parametrize(("how", "names"), [("matrix", ["rows"]), ("tied", ["conv.weight"]), ("frozen", ["frozen"])])
+def test_a_matrix_without_a_layer_is_spared_and_not_the_layer_in_front_of_it(how: str, names: list[str]) -> None:
+    model = noted(Answering(how))
+    clipped = {id(parameter) for parameter in all_but_last_linear(copy.deepcopy(model))}
+    assert not clipped & {id(parameter) for parameter in model.parameters()}  # those of the copy
+    clipped = {id(parameter) for parameter in all_but_last_linear(model)}
+    assert [name for name, parameter in model.named_parameters() if id(parameter) not in clipped] == names
+    companded = use_weight_compander(model, head=False)
+    assert not any(f"{name.removesuffix('.weight')}.a" in dict(companded.named_parameters()) for name in names)
+
+
+def test_what_computes_first_may_do_so_without_gradients() -> None:
+    class FixedBody(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.body = nn.Linear(4, 10), nn.Conv2d(3, 4, 16)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                features = self.body(images).flatten(1)
+            return self.head(features)
+
+    ends = known_ends(noted(FixedBody()))
+    assert ends is not None
+    assert (ends.first, ends.classifier) == ("body", "head")
 
 
 def test_a_layer_of_another_width_is_none() -> None:
