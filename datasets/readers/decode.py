@@ -14,7 +14,7 @@ from PIL import Image
 
 from datasets.cache import VARIABLE, cached, fingerprint, mapped
 from datasets.readers.arrays import check_range
-from datasets.readers.labelled import Images, Labelled, OnDisk, Pixels
+from datasets.readers.labelled import Images, Labelled, OnDisk, Pixels, already_bytes
 from datasets.readers.listing import told
 from datasets.source import Part, Source
 from datasets.transforms import Transform
@@ -131,7 +131,8 @@ def _store(
     for labelled in parts:
         mine = images[first : first + len(labelled.labels)]
         fill(mine, labelled.images)
-        _refuse_darkness(labelled.origin, mine)
+        if not already_bytes(labelled.images):
+            _refuse_darkness(labelled.origin, mine)
         first += len(labelled.labels)
     images.flush()
     np.save(folder / "labels.npy", np.concatenate([labelled.labels for labelled in parts]))

@@ -109,6 +109,15 @@ class _Chosen:
         return self.images[int(self.places[index])]
 
 
+def already_bytes(images: Images) -> bool:
+    """Return whether they are arrays of 8 bits, of which no shade can get lost, and no files that are decoded."""
+    if isinstance(images, _Chained):
+        return already_bytes(images.first) and already_bytes(images.second)
+    if isinstance(images, _Chosen):
+        return already_bytes(images.images)
+    return isinstance(images, np.ndarray)
+
+
 @contextmanager
 def reading(path: Path | str) -> Iterator[None]:
     """As ``fedsim.files.reading``, for the files and functions of others, which raise almost anything.
