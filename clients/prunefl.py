@@ -44,10 +44,10 @@ class PruneFL(MaskedSGD):
         """Before the gradients of weights that are not there are dropped."""
         if self._gradients is not None:
             for layer in self.masks:
-                gradient = model.get_parameter(entry(layer)).grad
-                if gradient is not None:
-                    total = self._gradients.setdefault(layer, torch.zeros_like(gradient))
-                    total += gradient
+                weight = model.get_parameter(entry(layer))
+                total = self._gradients.setdefault(layer, torch.zeros_like(weight, requires_grad=False))
+                if weight.grad is not None:  # else the layer is used in no pass of this step
+                    total += weight.grad
         super().before_step(model)
 
     def _keep(self, squares: dict[str, torch.Tensor], since: ConfigRecord, turn: Turn) -> None:

@@ -67,11 +67,15 @@ class Prepared:
     """Whether, at evaluation, the result of an image depends on the others of its batch"""
 
     def __str__(self) -> str:
-        """One line for the person who waits: ``fedwon on digits: 6 clients, cnn_small with sws, process on cpu``."""
+        """One line for the person who waits.
+
+        ``fedwon on digits: 6 clients, cnn_small with sws, sgd with lr 0.05, process on cpu``
+        """
         settings = self.settings
         return (
             f"{settings.strategy['name']} on {settings.dataset['name']}: {len(self.federation.clients)} clients, "
             f"{settings.model['name']} with {settings.norm['name']}{self._groups()}, "
+            f"{settings.optimizer} with lr {settings.lr:g}, "
             f"{settings.engine['name']} on {', '.join(map(str, self.devices))}"
             f"{self._densities()}"
         )
