@@ -24,20 +24,20 @@ from fedsim.devices.scripts import (
     superlink_command,
     supernode_command,
 )
-from fedsim.errors import FedsimError, UserError
+from fedsim.errors import FedsimError, FileError, UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return _check(options.folder, options.words) if options.command == "check" else _operate(options)
+    except (FileError, OSError) as error:
+        reason = error if isinstance(error, FileError) else f"{error.strerror}: {error.filename}"
+        print(f"error: {options.folder} cannot be used ({reason}): name a folder you may write to.", file=sys.stderr)
+        return UserError.exit_status
     except FedsimError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
-    except OSError as error:
-        reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-        print(f"error: {options.folder} cannot be used ({reason}): name a folder you may write to.", file=sys.stderr)
-        return UserError.exit_status
 
 
 def _operate(options: argparse.Namespace) -> int:

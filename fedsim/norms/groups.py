@@ -1,8 +1,8 @@
 """How channels are divided into groups, for every norm that has groups: ``norm.groups`` or ``norm.channels_per_group``.
 
 GroupNorm's paper (Wu & He 2018, arXiv 1803.08494) has 32 groups, for networks of 64 to 2048 channels; a network of 32
-would be normalized channel by channel, which is InstanceNorm. Its Table 3 has 16 channels a group beside them, as good
-in the mean, and that is the default here.
+would be normalized channel by channel, which is InstanceNorm. The paper also divides by a fixed number of channels, 16
+a group among them, and that is the default here.
 """
 
 from collections.abc import Mapping
@@ -59,10 +59,7 @@ def groups_in(layer: nn.Module, groups: int | None, channels_per_group: int | No
 def grouping(norm: Mapping[str, Any]) -> str | None:
     """What the options of the ``norm`` group say of groups, as ``groups=32`` or ``channels_per_group=16``, with the
     default where they leave it open; ``None`` for a norm without groups."""
-    if norm.get("name") not in GROUPED:
-        return None
-    groups = norm.get("groups")
-    if groups is not None:
-        return f"groups={groups}"
-    least = norm.get("channels_per_group")
-    return f"channels_per_group={CHANNELS_PER_GROUP if least is None else least}"
+    for option in GROUP_OPTIONS:
+        if norm.get(option) is not None:
+            return f"{option}={norm[option]}"
+    return f"channels_per_group={CHANNELS_PER_GROUP}" if norm.get("name") in GROUPED else None
