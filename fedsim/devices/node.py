@@ -1,5 +1,6 @@
 """What a node says of itself in ``flower-supernode --node-config``, and what the server's settings may ask of it."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,4 +180,6 @@ def _refuse_ways_out(key: str, value: Any, inside: Path) -> None:
     elif isinstance(value, str) and (
         ":" in value or value.startswith("~") or not (inside / value).resolve().is_relative_to(inside)
     ):
-        raise Refusal(f"dataset.{key}={value} leads out of this device's data-dir: choose what is inside it.")
+        home = os.path.expanduser("~")  # which ~ has become here; where it lies is nobody's business
+        shown = f"~{value.removeprefix(home)}" if value.startswith(f"{home}{os.sep}") else value
+        raise Refusal(f"dataset.{key}={shown} leads out of this device's data-dir: choose what is inside it.")

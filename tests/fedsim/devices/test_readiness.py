@@ -67,7 +67,7 @@ def test_folders_of_images_by_the_settings_of_a_run(
         folder = tmp_path / "my data" / part / name
         folder.mkdir(parents=True)
         for number in range(count):
-            Image.new("RGB", (9, 9), (number, 0, 0)).save(folder / f"{number}.png")
+            Image.new("RGB", (9, 9), (200 + number, 0, 0)).save(folder / f"{number}.png")
     assert main(["check", str(device)]) == 0
     assert "5 to train on (cat: 3, dog: 2); 1 to test on (cat: 0, dog: 1)" in capsys.readouterr().out
     assert main(["check", str(device), "dataset.classes=[ant,cat,dog]", "dataset.image_size=8"]) == 0
