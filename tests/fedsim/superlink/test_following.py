@@ -276,8 +276,11 @@ def test_only_an_empty_directory_is_filled_from_elsewhere(tmp_path: Path) -> Non
     check_receiving_dir(tmp_path / "new")
     (tmp_path / "new" / ".hydra").mkdir()  # no name that a server may choose
     check_receiving_dir(tmp_path / "new")
+    (tmp_path / "new" / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"out_dir=.*/new already holds notes.txt, and engine=superlink fills"):
+        check_receiving_dir(tmp_path / "new")
     (tmp_path / "new" / "clients.csv").touch()
-    with pytest.raises(UserError, match=r"out_dir=.*/new already holds clients.csv, and engine=superlink fills"):
+    with pytest.raises(UserError, match=r"out_dir=.*/new already holds clients.csv, which a run would take for its"):
         check_receiving_dir(tmp_path / "new")
 
 
