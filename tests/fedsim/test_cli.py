@@ -192,7 +192,7 @@ def test_where_no_folder_for_runs_can_be_made_a_sentence_says_so(
 def test_a_file_that_cannot_be_written_is_named_and_the_run_can_go_on(
     main: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    (tmp_path / "run" / "model.safetensors").mkdir(parents=True)
+    (tmp_path / "run" / ".model.safetensors.new").mkdir(parents=True)  # where it is written first
     assert main(*SMALL, "rounds=1", "engine=inline", "out_dir=run") == 1
     run_dir = tmp_path / "run"
     assert capsys.readouterr().err.splitlines() == [
