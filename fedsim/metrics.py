@@ -128,7 +128,14 @@ def client_rows(evaluation: Evaluation, federation: Federation, round: int) -> l
 def fault_rows(faults: Iterable[tuple[int, str, str]], federation: Federation, round: int) -> list[Row]:
     """The rows of ``clients.csv`` for clients that failed or whose reply was refused, at what, and why."""
     return [
-        {"round": round, "client": client, "domain": federation.domain_of(client), "split": doing, "fault": fault}
+        {
+            "round": round,
+            "client": client,
+            # An answer that failed may say that it is from anywhere.
+            "domain": federation.domain_of(client) if client in federation.clients else "",
+            "split": doing,
+            "fault": fault,
+        }
         for client, doing, fault in faults
     ]
 
