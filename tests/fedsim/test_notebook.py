@@ -19,7 +19,7 @@ def test_a_simulation_returns_its_tables(tmp_path: Path, capsys: pytest.CaptureF
     assert result.summary["final"]["client_accuracy_mean"] == pytest.approx(last["accuracy"].mean())
     assert result.summary["strategy"] == "fedwon"
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("fedwon on digits: 6 clients, cnn_small with sws, sgd with lr 0.05, inline on ")
+    assert said[0].startswith("fedwon on digits: 6 clients, cnn_small with sws, sgd with lr 0.8, inline on ")
     accuracy = f"{last['accuracy'].mean():.1%}"
     assert said[2].startswith(f"round 1/1  client accuracy {accuracy}")
 
