@@ -28,7 +28,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fedsim.devices.authority import Authority
+from fedsim.deployment.devices.authority import Authority
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent

@@ -44,7 +44,7 @@ def measure(images: int, clients: int, split: str) -> None:
 
     from datasets.source import Part, Source
     from datasets.splits.build import build_split
-    from fedsim.config import compose
+    from fedsim.config.composition import compose
 
     rng = np.random.default_rng(0)
     source = Source(

@@ -4,8 +4,8 @@ from torch import nn
 
 from clients.adaptive_clipping import all_but_last_linear, clip_adaptively, transposed_weights
 from clients.local_sgd import LocalSGD
-from fedsim.errors import UserError
-from fedsim.method import LocalTraining
+from fedsim.core.errors import UserError
+from fedsim.methods.interfaces import LocalTraining
 
 
 class ClippedSGD(LocalSGD):

@@ -5,12 +5,12 @@ from torch import nn
 
 from clients.masked_sgd import MaskedSGD
 from datasets.examples import Examples
-from fedsim.arrays import to_record
-from fedsim.errors import UserError
-from fedsim.messages import MASKS, REPLACE, counts_of
-from fedsim.method import LocalTraining, Turn
-from fedsim.pruning.adjustment import with_places, without_smallest
-from fedsim.pruning.masks import encode, entry
+from fedsim.core.errors import UserError
+from fedsim.messages.arrays import to_record
+from fedsim.messages.schema import MASKS, REPLACE, counts_of
+from fedsim.methods.interfaces import LocalTraining, Turn
+from fedsim.methods.sparse.adjustment import with_places, without_smallest
+from fedsim.methods.sparse.masks import encode, entry
 
 
 class FedDST(MaskedSGD):

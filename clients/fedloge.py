@@ -7,9 +7,9 @@ from torch.nn import functional as F
 from clients.local_sgd import LocalSGD
 from clients.realignment import rescaled, with_lengths_of
 from datasets.examples import Examples
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.heads import LocalGenericHeads, local_generic_heads
-from fedsim.method import PLAIN, LocalTraining, Turn
+from fedsim.methods.interfaces import PLAIN, LocalTraining, Turn
 from fedsim.models.classifier import features_seen
 
 Linear = tuple[torch.Tensor, torch.Tensor]

@@ -7,8 +7,8 @@ from torch import nn
 
 from clients.local_sgd import LocalSGD
 from datasets.examples import Examples
-from fedsim.errors import UserError
-from fedsim.method import LocalTraining, Turn
+from fedsim.core.errors import UserError
+from fedsim.methods.interfaces import LocalTraining, Turn
 
 
 class FedProx(LocalSGD):

@@ -4,10 +4,10 @@ from torch import nn
 
 from clients.local_sgd import LocalSGD
 from datasets.examples import Examples
-from fedsim.errors import UserError
-from fedsim.method import LocalTraining, Turn
+from fedsim.core.errors import UserError
+from fedsim.methods.interfaces import LocalTraining, Turn
 from fedsim.models.classifier import classifier_of
-from fedsim.models.fixed import buffers_restored, parameters_fixed
+from fedsim.models.restored import buffers_restored, parameters_fixed
 
 
 class FedRep(LocalSGD):

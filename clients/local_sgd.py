@@ -2,7 +2,7 @@
 
 A method overrides the step that differs (``loss``, ``before_step``, ``train``, ``predict``) and inherits the rest.
 Loading the model, keeping the personal part and building the reply are the simulator's work
-(``fedsim/client_host.py``).
+(``fedsim/client/host.py``).
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from clients.optimizers import make_optimizer
 from datasets.examples import Examples, training_batches
-from fedsim.method import PLAIN, LocalTraining, Turn
+from fedsim.methods.interfaces import PLAIN, LocalTraining, Turn
 
 
 class LocalSGD:

@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 from clients.local_sgd import LocalSGD
 from datasets.examples import Examples
-from fedsim.arrays import to_record, to_tensors
-from fedsim.messages import GRADIENTS, GROW, MASKS, PLACES, VALUES, counts_of
-from fedsim.method import Turn
-from fedsim.models.fixed import buffers_restored
-from fedsim.pruning.gradients import largest_gradients
-from fedsim.pruning.masks import Masks, decode, entry, pack, unpack
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import GRADIENTS, GROW, MASKS, PLACES, VALUES, counts_of
+from fedsim.methods.interfaces import Turn
+from fedsim.methods.sparse.gradients import largest_gradients
+from fedsim.methods.sparse.masks import Masks, decode, entry, pack, unpack
+from fedsim.models.restored import buffers_restored
 
 
 class MaskedSGD(LocalSGD):

@@ -6,10 +6,10 @@ from torch import nn
 
 from clients.masked_sgd import MaskedSGD
 from datasets.examples import Examples
-from fedsim.arrays import to_record, to_tensors
-from fedsim.messages import ROUND, SQUARES, SQUARES_SINCE
-from fedsim.method import Turn
-from fedsim.pruning.masks import entry
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import ROUND, SQUARES, SQUARES_SINCE
+from fedsim.methods.interfaces import Turn
+from fedsim.methods.sparse.masks import entry
 
 KEPT_SINCE = "squares-since"
 """The record of a client's state that says with which round the sums that it keeps begin."""

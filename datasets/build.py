@@ -6,9 +6,9 @@ from datasets.devices import DeviceData
 from datasets.federation import Federation
 from datasets.source import Source
 from datasets.splits.build import build_split
-from fedsim.binding import instantiate
-from fedsim.errors import UserError
-from fedsim.settings import Settings
+from fedsim.config.binding import instantiate
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
 
 
 def build_federation(settings: Settings) -> Federation:

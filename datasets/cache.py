@@ -22,9 +22,9 @@ import numpy.typing as npt
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from fedsim.errors import UserError
-from fedsim.files import DAMAGED, why
-from fedsim.paths import expanded
+from fedsim.config.paths import expanded
+from fedsim.core.errors import UserError
+from fedsim.core.files import DAMAGED, why
 
 log = logging.getLogger(__name__)
 

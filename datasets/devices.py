@@ -20,11 +20,11 @@ from datasets.readers.labelled import OnDisk
 from datasets.readers.listing import list_images, loose_images, subfolders
 from datasets.source import Indices, Part, Source
 from datasets.transforms import HorizontalFlip, Transform
-from fedsim.binding import instantiate
-from fedsim.devices.node import NodeConfig, NodeProfile
-from fedsim.errors import UserError
-from fedsim.names import find_name
-from fedsim.settings import Settings
+from fedsim.config.binding import instantiate
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
+from fedsim.core.names import find_name
+from fedsim.deployment.devices.node import NodeConfig, NodeProfile
 
 NAME = "devices"
 ARCHIVE = "data.npz"

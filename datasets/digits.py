@@ -28,7 +28,7 @@ from sklearn.utils import Bunch
 
 from datasets.readers.decode import check_image_size, fill
 from datasets.source import Part, Source
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 SIZE = 28
 HANDWRITTEN_DIGITS = 1797

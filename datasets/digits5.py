@@ -36,7 +36,7 @@ from datasets.readers.pickles import read_arrays
 from datasets.readers.torchvision_files import HALVES, OfficialSet
 from datasets.source import Indices, Source
 from datasets.transforms import PLUS_MINUS_ONE
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 POOL = 7438
 """Training images of USPS, the smallest domain; the others are cut to as many."""

@@ -19,7 +19,7 @@ from datasets.readers.labelled import Labelled, OnDisk
 from datasets.readers.parquet import find_parquet, read_parquet
 from datasets.source import Indices, Part, Source
 from datasets.transforms import PLUS_MINUS_ONE
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 CLASSES = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 TEST_SHARE = 0.1

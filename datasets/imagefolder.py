@@ -17,8 +17,8 @@ from datasets.readers.labelled import reading
 from datasets.readers.listing import loose_images, subfolders, told
 from datasets.source import Source
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, HorizontalFlip, Transform
-from fedsim.errors import UserError
-from fedsim.names import all_readable, find_name, readable
+from fedsim.core.errors import UserError
+from fedsim.core.names import all_readable, find_name, readable
 
 log = logging.getLogger(__name__)
 

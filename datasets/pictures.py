@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from datasets.federation import Federation
 from datasets.shots import SHOT_RULES, SHOTS, long_tailed
 from datasets.source import Indices, Part
-from fedsim.names import left_out
-from fedsim.plots import colour, label, legend_below, picture, plain_logarithm
+from fedsim.core.names import left_out
+from fedsim.report.plots import colour, label, legend_below, picture, plain_logarithm
 
 NAMED_CLIENTS = 40
 """More clients than these are drawn without their names and numbers."""

@@ -20,11 +20,11 @@ from datasets.federation import Federation
 from datasets.pictures import NAMED_CLASSES, NAMED_CLIENTS, plot_federation
 from datasets.shots import SHOT_RULES, SHOTS, long_tailed
 from datasets.source import Part
-from fedsim.config import compose
-from fedsim.errors import FileError, UserError
-from fedsim.files import write_atomically, writing
-from fedsim.settings import settings_of
-from fedsim.terminal import console, never_fail_to_print, print_whole
+from fedsim.config.composition import compose
+from fedsim.config.settings import settings_of
+from fedsim.core.errors import FileError, UserError
+from fedsim.core.files import write_atomically, writing
+from fedsim.output.terminal import console, never_fail_to_print, print_whole
 
 OF_CLASS = "train."
 """Begins the columns of the classes, which may be called as any other column."""

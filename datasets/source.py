@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datasets.transforms import PLUS_MINUS_ONE, Transform
-from fedsim.names import all_readable
+from fedsim.core.names import all_readable
 
 Indices = npt.NDArray[np.int64]
 
@@ -38,7 +38,7 @@ class Source:
     parts: npt.NDArray[np.uint8]
     """(N,), a ``Part`` each"""
     domain_names: tuple[str, ...]
-    """As they can be shown (``fedsim/names.py``), whatever the folders are called"""
+    """As they can be shown (``fedsim/core/names.py``), whatever the folders are called"""
     class_names: tuple[str, ...]
     transform: Transform = PLUS_MINUS_ONE
     writers: Indices | None = None

@@ -14,8 +14,8 @@ from datasets.readers.arrays import labelled_arrays
 from datasets.readers.decode import check_image_size, check_labels, fill
 from datasets.readers.labelled import reading
 from datasets.source import Indices, Source
-from fedsim.binding import locate
-from fedsim.errors import UserError
+from fedsim.config.binding import locate
+from fedsim.core.errors import UserError
 
 
 def load(function: str | None, image_size: int | None = None) -> Source:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 Augmentation = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 

@@ -6,7 +6,7 @@ In a notebook: ``result = fedsim.simulate("strategy=fedwon", "rounds=10"); resul
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fedsim.results import Result
+    from fedsim.output.results import Result
 
 __version__ = "0.1.0"
 
@@ -18,12 +18,12 @@ def simulate(*overrides: str, progress: bool = True) -> "Result":
     that uses Hydra. ``progress=False`` prints nothing.
 
     Raises:
-        fedsim.errors.UserError: for wrong settings.
-        fedsim.errors.RoundFailed: if too many clients fail.
+        fedsim.core.errors.UserError: for wrong settings.
+        fedsim.core.errors.RoundFailed: if too many clients fail.
     """
-    from fedsim.checkout import put_on_path
+    from fedsim.core.checkout import put_on_path
 
     put_on_path()
-    from fedsim.notebook import simulate as run_simulation  # torch and Flower are loaded only where they are used
+    from fedsim.app.python_api import simulate as run_simulation  # torch and Flower are loaded only where they are used
 
     return run_simulation(overrides, progress=progress)

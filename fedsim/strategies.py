@@ -8,7 +8,7 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING
 
-from fedsim.checkout import ROOT
+from fedsim.core.checkout import ROOT
 
 if TYPE_CHECKING:
     from strategies import *  # noqa: F403

@@ -15,12 +15,12 @@ from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 from fedsim.aggregation import Aggregation, Mean
-from fedsim.arrays import select, to_record, to_tensors
+from fedsim.core.errors import UserError
+from fedsim.core.seeding import draw_cohort
 from fedsim.cost import Workload
-from fedsim.errors import UserError
-from fedsim.messages import ARRAYS, CONFIG, EVALUATE, NUM_EXAMPLES, ROUND, TRAIN, arrays_of, metrics_of, number
-from fedsim.seeding import draw_cohort
-from fedsim.state_split import entries_of, frozen_entries
+from fedsim.messages.arrays import select, to_record, to_tensors
+from fedsim.messages.schema import ARRAYS, CONFIG, EVALUATE, NUM_EXAMPLES, ROUND, TRAIN, arrays_of, metrics_of, number
+from fedsim.methods.state_split import entries_of, frozen_entries
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsim.aggregation import Aggregation
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 from .fedavg import FedAvg
 

@@ -9,12 +9,12 @@ from flwr.serverapp import Grid
 from torch import nn
 
 from fedsim.aggregation import Aggregation, Mean
-from fedsim.arrays import to_tensors
+from fedsim.core.errors import UserError
 from fedsim.cost import Workload
-from fedsim.errors import UserError
-from fedsim.messages import MASKS, REPLACE
-from fedsim.pruning.adjustment import Schedule
-from fedsim.pruning.masks import apply, decode, entry, keep_largest, kept, unpack
+from fedsim.messages.arrays import to_tensors
+from fedsim.messages.schema import MASKS, REPLACE
+from fedsim.methods.sparse.adjustment import Schedule
+from fedsim.methods.sparse.masks import apply, decode, entry, keep_largest, kept, unpack
 
 from .levels import HELD, average_of_holders, with_holders
 from .pruned import Pruned

@@ -7,14 +7,14 @@ from flwr.serverapp import Grid
 from torch import nn
 
 from fedsim.aggregation import Aggregation
-from fedsim.arrays import select
+from fedsim.core.errors import UserError
+from fedsim.core.seeding import global_seed
 from fedsim.cost import Workload
-from fedsim.engines.handle import one_thread
-from fedsim.errors import UserError
+from fedsim.engines.client_call import one_thread
 from fedsim.heads import PersonalLinear, SparseFrame, local_generic_heads
-from fedsim.messages import GIVEN
-from fedsim.seeding import global_seed
-from fedsim.state_split import entries_of
+from fedsim.messages.arrays import select
+from fedsim.messages.schema import GIVEN
+from fedsim.methods.state_split import entries_of
 
 from .fedavg import FedAvg
 from .given import Given

@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import nn
 
 from fedsim.aggregation import Aggregation
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.models.classifier import classifier_of
 
 from .fedavg import FedAvg

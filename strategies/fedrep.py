@@ -3,8 +3,8 @@
 from torch import nn
 
 from fedsim.aggregation import Aggregation
+from fedsim.core.errors import UserError
 from fedsim.cost import Passes, Workload
-from fedsim.errors import UserError
 
 from .fedper import FedPer
 

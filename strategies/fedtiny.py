@@ -9,10 +9,12 @@ from flwr.serverapp import Grid
 from torch import nn
 
 from fedsim.aggregation import Aggregation, RunningAverage
-from fedsim.arrays import to_record, to_tensors
+from fedsim.aggregation.privacy import refuse_noise
+from fedsim.core.errors import UserError
+from fedsim.core.seeding import draw_cohort, torch_generator
 from fedsim.cost import Workload
-from fedsim.errors import UserError
-from fedsim.messages import (
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import (
     ARRAYS,
     CONFIG,
     GRADIENTS,
@@ -27,14 +29,12 @@ from fedsim.messages import (
     metrics_of,
     number,
 )
+from fedsim.methods.sparse.adjustment import Schedule, blocks_of, replace_weights
+from fedsim.methods.sparse.candidates import candidate_pool
+from fedsim.methods.sparse.criteria import magnitude_masks
+from fedsim.methods.sparse.masks import Masks, densities, encode, entry, kept, pack
 from fedsim.norms.own_statistics import has_statistics
 from fedsim.norms.statistics import statistics_entries
-from fedsim.privacy import refuse_noise
-from fedsim.pruning.adjustment import Schedule, blocks_of, replace_weights
-from fedsim.pruning.candidates import candidate_pool
-from fedsim.pruning.criteria import magnitude_masks
-from fedsim.pruning.masks import Masks, densities, encode, entry, kept, pack
-from fedsim.seeding import draw_cohort, torch_generator
 
 from .pruned import Pruned, answers
 
@@ -51,8 +51,8 @@ class FedTiny(Pruned):
     other layers than BatchNorm, each client evaluates a candidate with statistics of its own, of the same images.
     Without any running statistics the losses alone decide.
 
-    **Progressive pruning.** See ``fedsim/pruning/adjustment.py``: the clients return the largest gradients of inactive
-    weights of one block, and the server averages them as it averages weights, a missing one being zero.
+    **Progressive pruning.** See ``fedsim/methods/sparse/adjustment.py``: the clients return the largest gradients of
+    inactive weights of one block, and the server averages them as it averages weights, a missing one being zero.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from fedsim.aggregation import Aggregation
 from fedsim.attention import ATTENTION_LAYERS
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.norms import NORM_LAYERS, ScaledWSConvolution
 
 from .fedavg import FedAvg

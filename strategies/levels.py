@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from flwr.app import Message, RecordDict
 
-from fedsim.arrays import to_record, to_tensors
-from fedsim.messages import MASKS
-from fedsim.pruning.candidates import Shapes
-from fedsim.pruning.criteria import nested_masks
-from fedsim.pruning.masks import Masks, Tensors, decode, encode, entry
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import MASKS
+from fedsim.methods.sparse.candidates import Shapes
+from fedsim.methods.sparse.criteria import nested_masks
+from fedsim.methods.sparse.masks import Masks, Tensors, decode, encode, entry
 
 from .given import Given
 

@@ -11,11 +11,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fedsim.aggregation import Aggregation, Mean, RunningAverage
-from fedsim.arrays import to_record, to_tensors
+from fedsim.aggregation.privacy import refuse_noise
+from fedsim.core.errors import RoundFailed, UserError
+from fedsim.core.files import reading
+from fedsim.core.seeding import draw_cohort, torch_generator
 from fedsim.cost import Workload
-from fedsim.errors import RoundFailed, UserError
-from fedsim.files import reading
-from fedsim.messages import (
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import (
     ARRAYS,
     CONFIG,
     EVALUATE,
@@ -25,10 +27,8 @@ from fedsim.messages import (
     TRAIN,
     arrays_of,
 )
-from fedsim.norms import ScaledWSConv2d, WSConv2d
-from fedsim.privacy import refuse_noise
-from fedsim.pruning.candidates import Counts, erk, kept_total, nested, uniform
-from fedsim.pruning.criteria import (
+from fedsim.methods.sparse.candidates import Counts, erk, kept_total, nested, uniform
+from fedsim.methods.sparse.criteria import (
     global_masks,
     magnitude_masks,
     random_masks,
@@ -36,8 +36,8 @@ from fedsim.pruning.criteria import (
     synflow_masks,
     synflow_scores,
 )
-from fedsim.pruning.masks import Masks, apply, densities, entry, pack, prunable_layers, unpack
-from fedsim.seeding import draw_cohort, torch_generator
+from fedsim.methods.sparse.masks import Masks, apply, densities, entry, pack, prunable_layers, unpack
+from fedsim.norms import ScaledWSConv2d, WSConv2d
 
 from .fedavg import FedAvg
 from .levels import Levels, average_of_holders, with_holders

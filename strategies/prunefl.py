@@ -10,13 +10,13 @@ from flwr.serverapp import Grid
 from torch import nn
 
 from fedsim.aggregation import Aggregation, RunningAverage
-from fedsim.arrays import to_record, to_tensors
+from fedsim.aggregation.privacy import refuse_noise
+from fedsim.core.errors import UserError
 from fedsim.cost import Workload
-from fedsim.errors import UserError
-from fedsim.messages import SQUARES, SQUARES_SINCE
-from fedsim.privacy import refuse_noise
-from fedsim.pruning.adjustment import check_rounds, contested_masks
-from fedsim.pruning.masks import apply, entry
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import SQUARES, SQUARES_SINCE
+from fedsim.methods.sparse.adjustment import check_rounds, contested_masks
+from fedsim.methods.sparse.masks import apply, entry
 
 from .pruned import Pruned
 

@@ -8,8 +8,8 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsim.arrays import to_record, to_tensors
-from fedsim.messages import arrays_of
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import arrays_of
 
 
 def counting_app(device: torch.device) -> ClientApp:

@@ -23,8 +23,8 @@ from datasets.build import build_federation
 from datasets.cache import VARIABLE
 from datasets.federation import Federation, Partition
 from datasets.source import Part, Source
-from fedsim.config import compose
-from fedsim.settings import Settings
+from fedsim.config.composition import compose
+from fedsim.config.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent

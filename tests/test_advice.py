@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from datasets.federation import Federation
-from fedsim.config import CONFIG_DIR, compose
-from fedsim.errors import UserError
-from fedsim.settings import Settings
-from fedsim.simulation import prepare
-from fedsim.superlink import SuperLink
+from fedsim.config.composition import CONFIG_DIR, compose
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
+from fedsim.deployment.superlink import SuperLink
+from fedsim.server.simulation import prepare
 from tests.conftest import ROOT, SMALL
 
 ADVICE = re.compile(r"(?:: |\()(?=[^:(]*\b(?:choose|leave|with|norm\.policy)\b)")
@@ -61,13 +61,13 @@ REFUSED = [
     "norm=gn norm.groups=7",
 ]
 ELSEWHERE = {
-    "fedsim/binding.py": "for a class of somebody's script",
-    "fedsim/cli.py": "about flags and words, in test_cli.py",
-    "fedsim/overrides.py": "about words, in test_overrides.py",
-    "fedsim/run_folders.py": "about a folder, in test_run_folders.py",
-    "fedsim/recording.py": "about a folder, in test_cli.py",
-    "fedsim/results.py": "of the report, which has no settings",
-    "fedsim/config.py": "about words and folders, in test_config.py",
+    "fedsim/config/binding.py": "for a class of somebody's script",
+    "fedsim/app/cli.py": "about flags and words, in test_cli.py",
+    "fedsim/config/overrides.py": "about words, in test_overrides.py",
+    "fedsim/output/run_folders.py": "about a folder, in test_run_folders.py",
+    "fedsim/output/recorder.py": "about a folder, in test_cli.py",
+    "fedsim/output/results.py": "of the report, which has no settings",
+    "fedsim/config/composition.py": "about words and folders, in test_config.py",
     "fedsim/engines/process.py": "for another operating system",
     "choose another model, or attention=none": "for networks of a form that is not among these, in test_place.py",
     "choose norm=bn, which leaves it as it is": "for networks without BatchNorm, which stay possible with norm=bn",
@@ -75,9 +75,9 @@ ELSEWHERE = {
     "choose another model, or strategy=local": "for networks of one layer, in test_fedrep_server.py",
     "choose aggregation=mean and privacy=none, or another strategy": "for a strategy of one's own",
     "with dataset=devices": "for real devices, whose images are there",
-    "fedsim/server_app.py": "for real devices, whose configuration it is about",
+    "fedsim/app/server_app.py": "for real devices, whose configuration it is about",
     "datasets/readers/official.py": "for data that are not here, in test_cli.py",
-    "fedsim/tune.py": "about sweeps, in test_tune.py",
+    "fedsim/report/tuning.py": "about sweeps, in test_tune.py",
     "choose norm=gn or norm=ln": "for BatchNorm of another number of dimensions, in test_replace.py",
     "fedsim/norms/pixels.py": "for images of one pixel, in test_pixels.py",
     "datasets/readers/domain_folders.py": "for data that are not here, in test_domain_folders.py",

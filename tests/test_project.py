@@ -15,7 +15,7 @@ from flwr.app import ConfigRecord, RecordDict
 from torch import nn
 
 from datasets.examples import Examples
-from fedsim.method import LocalTraining, Turn
+from fedsim.methods.interfaces import LocalTraining, Turn
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -8,7 +8,7 @@ import numpy as np
 
 from datasets.readers.labelled import Labelled, Pixels, reading
 from datasets.source import Indices
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 

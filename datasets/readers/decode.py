@@ -18,7 +18,7 @@ from datasets.readers.labelled import Images, Labelled, OnDisk, Pixels, already_
 from datasets.readers.listing import told
 from datasets.source import Part, Source
 from datasets.transforms import Transform
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 log = logging.getLogger(__name__)
 

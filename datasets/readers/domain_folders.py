@@ -19,7 +19,7 @@ from datasets.readers.labelled import OnDisk, reading
 from datasets.readers.pickles import read_arrays
 from datasets.source import Indices, Source
 from datasets.transforms import Transform
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.readers.labelled import OnDisk, reading
-from fedsim.errors import UserError
-from fedsim.names import quoting_hint
+from fedsim.core.errors import UserError
+from fedsim.core.names import quoting_hint
 
 
 def data_folder(dataset: str, data_dir: Path | None, holds: str, *, make: bool = False) -> Path:

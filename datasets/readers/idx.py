@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from datasets.readers.labelled import reading
 from datasets.readers.torchvision_files import HALVES, Arrays, OfficialSet
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 FILES = tuple(f"{half}-{what}-ubyte" for half in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
 UNSIGNED_BYTES = 8

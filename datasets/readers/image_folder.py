@@ -12,7 +12,7 @@ from datasets.readers.listing import list_images, loose_images, told
 from datasets.readers.pixels import pixels
 from datasets.readers.stratified import stratified_split
 from datasets.source import Indices
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 BEGINNING = 60
 """Bytes of a file that is no image, of which a sentence tells the first line."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import UnidentifiedImageError
 
 from datasets.source import Indices, Part
-from fedsim import files
+from fedsim.core import files
 
 Pixels = npt.NDArray[np.uint8]
 """(height, width) or (height, width, 3)"""
@@ -120,7 +120,7 @@ def already_bytes(images: Images) -> bool:
 
 @contextmanager
 def reading(path: Path | str) -> Iterator[None]:
-    """As ``fedsim.files.reading``, for the files and functions of others, which raise almost anything.
+    """As ``fedsim.core.files.reading``, for the files and functions of others, which raise almost anything.
 
     Raises: ``UserError``.
     """

@@ -13,8 +13,8 @@ from pathlib import Path
 from PIL import Image
 
 from datasets.readers.labelled import reading
-from fedsim.errors import UserError
-from fedsim.names import readable
+from fedsim.core.errors import UserError
+from fedsim.core.names import readable
 
 PICTURES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".avif", ".avifs", ".bmp", ".dib"),

@@ -13,7 +13,7 @@ from datasets.readers.parquet import find_parquet, read_parquet
 from datasets.readers.torchvision_files import OfficialSet
 from datasets.source import Source
 from datasets.transforms import Augmentation, Cutout, Transform
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 
 @dataclass(frozen=True)

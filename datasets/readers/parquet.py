@@ -20,7 +20,7 @@ from datasets.readers.arrays import check_range
 from datasets.readers.labelled import Pixels, reading
 from datasets.readers.pixels import pixels
 from datasets.source import Indices
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 IMAGE_COLUMNS = ("img", "image")
 

@@ -13,9 +13,9 @@ from datasets.splits.options import SplitOptions
 from datasets.splits.own_tests import matched_tests, natural_tests
 from datasets.splits.pipeline import Pipeline
 from datasets.splits.steps import Disturbing, Pool, Step
-from fedsim.binding import bind, locate, refuse_unused_options
-from fedsim.errors import UserError
-from fedsim.seeding import derive_seed, numpy_generator
+from fedsim.config.binding import bind, locate, refuse_unused_options
+from fedsim.core.errors import UserError
+from fedsim.core.seeding import derive_seed, numpy_generator
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from datasets.source import Indices
 from datasets.splits.steps import Dividing, Weights, deal
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 ATTEMPTS = 200
 DRAWN = 10**8

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datasets.splits.steps import Disturbing
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from datasets.source import Indices
 from datasets.splits.steps import Keeping, places_by_class
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 
 from datasets.source import Indices, Part, Source
 from datasets.splits.steps import Grouping, Pool
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 
 class ByNaturalId(Grouping):

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from fedsim.errors import UserError
-from fedsim.names import find_name, quoting_hint
+from fedsim.core.errors import UserError
+from fedsim.core.names import find_name, quoting_hint
 
 TEST_SETS = ("domain", "matched", "natural")
 

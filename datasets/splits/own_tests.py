@@ -7,8 +7,8 @@ import numpy as np
 
 from datasets.source import Indices, Source
 from datasets.splits.steps import Pool, places_by_class
-from fedsim.errors import UserError
-from fedsim.seeding import numpy_generator
+from fedsim.core.errors import UserError
+from fedsim.core.seeding import numpy_generator
 
 
 def matched_tests(

@@ -6,7 +6,7 @@ import numpy as np
 
 from datasets.source import Indices
 from datasets.splits.steps import Dividing, Weights, deal, sizes
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 
 @dataclass(frozen=True)

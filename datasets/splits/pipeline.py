@@ -16,8 +16,8 @@ from datasets.splits.iid import Iid
 from datasets.splits.naturalid import ByNaturalId
 from datasets.splits.options import SplitOptions
 from datasets.splits.steps import Dividing, Grouping, Keeping, Pool, Step, Weighing, even
-from fedsim.errors import UserError
-from fedsim.seeding import numpy_generator
+from fedsim.core.errors import UserError
+from fedsim.core.seeding import numpy_generator
 
 NUM_CLIENTS = 10
 CLIENTS_PER_DOMAIN = 5

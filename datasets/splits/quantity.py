@@ -6,7 +6,7 @@ import numpy as np
 
 from datasets.splits.dirichlet import ATTEMPTS, check_min_size
 from datasets.splits.steps import Weighing, Weights
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from datasets.source import Indices
 from datasets.splits.steps import Dividing, Weights, sizes
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from flwr.app import RecordDict
 
-from fedsim.binding import instantiate
-from fedsim.errors import UserError
+from fedsim.config.binding import instantiate
+from fedsim.core.errors import UserError
 
 
 class Aggregate(Protocol):

@@ -11,8 +11,8 @@ import torch
 from flwr.serverapp import strategy as flower
 
 from fedsim.aggregation.aggregation import Aggregation
-from fedsim.aggregation.collected import Collected
-from fedsim.errors import RoundFailed, UserError
+from fedsim.aggregation.flower_adapter import Collected
+from fedsim.core.errors import RoundFailed, UserError
 
 
 class Robust(Aggregation):

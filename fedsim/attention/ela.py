@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from fedsim.attention.place import place_attention
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 
 class EfficientLocalAttention(nn.Module):

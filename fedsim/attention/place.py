@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import Bottleneck
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.norms import NORM_LAYERS
 from fedsim.norms.residual import BLOCKS
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from fedsim.attention.place import place_attention
 from fedsim.attention.se import SqueezeExcitation
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 COMBINATIONS = ("add", "max")
 

@@ -19,8 +19,8 @@ for memory they are not the rule here: a device needs what ``ModelCost.device_me
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import astuple, dataclass
 
+from fedsim.core.errors import UserError
 from fedsim.cost.sizes import VALUE_BYTES, pair_bytes, sparse_bytes
-from fedsim.errors import UserError
 
 Densities = Mapping[str, float]
 """The share of weights kept, from 0 to 1, by the name of the layer; a layer that is not named keeps all."""

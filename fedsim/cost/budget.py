@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
+from fedsim.core.errors import UserError
 from fedsim.cost.device_classes import DeviceClass, Needs
 from fedsim.cost.workload import CostTracker, Workload
-from fedsim.errors import UserError
 
 HALVINGS = 30
 """Of the range of densities; a density is then known to nine digits."""

@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedsim.errors import UserError
-from fedsim.seeding import numpy_generator
+from fedsim.core.errors import UserError
+from fedsim.core.seeding import numpy_generator
 
 NEEDS = {"memory_mb": ("device_memory_mb", 1.0), "flops": ("device_gflops", 1e9)}
 """The columns of ``rounds.csv`` that a budget limits, and how much of the budget's unit one of theirs is."""

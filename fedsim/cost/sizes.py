@@ -1,6 +1,6 @@
 """Bytes of numbers most of which are zero, in memory and in messages."""
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 VALUE_BYTES = 4
 """A float32."""

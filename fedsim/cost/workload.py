@@ -9,7 +9,7 @@ from fedsim.cost.device_classes import device_classes
 
 if TYPE_CHECKING:  # strategies need this file: see fedsim/strategies.py
     from datasets.federation import Federation
-    from fedsim.settings import Settings
+    from fedsim.config.settings import Settings
 
 OPTIMIZER_STATES = {"sgd": 0, "sgdp": 0, "adam": 2, "amsgrad": 3, "adamw": 2, "adamp": 2}
 """Numbers for each weight beside its gradient; momentum is one more."""

@@ -8,14 +8,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from torch import nn
 
 from datasets.federation import Federation
-from fedsim.arrays import to_record, to_tensors
 from fedsim.diagnostics.activations import AFTER, BEFORE, COUNTS, NUM_IMAGES, SUMS, TRAINING
 from fedsim.diagnostics.collapse import ClassMeans, collapse_metrics
 from fedsim.diagnostics.divergence import mean_shift, mean_symmetric_kl, pooled, symmetric_kl
 from fedsim.diagnostics.updates import UpdateStatistics
+from fedsim.engines.client_call import one_thread
 from fedsim.engines.grid import FederationGrid
-from fedsim.engines.handle import one_thread
-from fedsim.messages import (
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import (
     COLLAPSE,
     GLOBAL,
     QUERY_ACTIVATIONS,
@@ -26,7 +26,7 @@ from fedsim.messages import (
     metrics_of,
     number,
 )
-from fedsim.method import ServerHalf
+from fedsim.methods.interfaces import ServerHalf
 from fedsim.models.classifier import classifier_of
 
 Row = dict[str, Any]

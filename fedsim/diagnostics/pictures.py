@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from fedsim.plots import colour, label, picture, plain_logarithm
+from fedsim.report.plots import colour, label, picture, plain_logarithm
 
 NATS = LogNorm(0.01, 100)
 """One scale for all divergences of all runs, so that pictures can be held against each other."""

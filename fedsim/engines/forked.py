@@ -4,6 +4,6 @@ Without it that process, which multiprocessing starts with a path of its own, wo
 ``datasets`` for ours where one is installed, and so would every worker.
 """
 
-from fedsim.checkout import put_on_path
+from fedsim.core.checkout import put_on_path
 
 put_on_path()

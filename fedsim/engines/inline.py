@@ -6,8 +6,8 @@ import torch
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 
+from fedsim.engines.client_call import fix_threads, handle
 from fedsim.engines.grid import LocalGrid
-from fedsim.engines.handle import fix_threads, handle
 
 
 class InlineGrid(LocalGrid):

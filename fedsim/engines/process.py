@@ -26,14 +26,14 @@ import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedsim.core.errors import FedsimError, UserError
+from fedsim.core.files import why, writing
 from fedsim.engines import forked
+from fedsim.engines.client_call import CLIENT_RAISED
 from fedsim.engines.grid import LocalGrid
-from fedsim.engines.handle import CLIENT_RAISED
 from fedsim.engines.shared_memory import Packed, pack, receive, send
 from fedsim.engines.worker import READY, serve
-from fedsim.errors import FedsimError, UserError
-from fedsim.files import why, writing
-from fedsim.messages import ROUND, config_of
+from fedsim.messages.schema import ROUND, config_of
 
 log = logging.getLogger(__name__)
 

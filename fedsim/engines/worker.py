@@ -9,10 +9,10 @@ import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsim.engines.handle import fix_threads, handle
+from fedsim.core.errors import FedsimError
+from fedsim.core.memory import peak_memory_mb
+from fedsim.engines.client_call import fix_threads, handle
 from fedsim.engines.shared_memory import pack, receive, send
-from fedsim.errors import FedsimError
-from fedsim.memory import peak_memory_mb
 
 READY = "ready"
 

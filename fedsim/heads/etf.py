@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.heads.linear import check_scale, replace_classifier
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.models.classifier import classifier_of, note_head
 
 

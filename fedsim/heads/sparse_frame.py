@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.heads.etf import simplex_frame
 
 LR = 1e-4

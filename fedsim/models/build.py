@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from fedsim.binding import instantiate
+from fedsim.config.binding import instantiate
+from fedsim.core.seeding import global_seed
 from fedsim.models.first_pass import ImageShape, first_pass
-from fedsim.models.freezing import train_only
+from fedsim.models.freeze import train_only
 from fedsim.norms.pixels import check_pixels
 from fedsim.norms.policy import layer_options
-from fedsim.seeding import global_seed
 
 if TYPE_CHECKING:
-    from fedsim.settings import Settings
+    from fedsim.config.settings import Settings
 
 
 def build_model(settings: "Settings", num_classes: int, image_shape: ImageShape = (3, 28, 28)) -> nn.Module:

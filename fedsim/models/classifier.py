@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from fedsim.errors import UserError
-from fedsim.models.fixed import undisturbed
+from fedsim.core.errors import UserError
+from fedsim.models.restored import undisturbed
 
 NOTE = "_ends_of"
 """The attribute of a model that holds what was found out."""

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from fedsim.models.layout import fast_layout
+from fedsim.models.memory_format import fast_layout
 
 
 class CNNSmall(nn.Module):

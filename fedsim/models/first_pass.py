@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.models.classifier import note_classifier
-from fedsim.models.fixed import undisturbed
+from fedsim.models.restored import undisturbed
 
 if TYPE_CHECKING:
-    from fedsim.settings import Settings
+    from fedsim.config.settings import Settings
 
 ImageShape = tuple[int, int, int]
 """(channels, height, width)"""

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 SMALL_IMAGE = 64
 """Below so many pixels each way the large stem would leave hardly any of the image."""

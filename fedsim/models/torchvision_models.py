@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 from torchvision import models
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 WITH_AUXILIARY = ("googlenet", "inception_v3")
 

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.norms.groups import groups_in
 from fedsim.norms.replace import hold, keep_affine, replace_batch_norm
 from fedsim.norms.shapes import all_but_channels, per_channel

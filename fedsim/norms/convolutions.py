@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.norms.replace import replace_layers
 
 CONVOLUTIONS: tuple[type[_ConvNd], ...] = (

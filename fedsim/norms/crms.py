@@ -4,7 +4,7 @@ of BatchNorm."""
 import torch
 from torch import nn
 
-from fedsim.norms.options import check_positive
+from fedsim.norms.checks import check_positive
 from fedsim.norms.replace import channels_of, eps_of, keep_affine, replace_batch_norm
 from fedsim.norms.shapes import per_channel
 

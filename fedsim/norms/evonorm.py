@@ -7,9 +7,9 @@ from timm.layers.evo_norm import EvoNorm2dB0, EvoNorm2dS0
 from torch import nn
 from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm3d, _BatchNorm
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
+from fedsim.norms.checks import check_positive
 from fedsim.norms.groups import groups_in
-from fedsim.norms.options import check_positive
 from fedsim.norms.replace import (
     OnePixel,
     channels_of,

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from fedsim.binding import check_types, refuse_unused_options
-from fedsim.errors import UserError
+from fedsim.config.binding import check_types, refuse_unused_options
+from fedsim.core.errors import UserError
 from fedsim.norms.batch import keep_batch_norm
 from fedsim.norms.batch_channel import use_batch_channel_norm
 from fedsim.norms.crms import use_crms_norm

@@ -8,8 +8,8 @@ from timm.layers.filter_response_norm import FilterResponseNormTlu2d
 from torch import nn
 from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm3d
 
-from fedsim.errors import UserError
-from fedsim.norms.options import check_positive
+from fedsim.core.errors import UserError
+from fedsim.norms.checks import check_positive
 from fedsim.norms.replace import channels_of, keep_affine, of_features_only, replace_with_relu
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import BatchNorm1d
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.norms.replace import channels_of
 
 CHANNELS_PER_GROUP = 16

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models.resnet import ResNet
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.norms.replace import affine_of, channels_of, eps_of, keep_affine
 from fedsim.norms.residual import BLOCKS, residual_branch, shortcut
 

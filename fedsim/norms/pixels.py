@@ -7,7 +7,7 @@ from timm.layers.filter_response_norm import FilterResponseNormTlu2d
 from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.norms.batch_channel import ChannelNorm
 from fedsim.norms.power import GroupScaling
 

@@ -24,7 +24,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
+from fedsim.methods.state_split import entries_under
 from fedsim.norms.batch_channel import EstimatedBatchNorm
 from fedsim.norms.power import PowerNorm
 from fedsim.norms.statistics import (
@@ -34,7 +35,6 @@ from fedsim.norms.statistics import (
     reestimated_statistics,
 )
 from fedsim.norms.unified import UnifiedNorm
-from fedsim.state_split import entries_under
 
 STATISTICS_LAYERS: tuple[type[nn.Module], ...] = (
     *(_BatchNorm, EstimatedBatchNorm, EvoNorm2dB0, PowerNorm, UnifiedNorm),

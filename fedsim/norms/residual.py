@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from fedsim.errors import UserError
-from fedsim.norms.options import check_positive
+from fedsim.core.errors import UserError
+from fedsim.norms.checks import check_positive
 
 BLOCKS = (BasicBlock, Bottleneck)
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from fedsim.norms.checks import check_positive
 from fedsim.norms.convolutions import StandardizedConvolution, standardize_convolutions
 from fedsim.norms.none import remove_norm
-from fedsim.norms.options import check_positive
 
 RELU_GAIN = 1.7139588594436646
 """sqrt(2 / (1 - 1/pi)) as NFNet's code has it: a ReLU shrinks the standard deviation of N(0, 1) by this factor."""

@@ -4,8 +4,8 @@ BatchNorm."""
 import torch
 from torch import nn
 
+from fedsim.norms.checks import check_count, check_positive, check_share
 from fedsim.norms.mean_square import MeanSquareFunction
-from fedsim.norms.options import check_count, check_positive, check_share
 from fedsim.norms.power import WARMUP
 from fedsim.norms.replace import channels_of, eps_of, keep_affine, replace_batch_norm
 from fedsim.norms.shapes import all_but_channels, per_channel

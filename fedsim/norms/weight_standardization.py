@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from fedsim.norms.checks import check_positive
 from fedsim.norms.convolutions import StandardizedConvolution, standardize_convolutions
 from fedsim.norms.group import group_norm_like
 from fedsim.norms.none import remove_norm
-from fedsim.norms.options import check_positive
 from fedsim.norms.replace import replace_batch_norm
 
 

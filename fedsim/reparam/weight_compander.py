@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.models.classifier import logit_parameters
 
 _MADE: dict[type[nn.Module], type[nn.Module]] = {}

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedsim.binding import instantiate
-from fedsim.errors import UserError
+from fedsim.config.binding import instantiate
+from fedsim.core.errors import UserError
 
 Batches = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]
 """Asked for only where an adaptation needs them: images the model was trained on, and their labels."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.norms import NORM_LAYERS
 from fedsim.norms.statistics import batch_statistics
 from fedsim.tta.adaptation import Adaptation, Batches, check_batch_size, forward_by

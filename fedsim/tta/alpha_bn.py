@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.norms.statistics import batch_norms
 from fedsim.tta.adaptation import Adaptation, Batches, check_batch_size, check_running_statistics, forward_by
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.models.classifier import classifier_of, features_seen
 from fedsim.tta.adaptation import Batches, main_logits
 from fedsim.tta.affine import Loss, TrainedAffine

@@ -13,7 +13,7 @@ from clients import FedLoGe
 from datasets.examples import Examples
 from fedsim.aggregation import RunningAverage
 from fedsim.heads import LocalGenericHeads, use_local_generic
-from fedsim.method import Turn
+from fedsim.methods.interfaces import Turn
 from fedsim.models.classifier import classifier_of, features_seen
 from fedsim.models.resnet import resnet18, resnet34
 from results.fedloge_official.frames import NORM

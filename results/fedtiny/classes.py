@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from fedsim.cost import device_classes
-from fedsim.results import Result, find_runs
+from fedsim.output.results import Result, find_runs
 
 TABLE = Path(__file__).with_name("classes.csv")
 PHONE = "phone"

@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 from omegaconf import OmegaConf
 
+from fedsim.methods.sparse.masks import entry, prunable_layers
 from fedsim.models import CNNSmall
-from fedsim.pruning.masks import entry, prunable_layers
-from fedsim.results import Result, find_runs
+from fedsim.output.results import Result, find_runs
 
 TABLE = Path(__file__).with_name("small.csv")
 DENSITIES, SEEDS = (0.02, 0.05, 0.2), (0, 1, 2)

@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from fedsim.plots import colour, legend_below, picture
-from fedsim.results import read_table
+from fedsim.output.results import read_table
+from fedsim.report.plots import colour, legend_below, picture
 
 HERE = Path(__file__).parent
 LABELS = {"fedtiny": "FedTiny", "magnitude": "magnitude", "snip": "SNIP", "prunefl": "PruneFL", "feddst": "FedDST"}

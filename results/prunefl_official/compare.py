@@ -20,11 +20,11 @@ from torch.nn.functional import cross_entropy
 
 import clients
 from datasets.examples import Examples
-from fedsim.arrays import to_record, to_tensors
-from fedsim.messages import MASKS, SQUARES, SQUARES_SINCE
-from fedsim.method import LocalTraining, Turn
-from fedsim.pruning.adjustment import contested_masks
-from fedsim.pruning.masks import Masks, encode, entry, kept, pack
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import MASKS, SQUARES, SQUARES_SINCE
+from fedsim.methods.interfaces import LocalTraining, Turn
+from fedsim.methods.sparse.adjustment import contested_masks
+from fedsim.methods.sparse.masks import Masks, encode, entry, kept, pack
 
 DRAWS, DENSITIES, SHARES = 20, (0.02, 0.05, 0.2, 0.5), (0.0, 0.1, 0.3, 0.7)
 TRAINING = LocalTraining(local_epochs=2, batch_size=16, lr=0.1, momentum=0.5)

@@ -8,7 +8,7 @@ from torch import nn
 
 from clients.adaptive_clipping import all_but_last_linear, clip_adaptively, transposed_weights, unitwise_norm
 from clients.clipped_sgd import ClippedSGD
-from fedsim.method import LocalTraining
+from fedsim.methods.interfaces import LocalTraining
 from fedsim.models import CNNSmall
 from fedsim.norms import ScaledWSConv2d, use_scaled_ws
 

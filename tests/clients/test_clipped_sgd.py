@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from clients import ClippedSGD, LocalSGD
 from clients.adaptive_clipping import all_but_last_linear, unitwise_norm
 from datasets.federation import Examples
-from fedsim.errors import UserError
-from fedsim.method import LocalTraining, Turn
+from fedsim.core.errors import UserError
+from fedsim.methods.interfaces import LocalTraining, Turn
 from fedsim.models import CNNSmall
 from fedsim.norms import use_scaled_ws
 

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from clients import FedDST, MaskedSGD
 from datasets.examples import Examples
-from fedsim.arrays import to_record, to_tensors
-from fedsim.errors import UserError
-from fedsim.messages import MASKS
-from fedsim.method import LocalTraining, Turn
-from fedsim.pruning.masks import Masks, decode, encode, kept, pack
+from fedsim.core.errors import UserError
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import MASKS
+from fedsim.methods.interfaces import LocalTraining, Turn
+from fedsim.methods.sparse.masks import Masks, decode, encode, kept, pack
 
 TRAINING = LocalTraining(local_epochs=2, batch_size=4, lr=0.1, momentum=0.5, weight_decay=0.01)
 COUNTS = {"0": 3, "4": 5}

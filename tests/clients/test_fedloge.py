@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from clients import FedLoGe, LocalSGD
 from clients.realignment import rescaled, with_lengths_of
 from datasets.examples import Examples
-from fedsim.errors import UserError
+from fedsim.client.scoring import score
+from fedsim.core.errors import UserError
 from fedsim.heads import LocalGenericHeads, local_generic_heads, use_local_generic
-from fedsim.method import LocalTraining, Turn
-from fedsim.scoring import score
+from fedsim.methods.interfaces import LocalTraining, Turn
 
 TRAINING = LocalTraining(local_epochs=2, batch_size=4, lr=0.1, momentum=0.5)
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from clients import FedProx, LocalSGD
 from datasets.examples import Examples
-from fedsim.errors import UserError
-from fedsim.method import LocalTraining, Turn
+from fedsim.core.errors import UserError
+from fedsim.methods.interfaces import LocalTraining, Turn
 from fedsim.models import CNNSmall
 
 TWO_EPOCHS = LocalTraining(local_epochs=2, batch_size=4, lr=0.1, momentum=0.9)

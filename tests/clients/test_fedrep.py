@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from clients import FedRep
 from datasets.examples import Examples
-from fedsim.errors import UserError
-from fedsim.method import LocalTraining, Turn
+from fedsim.core.errors import UserError
+from fedsim.methods.interfaces import LocalTraining, Turn
 
 TRAINING = LocalTraining(local_epochs=2, batch_size=4, lr=0.1, momentum=0.9, weight_decay=0.01)
 

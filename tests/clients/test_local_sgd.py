@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from clients import LocalSGD
 from datasets.federation import Examples
-from fedsim.method import LocalTraining, Turn
+from fedsim.methods.interfaces import LocalTraining, Turn
 
 
 def linear_model() -> nn.Module:

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from clients.optimizers import make_optimizer
+from fedsim.config.settings import OPTIMIZERS
 from fedsim.cost.workload import OPTIMIZER_STATES
-from fedsim.method import LocalTraining
-from fedsim.settings import OPTIMIZERS
+from fedsim.methods.interfaces import LocalTraining
 
 LR, DECAY, MOMENTUM, EPS = 0.1, 0.05, 0.9, 1e-8
 GENERATOR = torch.Generator().manual_seed(0)

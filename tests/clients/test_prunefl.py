@@ -7,10 +7,10 @@ from torch.nn import functional as F
 
 from clients import MaskedSGD, PruneFL
 from datasets.examples import Examples
-from fedsim.arrays import to_record, to_tensors
-from fedsim.messages import MASKS, SQUARES, SQUARES_SINCE
-from fedsim.method import LocalTraining, Turn
-from fedsim.pruning.masks import Masks, encode, pack
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import MASKS, SQUARES, SQUARES_SINCE
+from fedsim.methods.interfaces import LocalTraining, Turn
+from fedsim.methods.sparse.masks import Masks, encode, pack
 
 TRAINING = LocalTraining(local_epochs=2, batch_size=4, lr=0.1, momentum=0.5, weight_decay=0.01)
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from datasets.build import build_federation
 from datasets.source import Source
-from fedsim.config import compose
-from fedsim.settings import Settings
+from fedsim.config.composition import compose
+from fedsim.config.settings import Settings
 
 Arrays = tuple[np.ndarray, np.ndarray]
 

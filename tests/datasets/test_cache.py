@@ -17,7 +17,7 @@ import pytest
 from datasets import cache
 from datasets.cache import cached, fingerprint, mapped
 from datasets.source import Part, Source
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -11,10 +11,10 @@ from PIL import Image
 from datasets.build import build_federation
 from datasets.devices import SPLIT, count_of_devices, device_federation, own_federation
 from datasets.source import Part
-from fedsim.devices.node import NodeConfig, NodeProfile
-from fedsim.errors import UserError
-from fedsim.settings import Settings
-from fedsim.simulation import prepare
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
+from fedsim.deployment.devices.node import NodeConfig, NodeProfile
+from fedsim.server.simulation import prepare
 
 MakeSettings = Callable[..., Settings]
 WORDS = ("dataset=devices", "dataset.classes=[cat,dog]", "dataset.image_size=8", "split.num_clients=2")

@@ -10,7 +10,7 @@ from torchvision.transforms import functional as TF
 
 from datasets import digits
 from datasets.source import Part
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 
 @pytest.fixture(scope="module")

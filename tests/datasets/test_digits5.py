@@ -16,7 +16,7 @@ from torchvision.transforms import functional as TF
 
 from datasets import digits5
 from datasets.source import Part, Source
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 Load, Pictures = Callable[..., Source], Callable[..., tuple[np.ndarray, np.ndarray]]
 

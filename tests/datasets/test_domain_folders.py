@@ -16,7 +16,7 @@ from torchvision.transforms import functional as TF
 from datasets import office_caltech10, office_home
 from datasets.readers.finding import share_of
 from datasets.source import Part, Source
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 Load = Callable[..., Source]
 OFFICE = [names[-1] for names in office_caltech10.SET.classes]

@@ -10,9 +10,9 @@ from PIL import Image
 from datasets.build import build_federation
 from datasets.cache import VARIABLE
 from datasets.federation import Federation
-from fedsim.config import compose
-from fedsim.errors import UserError
-from fedsim.settings import Settings
+from fedsim.config.composition import compose
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from PIL import Image
 from datasets import cifar100
 from datasets.source import Part, Source
 from datasets.transforms import Cutout, HorizontalFlip, RandomCrop, Transform
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 Load, Pictures = Callable[..., Source], Callable[..., tuple[np.ndarray, np.ndarray]]
 

@@ -16,7 +16,7 @@ from datasets.build import build_federation
 from datasets.federation import Federation
 from datasets.pictures import _name_domains, plot_federation, plot_images, plot_labels, plot_longtail
 from datasets.show import summary
-from fedsim.settings import Settings
+from fedsim.config.settings import Settings
 
 
 @pytest.fixture(autouse=True)

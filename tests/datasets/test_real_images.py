@@ -9,8 +9,8 @@ import pytest
 
 from datasets.build import build_federation
 from datasets.source import Part, Source
-from fedsim.config import compose
-from fedsim.settings import Settings
+from fedsim.config.composition import compose
+from fedsim.config.settings import Settings
 
 Load = Callable[..., Source]
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

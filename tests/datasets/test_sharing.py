@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from flwr.app import RecordDict
 
-from fedsim.arrays import to_record
+from fedsim.config.settings import Settings
 from fedsim.engines.process import ProcessGrid
-from fedsim.messages import EVALUATE, METRICS, message
-from fedsim.settings import Settings
-from fedsim.simulation import prepare, start_engine
+from fedsim.messages.arrays import to_record
+from fedsim.messages.schema import EVALUATE, METRICS, message
+from fedsim.server.simulation import prepare, start_engine
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

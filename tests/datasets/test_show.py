@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 
 from datasets.build import build_federation
 from datasets.show import clients_table, imbalance_factor, label_entropy, main
-from fedsim.config import compose, repeatable
-from fedsim.settings import Settings
+from fedsim.config.composition import compose, repeatable
+from fedsim.config.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = ("dataset.train_per_domain=40", "dataset.test_per_domain=20")

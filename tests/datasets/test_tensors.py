@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from datasets.source import Part, Source
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 Load = Callable[..., Source]
 PROGRAM = """

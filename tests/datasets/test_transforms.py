@@ -8,7 +8,7 @@ from torchvision.transforms import functional as TF
 
 from datasets.examples import Examples
 from datasets.transforms import Cutout, HorizontalFlip, RandomCrop, Rotation, Transform
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 IMAGES = torch.randint(256, (64, 3, 12, 20), generator=torch.Generator().manual_seed(0)).float()
 

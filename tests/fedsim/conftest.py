@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from fedsim.config import compose
-from fedsim.tables import Table
+from fedsim.config.composition import compose
+from fedsim.output.tables import Table
 
 MakeRun = Callable[..., Path]
 

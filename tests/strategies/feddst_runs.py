@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from flwr.app import Error, Message
 
-from fedsim.client_host import ClientAppFactory
+from fedsim.client.host import ClientAppFactory
+from fedsim.config.settings import Settings
 from fedsim.engines.inline import InlineGrid
-from fedsim.messages import TRAIN, arrays_of
-from fedsim.progress import Reporter
-from fedsim.results import Result
-from fedsim.settings import Settings
-from fedsim.simulation import Prepared, prepare, run
+from fedsim.messages.schema import TRAIN, arrays_of
+from fedsim.output.progress import Reporter
+from fedsim.output.results import Result
+from fedsim.server.simulation import Prepared, prepare, run
 from strategies import FedDST
 
 MakeSettings = Callable[..., Settings]

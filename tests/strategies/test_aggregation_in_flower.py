@@ -9,10 +9,10 @@ from flwr.app import ArrayRecord, ConfigRecord
 from torch import nn
 
 from fedsim.aggregation import Krum, Median
-from fedsim.arrays import to_tensors
+from fedsim.aggregation.privacy import FixedClipping
+from fedsim.core.errors import RoundFailed
 from fedsim.engines.inline import InlineGrid
-from fedsim.errors import RoundFailed
-from fedsim.privacy import FixedClipping
+from fedsim.messages.arrays import to_tensors
 from strategies import FedAvg, FedBN
 
 MakeGrid = Callable[[], InlineGrid]

@@ -8,13 +8,13 @@ import torch
 from flwr.app import ConfigRecord, Context, RecordDict
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedsim.arrays import to_record
-from fedsim.client_host import ClientAppFactory, ClientHost
+from fedsim.client.host import ClientAppFactory, ClientHost
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
-from fedsim.errors import UserError
-from fedsim.progress import Reporter
-from fedsim.settings import Settings
-from fedsim.simulation import prepare, run
+from fedsim.messages.arrays import to_record
+from fedsim.output.progress import Reporter
+from fedsim.server.simulation import prepare, run
 
 MakeSettings = Callable[..., Settings]
 CLIENT, IMAGES = 2, 40

@@ -8,9 +8,9 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from torch import nn
 
-from fedsim.arrays import to_record, to_tensors
+from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
-from fedsim.errors import UserError
+from fedsim.messages.arrays import to_record, to_tensors
 from strategies import FedAvg
 
 MakeModel = Callable[..., nn.Module]

@@ -8,10 +8,10 @@ from flwr.app import ArrayRecord, ConfigRecord
 from torch import nn
 from torchvision.models import resnet18
 
-from fedsim.arrays import to_tensors
+from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
-from fedsim.errors import UserError
-from fedsim.messages import arrays_of
+from fedsim.messages.arrays import to_tensors
+from fedsim.messages.schema import arrays_of
 from fedsim.norms import remove_norm
 from strategies import FedBN
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Message
 
-from fedsim.arrays import to_record, to_tensors
-from fedsim.errors import UserError
-from fedsim.messages import MASKS, REPLACE, arrays_of, bytes_of, config_of
-from fedsim.progress import Reporter
-from fedsim.pruning.masks import Masks, decode, density, encode, kept
-from fedsim.simulation import Prepared, prepare, run
+from fedsim.core.errors import UserError
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import MASKS, REPLACE, arrays_of, bytes_of, config_of
+from fedsim.methods.sparse.masks import Masks, decode, density, encode, kept
+from fedsim.output.progress import Reporter
+from fedsim.server.simulation import Prepared, prepare, run
 from tests.strategies.feddst_runs import EVERY, SMALL, MakeSettings, Tensors, Watched, dst
 
 

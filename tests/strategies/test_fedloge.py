@@ -10,15 +10,15 @@ from flwr.app import ConfigRecord, Error, Message
 from safetensors.torch import load_file
 from torch import nn
 
-from fedsim.arrays import to_record, to_tensors
-from fedsim.client_host import PERSONAL, ClientAppFactory
+from fedsim.client.host import PERSONAL, ClientAppFactory
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
-from fedsim.errors import UserError
-from fedsim.messages import GIVEN, arrays_of
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import GIVEN, arrays_of
 from fedsim.models import build_model
-from fedsim.progress import Reporter
-from fedsim.settings import Settings
-from fedsim.simulation import Prepared, prepare, run
+from fedsim.output.progress import Reporter
+from fedsim.server.simulation import Prepared, prepare, run
 from strategies import FedLoGe
 
 SMALL = ("strategy=fedloge", "head.steps=20", "engine=inline")

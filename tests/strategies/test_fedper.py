@@ -10,15 +10,15 @@ from torch import nn
 from torchvision.models import resnet18
 
 from datasets.federation import Federation
-from fedsim.arrays import to_record, to_tensors
-from fedsim.client_host import PERSONAL, TRAINED, ClientAppFactory
+from fedsim.client.host import PERSONAL, TRAINED, ClientAppFactory
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
-from fedsim.errors import UserError
 from fedsim.heads import use_cosine, use_etf
-from fedsim.messages import arrays_of, metrics_of, number
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import arrays_of, metrics_of, number
 from fedsim.models import CNN6, build_model
 from fedsim.reparam import use_weight_compander
-from fedsim.settings import Settings
 from strategies import FedPer, FedRep
 
 MakeModel = Callable[..., nn.Module]

@@ -8,13 +8,13 @@ from flwr.app import ConfigRecord
 from torch import nn
 
 from datasets.federation import Federation
-from fedsim.arrays import to_record, to_tensors
-from fedsim.client_host import PERSONAL, ClientAppFactory
+from fedsim.client.host import PERSONAL, ClientAppFactory
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
-from fedsim.errors import UserError
-from fedsim.messages import arrays_of
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import arrays_of
 from fedsim.models import CNN6, build_model
-from fedsim.settings import Settings
 from strategies import FedPer, FedRep
 
 

@@ -11,12 +11,14 @@ from flwr.app import ConfigRecord, Error, Message
 from torch import nn
 from torch.nn import functional as F
 
-from fedsim.arrays import to_record, to_tensors
-from fedsim.client_host import ClientAppFactory
+from fedsim.client.host import ClientAppFactory
+from fedsim.config.settings import Settings
+from fedsim.core.errors import RoundFailed, UserError
+from fedsim.core.seeding import torch_generator
 from fedsim.cost import Workload
 from fedsim.engines.inline import InlineGrid
-from fedsim.errors import RoundFailed, UserError
-from fedsim.messages import (
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import (
     GRADIENTS,
     GROW,
     MASKS,
@@ -26,12 +28,10 @@ from fedsim.messages import (
     config_of,
     metrics_of,
 )
-from fedsim.progress import Reporter
-from fedsim.pruning.criteria import magnitude_masks
-from fedsim.pruning.masks import Masks, apply, decode, kept
-from fedsim.seeding import torch_generator
-from fedsim.settings import Settings
-from fedsim.simulation import Prepared, prepare, run
+from fedsim.methods.sparse.criteria import magnitude_masks
+from fedsim.methods.sparse.masks import Masks, apply, decode, kept
+from fedsim.output.progress import Reporter
+from fedsim.server.simulation import Prepared, prepare, run
 from strategies import FedTiny
 
 MakeSettings = Callable[..., Settings]

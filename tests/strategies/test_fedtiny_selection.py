@@ -10,16 +10,16 @@ from timm.layers.evo_norm import EvoNorm2dB0
 from torch import nn
 from torch.nn import functional as F
 
-from fedsim.arrays import to_record, to_tensors
-from fedsim.client_host import ClientAppFactory
+from fedsim.client.host import ClientAppFactory
+from fedsim.config.settings import Settings
+from fedsim.core.seeding import torch_generator
 from fedsim.engines.inline import InlineGrid
-from fedsim.messages import QUERY_BN_STATISTICS, arrays_of
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import QUERY_BN_STATISTICS, arrays_of
+from fedsim.methods.sparse.criteria import magnitude_masks
+from fedsim.methods.sparse.masks import Masks, apply
 from fedsim.norms import EstimatedBatchNorm, PowerNorm, UnifiedNorm
-from fedsim.pruning.criteria import magnitude_masks
-from fedsim.pruning.masks import Masks, apply
-from fedsim.seeding import torch_generator
-from fedsim.settings import Settings
-from fedsim.simulation import Prepared, prepare
+from fedsim.server.simulation import Prepared, prepare
 from strategies import FedTiny
 
 MakeSettings = Callable[..., Settings]

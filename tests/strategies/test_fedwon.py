@@ -8,9 +8,9 @@ from torch import nn
 from torchvision.models import resnet18
 
 from fedsim.attention import use_ela, use_scse, use_se
+from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
-from fedsim.errors import UserError
-from fedsim.messages import arrays_of
+from fedsim.messages.schema import arrays_of
 from fedsim.models import CNN6
 from fedsim.norms import NORM_LAYERS, ScaledWSConv2d, ScaledWSConvolution, use_group_norm, use_scaled_ws, use_ws
 from strategies import FedWon

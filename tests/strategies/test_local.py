@@ -7,12 +7,12 @@ from flwr.app import ArrayRecord, ConfigRecord
 from torch import nn
 
 from datasets.federation import Federation
-from fedsim.arrays import count_bytes
-from fedsim.client_host import PERSONAL, ClientAppFactory
+from fedsim.client.host import PERSONAL, ClientAppFactory
+from fedsim.config.settings import Settings
 from fedsim.engines.inline import InlineGrid
-from fedsim.messages import arrays_of
+from fedsim.messages.arrays import count_bytes
+from fedsim.messages.schema import arrays_of
 from fedsim.models import build_model
-from fedsim.settings import Settings
 from strategies import Local
 
 

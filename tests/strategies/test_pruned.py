@@ -10,18 +10,18 @@ from flwr.app import ConfigRecord, Error, Message
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from fedsim.arrays import to_record, to_tensors
-from fedsim.client_host import ClientAppFactory
+from fedsim.client.host import ClientAppFactory
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
+from fedsim.core.seeding import torch_generator
 from fedsim.cost import sparse_bytes
 from fedsim.engines.inline import InlineGrid
-from fedsim.errors import UserError
-from fedsim.messages import MASKS, arrays_of
-from fedsim.progress import Reporter
-from fedsim.pruning.export import load_pruned
-from fedsim.pruning.masks import kept
-from fedsim.seeding import torch_generator
-from fedsim.settings import Settings
-from fedsim.simulation import Prepared, prepare, run
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import MASKS, arrays_of
+from fedsim.methods.sparse.export import load_pruned
+from fedsim.methods.sparse.masks import kept
+from fedsim.output.progress import Reporter
+from fedsim.server.simulation import Prepared, prepare, run
 from strategies import Pruned
 
 MakeSettings = Callable[..., Settings]

@@ -7,15 +7,15 @@ import pytest
 import torch
 from flwr.app import ConfigRecord
 
-from fedsim.arrays import to_record, to_tensors
-from fedsim.client_host import ClientAppFactory
+from fedsim.client.host import ClientAppFactory
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
-from fedsim.errors import UserError
-from fedsim.messages import MASKS, SQUARES, SQUARES_SINCE, arrays_of, config_of
-from fedsim.progress import Reporter
-from fedsim.pruning.masks import kept, unpack
-from fedsim.settings import Settings
-from fedsim.simulation import Prepared, prepare, run
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import MASKS, SQUARES, SQUARES_SINCE, arrays_of, config_of
+from fedsim.methods.sparse.masks import kept, unpack
+from fedsim.output.progress import Reporter
+from fedsim.server.simulation import Prepared, prepare, run
 from strategies import PruneFL
 
 MakeSettings = Callable[..., Settings]

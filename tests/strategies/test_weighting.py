@@ -7,10 +7,11 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Message
 
-from fedsim.arrays import to_record, to_tensors
-from fedsim.client_host import ClientAppFactory
+from fedsim.client.host import ClientAppFactory
+from fedsim.config.settings import Settings
 from fedsim.engines.inline import InlineGrid
-from fedsim.messages import (
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import (
     GRADIENTS,
     METRICS,
     NUM_EXAMPLES,
@@ -21,9 +22,8 @@ from fedsim.messages import (
     metrics_of,
     number,
 )
-from fedsim.pruning.criteria import magnitude_masks
-from fedsim.settings import Settings
-from fedsim.simulation import Prepared, prepare
+from fedsim.methods.sparse.criteria import magnitude_masks
+from fedsim.server.simulation import Prepared, prepare
 from strategies import FedTiny, Pruned
 
 MakeSettings = Callable[..., Settings]

@@ -11,7 +11,7 @@ import pytest
 
 from datasets.readers.idx import read_idx
 from datasets.source import Part, Source
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 Load, Pictures = Callable[..., Source], Callable[..., tuple[np.ndarray, np.ndarray]]
 MNIST = ("dataset=digits5", "dataset.domains=[mnist]", "dataset.percent=1")

@@ -15,7 +15,7 @@ from PIL import Image
 from datasets.readers.listing import list_images, suffixes, told
 from datasets.show import main
 from datasets.source import Source
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 Load = Callable[..., Source]
 SMALL = "dataset.image_size=16"

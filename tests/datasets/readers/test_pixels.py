@@ -13,7 +13,7 @@ from PIL import Image
 
 from datasets.readers.image_folder import decode
 from datasets.readers.parquet import read_parquet
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 RAMP = np.linspace(0, 65535, 64 * 48).round().reshape(64, 48)
 """Every 21st or so of the 65536 values of 16 bits."""

@@ -8,7 +8,7 @@ import pytest
 from datasets.federation import Federation
 from datasets.source import Part, Source
 from datasets.splits.build import build_split
-from fedsim.config import compose
+from fedsim.config.composition import compose
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from datasets.federation import Federation, Noise
 from datasets.source import Part, Source
 from datasets.splits.feature_noise import FeatureNoise
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 Make, Split = Callable[..., Source], Callable[..., Federation]
 

@@ -8,7 +8,7 @@ import pytest
 from datasets.splits import dirichlet
 from datasets.splits.dirichlet import Dirichlet
 from datasets.splits.steps import even
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 UNEVEN = np.array([0.4, 0.3, 0.2, 0.1])
 ALPHAS = [1e-3, 0.1, 1.0, 100.0]

@@ -9,7 +9,7 @@ from datasets.splits.inner_dirichlet import InnerDirichlet
 from datasets.splits.pathological import Pathological
 from datasets.splits.shards import Shards
 from datasets.splits.steps import Dividing, even, sizes
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 LABELS = np.random.default_rng(7).choice(10, 20_000, p=np.arange(1, 11) / 55)
 WEIGHTS = np.array([0.5, 0.25, 0.125, 0.125])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datasets.splits.longtail import LongTail
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from datasets.federation import Federation
 from datasets.source import Part, Source
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 Make, Split = Callable[..., Source], Callable[..., Federation]
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from datasets.federation import Federation
 from datasets.source import Part, Source
 from datasets.splits.build import build_split
-from fedsim.config import compose
-from fedsim.errors import UserError
+from fedsim.config.composition import compose
+from fedsim.core.errors import UserError
 
 DIVIDING = ("iid", "dirichlet", "inner_dirichlet", "pathological", "shards")
 CLASSES, DOMAINS = 5, 3

@@ -9,8 +9,8 @@ from datasets.federation import Federation
 from datasets.source import Source
 from datasets.splits.quantity import Quantity
 from datasets.splits.steps import sizes
-from fedsim.errors import UserError
-from fedsim.seeding import numpy_generator
+from fedsim.core.errors import UserError
+from fedsim.core.seeding import numpy_generator
 
 Make, Split = Callable[..., Source], Callable[..., Federation]
 POWER = {"sizes": "power_law", "size_exponent": 2.0, "min_size": 0}

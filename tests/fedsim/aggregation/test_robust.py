@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
 
 from fedsim.aggregation import Aggregation, Krum, Mean, Median, MultiKrum, TrimmedMean
-from fedsim.errors import RoundFailed, UserError
+from fedsim.core.errors import RoundFailed, UserError
 
 Tensors = dict[str, torch.Tensor]
 ROBUST: list[tuple[Aggregation, flower.Strategy]] = [

@@ -8,15 +8,15 @@ import torch
 from flwr.app import Message
 from safetensors.torch import load_file
 
-from fedsim.arrays import to_tensors
-from fedsim.client_host import ClientAppFactory
+from fedsim.client.host import ClientAppFactory
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
-from fedsim.errors import UserError
-from fedsim.messages import TRAIN, arrays_of
-from fedsim.progress import Reporter
-from fedsim.pruning.masks import kept
-from fedsim.settings import Settings
-from fedsim.simulation import prepare, run
+from fedsim.messages.arrays import to_tensors
+from fedsim.messages.schema import TRAIN, arrays_of
+from fedsim.methods.sparse.masks import kept
+from fedsim.output.progress import Reporter
+from fedsim.server.simulation import prepare, run
 from strategies import FedTiny
 
 MakeSettings = Callable[..., Settings]

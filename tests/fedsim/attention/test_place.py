@@ -12,12 +12,12 @@ from torchvision.models.resnet import Bottleneck
 from torchvision.models.vision_transformer import VisionTransformer
 
 from fedsim.attention import EfficientLocalAttention, SpatialChannelSE, SqueezeExcitation, use_se
-from fedsim.config import choices
-from fedsim.errors import UserError
+from fedsim.config.composition import choices
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
 from fedsim.models import CNN6, AlexNet, CNNSmall, ResNet20, build_model, mobilenet_v2, resnet18, vgg11
 from fedsim.norms import ScaledResidual, ScaledWSConv2d, use_ibn_b, use_scaled_ws
 from fedsim.norms.ibn import NormalizedSum
-from fedsim.settings import Settings
 
 ATTENTIONS = {"se": SqueezeExcitation, "scse": SpatialChannelSE, "ela": EfficientLocalAttention}
 HIDDEN = torch.randn((2, 64, 6, 6), generator=torch.Generator().manual_seed(0))

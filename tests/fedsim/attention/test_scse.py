@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fedsim.attention import SpatialChannelSE, use_scse
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 FEATURES = torch.randn((2, 6, 3, 5), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

@@ -9,7 +9,7 @@ from timm.layers.squeeze_excite import SEModule
 from torch import nn
 
 from fedsim.attention import SqueezeExcitation, use_se
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 
 FEATURES = torch.randn((3, 8, 4, 5), generator=torch.Generator().manual_seed(0))
 

@@ -14,14 +14,14 @@ from datasets.build import build_federation
 from datasets.federation import Federation
 from datasets.source import Part
 from fedsim import simulate
-from fedsim.arrays import to_record, to_tensors
-from fedsim.client_host import ClientAppFactory, ClientHost
+from fedsim.client.host import ClientAppFactory, ClientHost
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
-from fedsim.errors import UserError
-from fedsim.messages import ROUND, arrays_of, message
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import ROUND, arrays_of, message
 from fedsim.models import build_model
-from fedsim.settings import Settings
-from fedsim.simulation import prepare
+from fedsim.server.simulation import prepare
 
 COMMON = ("rounds=2", "dataset.train_per_domain=40", "dataset.test_per_domain=20", "device=cpu", "engine=inline")
 SITES = ["features.1", "features.5", "features.9"]

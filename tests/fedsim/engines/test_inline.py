@@ -3,9 +3,9 @@
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedsim.arrays import to_record
 from fedsim.engines.inline import InlineGrid
-from fedsim.messages import metrics_of
+from fedsim.messages.arrays import to_record
+from fedsim.messages.schema import metrics_of
 from tests.apps import counting_app
 
 CPU = [torch.device("cpu")]

@@ -14,11 +14,11 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedsim.arrays import to_record, to_tensors
+from fedsim.core.errors import FedsimError, UserError
 from fedsim.engines import process
 from fedsim.engines.process import ATTEMPTS, ProcessGrid, worker_count
-from fedsim.errors import FedsimError, UserError
-from fedsim.messages import arrays_of, metrics_of
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import arrays_of, metrics_of
 from tests.apps import broken_app, counting_app, dying_app
 
 CPU = [torch.device("cpu")]

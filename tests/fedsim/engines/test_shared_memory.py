@@ -11,8 +11,8 @@ import pytest
 import torch
 from flwr.app import RecordDict
 
-from fedsim.arrays import to_record, to_tensors
 from fedsim.engines.shared_memory import Packed, pack, receive, send
+from fedsim.messages.arrays import to_record, to_tensors
 
 
 @pytest.fixture

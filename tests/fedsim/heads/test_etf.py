@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedsim.config import load
-from fedsim.errors import UserError
+from fedsim.config.composition import load
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
 from fedsim.heads import ETFLinear, simplex_frame
+from fedsim.methods.state_split import frozen_entries
 from fedsim.models import build_model
-from fedsim.progress import Reporter
-from fedsim.settings import Settings
-from fedsim.simulation import prepare, run
-from fedsim.state_split import frozen_entries
+from fedsim.output.progress import Reporter
+from fedsim.server.simulation import prepare, run
 
 
 @pytest.mark.parametrize(("classes", "features"), [(10, 576), (10, 10), (10, 9), (3, 2), (2, 1), (126, 125)])

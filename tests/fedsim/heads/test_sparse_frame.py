@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.heads import SparseFrame, simplex_frame, sparse_frame
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedsim.errors import UserError
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
+from fedsim.core.seeding import derive_seed
 from fedsim.models import CNNSmall, build_model
-from fedsim.seeding import derive_seed
-from fedsim.settings import Settings
 
 MakeSettings = Callable[..., Settings]
 

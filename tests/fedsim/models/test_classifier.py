@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 from clients.adaptive_clipping import all_but_last_linear
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.heads import use_cosine, use_etf, use_local_generic
 from fedsim.models import CNN6, AlexNet, CNNSmall, ResNet20, resnet18
 from fedsim.models.classifier import (
@@ -22,7 +22,7 @@ from fedsim.models.classifier import (
     logit_layers,
     note_classifier,
 )
-from fedsim.models.freezing import train_only
+from fedsim.models.freeze import train_only
 from fedsim.reparam.weight_compander import use_weight_compander
 from strategies import FedPer
 

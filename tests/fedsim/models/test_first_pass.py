@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from fedsim.errors import UserError
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
 from fedsim.models import build_model
 from fedsim.models.classifier import classifier_of
-from fedsim.settings import Settings
 
 MakeSettings = Callable[..., Settings]
 SMALL = (3, 28, 28)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18 as torchvisions
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.models import ResNet20, resnet18, resnet34
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torchvision import models
 
-from fedsim.config import compose
-from fedsim.errors import UserError
+from fedsim.config.composition import compose
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
 from fedsim.models import build_model, mobilenet_v2, torchvision_model, vgg11
-from fedsim.settings import Settings
 
 
 def test_vgg11_has_eight_convolutions_and_one_linear_layer() -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrizations, weight_norm
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.norms import ScaledWSConvolution, WSConvolution, use_norm, use_scaled_ws, use_ws
 from fedsim.norms.convolutions import fan_in, swap_channels
 

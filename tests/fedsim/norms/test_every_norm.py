@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.models import CNNSmall, resnet18
 from fedsim.norms import norm_names, use_norm
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.models import CNN6, CNNSmall
 from fedsim.norms import NORM_LAYERS, use_evonorm_b0, use_evonorm_s0
 

@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 from torch import nn
 
-from fedsim.config import CONFIG_DIR
-from fedsim.errors import UserError
+from fedsim.config.composition import CONFIG_DIR
+from fedsim.core.errors import UserError
 from fedsim.norms import norm_names, use_norm
 from fedsim.norms.factory import NORMS
 

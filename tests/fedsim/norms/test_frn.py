@@ -7,7 +7,7 @@ from timm.layers.filter_response_norm import FilterResponseNormTlu2d
 from torch import nn
 from torchvision.models import resnet18
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.models import CNN6
 from fedsim.norms import use_frn
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.norms.group import use_group_norm
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.models import CNNSmall
 from fedsim.norms import ChannelNorm, GroupScaling, norm_names, use_norm
 from fedsim.norms.factory import NORMS

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.norms import ChannelRMSNorm, use_instance_norm, use_layer_norm, use_rms_norm
 
 IMAGES = 3 + 2 * torch.randn((4, 6, 5, 7), generator=torch.Generator().manual_seed(0))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.models import CNNSmall
 from fedsim.norms import check_pixels, use_norm
 

@@ -11,15 +11,15 @@ from torchvision.models import resnet18
 
 from datasets.federation import Federation
 from datasets.source import Part
-from fedsim.arrays import to_record, to_tensors
-from fedsim.client_host import PERSONAL, ClientHost
+from fedsim.client.host import PERSONAL, ClientHost
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
-from fedsim.errors import UserError
-from fedsim.messages import EVALUATE, EVALUATE_GLOBAL, TRAIN, arrays_of, message, metrics_of
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import EVALUATE, EVALUATE_GLOBAL, TRAIN, arrays_of, message, metrics_of
 from fedsim.norms import use_evonorm_b0, use_norm
 from fedsim.norms.policy import NormPolicy, statistics_kept
-from fedsim.settings import Settings
-from fedsim.simulation import prepare
+from fedsim.server.simulation import prepare
 
 AFFINE = ("weight", "bias")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")

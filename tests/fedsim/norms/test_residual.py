@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18, resnet50
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.models import ResNet20
 from fedsim.norms import (
     InstanceBatchNorm2d,

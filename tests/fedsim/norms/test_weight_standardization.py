@@ -7,7 +7,7 @@ from timm.layers import StdConv2d
 from torch import nn
 from torchvision.models import resnet18
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.models import CNN6
 from fedsim.norms import NORM_LAYERS, WSConv2d, use_ws, use_ws_group_norm
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from fedsim.errors import UserError
+from fedsim.core.errors import UserError
 from fedsim.norms import ChannelNorm, InstanceBatchNorm2d, norm_names, use_norm
 
 REPLACING = [name for name in norm_names() if name not in ("bn", "ibn_a", "ibn_b", "none", "sws", "ws")]

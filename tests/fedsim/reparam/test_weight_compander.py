@@ -13,13 +13,13 @@ from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
 
 from clients.adaptive_clipping import all_but_last_linear
-from fedsim.errors import UserError
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
 from fedsim.models import CNNSmall, build_model
 from fedsim.norms import ScaledWSConv2d, WSConv2d
-from fedsim.progress import Reporter
+from fedsim.output.progress import Reporter
 from fedsim.reparam import Companded, compand, use_weight_compander
-from fedsim.settings import Settings
-from fedsim.simulation import prepare, run
+from fedsim.server.simulation import prepare, run
 
 IMAGES = torch.randn((4, 3, 28, 28), generator=torch.Generator().manual_seed(0))
 MakeSettings = Callable[..., Settings]

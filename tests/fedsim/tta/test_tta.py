@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from fedsim.config import choices, compose
-from fedsim.errors import UserError
+from fedsim.config.composition import choices, compose
+from fedsim.core.errors import UserError
 from fedsim.tta import CAFA, AlphaBN, BatchStatistics, Tent, adaptation_of
 
 CLASSES = 4

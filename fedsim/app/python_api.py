@@ -1,0 +1,26 @@
+"""``fedsim.simulate``: a run from Python instead of the command line."""
+
+from collections.abc import Sequence
+
+from fedsim.config.composition import compose, named_folder
+from fedsim.config.settings import settings_of
+from fedsim.deployment.superlink import NAME as SUPERLINK
+from fedsim.deployment.superlink import follow
+from fedsim.output.progress import Reporter, console_reporter
+from fedsim.output.results import Result
+from fedsim.output.run_folders import run_folder
+from fedsim.server.simulation import prepare, run
+
+
+def simulate(overrides: Sequence[str], *, progress: bool) -> Result:
+    """Compose, check and run; the run directory is ``out_dir`` or a new one under ``outputs/``."""
+    reporter = console_reporter() if progress else Reporter()
+    settings = settings_of(compose(overrides), overrides)
+    named = named_folder(settings.out_dir, settings.resume)
+    if settings.engine["name"] == SUPERLINK:
+        with run_folder(named) as run_dir:
+            return follow(settings, overrides, run_dir, reporter)
+    prepared = prepare(settings)
+    reporter.say(str(prepared))
+    with run_folder(named) as run_dir:
+        return run(prepared, run_dir, reporter)

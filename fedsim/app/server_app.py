@@ -1,0 +1,75 @@
+"""The Flower ServerApp: ``flwr run . --stream --run-config 'overrides="strategy=fedbn rounds=3"'``.
+
+The same loop, strategies and run directory as ``python run.py``; Flower brings the Grid. A relative ``out_dir`` is
+taken from the folder in which Flower's SuperLink was started.
+"""
+
+import shlex
+from functools import partial
+
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from datasets.devices import NAME as DEVICES
+from datasets.devices import count_of_devices, device_federation
+from fedsim.client.host import ClientAppFactory
+from fedsim.config.composition import compose
+from fedsim.config.settings import Settings
+from fedsim.core.errors import FedsimError, UserError
+from fedsim.deployment.partition_grid import PartitionGrid
+from fedsim.deployment.superlink.events import EventReporter
+from fedsim.output.progress import PlainReporter, Reporter, logging_to
+from fedsim.output.run_folders import run_folder
+from fedsim.output.terminal import console, print_whole
+from fedsim.report.command import run_table
+from fedsim.server.simulation import Prepared, prepare, run
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    followed = bool(context.run_config.get("followed", False))
+    reporter = EventReporter(partial(print, flush=True)) if followed else PlainReporter(console(width=100))
+    try:
+        _play(grid, context, reporter)
+    except FedsimError as error:
+        if isinstance(reporter, EventReporter):
+            reporter.failed(str(error), error.exit_status)
+        else:
+            reporter.say(f"error: {error}")
+        raise  # so that Flower, too, knows that the run has failed
+
+
+def _play(grid: Grid, context: Context, reporter: Reporter) -> None:
+    settings = Settings.from_config(compose(shlex.split(str(context.run_config["overrides"]))))
+    if settings.resume is not None:
+        raise UserError(f"resume={settings.resume} is not possible with flwr run: SuperNodes keep the clients' states.")
+    with logging_to(reporter, verbose=settings.verbose):
+        nodes, prepared = _prepared(grid, settings)
+    with run_folder(settings.out_dir) as folder:
+        run_dir = folder.absolute()
+        result = run(prepared, run_dir, reporter, nodes)
+    if isinstance(reporter, EventReporter):
+        reporter.finished(run_dir)
+        return
+    print_whole(run_table(result))
+    reporter.say(f"run directory: {run_dir}")
+
+
+def _prepared(grid: Grid, settings: Settings) -> tuple[PartitionGrid, Prepared]:
+    """The federation is what the settings say, and then the nodes are awaited; or it is what devices say they hold."""
+    timeout, join_timeout = settings.round_timeout, settings.join_timeout
+    if settings.dataset["name"] == DEVICES:
+        nodes = PartitionGrid(grid, count_of_devices(settings), timeout, join_timeout=join_timeout)
+        return nodes, prepare(settings, device_federation(settings, nodes.nodes, nodes.strangers))
+    prepared = prepare(settings)
+
+    def here() -> ClientApp:
+        return ClientAppFactory(settings, prepared.federation)(prepared.devices[0])
+
+    nodes = PartitionGrid(grid, len(prepared.federation.clients), timeout, here, join_timeout)
+    if settings.diagnostics and not nodes.answers_measuring:
+        raise UserError("diagnostics=true is not possible: it needs every device, with share-personal=true.")
+    return nodes, prepared

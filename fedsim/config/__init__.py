@@ -1,0 +1,1 @@
+"""From ``key=value`` words to checked settings, and from settings to the objects that they name."""

@@ -1,0 +1,287 @@
+"""From ``key=value`` overrides to a resolved configuration, with errors a person can act on.
+
+Hydra composes; this file finds the configuration folder, registers the resolvers that ``configs/config.yaml`` uses, and
+turns what Hydra reports about a wrong override into one sentence.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.version import VersionBase
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fedsim.config.overrides import parse, readable
+from fedsim.config.paths import KEYS, expanded
+from fedsim.core.checkout import ROOT
+from fedsim.core.errors import UserError
+from fedsim.core.files import reading
+from fedsim.output.run_folders import RUNS, SWEEPS
+
+CONFIG_DIR = ROOT / "configs"
+CONFIG_NAME = "config"
+GROUPS = (
+    "strategy",
+    "dataset",
+    "split",
+    "model",
+    "norm",
+    "attention",
+    "head",
+    "reparam",
+    "tta",
+    "aggregation",
+    "privacy",
+    "engine",
+    "experiment",
+)
+OPTIONAL_GROUPS = ("experiment",)
+COMPOSED_GROUPS = ("split",)
+"""Of these several files may be chosen at once: split=[longtail,domain]"""
+
+PLACEHOLDER = "_name_"
+MOVED = {"fedsim.privacy.": "fedsim.aggregation.privacy.", "fedsim.superlink.": "fedsim.deployment.superlink."}
+"""Beginnings of dotted names in the configurations of older runs, and where those classes are now."""
+NOT_CHOSEN = ("._target_", ".server", ".client", ".steps")
+"""Ends of the keys that only a file of a group sets."""
+
+
+def register_resolvers(new: Path | None = None) -> None:
+    """Make known to Hydra where a run and a sweep are written: ``resume``, else ``out_dir``, else the ``new`` folder.
+
+    Without one, where nothing will be written, it is called after its parent.
+    """
+    OmegaConf.register_new_resolver(
+        "fedsim.run_dir", lambda out_dir, resume: named_folder(out_dir, resume) or str(new or RUNS), replace=True
+    )
+    OmegaConf.register_new_resolver(
+        "fedsim.sweep_dir", lambda out_dir: named_folder(out_dir, None) or str(new or SWEEPS), replace=True
+    )
+
+
+def named_folder(out_dir: Any, resume: Any) -> str | None:
+    """Return where the settings say that a run is written, if they do."""
+    folder: str | None = expanded("out_dir", out_dir) if resume is None else expanded("resume", resume)
+    return folder
+
+
+def compose(overrides: Sequence[str], config_dir: Path = CONFIG_DIR, config_name: str = CONFIG_NAME) -> dict[str, Any]:
+    """The resolved configuration as plain dictionaries.
+
+    Errors: ``UserError`` for an unknown key or choice, or a value that cannot be read.
+    """
+    register_resolvers()
+    if not config_dir.is_dir():
+        raise UserError(f"--config-path={config_dir} is not a folder: choose one that holds a {config_name}.yaml.")
+    if not (config_dir / f"{config_name}.yaml").is_file():
+        raise UserError(f"--config-name={config_name} is not in {config_dir}: choose a YAML file of that folder.")
+    overrides = [readable(text) for text in overrides]
+    parsed = [_one_value(text) for text in overrides]
+    for override in parsed:
+        _refuse_unknown_choice(override, config_dir)
+        _refuse_name(override, config_dir)
+    register_families(overrides, config_dir)
+    with hydra_at(config_dir):
+        try:
+            resolved = OmegaConf.to_container(hydra_compose(config_name, overrides=overrides), resolve=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            groups = [override for override in parsed if (config_dir / override.key_or_group).is_dir()]
+            known = _settings(hydra_compose(config_name, overrides=[str(group.input_line) for group in groups]))
+            raise UserError(_explain(error, parsed, known, config_dir)) from error
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+@contextmanager
+def hydra_at(config_dir: Path) -> Iterator[GlobalHydra]:
+    """Let Hydra read ``config_dir`` for a while; a ``@hydra.main`` of somebody else, around us, is undisturbed."""
+    around, base = GlobalHydra.instance(), VersionBase.instance().getbase()
+    hydra = around.hydra
+    around.clear()
+    try:
+        with initialize_config_dir(config_dir=str(config_dir.resolve()), version_base="1.3"):
+            yield GlobalHydra.instance()
+    finally:
+        around.hydra = hydra
+        GlobalHydra.set_instance(around)
+        VersionBase.instance().version_base = base
+
+
+def with_resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the configuration, or that of the run directory which it says is resumed.
+
+    Raises:
+        UserError: if that holds none, or if other settings are given beside it.
+    """
+    if config.get("resume") is None:
+        return config
+    for text in overrides:
+        if not text.startswith("resume="):
+            raise UserError(f"{text} cannot be given with resume=: a resumed run keeps its own settings.")
+    resume = expanded("resume", config["resume"])
+    if not resume:
+        raise UserError("resume= is not possible: choose the directory of the run that is to go on.")
+    return {**load(Path(resume)), "resume": resume}
+
+
+def load(run_dir: Path) -> dict[str, Any]:
+    """Return the settings a run directory was made with; those that are younger than it have their defaults.
+
+    Raises:
+        UserError: if it holds none, or a damaged one.
+    """
+    path = run_dir / "config.yaml"
+    with reading(path, "put it back whole, or start a new run"):
+        try:
+            config = OmegaConf.to_container(OmegaConf.load(path))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UserError(f"{run_dir} is not a run directory: choose one that holds a config.yaml.") from error
+        if not isinstance(config, dict):
+            raise ValueError("it is no configuration")
+        younger = _defaults() if "hydra" in config else {}  # which stands at the end: without it, the file was cut off
+        return younger | {str(key): _moved(value) for key, value in config.items() if key not in ("defaults", "hydra")}
+
+
+def _moved(group: Any) -> Any:
+    """A group of settings whose ``_target_`` is where it is now."""
+    target = group.get("_target_") if isinstance(group, dict) else None
+    old = next((old for old in MOVED if str(target).startswith(old)), None)
+    return group if old is None else {**group, "_target_": str(target).replace(old, MOVED[old], 1)}
+
+
+def _defaults() -> dict[str, Any]:
+    """The settings outside of groups, as ``configs/config.yaml`` has them."""
+    config = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{CONFIG_NAME}.yaml"))
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items() if not isinstance(value, dict | list)}
+
+
+def repeatable(settings: dict[str, Any]) -> DictConfig:
+    """The settings as a configuration file of their own, which Hydra can run again into another directory."""
+    hydra = OmegaConf.load(CONFIG_DIR / f"{CONFIG_NAME}.yaml").hydra
+    defaults = ["_self_", {"override hydra/job_logging": "none"}]
+    return OmegaConf.create({"defaults": defaults, **settings, "out_dir": None, "resume": None, "hydra": hydra})
+
+
+def choices(group: str, config_dir: Path = CONFIG_DIR) -> list[str]:
+    """The files of a configuration group, what may stand behind ``group=``, and its families as ``FAMILY/NAME``."""
+    families = [f"{path.parent.name}/NAME" for path in (config_dir / group).glob(f"*/{PLACEHOLDER}.yaml")]
+    return sorted(path.stem for path in (config_dir / group).glob("*.yaml")) + sorted(families)
+
+
+def _one_value(text: str) -> Override:
+    override = parse(text)
+    if override.is_sweep_override():
+        refuse_continuous(override)
+        comma = f", or write '{override.get_key_element()}=\"...\"' if it is a comma of the path"
+        raise UserError(
+            f"{text} names several values: choose one, or add -m for a sweep over all of "
+            f"them{comma if override.key_or_group in KEYS else ''}."
+        )
+    return override
+
+
+def refuse_continuous(override: Override) -> None:
+    """Refuse what only an optimizer could sweep over.
+
+    Raises:
+        UserError: for ``interval``.
+    """
+    if override.is_interval_sweep():
+        raise UserError(
+            f"{override.input_line} has no end of values: choose range(START,STOP,STEP) or choice(VALUE,VALUE) and -m."
+        )
+
+
+def _refuse_unknown_choice(override: Override, config_dir: Path) -> None:
+    group = override.key_or_group
+    if not (config_dir / group).is_dir():
+        return
+    known = choices(group, config_dir)
+    chosen = override.value()
+    if isinstance(chosen, str) and _of_a_family(group, chosen, config_dir) is not None:
+        return
+    if override.is_delete():
+        return
+    if chosen is None and group in OPTIONAL_GROUPS:  # Hydra cannot take it from the command line
+        raise UserError(f"{group}=null is not possible: leave it out, or choose {', '.join(known)}.")
+    names = chosen if group in COMPOSED_GROUPS and isinstance(chosen, list) and chosen else [chosen]
+    value = override.get_value_element_as_str()
+    if any(name not in known for name in names):
+        raise UserError(f"{group}={value} is not known: choose {', '.join(known)}.")
+    if len(set(names)) < len(names):
+        raise UserError(f"{group}={value} is not possible: choose each of them once.")
+
+
+def _refuse_name(override: Override, config_dir: Path) -> None:
+    """A file's ``name`` goes with what else it says: another one would only be a wrong label."""
+    group, _, option = override.key_or_group.partition(".")
+    if option == "name" and (config_dir / group).is_dir():
+        value = override.get_value_element_as_str()
+        chosen = f"{group}={value}" if value in choices(group, config_dir) else f"{group}=NAME"
+        raise UserError(f"{override.input_line} would change a name and nothing else: write {chosen}.")
+
+
+def register_families(overrides: Sequence[str], config_dir: Path = CONFIG_DIR) -> None:
+    """Makes ``model=FAMILY/NAME`` known to Hydra, where ``configs/model/FAMILY/_name_.yaml`` is to put NAME in."""
+    for text in overrides:
+        group, _, choice = text.partition("=")
+        node = _of_a_family(group, choice, config_dir)
+        if node is not None:
+            family, _, name = choice.partition("/")
+            ConfigStore.instance().store(name, node, group=f"{group}/{family}", package=group)
+
+
+def _of_a_family(group: str, choice: str, config_dir: Path) -> DictConfig | None:
+    family, slash, name = choice.partition("/")
+    template = config_dir / group / family / f"{PLACEHOLDER}.yaml"
+    if not slash or not name.isidentifier() or not template.is_file():
+        return None
+    node = OmegaConf.create(template.read_text(encoding="utf-8").replace(PLACEHOLDER, name))
+    assert isinstance(node, DictConfig)
+    return node
+
+
+def _explain(error: Exception, overrides: Sequence[Override], known: Sequence[str], config_dir: Path) -> str:
+    """One sentence for what Hydra reports: almost always a key that is not there."""
+    for override in overrides:
+        key = override.key_or_group
+        if override.is_add() or key in known or key in GROUPS or key.startswith("hydra"):
+            continue
+        visible = [name for name in known if not name.endswith((*NOT_CHOSEN, ".name"))]
+        close = difflib.get_close_matches(key, [*visible, *GROUPS], n=1)
+        hint = f"did you mean {close[0]}?" if close else f"the settings are {', '.join(sorted([*visible, *GROUPS]))}."
+        elsewhere = _choices_with(key, config_dir)
+        if elsewhere:
+            which = f"{elsewhere[0]}, which has it" if len(elsewhere) == 1 else f"one of {', '.join(elsewhere)}"
+            hint = f"leave it out, or choose {which}."
+        return f"{override.input_line} is not a setting: {hint}"
+    return " ".join(str(error).split())
+
+
+def _choices_with(key: str, config_dir: Path) -> list[str]:
+    """What may be chosen for the group of this key so that there is its option, as ``strategy=fedwon``."""
+    group, _, option = key.partition(".")
+    if not option or group in OPTIONAL_GROUPS or not (config_dir / group).is_dir():
+        return []
+    files = {path.stem: OmegaConf.load(path) for path in sorted((config_dir / group).glob("*.yaml"))}
+    nodes = {name: file.get(group, file) for name, file in files.items() if isinstance(file, DictConfig)}
+    return [f"{group}={name}" for name, node in nodes.items() if isinstance(node, DictConfig) and option in node]
+
+
+def _settings(config: DictConfig) -> list[str]:
+    """Dotted names of all settings, two levels deep."""
+    names: list[str] = []
+    for key in map(str, config):
+        value = config._get_node(key)
+        names += [f"{key}.{inner}" for inner in map(str, value)] if isinstance(value, DictConfig) else [key]
+    return names

@@ -1,0 +1,127 @@
+"""``key=value`` words as a person writes them, put into the quotes that Hydra's grammar asks for.
+
+In that grammar a value without quotes has no ``~``, ``#``, ``&`` or letter beyond ASCII, an ``=`` or a bracket means
+something else, and ``1_0`` is a number. Words that Hydra reads are left as they are, but for paths: these are texts.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+
+from fedsim.config.paths import HYDRAS, KEYS, expanded
+from fedsim.core.errors import UserError
+
+WORD = re.compile(r"([+~]{0,2}[\w.@/$-]+)=(.*)", re.DOTALL)
+TOKEN = re.compile(
+    r"""
+    (?P<quoted> "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])*' )
+  | (?P<between> [\[\]{}(),:=] )
+  | (?P<plain> \$\{[^}]*\} | \\. | . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+FOREIGN = re.compile(r"[^\w/\\+.$%*@?|:{}\[\](),=\s-]|[^\x00-\x7f]")
+"""What no value without quotes may hold."""
+
+HYDRAS_OWN = re.compile(r"^['\"]|\$\{|\\")
+"""What shows that a path was written for Hydra: quotes around it, an interpolation, or backslashes."""
+
+
+def readable(word: str) -> str:
+    """Return the word as Hydra can read it, or as it is where that would be a guess.
+
+    Raises:
+        UserError: for a path in the home of a user who is not there.
+    """
+    match = WORD.fullmatch(word)
+    if match is None:
+        return word
+    key, value = match.groups()
+    if key.lstrip("+~") in KEYS:
+        return f"{key}={_path(key, value)}"
+    if _parsed(word) is not None:
+        return word
+    inside = f"{key}={''.join(_quoted_inside(value))}"
+    if _parsed(inside) is not None:
+        return inside
+    return word if set(value) & set(",[]{}'\"") else f"{key}={_quoted(value)}"
+
+
+def parse(word: str) -> Override:
+    """Return what Hydra understands of a ``readable`` word.
+
+    Raises:
+        UserError: if it understands nothing.
+    """
+    override = _parsed(word)
+    if override is None or not override.key_or_group:
+        quoting = ""
+        if found := WORD.fullmatch(word):
+            quoting = f", and a value with brackets, commas or quotes as '{found[1]}=\"...\"'"
+        spaces = ", without spaces" if re.fullmatch(r"=|[\w.]+", word) else ""
+        raise UserError(f"{word!r} cannot be read: write key=value{spaces}{quoting}.")
+    return override
+
+
+def word_for(key: str, path: str) -> str:
+    """Return the word of the command line that gives this path, quoted for a shell."""
+    word = f"{key}={path}"
+    override = _parsed(readable(word))
+    if override is None or override.value() != path:
+        word = f"{key}={_quoted(path)}"
+    return shlex.quote(word)
+
+
+def _parsed(word: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+
+
+def _path(key: str, value: str) -> str:
+    """A text whatever is in it, unless Hydra reads quotes, null, an interpolation or several values for a sweep."""
+    override = _parsed(f"{key}={value}")
+    if override is None and "," in value:
+        inside = "".join(_quoted_inside(value))
+        override = _parsed(f"{key}={inside}")
+        value = inside if override is not None and override.is_sweep_override() else value
+    if override is not None and override.is_sweep_override():
+        return value
+    text: Any = value.strip()
+    if override is not None and (not text or override.value() is None or HYDRAS_OWN.search(text)):
+        text = override.value()
+    if key in HYDRAS and isinstance(text, str):  # Hydra itself makes these folders
+        text = expanded(key, text)
+    return _quoted(text) if isinstance(text, str) and text else value
+
+
+def _quoted_inside(value: str) -> Iterator[str]:
+    """The pieces of the value; of those between brackets and commas, those that need quotes with them."""
+    piece, depth = "", ""
+    for token in TOKEN.finditer(value):
+        kind, text = token.lastgroup, token[0]
+        own = (text == "=" and "(" not in depth) or (text == ":" and "{" not in depth)
+        if kind == "plain" or (kind == "between" and own):
+            piece += text
+            continue
+        yield _quoted_piece(piece)
+        yield text
+        piece = ""
+        if kind == "between":
+            depth = depth + text if text in "[{(" else depth[:-1] if text in "]})" else depth
+    yield _quoted_piece(piece)
+
+
+def _quoted_piece(piece: str) -> str:
+    return _quoted(piece.strip()) if FOREIGN.search(piece) or "=" in piece else piece
+
+
+def _quoted(text: str) -> str:
+    quoted: str = QuotedString(text, Quote.double).with_quotes()
+    return quoted

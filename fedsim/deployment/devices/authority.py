@@ -1,0 +1,243 @@
+"""The folder of a federation's operator: a certificate authority, the server's certificate, and a key pair per device.
+
+::
+
+    ca.crt  ca.key                   the authority; its key stays with the operator
+    server.pem  server.key           the SuperLink's certificate and key
+    server.env  start.sh  fedsim-superlink.service      how it is started, see ``scripts``
+    devices/NAME/  key key.pub ca.crt   all that has to be copied onto a device,
+        device.env start.sh fedsim-supernode.service    with how it is started
+
+Private keys are readable by their owner alone. A folder appears whole or not at all.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from cryptography import x509
+
+from fedsim.core.errors import UserError
+from fedsim.core.files import write_atomically
+from fedsim.deployment.devices.certificates import (
+    certificate_bytes,
+    device_key_bytes,
+    hosts_of,
+    key_bytes,
+    load_key,
+    load_root,
+    load_server,
+    new_key,
+    root_certificate,
+    server_certificate,
+)
+from fedsim.deployment.devices.checks import ALWAYS, check_days, check_name, check_port, parse_hosts
+from fedsim.deployment.devices.scripts import (
+    SERVER_ENV,
+    START,
+    DevicePlan,
+    address_of,
+    device_files,
+    partition_of,
+    read_env,
+    server_files,
+)
+
+T = TypeVar("T")
+
+CA_DAYS = 3650
+SERVER_DAYS = 730
+PORT = 8000
+"""Flower's own default, for everything that a SuperLink does."""
+REGISTERED = "node.json"
+"""What ``flwr supernode register --format json`` answered, if it was kept beside a device's keys."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device; ``node_id`` is how Flower knows it, where the answer of its registration was kept."""
+
+    name: str
+    folder: Path
+    node_id: str | None = None
+    partition: int | None = None
+    """The client that it plays, as far as its folder here says"""
+
+    def follows(self, other: "Device") -> bool:
+        """Whether its client has a higher number."""
+        return self.partition is not None and other.partition is not None and self.partition > other.partition
+
+
+@dataclass(frozen=True)
+class Authority:
+    """An operator's folder that ``create`` has made."""
+
+    folder: Path
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        hosts: Sequence[str],
+        devices: Sequence[str] = (),
+        ca_days: int = CA_DAYS,
+        server_days: int = SERVER_DAYS,
+        port: int = PORT,
+        plan: DevicePlan = DevicePlan(),  # noqa: B008 - it is frozen
+    ) -> "Authority":
+        """Makes ``folder``, which must not exist or be empty; devices reach the server at the first of ``hosts``."""
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise UserError(f"{folder} exists already: name a new folder, or add devices to it with `add`.")
+        names = parse_hosts(hosts)
+        for number, name in enumerate(devices):
+            check_name(name)
+            if name in devices[:number]:
+                raise UserError(f"--device {name} is given twice: every device needs a name of its own.")
+        check_port(port)
+        check_days("--ca-days", ca_days)
+        root_key, server_key = new_key(), new_key()
+        root = root_certificate(root_key, ca_days)
+        check_days("--server-days", server_days, root)
+        with _new_folder(folder) as new:
+            _write_secret(new / "ca.key", key_bytes(root_key))
+            _write(new / "ca.crt", certificate_bytes(root))
+            _write_secret(new / "server.key", key_bytes(server_key))
+            certificate = server_certificate(server_key, names, server_days, root, root_key)
+            _write(new / "server.pem", certificate_bytes(certificate))
+            _write_texts(new, server_files(folder, hosts[0], port))
+            (new / "devices").mkdir(mode=0o700)
+            for name in devices:
+                cls(new).add(name, plan)
+        return cls(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Authority":
+        for file in ("ca.crt", "server.pem", "devices"):
+            if not (folder / file).exists():
+                raise UserError(f"{folder} has no {file}: name a folder that `python -m fedsim.devices init` has made.")
+        return cls(folder)
+
+    @property
+    def root(self) -> x509.Certificate:
+        return self._load("ca.crt", load_root)
+
+    @property
+    def server(self) -> x509.Certificate:
+        return self._load("server.pem", load_server)
+
+    def _load(self, file: str, load: Callable[[bytes], T]) -> T:
+        """Errors: ``UserError`` for a file that is not as ``create`` wrote it."""
+        path = self.folder / file
+        try:
+            return load(path.read_bytes())
+        except ValueError as error:
+            raise UserError(f"{path} is damaged or from elsewhere: put back the file that `init` has made.") from error
+
+    @property
+    def superlink(self) -> str:
+        """HOST:PORT by which devices reach the server.
+
+        Raises: ``UserError`` for a file that does not say it.
+        """
+        path = self.folder / SERVER_ENV
+        if not path.exists():  # made by an older version
+            hosts = [host for host in hosts_of(self.server) if host not in ALWAYS]
+            return address_of(str((hosts or ALWAYS)[-1]), PORT)
+        said = read_env(path).get("SUPERLINK")
+        if not said:
+            raise UserError(f"{path} has no SUPERLINK: write SUPERLINK='HOST:PORT', by which devices reach the server.")
+        return said
+
+    @property
+    def devices(self) -> list[Device]:
+        folders = sorted(path.parent for path in (self.folder / "devices").glob("*/key.pub"))
+        return [Device(folder.name, folder, _node_id(folder / REGISTERED), partition_of(folder)) for folder in folders]
+
+    def add(self, name: str, plan: DevicePlan = DevicePlan()) -> Device:  # noqa: B008 - it is frozen
+        """A key pair for one more device, the certificate it knows the server by, and how it is started.
+
+        It plays the first client that none of the others plays.
+        """
+        check_name(name)
+        folder = self.folder / "devices" / name
+        if folder.exists():
+            raise UserError(f"{folder} exists already: choose another name, or `remove` the device first.")
+        taken = {device.partition for device in self.devices}
+        partition = next(number for number in range(len(taken) + 1) if number not in taken)
+        texts = device_files(name, self.superlink, partition, plan)
+        private, public = device_key_bytes(new_key())
+        with _new_folder(folder) as new:
+            _write_secret(new / "key", private)
+            _write(new / "key.pub", public)
+            _write(new / "ca.crt", (self.folder / "ca.crt").read_bytes())
+            _write_texts(new, texts)
+        return Device(name, folder, partition=partition)
+
+    def remove(self, name: str) -> Device:
+        """Deletes the folder of a device and returns what it was; the SuperLink is not told."""
+        found = {device.name: device for device in self.devices}
+        if name not in found:
+            raise UserError(f"{name} is no device of {self.folder}: there are {', '.join(found) or 'none'}.")
+        shutil.rmtree(found[name].folder)
+        return found[name]
+
+    def renew(self, hosts: Sequence[str] = (), server_days: int = SERVER_DAYS) -> None:
+        """A new server certificate for the same key, for ``hosts`` or those of the old one.
+
+        The key stays: whoever has it can pass for the server until the old certificate ends, whatever the new one says.
+        """
+        for file in ("ca.key", "server.key"):
+            if not (self.folder / file).exists():
+                raise UserError(f"{self.folder} has no {file}: renew in the folder with all the files of `init`.")
+        check_days("--server-days", server_days, self.root)
+        root_key, key = (self._load(file, load_key) for file in ("ca.key", "server.key"))
+        if root_key.public_key() != self.root.public_key():
+            raise UserError(
+                f"{self.folder / 'ca.key'} is not the key of ca.crt: put back the file that `init` has made."
+            )
+        names = parse_hosts(hosts) if hosts else hosts_of(self.server)
+        certificate = certificate_bytes(server_certificate(key, names, server_days, self.root, root_key))
+        write_atomically(self.folder / "server.pem", lambda path: path.write_bytes(certificate))
+
+
+def _node_id(file: Path) -> str | None:
+    try:
+        answer = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # not registered yet, or its answer went elsewhere
+    return str(answer["node-id"]) if isinstance(answer, dict) and "node-id" in answer else None
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder for its owner alone, which gets its name once it is filled; nothing is left of it after an error."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield new
+        new.replace(folder)
+    except BaseException:
+        shutil.rmtree(new)
+        raise
+
+
+def _write(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Writes a file that must not be there yet."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(data)
+
+
+def _write_secret(path: Path, data: bytes) -> None:
+    _write(path, data, mode=0o600)
+
+
+def _write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Files for whoever may enter the folder, of which the start script can be executed."""
+    for name, text in texts.items():
+        _write(folder / name, text.encode(), mode=0o755 if name == START else 0o644)

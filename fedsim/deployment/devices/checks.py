@@ -1,0 +1,60 @@
+"""What an operator may write for names, hosts and periods of validity."""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+
+from cryptography import x509
+
+from fedsim.core.errors import UserError
+from fedsim.deployment.devices.certificates import Host
+
+ALWAYS: tuple[Host, ...] = ("localhost", ip_address("127.0.0.1"))
+"""Where the SuperLink's own subprocesses reach it, whatever the devices call it."""
+
+DOMAIN = re.compile(r"[\w.-]{0,64}")
+"""What a device's images may be called in tables and names of columns."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_DNS_NAME = re.compile(rf"(?:{_LABEL}\.)*(?![0-9]+$){_LABEL}")  # no DNS name ends in a number, 192.168.1.300 would
+
+
+def check_name(name: str) -> None:
+    """A device's name is the name of its folder."""
+    if not _NAME.fullmatch(name):
+        raise UserError(f"device {name!r} is not allowed: up to 64 letters, digits, - and _, and no - in front.")
+
+
+def parse_hosts(hosts: Sequence[str]) -> list[Host]:
+    """The hosts and ``ALWAYS``, each once."""
+    return list(dict.fromkeys([*map(_parse_host, hosts), *ALWAYS]))
+
+
+def check_days(option: str, days: int, root: x509.Certificate | None = None) -> None:
+    """At least one day, and no longer than the authority ``root`` that signs."""
+    left = (root.not_valid_after_utc - datetime.now(UTC)) / timedelta(days=1) if root is not None else 36500
+    if not 1 <= days <= left + 0.1:  # a certificate of the same length, signed a moment later
+        whose = "the certificate authority has left" if root is not None else "a century has"
+        raise UserError(f"{option} {days} is not allowed: it is from 1 to {round(left)}, the days that {whose}.")
+
+
+def _parse_host(text: str) -> Host:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        if len(text) > 253 or not _DNS_NAME.fullmatch(text):
+            raise UserError(
+                f"--host {text!r} is not allowed: it is a DNS name or an IP address, without a port."
+            ) from None
+        return text
+    if address.is_unspecified:
+        raise UserError(f"--host {text!r} is not allowed: it is the address at which devices reach the server.")
+    return address
+
+
+def check_port(port: int) -> None:
+    """Raises: ``UserError`` for what is no TCP port."""
+    if not 1 <= port <= 65535:
+        raise UserError(f"--port {port} is not allowed: it is from 1 to 65535.")

@@ -1,0 +1,185 @@
+"""What a node says of itself in ``flower-supernode --node-config``, and what the server's settings may ask of it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ConfigRecord
+from omegaconf import DictConfig, OmegaConf
+
+from fedsim.config.composition import CONFIG_DIR
+from fedsim.config.settings import Settings
+from fedsim.core.errors import Refusal
+from fedsim.deployment.devices.checks import DOMAIN
+
+KEYS: dict[str, type] = {
+    "partition-id": int,
+    "num-partitions": int,
+    "data-dir": str,
+    "domain": str,
+    "state-dir": str,
+    "state-afresh": bool,
+    "keep-runs": int,
+    "share-personal": bool,
+}
+PATHS = ("npz", "parquet")
+"""Options of datasets that are files or folders"""
+EMBEDDED = "datasets.digits.load"
+"""What needs no files"""
+OWN_FUNCTION = "tensors"
+WORDS = {int: "a whole number of at least 0", str: "a text in quotes", bool: "true or false"}
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """One node's, checked.
+
+    ``partition``: which client of the federation it is. With ``num_partitions`` it plays several, all p with
+    p mod num_partitions = partition; so Flower's simulated nodes do, which say nothing else.
+    """
+
+    partition: int
+    num_partitions: int | None = None
+    simulated: bool = False
+    """Whether it is a node of Flower's simulation, which works on the server's machine with the server's files"""
+    data_dir: Path | None = None
+    """Where its images are; whatever ``data_dir`` the server's settings have"""
+    domain: str | None = None
+    """What its images are called in the tables, where they are its own (``dataset=devices``)"""
+    state_dir: Path | None = None
+    """Where it keeps what is personal; without it that is lost when the node's process ends"""
+    state_afresh: bool = False
+    """Whether it may begin anew where what it kept is lost or cannot be read"""
+    keep_runs: int = 5
+    """Of how many runs the state stays in ``state_dir``"""
+    share_personal: bool = False
+    """Whether it tells its personal part and sums of features, for measuring"""
+
+    @classmethod
+    def of(cls, node_config: Mapping[str, Any], *, simulated: bool = False) -> "NodeConfig":
+        """Errors: ``Refusal`` naming a key that is missing, unknown (it may be misspelt) or of another type."""
+        for key, value in node_config.items():
+            kind = KEYS.get(key)
+            if kind is None:
+                raise Refusal(f"node-config {key}={value} is not known: choose from {', '.join(KEYS)}.")
+            right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+            if not right or (kind is int and value < 0) or value == "":
+                raise Refusal(f"node-config {key}={value} is not possible: choose {WORDS[kind]}.")
+        if "partition-id" not in node_config:
+            raise Refusal("node-config has no partition-id: say which client of the federation this node is.")
+        given = {key.replace("-", "_"): value for key, value in node_config.items()}
+        partition, count, kept = given.pop("partition_id"), given.get("num_partitions"), given.get("keep_runs", 1)
+        if count is not None and partition >= count:
+            raise Refusal(f"node-config partition-id={partition} is not possible: choose 0 to {count - 1}.")
+        if kept < 1:
+            raise Refusal(f"node-config keep-runs={kept} is not possible: choose a whole number of at least 1.")
+        if not DOMAIN.fullmatch(given.get("domain", "")):
+            raise Refusal(
+                f"node-config domain={given['domain']} is not possible: choose up to 64 letters, digits, _, . or -."
+            )
+        for key in ("data_dir", "state_dir"):
+            if key in given:
+                given[key] = Path(given[key]).expanduser()
+        if count is not None and not simulated:
+            raise Refusal("node-config num-partitions is for Flower's simulation: a device plays the client it names.")
+        return cls(partition=partition, simulated=simulated, **given)
+
+    def profile(self, images: tuple[int, int, int] = (0, 0, 0)) -> "NodeProfile":
+        return NodeProfile(
+            *(self.partition, self.num_partitions or 0, self.simulated, self.share_personal, self.domain or "", images)
+        )
+
+
+@dataclass(frozen=True)
+class NodeProfile:
+    """What a node tells the server of itself (``query.node``); no path of the device is among it."""
+
+    partition: int
+    num_partitions: int
+    """0 for a device, which plays one client"""
+    simulated: bool
+    shares_personal: bool
+    domain: str
+    """What its own images are called, or nothing"""
+    images: tuple[int, int, int]
+    """Its own for training, validation and test; zeros where the settings name the images"""
+
+    def hosts(self, partition: int) -> bool:
+        return partition == self.partition or (
+            self.num_partitions > 0 and partition % self.num_partitions == self.partition
+        )
+
+    def told(self) -> ConfigRecord:
+        return ConfigRecord(
+            {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        )
+
+    @classmethod
+    def of(cls, told: ConfigRecord) -> "NodeProfile":
+        """Errors: ``ValueError`` for an answer of another form."""
+        try:
+            images = told["images"]
+            assert isinstance(images, list)
+            train, validation, test = map(int, images)
+            assert DOMAIN.fullmatch(str(told["domain"]))  # it stands in tables and in names of columns
+            return cls(
+                partition=int(str(told["partition"])),
+                num_partitions=int(str(told["num_partitions"])),
+                simulated=told["simulated"] is True,
+                shares_personal=told["shares_personal"] is True,
+                domain=str(told["domain"]),
+                images=(train, validation, test),
+            )
+        except (AssertionError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise ValueError(f"it does not say who it is ({error})") from error
+
+
+def confined(settings: Settings, node: NodeConfig) -> Settings:
+    """The server's settings as this device follows them: its own ``data_dir``, and nothing that lies outside of it.
+
+    Errors: ``Refusal`` for a dataset that is none of this project's, or a path in its options that leads elsewhere.
+    """
+    if node.simulated:
+        return settings
+    target = settings.dataset["_target_"]
+    if target not in _known_targets():
+        raise Refusal(f"dataset._target_={target} is not for devices: choose a dataset of configs/dataset.")
+    if node.data_dir is None:
+        if settings.data_dir is not None:
+            raise Refusal(
+                f"data_dir={settings.data_dir} is the server's word: a device reads what its own node-config names, "
+                'as data-dir="/data".'
+            )
+        if target != EMBEDDED:
+            raise Refusal(f"dataset={settings.dataset['name']} needs a device's node-config to have a data-dir.")
+        return replace(settings, download=False)
+    inside = node.data_dir.resolve()
+    for key, value in settings.dataset.items():
+        if key not in ("name", "_target_"):
+            _refuse_ways_out(key, value, inside)
+    paths = {key: str(inside / settings.dataset[key]) for key in PATHS if settings.dataset.get(key) is not None}
+    return replace(settings, dataset={**settings.dataset, **paths}, data_dir=str(inside), download=False)
+
+
+def _known_targets() -> set[str]:
+    """What ``dataset=`` may stand for on a device: not the server's own function."""
+    configs = [OmegaConf.load(path) for path in sorted((CONFIG_DIR / "dataset").glob("*.yaml"))]
+    described = [config for config in configs if isinstance(config, DictConfig)]
+    return {str(config["_target_"]) for config in described if config["name"] != OWN_FUNCTION}
+
+
+def _refuse_ways_out(key: str, value: Any, inside: Path) -> None:
+    """Errors: ``Refusal`` for a text, however deep, that names a place outside of the folder, or on another machine."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for each in value:
+            _refuse_ways_out(key, each, inside)
+    elif isinstance(value, str) and (
+        ":" in value or value.startswith("~") or not (inside / value).resolve().is_relative_to(inside)
+    ):
+        home = os.path.expanduser("~")  # which ~ has become here; where it lies is nobody's business
+        shown = f"~{value.removeprefix(home)}" if value.startswith(f"{home}{os.sep}") else value
+        raise Refusal(f"dataset.{key}={shown} leads out of this device's data-dir: choose what is inside it.")

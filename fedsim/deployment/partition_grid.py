@@ -1,0 +1,181 @@
+"""``flwr run``: a Grid over Flower's own runtime that speaks of partitions instead of nodes.
+
+Flower's node ids are random, and there may be fewer SuperNodes than clients (Flower simulates two unless told
+otherwise). So every node is asked which partitions it plays (``query.node``): a real device the one of its
+``partition-id``, a simulated node the p with p mod ``num-partitions`` = ``partition-id``. Replies come in the order of
+the messages, and the same seed gives the same numbers as the other engines.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+
+from fedsim.core.errors import FedsimError
+from fedsim.deployment.delivery import Exchange
+from fedsim.deployment.devices.node import NodeProfile
+from fedsim.deployment.joining import await_nodes
+from fedsim.deployment.node_registry import Roll
+from fedsim.engines.client_call import handle
+from fedsim.engines.grid import FederationGrid
+from fedsim.messages.schema import CONFIG, EVALUATE_GLOBAL, KEEPS, QUERY_STATE, config_of, message
+
+log = logging.getLogger(__name__)
+
+PARTITION = "partition-id"
+
+
+class PartitionGrid(FederationGrid):
+    """Wraps the ``Grid`` that Flower hands to a ServerApp; its node ids are partition ids, counted from zero.
+
+    It waits for the nodes of all clients, up to ``join_timeout`` seconds; where ``num_partitions`` is ``None``, the
+    devices that are online are the clients. Later nodes may come and go: each message goes to the node that plays its
+    client now. Where there is none, or it does not answer within ``timeout`` seconds, the reply is an error.
+    ``server_app`` makes the app that evaluates the global model in this process where the nodes are real devices.
+
+    Raises: ``FedsimError`` if no node joins; without ``num_partitions`` also if their numbers leave a gap.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        num_partitions: int | None,
+        timeout: float | None = None,
+        server_app: Callable[[], ClientApp] | None = None,
+        join_timeout: float | None = None,
+    ) -> None:
+        super().__init__()
+        self._grid = grid
+        self._timeout = timeout
+        self._make_server_app = server_app
+        self._server_app: ClientApp | None = None
+        self._roll = Roll(grid, None if num_partitions is None else range(num_partitions), join_timeout)
+        self._keeping: set[int] = set()
+        await_nodes(self._roll, join_timeout)
+        self._partitions = self._roll.partitions
+
+    def node_of(self, partition: int) -> int | None:
+        """The node that plays it; ``None`` if there is none."""
+        return self._roll.node_of(partition)
+
+    def given_up(self, partition: int) -> str | None:
+        """Why nobody waits any longer for a node that plays it; ``None`` while somebody does."""
+        return self._roll.given_up(partition)
+
+    def refresh(self) -> None:
+        self._roll.refresh()
+
+    @property
+    def nodes(self) -> dict[int, NodeProfile]:
+        """What the node of each partition told, for the partitions that are played."""
+        return self._roll.nodes
+
+    @property
+    def strangers(self) -> list[str]:
+        """In words, which nodes are online and have not said which client they play."""
+        return self._roll.strangers
+
+    @property
+    def simulated(self) -> bool:
+        """Whether all nodes are of Flower's simulation."""
+        return self._roll.simulated
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """A node gets one message at a time: Flower would let two messages of one node overwrite each other's state.
+
+        What a node had not answered when it went away is sent again when it is back.
+        """
+        ordered = list(messages)
+        timeout = self._timeout if timeout is None else timeout
+        exchange = Exchange(self, ordered, timeout)
+        for each in ordered:
+            while (reply := exchange.reply_to(each)) is None:
+                exchange.step()
+            yield reply
+
+    def client_states(self) -> dict[int, RecordDict] | None:
+        """What each client keeps, asked of its node; ``None`` if a device keeps that to itself, or does not answer.
+
+        Errors: ``FedsimError`` if a simulated node does not, since that is no machine that may be away.
+        """
+        self.refresh()
+        if not self.answers_measuring:
+            return None
+        states, silent = {}, []
+        for reply in self.send_and_receive([message(QUERY_STATE, partition, None) for partition in self._partitions]):
+            client = reply.metadata.src_node_id
+            if not reply.has_error():
+                states[client] = reply.content
+                continue
+            fault = f"client {client} did not tell its state: {reply.error.reason}"
+            if self.simulated:
+                raise FedsimError(fault)
+            silent.append(fault)
+        if silent:
+            log.warning("there is no global model for now: %s", "; ".join(silent))
+        return None if silent else states
+
+    @property
+    def answers_measuring(self) -> bool:
+        """Whether the node of every client answers questions that only measuring needs."""
+        nodes = self.nodes
+        return len(nodes) == len(self._partitions) and all(n.simulated or n.shares_personal for n in nodes.values())
+
+    @property
+    def folds_evaluation(self) -> bool:
+        """A message costs a real device seconds, whatever is in it."""
+        return not self.simulated
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self._partitions)
+
+    def set_run(self, run: Any) -> None:
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        return self._grid.run
+
+    def push(self, messages: Iterable[Message]) -> list[str | None]:
+        """Sends each to the node that plays its client; the ids to ask for replies with, in the same order."""
+        ids = self._grid.push_messages([self._addressed(each) for each in messages])
+        return list(ids)
+
+    def pull(self, ids: Iterable[str]) -> Iterable[Message]:
+        return self._grid.pull_messages(list(ids))
+
+    def note(self, client: int, reply: Message) -> None:
+        """Remembers whether the client keeps something, so that it can be told when it has lost that."""
+        config = reply.content.get(CONFIG)
+        if not isinstance(config, ConfigRecord) or KEEPS not in config:
+            return
+        if config[KEEPS]:
+            self._keeping.add(client)
+        else:
+            self._keeping.discard(client)
+
+    def _addressed(self, each: Message) -> Message:
+        """The message to the node, with the partition in its config and whether that should have kept something."""
+        partition = each.metadata.dst_node_id
+        node = self.node_of(partition)
+        assert node is not None
+        content = each.content.copy()
+        config = config_of(each).copy()
+        config[PARTITION] = partition
+        config[KEEPS] = partition in self._keeping
+        content[CONFIG] = config
+        return Message(content, node, each.metadata.message_type)
+
+    def evaluated_here(self, each: Message) -> Message | None:
+        """The reply to a question about the global model, which this process can answer as well as any device."""
+        if each.metadata.message_type != EVALUATE_GLOBAL or self.simulated or self._make_server_app is None:
+            return None
+        if self._server_app is None:
+            self._server_app = self._make_server_app()
+        context = Context(
+            run_id=0, node_id=0, node_config={PARTITION: each.metadata.dst_node_id}, state=RecordDict(), run_config={}
+        )
+        return handle(self._server_app, each, context)[0]

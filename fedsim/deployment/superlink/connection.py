@@ -1,0 +1,57 @@
+"""Where a SuperLink is, and how to know that it is the right one."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from fedsim.core.errors import UserError
+
+NAME = "superlink"
+
+
+@dataclass(frozen=True)
+class SuperLink:
+    """The options of ``engine=superlink``.
+
+    Errors: ``UserError`` for an address that is none, or where neither a certificate nor ``insecure`` is given.
+    """
+
+    address: str | None
+    root_certificates: str | None = None
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        if self.address is None or not re.fullmatch(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", self.address):
+            raise UserError(f"engine.address={self.address} is not possible: choose the SuperLink's HOST:PORT.")
+        if self.insecure and self.root_certificates is not None:
+            raise UserError("engine.insecure=true leaves no use for engine.root_certificates: leave one of them out.")
+        if not self.insecure and self.root_certificates is None:
+            raise UserError(
+                "engine.root_certificates=None is not possible: choose the file ca.crt of the SuperLink, or "
+                "engine.insecure=true for plain HTTP."
+            )
+        if self.root_certificates is not None and not Path(self.root_certificates).is_file():
+            raise UserError(f"engine.root_certificates={self.root_certificates} is not there: choose the file ca.crt.")
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        return cls(**{key: value for key, value in options.items() if key not in ("name", "_target_")})
+
+    @classmethod
+    def check(cls, devices: Sequence[torch.device], options: Mapping[str, Any]) -> None:
+        """As every engine has it. Errors: ``UserError``."""
+        cls.of(options)
+
+    def toml(self) -> str:
+        """The connection as Flower's ``config.toml`` has it."""
+        if self.root_certificates is None:
+            security = "insecure = true"
+        else:
+            path = str(Path(self.root_certificates).resolve())
+            security = f"root-certificates = {json.dumps(path, ensure_ascii=False)}"
+        return f'[superlink.{NAME}]\naddress = "{self.address}"\n{security}\n'

@@ -1,0 +1,128 @@
+"""Submits a run with ``flwr run``, shows how it goes, and takes its run directory over."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fedsim.config.settings import Settings
+from fedsim.core.checkout import ROOT
+from fedsim.core.errors import FedsimError, UserError
+from fedsim.core.files import writing
+from fedsim.deployment.superlink.connection import NAME, SuperLink
+from fedsim.deployment.superlink.events import SHOWN, Event, events_in
+from fedsim.deployment.superlink.receiving import ReceivedFiles, check_receiving_dir
+from fedsim.output.progress import Reporter
+from fedsim.output.results import Result, read_result
+
+NOT_SENT = ("engine", "out_dir", "resume", "hydra")
+"""Keys that are about this machine."""
+STARTED = re.compile(r"Successfully started run (\d+)")
+LAST_WORDS = 20
+"""Lines of Flower's that are shown if a run ends without a word of its own."""
+
+
+def follow(settings: Settings, overrides: Sequence[str], run_dir: Path, reporter: Reporter) -> Result:
+    """Runs ``overrides``, the words of the command line, on the SuperLink, and fills the run directory from there.
+
+    Errors: ``UserError`` for settings that are wrong here or there, ``FedsimError`` if the run fails or cannot be
+    submitted.
+    """
+    link = SuperLink.of(settings.engine)
+    if settings.resume is not None:
+        raise UserError(f"resume={settings.resume} is not possible with engine=superlink: choose another engine.")
+    check_receiving_dir(run_dir)
+    words = shlex.join(word for word in overrides if re.split("[./=]", word.lstrip("+~"))[0] not in NOT_SENT)
+    with writing("a temporary folder"):
+        folder = tempfile.TemporaryDirectory()
+    with folder as home:
+        config, options = Path(home, "run.toml"), f"overrides = {json.dumps(words, ensure_ascii=False)}"
+        with writing(home):
+            Path(home, "config.toml").write_text(link.toml(), encoding="utf-8")
+            config.write_text(f"{options}\nfollowed = true\n", encoding="utf-8")
+        process = _flwr("run", str(ROOT), NAME, "--stream", "--run-config", str(config), home=home)
+        assert process.stdout is not None
+        try:
+            _play(events_in(process.stdout), run_dir, reporter, str(link.address))
+        finally:
+            reporter.close()
+            process.terminate()
+            process.wait()
+            process.stdout.close()
+    return _received(run_dir)
+
+
+def _flwr(*arguments: str, home: str) -> "subprocess.Popen[str]":
+    """Errors: ``FedsimError`` if the command is not there."""
+    environment = {
+        **os.environ,
+        "FLWR_HOME": home,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONUNBUFFERED": "1",  # progress comes as it happens, and not with the next few kilobytes
+        "PYTHONIOENCODING": "utf-8",  # Flower's lines have emojis, whatever the terminal can show
+    }
+    try:
+        return subprocess.Popen(
+            ["flwr", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+        )
+    except OSError as error:
+        raise FedsimError(f"Flower's command flwr cannot be started ({error.strerror})") from error
+
+
+def _play(events: Iterable[Event | str], run_dir: Path, reporter: Reporter, address: str) -> None:
+    """Errors: ``FedsimError`` unless the run finishes, ``UserError`` if the server says that a setting is wrong."""
+    number = None
+    others: deque[str] = deque(maxlen=LAST_WORDS)
+    try:
+        with ReceivedFiles(run_dir) as files:
+            for event in events:
+                if isinstance(event, str):
+                    if event.strip():
+                        others.append(event.strip())
+                    if found := STARTED.search(event):
+                        number = found[1]
+                        reporter.say(f"run {number} on {address}")
+                elif _take(event, files, reporter):
+                    return
+            raise FedsimError(f"the run on {address} ended without a result: {'; '.join(others)}")
+    except KeyboardInterrupt:
+        if number is not None:
+            print(f"run {number} goes on without you: flwr log {number}, or flwr stop {number}", file=sys.stderr)
+        raise
+
+
+def _take(event: Event, files: ReceivedFiles, reporter: Reporter) -> bool:
+    """Whether this was the last word of the run."""
+    kind, values = event["event"], {name: value for name, value in event.items() if name != "event"}
+    if kind in SHOWN:
+        getattr(reporter, kind)(**values)
+    elif kind == "file":
+        files.begin(**values)
+    elif kind == "piece":
+        files.write(**values)
+    elif kind == "failed":
+        raise (UserError if values["exit_status"] == UserError.exit_status else FedsimError)(values["sentence"])
+    else:
+        files.end()
+        for name in values["left"]:
+            reporter.say(f"{name} is too large to come along: it is in {values['run_dir']} on the server")
+    return bool(kind == "finished")
+
+
+def _received(run_dir: Path) -> Result:
+    """Errors: ``FedsimError`` if what has come is no run."""
+    try:
+        return read_result(run_dir)
+    except UserError as error:
+        raise FedsimError(f"what the server sent is no run: {error}") from error

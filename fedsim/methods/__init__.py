@@ -1,0 +1,1 @@
+"""What a federated method is to the simulator, and what several methods share."""

@@ -1,0 +1,259 @@
+"""The largest gradients of weights that are not there, found without a dense gradient of the model.
+
+FedTiny (Huang et al., ICDCS 2023, arXiv 2212.01977) lets a device report the a_t inactive weights of a layer with the
+largest gradients and promises that this takes a buffer of O(a_t). Here no weight gets a gradient of its own: as soon as
+the gradient of a layer's output arrives, that of its weight is computed for a few output channels at a time, and of
+each slice only what is among the a_t largest so far is kept.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
+from torch.utils.hooks import RemovableHandle
+
+from fedsim.methods.sparse.masks import Masks, entry
+from fedsim.norms.scaled_ws import ScaledWSConv2d
+from fedsim.norms.weight_standardization import WSConv2d
+from fedsim.reparam import Companded
+
+SLICED = (nn.Conv2d, nn.Linear, WSConv2d, ScaledWSConv2d)
+"""What is known to compute each output channel from that channel's weights alone; of these, no subclasses but the
+companded ones, whose weights are computed number by number."""
+
+
+def largest_gradients(
+    model: nn.Module, batch_loss: Callable[[], torch.Tensor], masks: Masks, counts: Mapping[str, int]
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Of each layer in ``counts``, the inactive weights (mask false) whose gradients are largest in absolute value.
+
+    ``batch_loss()`` runs the model and returns the loss, a scalar. It is called once, or not at all if nothing is
+    wanted; the mode of the model is the caller's business, and so is what its forward pass changes, such as
+    BatchNorm's statistics. Parameters, their ``.grad`` and ``requires_grad`` are left as they were, also after an
+    error, and a layer is looked at whether its weight is trained or not.
+
+    Returns by layer the places in the flattened weight, (n,) of int32 and ascending, and the gradients there with
+    their signs, (n,) of float32, on the weight's device: n is the layer's count, or the number of its inactive weights
+    if that is less. Of equal gradients the smaller place is taken first; a NaN counts as largest. The weight is the one
+    that is trained, so of a standardized or companded layer the one before its standardization or companding.
+
+    Beside the weights, activations and gradients of activations of an ordinary pass, this holds for the layer at hand
+    about a dozen numbers for each one wanted, or for each one of an output channel where that is more. Kernels may need
+    a copy of the layer's input or of the slice's output gradient, as may padding that is not with zeros. A layer that
+    is used several times in one pass keeps all its inputs and output gradients until the last arrives. It takes several
+    times as long as a dense gradient does, whose one large product becomes many small ones.
+
+    The dense gradient is computed, one layer's at a time, where slices would not be known to be right: for a layer
+    that is of none of the types in ``SLICED``, has a forward of its own, or shares its weight with another layer.
+
+    In a sliced layer only what reaches the weight through the layer's own forward counts, not a penalty that the loss
+    puts on the weight itself (the usual ones have no gradient at a weight of zero).
+
+    Errors: ``RuntimeError`` if no gradient reaches one of the layers, or if a layer's input was changed in place.
+    """
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    owners = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
+    found: dict[str, _Largest] = {}
+    sliced: list[_SlicedSearch] = []
+    hooks: list[RemovableHandle] = []
+    sources: list[torch.Tensor] = []
+    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter, _, _ in before:
+            parameter.requires_grad_(False)
+        for name, count in counts.items():
+            layer, weight = model.get_submodule(name), weights[entry(name)]
+            found[name] = largest = _Largest(masks[name], count, weight)
+            if largest.count == 0:
+                continue
+            if _is_sliced(layer) and owners[id(weight)] == 1:
+                search = _SlicedSearch(layer, weight, largest, sources)
+                # First of all hooks, so that what it sees is the output of the layer itself.
+                hooks.append(layer.register_forward_hook(search.observe, prepend=True, with_kwargs=True))
+                sliced.append(search)
+            else:
+                weight.requires_grad_(True).grad = None
+                hooks.append(weight.register_post_accumulate_grad_hook(largest.offer_dense))
+                sources.append(weight)
+        if hooks:
+            with torch.enable_grad():
+                loss = batch_loss()
+            if loss.requires_grad:
+                # Only from here back to the sources, so that no other tensor gets a gradient.
+                loss.backward(inputs=sources)
+            for search in sliced:
+                search.finish()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for parameter, required, gradient in before:
+            parameter.requires_grad_(required).grad = gradient
+    silent = [name for name, largest in found.items() if len(largest.places) < largest.count]
+    if silent:
+        raise RuntimeError(f"no gradient of the loss reaches the weights of {', '.join(silent)}")
+    return {name: (largest.places, largest.values.float()) for name, largest in found.items()}
+
+
+class _Largest:
+    """The inactive weights of one layer with the largest gradients so far, in ascending order of their places."""
+
+    def __init__(self, mask: torch.Tensor, count: int, weight: torch.Tensor) -> None:
+        self.mask = mask
+        self.count = min(count, mask.numel() - int(mask.sum()))
+        self.channel = weight[0].numel()
+        self.channels = max(1, self.count // self.channel)
+        """So many make a slice about as large as what is collected."""
+        self.places = torch.empty(0, dtype=torch.int32, device=weight.device)
+        self.values = weight.new_empty(0)
+
+    def offer(self, first: int, gradient: torch.Tensor) -> None:
+        """The gradient of the output channels from ``first`` on, (channels, ...); slices come in their order."""
+        places, values = self._inactive(first, gradient)
+        places, values = torch.cat([self.places, places]), torch.cat([self.values, values])
+        if len(places) > self.count:
+            # Places ascend, so that of equal gradients a stable order has the smaller place first.
+            order = values.abs().argsort(descending=True, stable=True)[: self.count]
+            chosen = order.sort().values
+            places, values = places[chosen], values[chosen]
+        self.places, self.values = places, values
+
+    def offer_dense(self, weight: torch.Tensor) -> None:
+        """Takes the gradient that a weight has just got, and lets it go."""
+        gradient, weight.grad = weight.grad, None
+        assert gradient is not None
+        for first in range(0, len(gradient), self.channels):
+            self.offer(first, gradient[first : first + self.channels])
+
+    def _inactive(self, first: int, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        active = self.mask[first : first + len(gradient)].to(gradient.device)
+        places = active.logical_not().flatten().nonzero()[:, 0]
+        values = gradient.flatten()[places]
+        return (places + first * self.channel).to(torch.int32), values
+
+
+class _SlicedSearch:
+    """Finds the largest gradients of one layer from its inputs and the gradients of its outputs."""
+
+    def __init__(self, layer: nn.Module, weight: torch.Tensor, largest: _Largest, sources: list[torch.Tensor]) -> None:
+        self.layer, self.weight, self.largest, self.sources = layer, weight, largest, sources
+        self.uses = 0
+        self.arrived: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def observe(
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor
+    ) -> torch.Tensor | None:
+        """As a forward hook: keeps the input until the gradient of the output is there."""
+        if not torch.is_grad_enabled():
+            return None
+        given: torch.Tensor = (args[0] if args else kwargs["input"]).detach()
+        version, kept = given._version, [given]
+        del given  # or `arrive` would hold it as long as the graph lives
+
+        def arrive(gradient: torch.Tensor) -> None:
+            given = kept.pop()
+            if given._version != version:
+                raise RuntimeError("the input of a layer was changed in place before its gradient could be computed")
+            self.arrived.append((given, gradient.detach()))
+            if len(self.arrived) == self.uses:
+                self.finish()
+
+        # No weight requires a gradient, so something else has to: a zero that is added to the output.
+        source = torch.zeros((), device=output.device, requires_grad=True)
+        self.sources.append(source)
+        output = output + source
+        output.register_hook(arrive)
+        self.uses += 1
+        return output
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Searches what has arrived, if anything has: all uses, or those that the loss depends on."""
+        dtype = self.weight.dtype  # under autocast inputs and gradients may have others
+        uses = [_as_batches(self.layer, given.to(dtype), gradient.to(dtype)) for given, gradient in self.arrived]
+        self.arrived.clear()
+        if uses:
+            for rows, groups in _slices(len(self.weight), getattr(self.layer, "groups", 1), self.largest.channels):
+                self.largest.offer(rows.start, self._raw_gradient(rows, self._used_gradient(uses, rows, groups)))
+
+    def _used_gradient(self, uses: list[tuple[torch.Tensor, torch.Tensor]], rows: slice, groups: slice) -> torch.Tensor:
+        """Of some rows of the weight that the layer's operation used: the sum over its uses."""
+        first, *others = uses
+        gradient = self._gradient_of_use(*first, rows, groups)
+        for use in others:
+            gradient += self._gradient_of_use(*use, rows, groups)
+        return gradient
+
+    def _gradient_of_use(self, given: torch.Tensor, gradient: torch.Tensor, rows: slice, groups: slice) -> torch.Tensor:
+        gradient = gradient[:, rows]
+        if not isinstance(self.layer, nn.Conv2d):
+            return gradient.T @ given
+        layer = self.layer
+        inputs = layer.in_channels // layer.groups
+        padding = 0 if _is_padded_before(layer) else layer.padding
+        weight: torch.Tensor = conv2d_weight(
+            given[:, groups.start * inputs : groups.stop * inputs],
+            (gradient.shape[1], *self.weight.shape[1:]),
+            gradient,
+            layer.stride,
+            padding,
+            layer.dilation,
+            groups.stop - groups.start,
+        )
+        return weight
+
+    def _raw_gradient(self, rows: slice, gradient: torch.Tensor) -> torch.Tensor:
+        """Of the same rows of the weight that is trained."""
+        if type(self.layer) in (nn.Conv2d, nn.Linear):
+            return gradient
+        # The layer's own way from one weight to the other, on a layer that has these output channels alone.
+        part, raw = copy.copy(self.layer), self.weight[rows].detach().requires_grad_()
+        own = {
+            name: value[rows] if value is not None and value.dim() else value
+            for name, value in self.layer._parameters.items()
+        }
+        vars(part)["_parameters"] = {**own, "weight": raw}
+        with torch.enable_grad():
+            used = part.standardized_weight() if isinstance(part, WSConv2d | ScaledWSConv2d) else part.weight
+        assert isinstance(used, torch.Tensor)
+        (gradient,) = torch.autograd.grad(used, raw, gradient)
+        return gradient
+
+
+def _is_sliced(layer: nn.Module) -> bool:
+    kind = type(layer)
+    if issubclass(kind, Companded):
+        kind = kind.__mro__[2]
+    return kind in SLICED and "forward" not in vars(layer)
+
+
+def _is_padded_before(layer: nn.Conv2d) -> bool:
+    """Whether the padding is one that a convolution's gradient does not know."""
+    return layer.padding_mode != "zeros" or isinstance(layer.padding, str)
+
+
+def _as_batches(layer: nn.Module, given: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Input and output gradient as (N, features) or (N, channels, height, width), the input padded if need be."""
+    if not isinstance(layer, nn.Conv2d):
+        return given.reshape(-1, given.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    if given.dim() == 3:
+        given, gradient = given[None], gradient[None]
+    if _is_padded_before(layer):
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        given = F.pad(given, layer._reversed_padding_repeated_twice, mode)
+    return given, gradient
+
+
+def _slices(channels: int, groups: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Output channels in slices of at most ``size``, each with the groups it belongs to: a part of one group, or whole
+    ones."""
+    in_group = channels // groups
+    whole = max(1, size // in_group)
+    for group in range(0, groups, whole):
+        after = min(group + whole, groups)
+        for first in range(group * in_group, after * in_group, size):
+            yield slice(first, min(first + size, after * in_group)), slice(group, after)

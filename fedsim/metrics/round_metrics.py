@@ -1,0 +1,173 @@
+"""The numbers of one round, under the names they have in ``rounds.csv`` and ``summary.json``.
+
+* *global accuracy*: the global model on the union of the test sets, each image counted once, and on each domain's.
+* *client accuracy*: the model that client would use on its own test set; the mean is over all clients, unweighted, with
+  the one weighted by test images beside it; the standard deviation is the spread over the clients (population formula).
+* *validation accuracy*: the same model on the client's validation images, if any client has some.
+* *personal age*: rounds since a client last trained the part of the model that it keeps for itself.
+* names that begin with a predictor's, as ``adapted_global_accuracy``: the same models in another way of predicting,
+  *adapted* to the test images (``tta=``), *masked* to the classes a client has trained on, or one of the method's.
+* *unseen accuracy*: the global model on the test set of a domain that was left out; not part of global accuracy.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from datasets.federation import Federation
+from fedsim.methods.interfaces import PLAIN
+from fedsim.server.evaluation import Evaluation, Measured, pool
+
+Row = dict[str, Any]
+Key = TypeVar("Key", int, str)
+VALIDATION = "validation_accuracy_mean"
+CLIENT_MEAN = "client_accuracy_mean"
+GLOBAL_ACCURACY = "global_accuracy"
+
+
+def round_metrics(evaluation: Evaluation, federation: Federation) -> Row:
+    """Names with a dot hold one number per domain: ``domain_accuracy.plain``."""
+    accuracy = np.array([tested.accuracy for tested in evaluation.clients.values()])
+    examples = np.array([tested.num_examples for tested in evaluation.clients.values()])
+    return {
+        **_global_metrics(evaluation),
+        CLIENT_MEAN: float(accuracy.mean()),
+        "client_accuracy_weighted": float(np.average(accuracy, weights=examples)),
+        "client_accuracy_std": float(accuracy.std()),
+        "client_accuracy_worst": float(accuracy.min()),
+        **{f"domain_accuracy.{domain}": tested.accuracy for domain, tested in evaluation.domains.items()},
+        **{
+            f"client_domain_accuracy.{domain}": mean
+            for domain, mean in client_mean_by_domain(evaluation.clients, federation).items()
+        },
+        **{f"unseen_accuracy.{domain}": tested.accuracy for domain, tested in evaluation.unseen.items()},
+        **_validation_metrics(evaluation),
+        **_metrics_of_other_predictors(evaluation, federation),
+    }
+
+
+def _global_metrics(evaluation: Evaluation) -> Row:
+    """Nothing where devices keep their parts of the model to themselves: then there is no global model."""
+    if not evaluation.domains:
+        return {}
+    union = pool(evaluation.domains.values())
+    return {GLOBAL_ACCURACY: union.accuracy, "global_loss": union.loss}
+
+
+def _validation_metrics(evaluation: Evaluation) -> Row:
+    if not evaluation.validation:
+        return {}
+    return {VALIDATION: float(np.mean([tested.accuracy for tested in evaluation.validation.values()]))}
+
+
+def _metrics_of_other_predictors(evaluation: Evaluation, federation: Federation) -> Row:
+    """Those of the clients' models first, then those of the global model; a predictor may belong to one side alone."""
+    row: Row = {}
+    for name in other_predictors(evaluation.clients):
+        clients = _by(name, evaluation.clients)
+        accuracies = [tested.accuracy for tested in clients.values()]
+        row[f"{name}_{CLIENT_MEAN}"] = float(np.mean(accuracies))
+        row[f"{name}_client_accuracy_worst"] = min(accuracies)
+        for domain, mean in client_mean_by_domain(clients, federation).items():
+            row[f"{name}_client_domain_accuracy.{domain}"] = mean
+    for name in other_predictors(evaluation.domains):
+        domains = _by(name, evaluation.domains)
+        row[f"{name}_{GLOBAL_ACCURACY}"] = pool(domains.values()).accuracy
+        for domain, tested in domains.items():
+            row[f"{name}_domain_accuracy.{domain}"] = tested.accuracy
+        for domain, tested in _by(name, evaluation.unseen).items():
+            row[f"{name}_unseen_accuracy.{domain}"] = tested.accuracy
+    return row
+
+
+def other_predictors(results: Mapping[Key, Measured]) -> list[str]:
+    """The names of the predictors beside the plain one."""
+    return list(next(iter(results.values())).others) if results else []
+
+
+def predictors_in(row: Mapping[str, Any]) -> list[str]:
+    """The names of all predictors that a row has accuracies of, the plain one's first."""
+    found = [PLAIN]
+    for metric in (CLIENT_MEAN, GLOBAL_ACCURACY):
+        found += [name.removesuffix(f"_{metric}") for name in row if name.endswith(f"_{metric}")]
+    return list(dict.fromkeys(found))
+
+
+def _by(predictor: str, results: Mapping[Key, Measured]) -> dict[Key, Measured]:
+    return {key: tested.others[predictor] for key, tested in results.items()}
+
+
+def age_metrics(ages: list[int]) -> Row:
+    """Mean and largest number of rounds for which a client's personal part has not been trained; nothing without one.
+
+    A part that is kept grows stale while the shared part goes on: at a participation of 10 % it is nine rounds old on
+    average.
+    """
+    return {"personal_age_mean": float(np.mean(ages)), "personal_age_max": max(ages)} if ages else {}
+
+
+def client_rows(evaluation: Evaluation, federation: Federation, round: int) -> list[Row]:
+    """The rows of ``clients.csv``."""
+    return [
+        {
+            "round": round,
+            "client": client,
+            "domain": federation.domain_of(client),
+            "split": part,
+            "num_examples": tested.num_examples,
+            "loss": tested.loss,
+            "accuracy": tested.accuracy,
+            **{f"{name}_accuracy": other.accuracy for name, other in tested.others.items()},
+        }
+        for part, measured in (("test", evaluation.clients), ("validation", evaluation.validation))
+        for client, tested in measured.items()
+    ]
+
+
+def fault_rows(faults: Iterable[tuple[int, str, str]], federation: Federation, round: int) -> list[Row]:
+    """The rows of ``clients.csv`` for clients that failed or whose reply was refused, at what, and why."""
+    return [
+        {
+            "round": round,
+            "client": client,
+            # An answer that failed may say that it is from anywhere.
+            "domain": federation.domain_of(client) if client in federation.clients else "",
+            "split": doing,
+            "fault": fault,
+        }
+        for client, doing, fault in faults
+    ]
+
+
+def client_mean_by_domain(clients: Mapping[int, Measured], federation: Federation) -> dict[str, float]:
+    """The unweighted mean of client accuracy over the clients of each domain: the rows of the papers' tables."""
+    by_domain: dict[str, list[float]] = {domain: [] for domain in federation.domain_tests}
+    for client, tested in clients.items():
+        by_domain.setdefault(federation.domain_of(client), []).append(tested.accuracy)
+    return {domain: float(np.mean(accuracies)) for domain, accuracies in by_domain.items() if accuracies}
+
+
+def nested(row: Mapping[str, Any]) -> Row:
+    """``{"a.b": 1}`` as ``{"a": {"b": 1}}``, for JSON."""
+    result: Row = {}
+    for name, value in row.items():
+        group, dot, inner = name.partition(".")
+        if dot:
+            result.setdefault(group, {})[inner] = value
+        else:
+            result[name] = value
+    return result
+
+
+def best_row(rows: Iterable[Row]) -> Row:
+    """The evaluated round with the highest mean validation accuracy, or client accuracy if there is no validation.
+
+    The earliest of equals. Without validation images it is chosen on the test images, so it flatters; it is reported
+    beside the final round and never in its place.
+    """
+    return max(evaluated(rows), key=lambda row: (row.get(VALIDATION, row[CLIENT_MEAN]), -row["round"]))
+
+
+def evaluated(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if row.get(CLIENT_MEAN) is not None]

@@ -1,0 +1,41 @@
+"""``train_only=norm``: training nothing but the scales and shifts of the norm layers (Frankle et al., ICLR 2021,
+arXiv 2003.00152), in a federation where then nothing else has to travel."""
+
+import torch
+from torch import nn
+
+from fedsim.core.errors import UserError
+from fedsim.methods.state_split import entries_of
+from fedsim.models.classifier import classifier_of
+from fedsim.norms import NORM_LAYERS
+
+TRAINABLE = ("norm", "norm_and_head")
+
+
+def train_only(model: nn.Module, part: str) -> nn.Module:
+    """Freezes every parameter but those of the norm layers, and with ``norm_and_head`` of the classifier.
+
+    Scales start anew, drawn from U(0, 1), and shifts at zero, as in the paper; frozen weights keep their random values.
+    A parameter that was frozen before, as the frame of ``head=etf`` is, stays so.
+
+    Raises: ``UserError`` if the norm layers of the model have no parameters, or its logits no classifier.
+    """
+    chosen = set(entries_of(model, NORM_LAYERS))
+    parameters = dict(model.named_parameters())
+    if not chosen & parameters.keys():
+        raise UserError(
+            f"train_only={part} needs norm layers with a scale and a shift, and this network has none: "
+            "choose another norm, or leave it out."
+        )
+    with torch.no_grad():
+        for name in sorted(chosen & parameters.keys()):
+            if name.endswith("weight"):
+                parameters[name].uniform_()
+            elif name.endswith("bias"):
+                parameters[name].zero_()
+    if part == "norm_and_head":
+        head, _ = classifier_of(model, f"train_only={part}")
+        chosen |= {name for name in parameters if name.startswith(f"{head}.")}
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(parameter.requires_grad and name in chosen)
+    return model

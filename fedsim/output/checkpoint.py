@@ -1,0 +1,79 @@
+"""What ``resume=`` goes on from: the server's arrays, the strategy's state and every client's, in one atomic file.
+
+Generators need no place in it: each is derived from (seed, round, client, purpose).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flwr.app import ArrayRecord, RecordDict
+
+from fedsim.core.files import reading, writing
+from fedsim.output.record_files import load_records, save_records
+
+FILES = "round_*.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    round: int
+    arrays: ArrayRecord
+    strategy: RecordDict
+    clients: dict[int, RecordDict]
+    tables: Mapping[str, int] = field(default_factory=dict)
+    """How many rows the run's tables had; empty in a checkpoint of before that was kept"""
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Writes ``round_NNNNN.safetensors`` and then removes the older ones.
+
+    Raises: ``FileError`` if it cannot be written; the older ones are still there.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    owners = {
+        "server": RecordDict({"arrays": checkpoint.arrays}),
+        "strategy": checkpoint.strategy,
+        **{str(client): state for client, state in checkpoint.clients.items()},
+    }
+    path = folder / f"round_{checkpoint.round:05d}.safetensors"
+    metadata = {
+        "round": str(checkpoint.round),
+        "clients": json.dumps(list(checkpoint.clients)),
+        "tables": json.dumps(dict(checkpoint.tables)),
+    }
+    save_records(path, owners, metadata)
+    with writing(folder):
+        for older in folder.glob(FILES):
+            if older != path:
+                older.unlink()
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is one to go on from."""
+    return any(folder.glob(FILES))
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint of a run, or ``None`` if it was stopped before its first.
+
+    Raises: ``UserError`` if it is damaged or may not be read.
+    """
+    with reading(folder):
+        paths = sorted(folder.glob(FILES))
+    if not paths:
+        return None
+    with reading(paths[-1], "put it back whole, or remove it to begin this run anew"):
+        states, metadata = load_records(paths[-1])
+        arrays = states["server"]["arrays"]
+        if not isinstance(arrays, ArrayRecord):
+            raise ValueError("it is no checkpoint")
+        return Checkpoint(
+            round=int(metadata["round"]),
+            arrays=arrays,
+            strategy=states.get("strategy", RecordDict()),
+            clients={client: states.get(str(client), RecordDict()) for client in json.loads(metadata["clients"])},
+            tables=json.loads(metadata.get("tables", "{}")),
+        )

@@ -1,0 +1,100 @@
+"""What a run was made of: its data, and the software that played it; a resumed run is held against it.
+
+Other data would give clients what others have kept, so they are refused. Other software may change the last digits, and
+is told.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from datasets.federation import Federation
+from datasets.fingerprint import Fingerprint
+from fedsim.core.checkout import ROOT
+from fedsim.core.errors import UserError
+from fedsim.core.files import reading, write_atomically
+
+log = logging.getLogger(__name__)
+
+FILE = "provenance.json"
+PACKAGES = ("flwr", "torchvision", "numpy")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is kept in ``provenance.json`` of the run directory, as it was when the run began."""
+
+    data: Fingerprint
+    software: Mapping[str, str | None]
+    """Versions, the commit of the checkout, and the kind of device that trains"""
+
+    @classmethod
+    def of(cls, federation: Federation, device: torch.device) -> Self:
+        return cls(Fingerprint.of(federation), {**versions(), "commit": commit(), "device": device.type})
+
+    def save(self, run_dir: Path) -> None:
+        text = json.dumps({"software": self.software, "data": self.data.to_json()})
+        write_atomically(run_dir / FILE, lambda path: path.write_text(f"{text}\n", encoding="utf-8"))
+
+    @classmethod
+    def load(cls, run_dir: Path) -> Self:
+        """Raises: ``UserError`` if the file is damaged."""
+        path = run_dir / FILE
+        with reading(path, "put it back whole, or remove it to go on without asking whether the data are the same"):
+            value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return cls(Fingerprint.from_json(value["data"]), dict(value["software"]))
+
+    def hold_against(self, run_dir: Path) -> None:
+        """Compare with what the run that lies there was begun with, and say what else has changed.
+
+        Of a run of before there was such a file, its present data are kept as those it has had.
+
+        Raises: ``UserError`` naming the clients and domains that have other data.
+        """
+        if not os.path.lexists(run_dir / FILE):
+            log.warning("%s has no %s: whether its data are still the same is not known", run_dir, FILE)
+            self.save(run_dir)
+            return
+        begun = self.load(run_dir)
+        differences = begun.data.differences(self.data)
+        if differences:
+            raise UserError(
+                f"resume={run_dir} is not possible with other data than it was begun with ({'; '.join(differences)}): "
+                "put back what was there, or start a new run."
+            )
+        changed = [
+            f"{name} {self.software.get(name)} instead of {before}"
+            for name, before in begun.software.items()
+            if self.software.get(name) != before
+        ]
+        if changed:
+            log.warning("this run goes on with %s: its numbers may differ from here on", ", ".join(changed))
+
+
+def versions() -> dict[str, str]:
+    return {
+        "python": sys.version.split()[0],
+        **{name: version(name) for name in PACKAGES},
+        "torch": torch.__version__,
+    }
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the checkout, with ``-dirty`` if it was changed since; ``None`` outside a checkout."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None

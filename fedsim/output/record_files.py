@@ -1,0 +1,87 @@
+"""Flower's records in one file, written as a whole or not at all: what checkpoints and devices keep."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from fedsim.core.files import write_atomically
+from fedsim.messages.arrays import to_record, to_tensors
+
+KINDS: dict[str, type[ConfigRecord] | type[MetricRecord]] = {"config": ConfigRecord, "metrics": MetricRecord}
+RECORDS = "records"
+
+
+def save_records(path: Path, owners: Mapping[str, RecordDict], metadata: Mapping[str, str]) -> None:
+    """Writes the records of several owners and some words about them; tensors of any device.
+
+    Raises: ``FileError`` if they cannot be written.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    stored: set[int] = set()
+    records: list[dict[str, Any]] = []
+    for owner, state in owners.items():
+        for name, record in state.items():
+            if isinstance(record, ArrayRecord):
+                # An array record may be empty, so it is listed as well as stored.
+                records.append({"owner": owner, "name": name, "kind": "arrays"})
+                for key, tensor in to_tensors(record).items():
+                    tensor = tensor.cpu().contiguous()
+                    # The file format refuses tensors that share memory, as a record and its copy do.
+                    shared = tensor.data_ptr() in stored
+                    tensors[json.dumps((owner, name, key))] = tensor.clone() if shared else tensor
+                    stored.add(tensor.data_ptr())
+            else:
+                kind = "config" if isinstance(record, ConfigRecord) else "metrics"
+                records.append({"owner": owner, "name": name, "kind": kind, "values": _to_json(record)})
+    described = {**metadata, RECORDS: json.dumps(records)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, described))
+
+
+def load_records(path: Path) -> tuple[dict[str, RecordDict], dict[str, str]]:
+    """The owners that have records, and the words.
+
+    Errors: what ``fedsim.core.files.reading`` makes one sentence of, for a file that is damaged or of another kind.
+    """
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata() or {})
+        entries: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
+        for key in file.keys():  # noqa: SIM118  # not a mapping
+            owner, name, entry = json.loads(key)
+            entries.setdefault((owner, name), {})[entry] = file.get_tensor(key)
+    states: dict[str, RecordDict] = {}
+    for record in json.loads(metadata.pop(RECORDS)):
+        owner, name = record["owner"], record["name"]
+        state = states.setdefault(owner, RecordDict())
+        if record["kind"] == "arrays":
+            state[name] = to_record(entries.get((owner, name), {}))
+        else:
+            state[name] = KINDS[record["kind"]](_from_json(record["values"]))
+    return states, metadata
+
+
+def _to_json(record: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no bytes: they become ``{"hex": ...}``, also inside lists."""
+    return {
+        key: [_hex(each) for each in value] if isinstance(value, list) else _hex(value) for key, value in record.items()
+    }
+
+
+def _from_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: [_unhex(each) for each in value] if isinstance(value, list) else _unhex(value)
+        for key, value in values.items()
+    }
+
+
+def _hex(value: Any) -> Any:
+    return {"hex": value.hex()} if isinstance(value, bytes) else value
+
+
+def _unhex(value: Any) -> Any:
+    return bytes.fromhex(value["hex"]) if isinstance(value, dict) else value

@@ -1,0 +1,245 @@
+"""The run directory: what a run leaves behind, complete at every moment it could be stopped."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import torch
+from flwr.app import RecordDict
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+from fedsim.config.composition import repeatable
+from fedsim.config.settings import Settings
+from fedsim.core.errors import FileError, UserError
+from fedsim.core.files import reading, why, write_atomically, writing
+from fedsim.core.memory import peak_memory_mb
+from fedsim.cost import device_classes
+from fedsim.engines.grid import FederationGrid
+from fedsim.methods.sparse.export import save_pruned
+from fedsim.metrics.round_metrics import Row, best_row, evaluated, nested
+from fedsim.output.provenance import FILE as PROVENANCE
+from fedsim.output.provenance import commit, versions
+from fedsim.output.results import read_summary
+from fedsim.output.tables import Table
+from fedsim.server.evaluation import personal_part
+
+log = logging.getLogger(__name__)
+
+PAGE = 4096
+"""Bytes: what a disk must have left for a run to begin."""
+OF_A_RUN = (
+    *("clients.csv", "rounds.csv", "classes.csv", "diagnostics.csv", "summary.json", PROVENANCE, "checkpoints"),
+    *("model.safetensors", "shared.safetensors", "pruned.safetensors", "clients", "plots", "report.html"),
+)
+"""What else a run writes beside its configuration."""
+PER_ROUND = ("train_", "seconds", "bytes_", "device_")
+"""Beginnings of the columns of ``rounds.csv`` that describe the round and not its model."""
+
+
+class Recorder:
+    """Writes ``config.yaml``, the tables, ``summary.json`` and the models."""
+
+    def __init__(self, run_dir: Path, settings: Settings) -> None:
+        self.run_dir = run_dir
+        self.settings = settings
+        self.checkpoints = run_dir / "checkpoints"
+        self._config = run_dir / "config.yaml"
+        self._new = False
+        self._clients = Table(run_dir / "clients.csv")
+        self._rounds = Table(run_dir / "rounds.csv")
+        self._classes = Table(run_dir / "classes.csv")
+        self._diagnostics = Table(run_dir / "diagnostics.csv")
+        self._rows: list[Row] = []
+
+    def open(self) -> None:
+        """Makes the directory and writes the configuration.
+
+        Errors: ``UserError`` if it cannot be written, or already holds a run that is not being resumed.
+        """
+        if self.settings.resume is None:
+            check_run_dir(self.run_dir)
+            try:
+                self._config.touch(exist_ok=False)  # of two runs that start at once, one has it
+            except FileExistsError as error:
+                raise _already_holds_a_run(self.run_dir) from error
+            except OSError as error:
+                raise FileError(self._config, why(error)) from error
+            self._new = True
+        else:
+            _try_to_write(self.run_dir, "resume")
+        config = repeatable(self.settings.to_config())
+        write_atomically(self._config, lambda path: OmegaConf.save(config, path))
+
+    def take_back(self) -> None:
+        """Leave the directory as it was found if the run has ended before anything of it was recorded."""
+        recorded = ("clients.csv", "rounds.csv", "checkpoints")
+        if self._new and not any((self.run_dir / name).exists() for name in recorded):
+            for path in (self._config, self.run_dir / PROVENANCE):
+                with suppress(OSError):  # what went wrong before is what has to be said
+                    path.unlink(missing_ok=True)
+
+    @property
+    def _tables(self) -> tuple[Table, ...]:
+        return self._clients, self._rounds, self._classes, self._diagnostics
+
+    def lengths(self) -> dict[str, int]:
+        """How many rows each table has, by the name of its file."""
+        return {table.path.name: table.length for table in self._tables}
+
+    def go_back_to(self, round: int, lengths: Mapping[str, int] | None = None) -> None:
+        """Forgets the rounds after a checkpoint's, at which the tables had these ``lengths``.
+
+        Errors: ``UserError`` for a table that is not what was written up to then, before anything is forgotten.
+        """
+        kept = {table: table.until(round) for table in self._tables}
+        for table, rows in kept.items():
+            length = (lengths or {}).get(table.path.name, len(rows))
+            if len(rows) != length:
+                raise UserError(
+                    f"{table.path} has {len(rows)} rows up to round {round}, and had {length} when its checkpoint was "
+                    "written: put the whole file back, or start a new run."
+                )
+        with reading(self._rounds.path):
+            self._rows = [{name: _number(value) for name, value in row.items()} for row in kept[self._rounds]]
+        for table, rows in kept.items():
+            table.keep(rows)
+
+    def mend_summary(self, grid: FederationGrid) -> None:
+        """Writes ``summary.json`` of a resumed run anew where it is damaged: all of it stands in the tables, too."""
+        try:
+            read_summary(self.run_dir / "summary.json")
+        except UserError as error:
+            log.warning("%s It is written anew.", error)
+            self._write_summary(grid)
+
+    def recorded(self, column: str) -> list[float]:
+        """The numbers of a column of ``rounds.csv``, of the rounds that have one."""
+        return [row[column] for row in self._rows if row.get(column) is not None]
+
+    def record_clients(self, rows: list[Row]) -> None:
+        self._clients.append(rows)
+
+    def record_classes(self, rows: list[Row]) -> None:
+        self._classes.append(rows)
+
+    def record_diagnostics(self, rows: list[Row]) -> None:
+        self._diagnostics.append(rows)
+
+    def record_round(self, row: Row, grid: FederationGrid) -> None:
+        self._rows.append(row)
+        self._rounds.append([row])
+        if evaluated([row]):
+            self._write_summary(grid)
+
+    def save_models(
+        self,
+        initial: Mapping[str, torch.Tensor],
+        model: Mapping[str, torch.Tensor],
+        personal: frozenset[str],
+        states: Mapping[int, RecordDict],
+        masks: Mapping[str, torch.Tensor],
+        parts: Mapping[float, Mapping[str, torch.Tensor]],
+    ) -> None:
+        """``model.safetensors``, the global model, and ``clients/ID.safetensors``, what each client has of its own.
+
+        Of a client that has never trained that is still the ``initial`` part. A model with masks is also written as
+        ``pruned.safetensors``, as small as it is (``fedsim/methods/sparse/export.py``), and so are its ``parts``, by
+        density.
+        """
+        _save_tensors(self.run_dir / "model.safetensors", model)
+        if masks:
+            save_pruned(self.run_dir / "pruned.safetensors", model, dict(masks))
+        for density, part in parts.items():
+            save_pruned(self.run_dir / f"pruned_{density:.6g}.safetensors", model, dict(part))
+        if personal:
+            with writing(self.run_dir / "clients"):
+                (self.run_dir / "clients").mkdir(exist_ok=True)
+            for client, state in states.items():
+                _save_tensors(
+                    self.run_dir / "clients" / f"{client}.safetensors", personal_part(initial, personal, state)
+                )
+
+    def save_shared(self, arrays: Mapping[str, torch.Tensor], personal: frozenset[str]) -> None:
+        """``shared.safetensors``, where clients keep the other part of the model to themselves."""
+        shared = {name: tensor for name, tensor in arrays.items() if name not in personal}
+        _save_tensors(self.run_dir / "shared.safetensors", shared)
+
+    def _device_classes(self, grid: FederationGrid) -> dict[str, dict[str, list[int]]]:
+        """Which clients are in which class, where there are classes of devices."""
+        settings = self.settings
+        classes = device_classes(settings.budget, sorted(grid.get_node_ids()), settings.seed)
+        members = {each.name: list(each.clients) for each in classes if each.name}
+        return {"device_classes": members} if members else {}
+
+    def _write_summary(self, grid: FederationGrid) -> None:
+        done = [row for row in self._rows if row.get("seconds") is not None]
+        summary = {
+            "strategy": self.settings.strategy["name"],
+            "norm": self.settings.norm["name"],
+            "model": self.settings.model["name"],
+            "dataset": self.settings.dataset["name"],
+            "seed": self.settings.seed,
+            "rounds": self.settings.rounds,
+            "seconds": sum(row["seconds"] for row in done),
+            "peak_memory_mb": peak_memory_mb() + grid.peak_memory_mb(),
+            "bytes_up": int(sum(row.get("bytes_up") or 0 for row in done)),
+            "bytes_down": int(sum(row.get("bytes_down") or 0 for row in done)),
+            "versions": versions(),
+            "commit": commit(),
+            **self._device_classes(grid),
+            "final": _model_part(evaluated(self._rows)[-1]),
+            "best": _model_part(best_row(self._rows)),
+        }
+        text = json.dumps(summary, indent=2) + "\n"
+        write_atomically(self.run_dir / "summary.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def check_run_dir(run_dir: Path) -> None:
+    """Makes the directory and tries to write there.
+
+    Errors: ``UserError`` if that fails, or if it already holds a run, or else what a run would write over or go on
+    from.
+    """
+    _try_to_write(run_dir, "out_dir")
+    if os.path.lexists(run_dir / "config.yaml"):
+        raise _already_holds_a_run(run_dir)
+    there = next((name for name in OF_A_RUN if os.path.lexists(run_dir / name)), None)
+    if there is not None:
+        raise UserError(
+            f"out_dir={run_dir} already holds {there}, which a run would take for its own: choose a new directory."
+        )
+
+
+def _try_to_write(run_dir: Path, key: str) -> None:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=run_dir) as file:
+            file.write(b"\0" * PAGE)  # a full disk still takes names
+    except OSError as error:
+        raise UserError(
+            f"{key}={run_dir} cannot be written ({why(error)}): choose a directory with space that you may write to."
+        ) from error
+
+
+def _already_holds_a_run(run_dir: Path) -> UserError:
+    return UserError(f"out_dir={run_dir} already holds a run: choose another directory, or resume={run_dir}.")
+
+
+def _model_part(row: Row) -> Row:
+    return nested({name: value for name, value in row.items() if not name.startswith(PER_ROUND) and value is not None})
+
+
+def _save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    on_cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, lambda temporary: save_file(on_cpu, temporary))
+
+
+def _number(text: str) -> int | float | None:
+    if not text:
+        return None
+    return int(text) if text.isdecimal() else float(text)

@@ -1,0 +1,128 @@
+"""Reading run directories back."""
+
+import json
+import logging
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from fedsim.core.errors import UserError
+from fedsim.core.files import reading, why
+from fedsim.metrics.round_metrics import CLIENT_MEAN
+from fedsim.output.provenance import FILE as PROVENANCE
+
+log = logging.getLogger(__name__)
+
+DOMAINS = "client_domain_accuracy"
+NAMES = ("label", "domain", "split", "class", "shot", "layer", "metric")
+"""Columns that hold names."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run, finished or not, as tables."""
+
+    run_dir: Path
+    clients: pd.DataFrame
+    """One row per evaluated round and client: round, client, domain, split, num_examples, loss, accuracy."""
+    rounds: pd.DataFrame
+    """One row per round; cells are empty for rounds that were not evaluated."""
+    summary: Mapping[str, Any]
+    classes: pd.DataFrame | None = None
+    """One row per evaluated round and class: round, class, train_images, shot, num_examples, accuracy, and more; None
+    in the directory of a run that was made before there was such a table."""
+    diagnostics: pd.DataFrame | None = None
+    """One row per diagnosed round, layer and metric: round, layer, metric, value; None without ``diagnostics=true``."""
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Return a CSV table of ours, where a name stays one that pandas would take for a number or for nothing: ``NA``."""
+    if not path.read_bytes().endswith(b"\n"):
+        raise ValueError("its last line is cut off")
+    columns = pd.read_csv(path, encoding="utf-8", nrows=0).columns
+    numbers = {name: ["", "nan"] for name in columns if name not in NAMES}
+    names = {name: str for name in columns if name in NAMES}
+    return pd.read_csv(path, encoding="utf-8", keep_default_na=False, na_values=numbers, dtype=names)
+
+
+def read_result(run_dir: Path) -> Result:
+    """Raises: ``UserError`` naming the file that is missing, damaged or of something else."""
+    return Result(
+        run_dir=run_dir,
+        clients=_table(run_dir / "clients.csv", ("round", "client", "domain", "split", "accuracy")),
+        rounds=_table(run_dir / "rounds.csv", ("round", CLIENT_MEAN)),
+        summary=read_summary(run_dir / "summary.json"),
+        classes=_if_there(run_dir / "classes.csv", ("round", "class")),
+        diagnostics=_if_there(run_dir / "diagnostics.csv", ("round", "layer", "metric", "value")),
+    )
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Raises: ``UserError`` if the file is missing, damaged or of something else."""
+    with reading(path):
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("strategy", "dataset"):
+            summary[name]
+        numbers = {name: summary[name] for name in ("seed", "rounds")}
+        for name in ("final", "best"):
+            row = summary[name]
+            numbers |= {f"{name}.{metric}": row[metric] for metric in ("round", CLIENT_MEAN)}
+            numbers |= {f"{name}.{DOMAINS}.{domain}": value for domain, value in row[DOMAINS].items()}
+        for name, value in numbers.items():
+            if not isinstance(value, int | float):
+                raise ValueError(f"its {name} is {value!r} and no number")
+        return summary
+
+
+def _table(path: Path, columns: Collection[str]) -> pd.DataFrame:
+    with reading(path):
+        table = read_table(path)
+        for name in columns:
+            if name not in NAMES and len(table) and not is_numeric_dtype(table[name]):
+                raise ValueError(f"its column {name} does not hold numbers alone")
+            table[name]
+        return table
+
+
+def _if_there(path: Path, columns: Collection[str]) -> pd.DataFrame | None:
+    return _table(path, columns) if os.path.lexists(path) else None
+
+
+def find_runs(folders: list[Path]) -> list[Result]:
+    """All runs in or under the folders, in the order of their paths; numbers sort as numbers.
+
+    A run that was stopped before its first evaluation, and what is not of this project, are left out with a word.
+
+    Raises: ``UserError`` for a folder without a run, one that may not be looked into, and a run that is damaged.
+    """
+    found: dict[Path, None] = {}  # a run under two of the folders counts once
+    for folder in folders:
+        run_dirs = sorted(_run_dirs(folder), key=lambda path: [_natural(part) for part in path.parts])
+        if not run_dirs:
+            raise UserError(f"{folder} holds no run: choose a directory with a summary.json in it or below it.")
+        with reading(folder):
+            found |= dict.fromkeys(path.resolve() for path in run_dirs)
+    return [read_result(run_dir) for run_dir in found]
+
+
+def _run_dirs(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):  # else it has gone while we were looking
+            raise UserError(f"{error.filename} cannot be read ({why(error)}).") from error
+
+    for name, _, files in os.walk(folder, onerror=refuse):
+        if "summary.json" in files and "config.yaml" in files:
+            yield Path(name)
+        elif "summary.json" in files:
+            log.warning("%s is left out: it has no config.yaml beside it, as a run has", Path(name, "summary.json"))
+        elif PROVENANCE in files:
+            log.warning("%s is left out: it was stopped before its first evaluation", name)
+
+
+def _natural(part: str) -> tuple[int, str]:
+    return (int(part), "") if part.isdecimal() else (-1, part)

@@ -1,0 +1,1 @@
+"""Tables, pictures and pages of finished runs: ``python -m fedsim.report``, ``python -m fedsim.tune``."""

@@ -1,0 +1,303 @@
+"""The pictures of a run and of a comparison; every one is a function of the recorded tables."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogFormatter, MaxNLocator
+
+from fedsim.core.files import write_atomically, writing
+
+# Okabe & Ito's colours, which people with any colour vision can tell apart.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+
+COLOURS = len(_COLOURS) + 20
+"""Beyond these they come again."""
+
+
+def colour(number: int) -> str:
+    """A colour for the n-th line or bar; beyond the eighth from a longer, less distinct list."""
+    if number < len(_COLOURS):
+        return _COLOURS[number]
+    return to_hex(matplotlib.colormaps["tab20"]((number - len(_COLOURS)) % 20))
+
+
+STYLE: dict[Any, Any] = {
+    "figure.dpi": 130,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a name may hold $ and ^
+}
+LONGEST = 32
+"""Letters of a name that a picture has room for."""
+FALLBACKS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei", "Noto Sans")
+"""Fonts for the letters that Matplotlib's own lacks, where one of them is installed."""
+
+
+@contextmanager
+def picture(path: Path, width: float, height: float, columns: int = 1, rows: int = 1) -> Iterator[list[Axes]]:
+    """Axes to draw on, row by row; the picture is written when the block ends.
+
+    Made without pyplot, which would keep state and might open a window.
+
+    Raises: ``FileError`` if it cannot be written.
+    """
+    with matplotlib.rc_context({**STYLE, "font.family": _fonts()}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield [figure.add_subplot(rows, columns, number + 1) for number in range(rows * columns)]
+        with writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box stands for it
+            write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix.removeprefix(".")))
+
+
+@cache
+def _fonts() -> list[str]:
+    installed = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in FALLBACKS if name in installed)]
+
+
+def plot_run(clients: pd.DataFrame, rounds: pd.DataFrame, folder: Path) -> None:
+    """Accuracy over rounds, and final accuracy per client where there are several, both on the test sets."""
+    tests = clients[clients["split"] == "test"]
+    plot_accuracy(tests, rounds, folder / "accuracy.png")
+    if tests["client"].nunique() > 1:
+        plot_clients(tests, folder / "clients.png")
+
+
+def plot_accuracy(clients: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> None:
+    """The mean over clients with the range of the clients, the global model, and beside them each domain.
+
+    What there is only one of, clients or domains, has no range and no picture beside.
+    """
+    evaluated = rounds.dropna(subset="client_accuracy_mean")
+    by_round = clients.groupby("round")["accuracy"]
+    means = clients.groupby(["domain", "round"], sort=False)["accuracy"].mean()
+    domains = list(clients["domain"].unique())
+    columns = 1 if len(domains) == 1 else 2
+    with picture(path, 8.5 if columns > 1 else 5, 3.4, columns=columns) as (overall, *beside):
+        mark = _mark(len(evaluated))
+        mean = 100 * evaluated["client_accuracy_mean"]
+        overall.plot(evaluated["round"], mean, marker=mark, color=colour(0), label="client mean")
+        shown = [mean]
+        if clients["client"].nunique() > 1:
+            shown += [100 * by_round.min(), 100 * by_round.max()]
+            overall.fill_between(
+                *(shown[1].index, shown[1], shown[2]),
+                color=colour(0),
+                alpha=0.15,
+                linewidth=0,
+                label="worst to best client",
+            )
+        if "global_accuracy" in evaluated:
+            shown.append(100 * evaluated["global_accuracy"])
+            overall.plot(
+                evaluated["round"], shown[-1], marker=mark, color=colour(1), linestyle="--", label="global model"
+            )
+        percent_axis(overall, "all clients" if columns > 1 else f"clients of {label(domains[0])}", *shown)
+        for axes in beside:
+            for number, domain in enumerate(domains):
+                series = 100 * means[domain]
+                axes.plot(series.index, series, marker=mark, color=colour(number), label=label(domain))
+            percent_axis(axes, "clients of each domain", 100 * means)
+        for axes in (overall, *beside):
+            _rounds(axes)
+            legend_below(axes)
+
+
+def plot_clients(clients: pd.DataFrame, path: Path) -> None:
+    """Each client's accuracy after the last round, coloured by domain."""
+    final = clients[clients["round"] == clients["round"].max()]
+    domains = {domain: number for number, domain in enumerate(final["domain"].unique())}
+    with picture(path, max(4.5, min(14, 1.5 + 0.6 * len(final))), 3.2) as (axes,):
+        for domain, number in domains.items():
+            mine = final[final["domain"] == domain]
+            axes.bar(mine["client"], 100 * mine["accuracy"], color=colour(number), label=label(domain))
+        mean = 100 * final["accuracy"].mean()
+        axes.axhline(mean, color="black", linewidth=1, linestyle=":")
+        place = axes.get_yaxis_transform()  # x as a share of the axes, y as data
+        axes.text(1.01, mean, f"mean\n{mean:.1f}", transform=place, fontsize=7, va="center", ha="left")
+        percent_axis(axes, f"test accuracy of each client, round {final['round'].max()}", 100 * final["accuracy"])
+        axes.set_xlabel("client")
+        if len(final) <= 30:
+            axes.set_xticks(list(final["client"]))
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        legend_below(axes)
+
+
+def plot_comparison_by_domain(table: pd.DataFrame, path: Path) -> None:
+    """Grouped bars with one standard deviation: ``table`` has label, domain, mean and std (in percent)."""
+    labels, domains = list(table["label"].unique()), list(table["domain"].unique())
+    width = 0.8 / len(labels)
+    with picture(path, max(6, 1.2 * len(domains) + 1.5), 3.4) as (axes,):
+        for number, name in enumerate(labels):
+            mine = table[table["label"] == name].set_index("domain").reindex(domains)
+            places = np.arange(len(domains)) + (number - (len(labels) - 1) / 2) * width
+            axes.bar(
+                places,
+                mine["mean"],
+                width,
+                yerr=mine["std"].fillna(0),
+                color=colour(number),
+                label=label(name),
+                error_kw={"linewidth": 0.8},
+            )
+        long = max(map(len, domains)) > 12
+        axes.set_xticks(
+            range(len(domains)), map(label, domains), rotation=30 if long else 0, ha="right" if long else "center"
+        )
+        deviation = table["std"].fillna(0)
+        ends = (table["mean"] - deviation, table["mean"] + deviation)
+        percent_axis(axes, "client accuracy after the last round, mean and standard deviation over seeds", *ends)
+        legend_below(axes)
+
+
+def plot_comparison_over_rounds(curves: Mapping[str, pd.DataFrame], path: Path) -> None:
+    """Mean client accuracy over rounds with a band of one standard deviation over seeds; frames are rounds × runs."""
+    shown: list[pd.Series] = []
+    with picture(path, 6, 3.4) as (axes,):
+        for number, (name, frame) in enumerate(curves.items()):
+            mean, std = 100 * frame.mean(axis=1), 100 * frame.std(axis=1).fillna(0)
+            axes.plot(frame.index, mean, marker=_mark(len(mean)), color=colour(number), label=label(name))
+            shown += [mean - std, mean + std]
+            axes.fill_between(frame.index, mean - std, mean + std, color=colour(number), alpha=0.15, linewidth=0)
+        percent_axis(axes, "mean client accuracy, band: one standard deviation over seeds", *shown)
+        _rounds(axes)
+        legend_below(axes)
+
+
+def plot_tuning(table: pd.DataFrame, key: str, chosen: Mapping[str, Any], path: Path) -> None:
+    """Draw validation accuracy against a tuned setting, mean and standard deviation over seeds; the chosen are ringed.
+
+    ``table`` has method, seed, validation (0 to 1) and the tuned settings; of several settings for one value of ``key``
+    the best is drawn. Values that are no numbers stand at the right end.
+    """
+    values = sorted(
+        table[key].unique(),
+        key=lambda value: (not isinstance(value, int | float), value if isinstance(value, int | float) else str(value)),
+    )
+    places = {value: place for place, value in enumerate(values)}
+    tuned = [name for name in table.columns if name not in ("method", "seed", "rounds", "validation", "failed", "run")]
+    with picture(path, 6, 3.6) as (axes,):
+        for number, (method, rows) in enumerate(table.groupby("method", sort=False)):
+            points = rows.groupby(tuned, dropna=False)["validation"].agg(["mean", "std"]).reset_index()
+            best = points.loc[points.groupby(key, dropna=False)["mean"].idxmax()]
+            best = best.assign(place=best[key].map(places)).sort_values("place")
+            axes.errorbar(
+                best["place"],
+                100 * best["mean"],
+                yerr=100 * best["std"].fillna(0),
+                color=colour(number),
+                marker="o",
+                markersize=4,
+                linewidth=1.2,
+                elinewidth=0.8,
+                label=label(str(method)),
+            )
+            mine = best[best["place"] == places[chosen[str(method)]]]
+            axes.plot(
+                mine["place"], 100 * mine["mean"], "o", markersize=10, markerfacecolor="none", color=colour(number)
+            )
+        axes.set_xticks(range(len(values)), [str(value) for value in values])
+        axes.set_xlabel(key)
+        axes.set_ylabel("validation accuracy (%)")
+        axes.set_title("mean and standard deviation over seeds, the chosen one ringed", fontsize=9)
+        legend_below(axes)
+
+
+def legend_below(*axes: Axes) -> None:
+    """A legend where it hides nothing: below these axes, in as many rows as needed; the picture grows with them."""
+    figure = axes[0].figure
+    grid = axes[0].get_gridspec()
+    assert isinstance(figure, Figure)
+    assert grid is not None
+    entries: dict[str, Artist] = {}
+    for each in axes:
+        entries |= {words: handle for handle, words in zip(*each.get_legend_handles_labels(), strict=True)}
+    if len(entries) > COLOURS:  # then colours come again
+        more = len(entries) - COLOURS + 1
+        entries = {**dict(islice(entries.items(), COLOURS - 1)), f"and {more} more": Patch(alpha=0)}
+    if not entries:
+        return
+    whole = grid.ncols == 1 or len(axes) > 1
+    inches_per_label = 0.6 + 0.065 * max(map(len, entries))  # the handle, and eight-point letters
+    columns = max(1, int(figure.get_figwidth() / (1 if whole else grid.ncols) / inches_per_label))
+    rows = -(-len(entries) // columns)
+    figure.set_figheight(max(figure.get_figheight(), 2.6 * grid.nrows + 0.4 + 0.17 * rows))
+    shown = {"handles": list(entries.values()), "labels": list(entries), "ncols": columns}
+    if whole:
+        figure.legend(**shown, fontsize=8, loc="outside lower center")
+    else:
+        axes[0].legend(**shown, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+
+
+def label(name: str) -> str:
+    """Return a name as a legend and a tick can have it: one that begins with ``_`` is no secret, a long one is cut."""
+    short = name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}\N{HORIZONTAL ELLIPSIS}{name[-LONGEST // 2 :]}"
+    return f"\N{WORD JOINER}{short}" if short.startswith("_") else short
+
+
+def plain_logarithm() -> "PlainLog":
+    """Return the ticks' texts of a logarithmic axis: 1000 and 0.001, no powers."""
+    return PlainLog(minor_thresholds=(1, 0.4))
+
+
+class PlainLog(LogFormatter):
+    """Numbers without mathematical text, which pictures have switched off."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def limits(values: Iterable[float]) -> tuple[float, float]:
+    """Return from where to where an axis of accuracies in percent goes so that their differences are seen.
+
+    From zero where the smallest is near it; in steps that suit what is between the smallest and the largest.
+    """
+    found = np.array([value for value in values if np.isfinite(value)])
+    if not len(found):
+        return 0.0, 100.0
+    low, high = float(found.min()), float(found.max())
+    span = max(high - low, 10.0)
+    step = next(step for step in (2, 5, 10, 20) if step >= span / 5 or step == 20)
+    bottom = step * np.floor((low - 0.2 * span) / step)
+    top = step * np.ceil((high + 0.1 * span) / step)
+    return (0.0 if low < 0.4 * high or bottom <= 10 else float(bottom)), min(100.0, float(top))
+
+
+def _mark(points: int) -> str | None:
+    """A line of two points, or of one, needs them drawn."""
+    return "o" if points <= 2 else None
+
+
+def _rounds(axes: Axes) -> None:
+    axes.set_xlabel("round")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def percent_axis(axes: Axes, title: str, *shown: Iterable[float]) -> None:
+    """An axis that says where it begins if that is not zero."""
+    bottom, top = limits(value for values in shown for value in values)
+    axes.set_ylim(bottom, top)
+    axes.set_ylabel(f"accuracy (%), axis from {bottom:g}" if bottom else "accuracy (%)")
+    axes.set_title(title, fontsize=9)

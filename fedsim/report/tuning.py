@@ -1,0 +1,293 @@
+"""Hyperparameters chosen on validation images: ``python -m fedsim.tune SWEEP --seeds 3,4,5,6,7``.
+
+SWEEP holds the runs of a sweep over hyperparameters with ``split.validation`` above 0. Runs that differ in nothing but
+the tuned settings and the seed are one method. Of each method those values are chosen whose mean validation accuracy
+over the seeds is highest after the last round, the smaller of equals; with ``--seeds`` they are run on further seeds,
+and the tables and pictures of *those* runs' test accuracy are written. Every method must have had the same budget,
+which is told.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import OmegaConf
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from fedsim.config.composition import GROUPS, load
+from fedsim.config.paths import expanded
+from fedsim.core.errors import FedsimError, UserError
+from fedsim.core.files import write_atomically, writing
+from fedsim.metrics.round_metrics import VALIDATION
+from fedsim.output.progress import console_reporter
+from fedsim.output.results import Result, find_runs, read_result
+from fedsim.output.terminal import never_fail_to_print, print_whole
+from fedsim.report.command import compared_settings, group_by_settings, write_comparison
+from fedsim.report.plots import plot_tuning
+
+TESTS = "test"
+"""The folder of the runs on further seeds"""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a method was given to find its settings."""
+
+    points: int
+    seeds: int
+    rounds: int
+
+    def __str__(self) -> str:
+        return f"{self.points} settings × {self.seeds} seeds × {self.rounds} rounds"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The settings of one method that validation has chosen."""
+
+    method: str
+    values: Mapping[str, Any]
+    """By tuned key"""
+    validation: float
+    deviation: float
+    budget: Budget
+    edges: tuple[str, ...]
+    """The tuned keys whose chosen value is the smallest or the largest that was tried"""
+    run: Result
+    """One of its runs, for all its other settings"""
+
+    @property
+    def written(self) -> str:
+        return _point(list(self.values), list(self.values.values()))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m fedsim.tune", description=__doc__.partition("\n")[0])
+    parser.add_argument("sweeps", nargs="+", help="run directories, or folders with run directories below")
+    parser.add_argument("--over", default="lr", help="the tuned settings, with commas between them (default: lr)")
+    parser.add_argument("--seeds", default="", help="further seeds to run the chosen settings on: 3,4,5")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of those runs alone")
+    parser.add_argument("--out", help="where everything goes (default: the first folder)")
+    options = parser.parse_args(arguments)
+    never_fail_to_print()
+    try:
+        folders = [Path(expanded("the folder", each)) for each in options.sweeps]
+        out = folders[0] if options.out is None else Path(expanded("--out", options.out))
+        keys = options.over.split(",")
+        tests = (out / TESTS).resolve()  # as the runs are named
+        table = tuning_table([run for run in find_runs(folders) if tests not in run.run_dir.parents], keys)
+        choices = choose(table, keys)
+        seeds = _further_seeds(options.seeds, table)
+        _refuse_groups(options.set)
+        print_whole(render(choices))
+        print(f"budget of each method: {choices[0].budget}")
+        if table["failed"].any():
+            print(f"{table['failed'].sum()} runs failed before their last round and count as 0: {_which(table, keys)}")
+        for line in _edges(choices):
+            print(line)
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+        written = table.drop(columns="run")
+        write_atomically(out / "tuning.csv", lambda path: written.to_csv(path, index=False, encoding="utf-8"))
+        plot_tuning(table, keys[0], {each.method: each.values[keys[0]] for each in choices}, out / "tuning.png")
+        print(f"written to {out}: tuning.csv, tuning.png")
+        if seeds:
+            groups = {
+                each.method: [_tested(each, seed, options.set, out / TESTS) for seed in seeds] for each in choices
+            }
+            write_comparison({f"{each.method} {each.written}": groups[each.method] for each in choices}, out)
+    except FedsimError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+def tuning_table(runs: Sequence[Result], keys: Sequence[str]) -> pd.DataFrame:
+    """Return a row for each run: method, the tuned keys, seed, rounds, validation (mean over clients after the last
+    round, 0 to 1), whether it failed, and the run itself. A run that ended because clients failed, as those do whose
+    model is no longer finite, has a validation accuracy of 0.
+
+    Raises: ``UserError`` for a run without validation images, one that was stopped, or a key that it does not have.
+    """
+    rows = []
+    for method, members in group_by_settings(list(runs), besides=keys).items():
+        for run in members:
+            settings, final = compared_settings(run), run.summary["final"]
+            if VALIDATION not in final:
+                raise UserError(
+                    f"{run.run_dir} has no validation images to choose by: run the sweep with split.validation=0.2."
+                )
+            finished = final["round"] == run.summary["rounds"]
+            if not finished and not _failed(run):
+                raise UserError(
+                    f"{run.run_dir} was stopped in round {final['round']}: go on with resume={run.run_dir}."
+                )
+            missing = [key for key in keys if key not in settings]
+            if missing:
+                raise UserError(
+                    f"--over={','.join(keys)} is not possible: {run.run_dir} has no setting {missing[0]}; choose "
+                    "settings that all runs have."
+                )
+            rows.append(
+                {
+                    "method": method,
+                    **{key: "null" if settings[key] is None else settings[key] for key in keys},
+                    "seed": run.summary["seed"],
+                    "rounds": run.summary["rounds"],
+                    "validation": final[VALIDATION] if finished else 0.0,
+                    "failed": not finished,
+                    "run": run,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _failed(run: Result) -> bool:
+    """Whether a client failed in the round that the run did not come through."""
+    if "fault" not in run.clients:
+        return False
+    faults = run.clients[run.clients["fault"].fillna("") != ""]
+    return bool((faults["round"] > run.rounds["round"].max()).any())
+
+
+def choose(table: pd.DataFrame, keys: Sequence[str]) -> list[Choice]:
+    """Return for each method the settings of the highest mean validation accuracy, the smaller of equals.
+
+    Raises: ``UserError`` if a setting lacks a seed that another one of the method has, or the budgets differ.
+    """
+    choices = [_choice(str(method), rows, keys) for method, rows in table.groupby("method", sort=False)]
+    budgets = {str(each.budget): each.method for each in choices}
+    if len(budgets) > 1:
+        told = "; ".join(f"{method} has had {budget}" for budget, method in budgets.items())
+        raise UserError(f"methods can only be compared at equal budgets, and {told}: run what is missing.")
+    return choices
+
+
+def _choice(method: str, rows: pd.DataFrame, keys: Sequence[str]) -> Choice:
+    seeds = sorted(set(rows["seed"]))
+    points: dict[tuple[Any, ...], pd.DataFrame] = {}
+    for values in sorted({tuple(row) for row in rows[list(keys)].itertuples(index=False)}, key=_ascending):
+        mine = rows[(rows[list(keys)].astype(object).apply(tuple, axis=1) == values)]
+        if sorted(mine["seed"]) != seeds:
+            raise UserError(
+                f"{method} {_point(keys, values)} was run with seeds {sorted(mine['seed'])}, and other settings of it "
+                f"with {seeds}: run each setting once with each seed."
+            )
+        points[values] = mine
+    best = max(points, key=lambda values: float(points[values]["validation"].mean()))  # the first of equals
+    accuracy = points[best]["validation"]
+    edges = tuple(
+        key
+        for place, key in enumerate(keys)
+        if len(tried := sorted({values[place] for values in points}, key=lambda value: _ascending((value,)))) > 1
+        and best[place] in (tried[0], tried[-1])
+        and _is_number(best[place])
+    )
+    return Choice(
+        method,
+        dict(zip(keys, best, strict=True)),
+        float(accuracy.mean()),
+        float(accuracy.std()),
+        Budget(len(points), len(seeds), int(rows["rounds"].max())),
+        edges,
+        points[best]["run"].iloc[0],
+    )
+
+
+def _ascending(values: tuple[Any, ...]) -> tuple[tuple[float, str], ...]:
+    """Numbers by size, and what is none, such as null for no clipping, behind them."""
+    return tuple((float(value), "") if _is_number(value) else (np.inf, str(value)) for value in values)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def render(choices: Sequence[Choice]) -> Table:
+    """What was chosen for each method, and by what validation accuracy."""
+    shown = Table(title="chosen by validation accuracy (%)", box=SIMPLE_HEAD)
+    shown.add_column("")
+    shown.add_column("chosen")
+    shown.add_column("validation", justify="right")
+    for each in choices:
+        deviation = "" if np.isnan(each.deviation) else f" ± {100 * each.deviation:.1f}"
+        shown.add_row(escape(each.method), escape(each.written), f"{100 * each.validation:.1f}{deviation}")
+    return shown
+
+
+def _which(table: pd.DataFrame, keys: Sequence[str]) -> str:
+    failed = table[table["failed"]]
+    told = [f"{row['method']} {_point(keys, [row[key] for key in keys])}" for _, row in failed.iterrows()]
+    return ", ".join(dict.fromkeys(told))
+
+
+def _point(keys: Sequence[str], values: Sequence[Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
+
+
+def _edges(choices: Sequence[Choice]) -> list[str]:
+    return [
+        f"{each.method}: {key}={each.values[key]} is at the edge of what was tried, and a better one may lie beyond it"
+        for each in choices
+        for key in each.edges
+    ]
+
+
+def _further_seeds(text: str, table: pd.DataFrame) -> list[int]:
+    """Raises: ``UserError`` for what is no list of seeds, or one that the choice was made with."""
+    if not text:
+        return []
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise UserError(f"--seeds={text} cannot be read: write whole numbers with commas between them, as 3,4,5.")
+    seeds = [int(each) for each in text.split(",")]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds={text} names a seed twice: name each of them once.")
+    used = sorted(set(seeds) & set(table["seed"]))
+    if used:
+        raise UserError(
+            f"--seeds={text} has the seed {used[0]}, which the settings were chosen with: choose others than "
+            f"{', '.join(map(str, sorted(set(table['seed']))))}."
+        )
+    return seeds
+
+
+def _refuse_groups(overrides: Sequence[str]) -> None:
+    for text in overrides:
+        if (group := text.partition("=")[0]) in GROUPS:
+            raise UserError(
+                f"--set {text} is not possible: runs on further seeds have the same {group}; choose settings other "
+                f"than {', '.join(GROUPS)}."
+            )
+
+
+def _tested(choice: Choice, seed: int, overrides: Sequence[str], folder: Path) -> Result:
+    """Run the chosen settings on a further seed; what is there is not run again, and what was stopped goes on."""
+    run_dir = folder / re.sub(r"[^\w.=,+-]+", "_", f"{choice.method} {choice.written}") / str(seed)
+    if (run_dir / "summary.json").exists():
+        result = read_result(run_dir)
+        if result.summary["final"]["round"] == result.summary["rounds"]:
+            return result
+    from fedsim.config.settings import Settings  # these load torch and Flower, which a table does not need
+    from fedsim.server.simulation import prepare, run
+
+    if (run_dir / "config.yaml").exists():
+        config = {**load(run_dir), "resume": str(run_dir)}
+    else:
+        wanted = OmegaConf.create({**load(choice.run.run_dir), "out_dir": str(run_dir), "resume": None, "seed": seed})
+        try:
+            wanted.merge_with_dotlist(list(overrides))
+        except ValueError as error:
+            raise UserError(f"--set {' '.join(overrides)} cannot be read: write KEY=VALUE.") from error
+        container = OmegaConf.to_container(wanted)
+        assert isinstance(container, dict)
+        config = {str(key): value for key, value in container.items()}
+    print(f"{choice.method} {choice.written} seed={seed}", flush=True)
+    return run(prepare(Settings.from_config(config)), run_dir, console_reporter())

@@ -1,7 +1,0 @@
-"""``engine=superlink``: a run that a Flower SuperLink plays on its devices, followed from here."""
-
-from fedsim.superlink.connection import NAME, SuperLink
-from fedsim.superlink.following import follow
-from fedsim.superlink.receiving import check_receiving_dir
-
-__all__ = ["NAME", "SuperLink", "check_receiving_dir", "follow"]

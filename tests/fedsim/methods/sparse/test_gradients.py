@@ -1,0 +1,349 @@
+"""The largest gradients of inactive weights against dense autograd."""
+
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fedsim.heads.cosine import CosineLinear
+from fedsim.methods.sparse.gradients import _slices, largest_gradients
+from fedsim.methods.sparse.masks import Masks, apply, entry, kept, prunable_layers
+from fedsim.models import CNNSmall, ResNet20
+from fedsim.norms import use_scaled_ws, use_ws
+from fedsim.norms.scaled_ws import ScaledWSConv2d
+from fedsim.reparam import use_weight_compander
+
+Found = dict[str, tuple[torch.Tensor, torch.Tensor]]
+BatchLoss = Callable[[], torch.Tensor]
+SMALL = (3, 16, 16)
+# Of the network, which is as it is meant to be.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+
+
+def every_kind() -> nn.Module:
+    """Stride, padding of all kinds, groups, depthwise, dilation, BatchNorm, a standardized and a linear layer."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(8, 12, (3, 2), stride=(2, 1), padding=(1, 2), groups=2, bias=False),
+        nn.ReLU(inplace=True),  # changes the output of a convolution in place
+        nn.Conv2d(12, 24, 3, padding="same", groups=12),
+        nn.GroupNorm(4, 24),
+        nn.Conv2d(24, 6, (2, 3), padding="same", dilation=(1, 2)),
+        nn.BatchNorm2d(6),
+        nn.Conv2d(6, 8, 3, padding=(2, 1), dilation=2, padding_mode="reflect"),
+        nn.Tanh(),
+        ScaledWSConv2d(8, 10, 3, stride=2, groups=2),
+        nn.ReLU(),
+        nn.Conv2d(10, 7, 3, padding_mode="circular", padding=1),
+        nn.Flatten(start_dim=2),
+        nn.Linear(24, 9),  # for each of the 7 channels
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(63, 5),
+    )
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "every_kind": every_kind,
+    "cnn_small": lambda: CNNSmall(5, SMALL),
+    "resnet20": lambda: ResNet20(5, SMALL),
+    "standardized": lambda: use_ws(CNNSmall(5, SMALL)),
+    "scaled": lambda: use_scaled_ws(CNNSmall(5, SMALL)),
+    "companded": lambda: use_weight_compander(every_kind(), 2.0, 0.5),
+    "cosine": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), CosineLinear(4 * 14 * 14, 5)),
+}
+
+
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Of all convolutions and linear layers, by the name of the layer."""
+    parameters = dict(model.named_parameters())
+    return {name: parameters[entry(name)] for name in prunable_layers(model, dense=())}
+
+
+def prune(model: nn.Module, share: float = 0.3) -> Masks:
+    """Random masks, and in the model zeros where they are false."""
+    draw = torch.Generator().manual_seed(1)
+    masks = {name: torch.rand(weight.shape, generator=draw) < share for name, weight in weights_of(model).items()}
+    model.load_state_dict(apply(masks, model.state_dict()))
+    return masks
+
+
+def on_images(model: nn.Module, images: int = 6, shape: tuple[int, int, int] = SMALL) -> BatchLoss:
+    """The loss of one batch, always the same."""
+    draw = torch.Generator().manual_seed(2)
+    like = next(model.parameters())
+    inputs = torch.randn(images, *shape, generator=draw, dtype=torch.float64).to(like)
+    labels = (torch.arange(images) % 5).to(like.device)
+    return lambda: F.cross_entropy(model(inputs), labels)
+
+
+def dense_gradients(model: nn.Module, batch_loss: BatchLoss) -> dict[str, torch.Tensor]:
+    weights = weights_of(model)
+    return dict(zip(weights, torch.autograd.grad(batch_loss(), list(weights.values())), strict=True))
+
+
+def largest(gradient: torch.Tensor, mask: torch.Tensor, count: int) -> list[int]:
+    values, active = gradient.flatten().tolist(), mask.flatten().tolist()
+    inactive = [place for place in range(len(values)) if not active[place]]
+    return sorted(sorted(inactive, key=lambda place: (-abs(values[place]), place))[:count])
+
+
+def check(found: Found, gradients: Mapping[str, torch.Tensor], masks: Masks, counts: Mapping[str, int]) -> None:
+    assert list(found) == list(counts)
+    for name, (places, values) in found.items():
+        assert places.dtype == torch.int32
+        assert values.dtype == torch.float32
+        assert places.tolist() == largest(gradients[name], masks[name], counts[name]), name
+        torch.testing.assert_close(values, gradients[name].flatten()[places.long()].float())
+
+
+# What is found
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.9], ids=lambda share: f"count_{share}")
+@pytest.mark.parametrize("network", NETWORKS)
+def test_as_many_and_the_same_as_of_the_dense_gradient(network: str, share: float) -> None:
+    torch.manual_seed(0)
+    model = NETWORKS[network]().double().train()
+    masks, batch_loss = prune(model), on_images(model)
+    # From one number, less than a channel, to several channels.
+    counts = {name: 1 + int(share * (~mask).sum()) for name, mask in masks.items()}
+    gradients = dense_gradients(model, batch_loss)
+    check(largest_gradients(model, batch_loss, masks, counts), gradients, masks, counts)
+
+
+@pytest.mark.parametrize("network", ["cnn_small", "resnet20", "scaled"])
+def test_in_single_precision_up_to_rounding(network: str) -> None:
+    torch.manual_seed(0)
+    model = NETWORKS[network]()
+    masks, batch_loss = prune(model), on_images(model)
+    counts = {name: count // 3 for name, count in kept(masks).items()}
+    gradients = dense_gradients(model, batch_loss)
+    for name, (places, values) in largest_gradients(model, batch_loss, masks, counts).items():
+        gradient, mask = gradients[name].flatten(), masks[name].flatten()
+        assert len(places.unique()) == counts[name]
+        assert not mask[places.long()].any()
+        rounding = 1e-4 * gradient.abs().max().item()
+        torch.testing.assert_close(values, gradient[places.long()], rtol=0, atol=rounding)
+        others = gradient.masked_fill(mask, 0).index_fill(0, places.long(), 0)
+        assert values.abs().min() >= others.abs().max() - rounding
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU that torch can use")
+@pytest.mark.parametrize("network", NETWORKS)
+def test_on_a_gpu(network: str) -> None:
+    torch.manual_seed(0)
+    model = NETWORKS[network]().double()
+    masks = prune(model)
+    model.to("cuda")
+    batch_loss, counts = on_images(model), kept(masks)
+    gradients = dense_gradients(model, batch_loss)
+    found = largest_gradients(model, batch_loss, {name: mask.cuda() for name, mask in masks.items()}, counts)
+    assert all(tensor.is_cuda for pair in found.values() for tensor in pair)
+    on_cpu = {name: (places.cpu(), values.cpu()) for name, (places, values) in found.items()}
+    check(on_cpu, {name: gradient.cpu() for name, gradient in gradients.items()}, masks, counts)
+
+
+def test_one_layer_at_a_time_gives_the_same() -> None:
+    model = CNNSmall(5, SMALL).double()
+    masks, batch_loss = prune(model), on_images(model)
+    gradients = dense_gradients(model, batch_loss)
+    for name in masks:
+        counts = {name: 40}
+        check(largest_gradients(model, batch_loss, masks, counts), gradients, masks, counts)
+
+
+def test_in_evaluation_mode_and_without_a_batch_dimension() -> None:
+    convolution = nn.Conv2d(2, 4, 3, padding=1)
+    model = nn.Sequential(convolution, nn.BatchNorm2d(4), nn.Flatten(0), nn.Linear(100, 3)).double().eval()
+    masks, image = prune(model), torch.randn(2, 5, 5, dtype=torch.float64)
+
+    def batch_loss() -> torch.Tensor:
+        loss: torch.Tensor = model[3](model[2](convolution(image).relu())).square().sum()
+        return loss
+
+    counts = {"0": 20, "3": 30}
+    gradients = dense_gradients(model, batch_loss)
+    check(largest_gradients(model, batch_loss, masks, counts), gradients, masks, counts)
+
+
+def test_of_equal_gradients_the_first() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 2, bias=False), nn.Flatten(), nn.Linear(4, 6, bias=False))
+    masks = {"0": torch.zeros(4, 3, 2, 2, dtype=torch.bool), "2": torch.zeros(6, 4, dtype=torch.bool)}
+    masks["0"].view(-1)[[0, 3, 4, 20]] = True
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.5)
+    images = torch.ones(2, 3, 2, 2)
+    signs = torch.tensor([1.0, -1, 1, -1, 2, 1])  # of equal size but for the fifth row
+    found = largest_gradients(model, lambda: (model(images) * signs).sum(), masks, {"0": 20, "2": 9})
+    expected = [place for place in range(48) if place not in (0, 3, 4, 20)][:20]
+    assert found["0"][0].tolist() == expected
+    assert found["2"][0].tolist() == [0, 1, 2, 3, 4, 16, 17, 18, 19]
+    assert found["2"][1].tolist() == [12.0, 12, 12, 12, -12, 24, 24, 24, 24]
+
+
+def test_all_inactive_weights_where_more_are_wanted() -> None:
+    model = CNNSmall(5, SMALL).double()
+    masks, batch_loss = prune(model, share=0.9), on_images(model)
+    masks["features.4"].fill_(True)
+    gradients = dense_gradients(model, batch_loss)
+    counts = {name: mask.numel() for name, mask in masks.items()}
+    found = largest_gradients(model, batch_loss, masks, counts)
+    check(found, gradients, masks, counts)
+    assert found["head"][0].tolist() == (~masks["head"]).flatten().nonzero()[:, 0].tolist()
+    assert len(found["features.4"][0]) == 0
+
+
+def test_nothing_wanted_runs_nothing() -> None:
+    model = CNNSmall(5, SMALL)
+    masks = prune(model)
+
+    def fail() -> torch.Tensor:
+        raise AssertionError
+
+    found = largest_gradients(model, fail, masks, {"head": 0})
+    assert [len(tensor) for tensor in found["head"]] == [0, 0]
+    assert largest_gradients(model, fail, masks, {}) == {}
+
+
+def test_a_gradient_that_is_no_number_comes_first() -> None:
+    model = nn.Sequential(nn.Linear(3, 2, bias=False))
+    rows = torch.tensor([[1.0, 5.0, float("nan")]])
+    masks = {"0": torch.zeros(2, 3, dtype=torch.bool)}
+    found = largest_gradients(model, lambda: model(rows).sum(), masks, {"0": 3})
+    assert found["0"][0].tolist() == [1, 2, 5]
+
+
+# Uses of a layer
+
+
+class Twice(nn.Module):
+    """One convolution used three times, once for nothing and once without gradients; and two tied layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 1)
+        self.again = nn.Conv2d(6, 6, 3, padding=1)
+        self.head, self.tied, self.alone = nn.Linear(6, 5), nn.Linear(6, 5), nn.Linear(5, 5)
+        self.tied.weight = self.head.weight
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.again(self.again(input=self.first(images)).tanh()).tanh()
+        self.again(features)
+        with torch.no_grad():
+            target = self.again(features)
+        means = (features - target).mean((2, 3))
+        logits: torch.Tensor = self.head(means) + self.alone(self.tied(means.square()))
+        return logits
+
+
+@pytest.mark.parametrize("count", [3, 60, 1000])
+def test_a_layer_used_twice_and_a_weight_of_two_layers(count: int) -> None:
+    torch.manual_seed(0)
+    model = Twice().double()
+    masks, batch_loss = prune(model), on_images(model)
+    counts = dict.fromkeys(masks, count)
+    gradients = dense_gradients(model, batch_loss)
+    check(largest_gradients(model, batch_loss, masks, counts), gradients, masks, counts)
+
+
+def test_a_layer_without_a_gradient_is_named() -> None:
+    used, unused = nn.Linear(3, 2), nn.Linear(3, 2)
+    model = nn.ModuleDict({"used": used, "unused": unused})
+    masks, rows = prune(model), torch.ones(1, 3)
+    batch_losses: list[BatchLoss] = [
+        lambda: used(rows).sum(),
+        lambda: used(rows).sum() + unused(rows).detach().sum(),
+    ]
+    for batch_loss in batch_losses:
+        with pytest.raises(RuntimeError, match="reaches the weights of unused"):
+            largest_gradients(model, batch_loss, masks, {"used": 1, "unused": 1})
+    with pytest.raises(RuntimeError, match="reaches the weights of used, unused"):
+        largest_gradients(model, lambda: torch.zeros(()), masks, {"used": 1, "unused": 1})
+
+
+def test_an_input_changed_in_place_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(3, 2))
+    masks, rows = prune(model), torch.ones(1, 3)
+
+    def batch_loss() -> torch.Tensor:
+        loss: torch.Tensor = model(rows).sum()
+        rows.zero_()
+        return loss
+
+    with pytest.raises(RuntimeError, match="in place"):
+        largest_gradients(model, batch_loss, masks, {"0": 1})
+    assert model[0].weight.requires_grad
+
+
+# What is left behind
+
+
+@pytest.mark.parametrize("network", ["every_kind", "cosine"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_is_left_as_it_was(network: str, fails: bool) -> None:
+    model = NETWORKS[network]()
+    masks, batch_loss = prune(model), on_images(model)
+    batch_loss().backward()
+    parameters = dict(model.named_parameters())
+    for number, parameter in enumerate(parameters.values()):
+        parameter.requires_grad_(number % 3 != 0)
+        if number % 4 == 1:
+            parameter.grad = None
+    before = {
+        name: (parameter.requires_grad, parameter.grad, None if parameter.grad is None else parameter.grad.clone())
+        for name, parameter in parameters.items()
+    }
+    values = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    outside = torch.ones((), requires_grad=True)
+
+    def loss_or_error() -> torch.Tensor:
+        if fails:
+            raise KeyError("no batch")
+        return batch_loss() * outside
+
+    counts = dict.fromkeys(masks, 5)
+    if fails:
+        with pytest.raises(KeyError):
+            largest_gradients(model, loss_or_error, masks, counts)
+    else:
+        with torch.no_grad():  # of no consequence
+            largest_gradients(model, loss_or_error, masks, counts)
+    assert dict(model.named_parameters()).keys() == parameters.keys()
+    for name, parameter in model.named_parameters():
+        required, gradient, copy = before[name]
+        assert parameter is parameters[name]
+        assert parameter.requires_grad == required
+        assert parameter.grad is gradient
+        if gradient is not None:
+            assert copy is not None
+            assert torch.equal(gradient, copy)
+        assert torch.equal(parameter, values[name])
+        assert not parameter._post_accumulate_grad_hooks
+    assert outside.grad is None
+    assert not [layer for layer in model.modules() if layer._forward_hooks]
+
+
+def test_statistics_move_once_as_in_any_forward_pass() -> None:
+    model = CNNSmall(5, SMALL)
+    largest_gradients(model, on_images(model), prune(model), {"head": 5, "features.0": 5})
+    assert model.features[1].num_batches_tracked == 1
+
+
+def test_slices_cover_each_channel_once_and_keep_to_groups() -> None:
+    for channels, groups in ((6, 1), (6, 2), (6, 6), (8, 4), (12, 3)):
+        for size in range(1, channels + 3):
+            slices = list(_slices(channels, groups, size))
+            assert [row for rows, _ in slices for row in range(rows.start, rows.stop)] == list(range(channels))
+            for rows, part in slices:
+                assert rows.stop - rows.start <= size
+                width = channels // groups
+                assert {row // width for row in range(rows.start, rows.stop)} == set(range(part.start, part.stop))
+                if part.stop - part.start > 1:
+                    assert rows == slice(part.start * width, part.stop * width)

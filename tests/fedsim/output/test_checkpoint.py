@@ -1,0 +1,136 @@
+"""A checkpoint gives back exactly what it was given, and only a complete one is ever read."""
+
+from pathlib import Path
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.output.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+ARRAYS = {
+    "conv.weight": torch.randn(2, 3, 3, 3, generator=torch.Generator().manual_seed(0)),
+    "bn.num_batches_tracked": torch.tensor(2**40 + 1),
+    "half": torch.tensor([1.5, -0.0], dtype=torch.float16),
+    "double": torch.tensor([1 / 3], dtype=torch.float64),
+    "mask": torch.tensor([True, False]),
+    "transposed": torch.arange(6.0).reshape(2, 3).t(),
+    "empty": torch.zeros(0, 4),
+    "odd|name/é": torch.ones(1),
+}
+METRICS = {"count": 3, "large": 2**62, "loss": 0.1, "tiny": 5e-324, "infinite": float("inf"), "list": [1.5, 2.0, -0.25]}
+SCALARS = {"text": "größer", "raw": b"\x00\xff{}", "yes": True, "no": False, "one": 1, "half": 0.5}
+CONFIG = {**SCALARS, "texts": ["a", "b"], "flags": [True, False], "numbers": [1, 2]}
+
+
+def checkpoint(round: int = 3) -> Checkpoint:
+    client = RecordDict({"personal": to_record({"weight": torch.full((2,), 7.0)}), "empty": ArrayRecord()})
+    server = RecordDict({"momentum": to_record({"conv.weight": torch.ones(2)}), "config": ConfigRecord(CONFIG)})
+    clients = {0: client, 1: RecordDict(), 2: RecordDict({"counts": MetricRecord(METRICS)})}
+    return Checkpoint(round, to_record(ARRAYS), server, clients)
+
+
+def loaded(folder: Path) -> Checkpoint:
+    found = load_checkpoint(folder)
+    assert found is not None
+    return found
+
+
+def types_of(record: MetricRecord | ConfigRecord) -> list[type]:
+    values = [value if isinstance(value, list) else [value] for value in record.values()]
+    return [type(each) for value in values for each in value]
+
+
+def test_arrays_come_back_with_every_bit_and_type(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint())
+    back = to_tensors(loaded(tmp_path).arrays)
+    assert back.keys() == ARRAYS.keys()
+    for name, tensor in ARRAYS.items():
+        assert back[name].dtype == tensor.dtype
+        assert back[name].shape == tensor.shape
+        assert back[name].numpy().tobytes() == tensor.numpy().tobytes()
+
+
+def test_records_come_back_with_their_types(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint())
+    found = loaded(tmp_path)
+    assert found.round == 3
+    config, metrics = found.strategy["config"], found.clients[2]["counts"]
+    assert isinstance(config, ConfigRecord)
+    assert isinstance(metrics, MetricRecord)
+    assert dict(config) == CONFIG
+    assert dict(metrics) == METRICS
+    assert types_of(config) == types_of(ConfigRecord(CONFIG))  # True == 1 == 1.0
+    assert types_of(metrics) == types_of(MetricRecord(METRICS))
+
+
+def test_states_come_back_to_whom_they_belong(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint())
+    found = loaded(tmp_path)
+    assert list(found.clients) == [0, 1, 2]
+    assert list(found.clients[0]) == ["personal", "empty"]
+    assert to_tensors(found.clients[0]["personal"])["weight"].tolist() == [7, 7]
+    assert isinstance(found.clients[0]["empty"], ArrayRecord)
+    assert len(found.clients[0]["empty"]) == 0
+    assert len(found.clients[1]) == 0
+    assert list(found.strategy) == ["momentum", "config"]
+    assert to_tensors(found.strategy["momentum"])["conv.weight"].tolist() == [1, 1]
+
+
+def test_a_strategy_without_a_state_has_none_afterwards(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, Checkpoint(0, ArrayRecord(), RecordDict(), {}))
+    found = loaded(tmp_path)
+    assert (found.round, len(found.arrays), len(found.strategy), found.clients) == (0, 0, 0, {})
+
+
+def test_a_loaded_checkpoint_can_be_trained_on_without_changing_the_file(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint())
+    to_tensors(loaded(tmp_path).arrays)["conv.weight"].zero_()
+    assert torch.equal(to_tensors(loaded(tmp_path).arrays)["conv.weight"], ARRAYS["conv.weight"])
+
+
+def test_only_the_newest_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    for round in (8, 9, 10):
+        save_checkpoint(folder, checkpoint(round))
+        assert [path.name for path in folder.iterdir()] == [f"round_{round:05d}.safetensors"]
+    assert loaded(folder).round == 10
+
+
+def test_of_two_the_newer_is_loaded(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint(9))
+    older = (tmp_path / "round_00009.safetensors").read_bytes()
+    save_checkpoint(tmp_path, checkpoint(10))
+    (tmp_path / "round_00009.safetensors").write_bytes(older)  # as if killed before it was removed
+    assert loaded(tmp_path).round == 10
+
+
+def test_what_a_kill_left_half_written_is_ignored(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint(3))
+    (tmp_path / ".round_00004.safetensors.new").write_bytes(b"half")
+    assert loaded(tmp_path).round == 3
+    save_checkpoint(tmp_path, checkpoint(4))
+    assert [path.name for path in tmp_path.iterdir()] == ["round_00004.safetensors"]
+
+
+def test_without_a_checkpoint_there_is_none(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path) is None
+    assert load_checkpoint(tmp_path / "nothing") is None
+
+
+def test_a_strategy_may_keep_the_arrays_it_has_sent(tmp_path: Path) -> None:
+    arrays = to_record({"weight": torch.ones(2)})
+    save_checkpoint(tmp_path, Checkpoint(1, arrays, RecordDict({"previous": arrays}), {}))
+    assert to_tensors(loaded(tmp_path).strategy["previous"])["weight"].tolist() == [1, 1]
+
+
+def test_a_list_of_bytes_comes_back(tmp_path: Path) -> None:
+    state = RecordDict({"config": ConfigRecord({"keys": [b"\x00", b"\xff"]})})
+    save_checkpoint(tmp_path, Checkpoint(1, ArrayRecord(), state, {}))
+    assert loaded(tmp_path).strategy["config"]["keys"] == [b"\x00", b"\xff"]
+
+
+def test_the_name_of_a_record_may_hold_the_separator(tmp_path: Path) -> None:
+    state = RecordDict({"a|b": to_record({"weight": torch.ones(1)})})
+    save_checkpoint(tmp_path, Checkpoint(1, ArrayRecord(), state, {}))
+    assert list(loaded(tmp_path).strategy["a|b"]) == ["weight"]

@@ -1,0 +1,54 @@
+"""Run directories are read back as tables, in the order a person would list them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fedsim.core.errors import UserError
+from fedsim.output.results import find_runs, read_result, read_table
+
+MakeRun = Callable[..., Path]
+
+
+def test_a_run_is_read_back(tmp_path: Path, make_run: MakeRun) -> None:
+    run_dir = make_run(tmp_path / "run", accuracy={"plain": 0.8, "font": 0.6}, global_accuracy=0.5)
+    result = read_result(run_dir)
+    assert result.run_dir == run_dir
+    assert result.summary["final"]["client_accuracy_mean"] == pytest.approx(0.7)
+    assert result.rounds["round"].tolist() == [0, 1, 2]
+    assert result.rounds["client_accuracy_mean"].isna().tolist() == [False, True, False]
+    assert result.clients.groupby("domain")["accuracy"].max().to_dict() == {"plain": 0.8, "font": 0.6}
+
+
+def test_runs_are_found_at_any_depth_and_counted_as_people_count(tmp_path: Path, make_run: MakeRun) -> None:
+    for name in ("sweep/10", "sweep/9", "sweep/1", "sweep/1/again", "other"):
+        make_run(tmp_path / name, accuracy={"plain": 0.5})
+    (tmp_path / "sweep" / "2").mkdir()  # a run that was stopped before its first round
+    (tmp_path / "sweep" / "2" / "config.yaml").write_text("rounds: 1\n")
+    found = find_runs([tmp_path / "sweep", tmp_path / "other"])
+    names = [str(run.run_dir.relative_to(tmp_path)) for run in found]
+    assert sorted(names) == ["other", "sweep/1", "sweep/1/again", "sweep/10", "sweep/9"]
+    assert [name for name in names if "again" not in name] == ["sweep/1", "sweep/9", "sweep/10", "other"]
+
+
+@pytest.mark.parametrize("name", ["empty", "missing"])
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, make_run: MakeRun, name: str) -> None:
+    make_run(tmp_path / "run", accuracy={"plain": 0.5})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=rf"/{name} holds no run: choose a directory with a summary.json"):
+        find_runs([tmp_path / "run", tmp_path / name])
+
+
+def test_names_are_read_as_they_stand_and_numbers_as_numbers(tmp_path: Path) -> None:
+    names = ["NA", "nan", "null", "007", "1e5", "true", "inf", ""]
+    lines = [f"{number},{name},{name},{0.1 * number!r}\r\n" for number, name in enumerate(names)]
+    path = tmp_path / "table.csv"
+    path.write_text(
+        "round,domain,class,accuracy\r\n" + "".join(lines) + "8,plain,cat,\r\n9,plain,cat,nan\r\n", newline=""
+    )
+    table = read_table(path)
+    assert table["domain"].tolist() == [*names, "plain", "plain"]
+    assert table["class"].tolist() == [*names, "cat", "cat"]
+    assert table["accuracy"].tolist()[:8] == [0.1 * number for number in range(8)]
+    assert table["accuracy"].isna().tolist() == [False] * 8 + [True] * 2

@@ -1,0 +1,396 @@
+"""Replies that must not reach an average or a table, and a run that goes on without them."""
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from safetensors.torch import load_file
+
+from datasets.build import build_federation
+from fedsim.client.host import ClientAppFactory
+from fedsim.config.settings import Settings
+from fedsim.core.errors import RoundFailed
+from fedsim.engines.grid import WrappedGrid
+from fedsim.engines.inline import InlineGrid
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.compression import compress
+from fedsim.messages.schema import (
+    ARRAYS,
+    CONFIG,
+    EVALUATE,
+    EVALUATE_GLOBAL,
+    EVALUATE_PARTS,
+    EVALUATION,
+    GRADIENTS,
+    GROW,
+    METRICS,
+    PART,
+    PLACES,
+    QUERY_BN_STATISTICS,
+    QUERY_CANDIDATE_LOSS,
+    ROUND,
+    SQUARES,
+    TRAIN,
+    VALUES,
+    arrays_of,
+)
+from fedsim.output.progress import Reporter
+from fedsim.output.results import Result
+from fedsim.server.reply_checks import Vetting
+from fedsim.server.simulation import prepare, run
+
+SENT = {"head.weight": torch.tensor([[0.5, -2.0]]), "seen": torch.tensor(3)}
+IMAGES, TESTS = 40, 20
+GOOD = {"num-examples": IMAGES, "loss": 0.5}
+TESTED = {"num-examples": TESTS, "correct": 7, "loss": 2.0}
+Content = dict[str, ArrayRecord | MetricRecord | ConfigRecord]
+
+
+@pytest.fixture
+def vetting(small_settings: Callable[..., Settings]) -> Vetting:
+    InlineGrid(lambda device: None, 2, [torch.device("cpu")])  # type: ignore[arg-type,return-value]  # sets the sender
+    return Vetting(build_federation(small_settings()), SENT, update_limit=1000.0)
+
+
+def fault(vetting: Vetting, content: Content, type_: str = TRAIN, **config: object) -> str | None:
+    asked = ConfigRecord({ROUND: 4, **config})  # type: ignore[arg-type]
+    message = Message(RecordDict({CONFIG: asked, ARRAYS: to_record(SENT)}), 1, type_)
+    reply = vetting.vetted(message, Message(RecordDict(content), reply_to=message))
+    return None if reply.has_content() else reply.error.reason
+
+
+def trained(changed: dict[str, torch.Tensor] | None = None, **more: object) -> Content:
+    """A good answer to training, with these changes."""
+    content: Content = {
+        METRICS: MetricRecord(GOOD),
+        ARRAYS: to_record(SENT if changed is None else {**SENT, **changed}),
+        CONFIG: ConfigRecord({ROUND: 4}),
+    }
+    return {**content, **more}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({}, None),
+        ({"personal": to_record({"head.weight": torch.ones(1, 2)}), "trained": ConfigRecord({ROUND: 3})}, None),
+        (
+            {"personal": to_record({"head.weight": torch.ones(2, 1)})},
+            r"it sent head\.weight as float32 \(2, 1\), which is",
+        ),
+        ({"personal": to_record({"head.weight": torch.ones(1, 2).double()})}, r"it sent head\.weight as float64"),
+        (
+            {"personal": to_record({"head.weight": torch.tensor([[1, torch.nan]])})},
+            r"numbers in head\.weight that are not",
+        ),
+        ({"personal": to_record({"tail": torch.ones(1)})}, r"it sent 'tail', which the model does not have"),
+        (
+            {"personal": ArrayRecord({"head.weight": Array("float32", (1, 2), "npy", b"no")})},
+            r"it sent what cannot be read",
+        ),
+        ({"trained": ConfigRecord({ROUND: "soon"})}, r"it says that it has trained in round 'soon'"),
+    ],
+)
+def test_what_a_client_tells_of_its_own_part_is_vetted(vetting: Vetting, told: Content, words: str | None) -> None:
+    found = vetting.state_fault(RecordDict(told))
+    assert (found is None) if words is None else re.search(words, found or "")
+
+
+class OfTheirOwn(WrappedGrid):
+    """Devices tell their personal part, and one of them nonsense."""
+
+    def passed(self, message: Message, reply: Message) -> Message:
+        return reply
+
+    def client_states(self) -> dict[int, RecordDict] | None:
+        states = super().client_states()
+        assert states is not None
+        return {**states, 2: RecordDict({"personal": to_record({"features.1.weight": torch.ones(3)})})}
+
+
+class Said(Reporter):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_a_device_whose_own_part_is_nonsense_ends_no_run(
+    small_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    prepared = prepare(small_settings("strategy=fedbn", "rounds=1"))
+    grid = OfTheirOwn(InlineGrid(ClientAppFactory(prepared.settings, prepared.federation), 6, prepared.devices))
+    said = Said()
+    result = run(prepared, tmp_path, said, grid)
+    words = "there is no global model for now: of client 2's own part, it sent features.1.weight as float32 (3,), which"
+    assert any(words in line for line in said.lines)
+    assert "client_accuracy_mean" in result.summary["final"]
+    assert "global_accuracy" not in result.summary["final"]
+    assert (tmp_path / "shared.safetensors").exists()
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_what_training_does_is_let_through(vetting: Vetting) -> None:
+    assert fault(vetting, trained({"head.weight": torch.tensor([[0.4, -2.1]]), "seen": torch.tensor(9)})) is None
+    assert fault(vetting, trained({"head.weight": torch.tensor([[2000.0, -2.0]])})) is None  # moved by 1999.5 of 2000
+    asked = {EVALUATE_PARTS: ["TEST"]}
+    assert fault(vetting, trained(**{EVALUATION + "TEST": MetricRecord(TESTED)}), **asked) is None
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"head.weight": torch.tensor([[0.5, float("nan")]])}, "numbers in head.weight that are not finite"),
+        ({"head.weight": torch.tensor([[0.5, -float("inf")]])}, "numbers in head.weight that are not finite"),
+        ({"head.weight": torch.tensor([0.5])}, r"head.weight as float32 \(1,\), which is float32 \(1, 2\)"),
+        ({"head.weight": SENT["head.weight"].double()}, r"as float64 \(1, 2\), which is float32 \(1, 2\)"),
+        ({"v": SENT["head.weight"]}, r"other entries than it was sent \(v\)"),
+        ({"head.weight": torch.tensor([[0.5e6, -2.0]])}, "head.weight by 5e\\+05, where update_limit=1000 allows 2e"),
+        ({"seen": torch.tensor(2**63 - 1)}, "moved a number in seen"),
+        ({"seen": torch.tensor(2)}, "moved a number in seen"),
+    ],
+)
+def test_wrong_arrays_are_refused(vetting: Vetting, arrays: dict[str, torch.Tensor], words: str) -> None:
+    found = fault(vetting, trained(arrays))
+    assert found is not None
+    assert re.search(words, found), found
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({CONFIG: ConfigRecord({ROUND: 3})}, "answered for round 3 in round 4"),
+        ({CONFIG: ConfigRecord()}, "answered for round None in round 4"),
+        ({METRICS: MetricRecord({**GOOD, "num-examples": 41})}, "says that it has 41 images, which are 40"),
+        ({METRICS: MetricRecord({**GOOD, "num-examples": 1e308})}, "says that it has 1e+308 images"),
+        ({METRICS: MetricRecord({**GOOD, "num-examples": float("nan")})}, "says that it has nan images"),
+        ({METRICS: MetricRecord({"loss": 0.5})}, "it sent no num-examples"),
+        ({METRICS: MetricRecord({**GOOD, "loss": float("nan")})}, "its loss is not finite"),
+        ({METRICS: MetricRecord({**GOOD, "loss": [0.5, 0.5]})}, "it sent no loss"),
+        ({METRICS: ConfigRecord()}, "it sent no metrics"),
+        ({"more": MetricRecord({"a": 1})}, "a record called 'more', which nobody asked for"),
+        ({EVALUATION + "TEST": MetricRecord(TESTED)}, "a record called 'evaluation-TEST', which nobody asked for"),
+        ({SQUARES: to_record({"head": SENT["head.weight"]})}, "squared gradients that nobody asked for"),
+        ({GRADIENTS: to_record({"head/places": torch.tensor([0])})}, "gradients of other layers than it was asked"),
+    ],
+)
+def test_wrong_words_are_refused(vetting: Vetting, more: Content, words: str) -> None:
+    assert words in str(fault(vetting, trained(**more)))
+
+
+def test_bytes_that_are_no_array_do_not_end_the_run(vetting: Vetting) -> None:
+    record = ArrayRecord()
+    record["head.weight"] = Array("float32", (1, 2), "numpy.ndarray", b"garbage")
+    record["seen"] = to_record(SENT)["seen"]
+    assert "it sent what cannot be read (ValueError" in str(fault(vetting, trained(**{ARRAYS: record})))
+
+
+def test_the_order_of_records_hides_nothing(vetting: Vetting) -> None:
+    """A good evaluation before bad metrics is not taken for them."""
+    bad = MetricRecord({**GOOD, "num-examples": float("nan")})
+    content = {EVALUATION + "TEST": MetricRecord(TESTED), **trained(**{METRICS: bad})}
+    assert "nan images" in str(fault(vetting, content, **{EVALUATE_PARTS: ["TEST"]}))
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({**TESTED, "num-examples": 0}, "tested on 0 images"),
+        ({**TESTED, "num-examples": 21}, "tested on 21 images"),
+        ({**TESTED, "correct": 5000}, "5000 of 20 images are right"),
+        ({**TESTED, "masked-correct": -1, "masked-loss": 1.0}, "-1 of 20 images are right"),
+        ({**TESTED, "loss": float("inf")}, "no loss that is a finite number"),
+        ({"num-examples": TESTS, "loss": 1.0}, "no loss that is a finite number"),
+        ({**TESTED, "correct-by-class": [1, 2]}, "its correct-by-class is not of the form"),
+        ({**TESTED, "correct": [1]}, "its correct is not of the form"),
+    ],
+)
+def test_evaluations_that_cannot_be_are_refused(
+    vetting: Vetting, told: dict[str, float | list[int]], words: str
+) -> None:
+    assert words in str(fault(vetting, {METRICS: MetricRecord(told)}, EVALUATE, **{PART: "TEST"}))
+    folded = trained(**{EVALUATION + "TEST": MetricRecord(told)})
+    assert words in str(fault(vetting, folded, **{EVALUATE_PARTS: ["TEST"]}))
+    assert "sent no evaluation-TEST" in str(fault(vetting, trained(), **{EVALUATE_PARTS: ["TEST"]}))
+
+
+def test_a_loss_may_be_infinite_where_a_class_is_masked(vetting: Vetting) -> None:
+    told = MetricRecord({**TESTED, "masked-correct": 3, "masked-loss": float("inf")})
+    assert fault(vetting, {METRICS: told}, EVALUATE, **{PART: "TEST"}) is None
+
+
+def test_the_global_model_is_counted_by_class(vetting: Vetting) -> None:
+    right = {"correct-by-class": [1] * 10, "examples-by-class": [2] * 10}
+    assert fault(vetting, {METRICS: MetricRecord({**TESTED, **right})}, EVALUATE_GLOBAL) is None
+    wrong = {"correct-by-class": [1] * 9, "examples-by-class": [2] * 10}
+    assert "not counts of 10 classes" in str(
+        fault(vetting, {METRICS: MetricRecord({**TESTED, **wrong})}, EVALUATE_GLOBAL)
+    )
+
+
+@pytest.mark.parametrize(
+    ("places", "values", "words"),
+    [
+        ([1], [0.5], None),
+        ([], [], None),
+        ([2], [0.5], "the gradient of a weight that head does not have"),
+        ([-1], [0.5], "the gradient of a weight that head does not have"),
+        ([0, 1], [0.5, 0.5], "in another form than it was asked for"),
+        ([0], [0.5, 0.5], "in another form than it was asked for"),
+        ([0], [float("nan")], "not finite"),
+    ],
+)
+def test_gradients_are_of_weights_that_there_are(
+    vetting: Vetting, places: list[int], values: list[float], words: str | None
+) -> None:
+    told = {f"head{PLACES}": torch.tensor(places, dtype=torch.int64), f"head{VALUES}": torch.tensor(values)}
+    found = fault(vetting, trained(**{GRADIENTS: to_record(told)}), **{GROW + "head": 1})
+    assert found is None if words is None else words in str(found)
+
+
+def test_answers_before_training_are_looked_at_too(vetting: Vetting) -> None:
+    def told(weight: torch.Tensor, images: float = 4) -> str | None:
+        content: Content = {METRICS: MetricRecord({"num-examples": images}), ARRAYS: to_record({"head.weight": weight})}
+        return fault(vetting, content, QUERY_BN_STATISTICS)
+
+    assert told(torch.ones(1, 2)) is None
+    assert "not finite" in str(told(torch.full((1, 2), float("nan"))))
+    assert "sent head.weight as" in str(told(torch.ones(3)))
+    assert "asked 41 images" in str(told(torch.ones(1, 2), 41))
+    assert "cannot be read (KeyError" in str(
+        fault(
+            vetting,
+            {METRICS: MetricRecord({"num-examples": 4}), ARRAYS: to_record({"nothing": torch.ones(1)})},
+            QUERY_BN_STATISTICS,
+        )
+    )
+
+
+def test_a_compressed_reply_is_vetted_as_what_it_stands_for(small_settings: Callable[..., Settings]) -> None:
+    InlineGrid(lambda device: None, 2, [torch.device("cpu")])  # type: ignore[arg-type,return-value]
+    vetting = Vetting(build_federation(small_settings()), SENT, 1000.0, "int8")
+    near = {**SENT, "head.weight": torch.tensor([[0.6, -2.0]])}
+    assert fault(vetting, trained(**{ARRAYS: to_record(compress("int8", SENT, near, RecordDict()))})) is None
+    nan = {**SENT, "head.weight": torch.tensor([[float("nan"), -2.0]])}
+    assert "not finite" in str(
+        fault(vetting, trained(**{ARRAYS: to_record(compress("int8", SENT, nan, RecordDict()))}))
+    )
+    assert "which compression=int8 needs" in str(fault(vetting, trained()))
+
+
+class Tampering(InlineGrid):
+    """Between the clients and the server something happens to the replies of client 2 in round 1."""
+
+    def __init__(self, *args: object, tamper: Callable[[Message], None]) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self.tamper = tamper
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        for each in super().send_and_receive(messages, timeout=timeout):
+            training = CONFIG in each.content and ROUND in each.content[CONFIG] if each.has_content() else False
+            if training and each.metadata.src_node_id == 2 and each.content[CONFIG][ROUND] == 1:
+                self.tamper(each)
+            yield each
+
+
+def change(name: str, edit: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Message], None]:
+    def tamper(message: Message) -> None:
+        tensors = to_tensors(arrays_of(message))
+        message.content[ARRAYS] = to_record({**tensors, name: edit(tensors[name].clone())})
+
+    return tamper
+
+
+def old_round(message: Message) -> None:
+    message.content[CONFIG] = ConfigRecord({ROUND: 0})
+
+
+HARMS = {
+    "nan": (change("features.0.weight", lambda weight: weight * float("nan")), "not finite"),
+    "shape": (change("features.0.weight", lambda weight: weight[:1]), "sent features.0.weight as"),
+    "million": (change("features.0.weight", lambda weight: weight * 1e6), "moved a number in features.0.weight"),
+    "old": (old_round, "answered for round 0"),
+}
+
+
+def tampered(settings: Settings, run_dir: Path, tamper: Callable[[Message], None] = lambda message: None) -> Result:
+    prepared = prepare(settings)
+    factory = ClientAppFactory(settings, prepared.federation)
+    clients = len(prepared.federation.clients)
+    return run(prepared, run_dir, Reporter(), Tampering(factory, clients, prepared.devices, tamper=tamper))
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_the_round_completes_with_the_others_and_names_the_offender(
+    small_settings: Callable[..., Settings], tmp_path: Path, harm: str
+) -> None:
+    tamper, words = HARMS[harm]
+    settings = small_settings("strategy=fedavg", "min_fraction_success=0.5")
+    result = tampered(settings, tmp_path / "run", tamper)
+    with (tmp_path / "run" / "clients.csv").open() as file:
+        faults = [row for row in csv.DictReader(file) if row["fault"]]
+    assert [(row["round"], row["client"], row["split"], row["domain"]) for row in faults] == [
+        ("1", "2", "train", result.clients["domain"][2])
+    ]
+    assert words in faults[0]["fault"]
+    assert result.rounds["global_loss"].notna().all()
+    assert result.rounds["global_loss"].iloc[-1] < 10  # a million times too large a weight would show
+
+
+class Refusing(InlineGrid):
+    """Client 2 answers no question that a method has before it trains."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        messages = list(messages)
+        for message, reply in zip(messages, super().send_and_receive(messages, timeout=timeout), strict=True):
+            refuses = message.metadata.message_type.startswith("query.") and message.metadata.dst_node_id == 2
+            yield Message(Error(0, "no time\nand details"), reply_to=message) if refuses else reply
+
+
+def test_who_does_not_answer_before_training_stands_in_the_table(
+    small_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    prepared = prepare(small_settings("strategy=fedtiny", "strategy.candidates=3", "rounds=1"))
+    grid = Refusing(ClientAppFactory(prepared.settings, prepared.federation), 6, prepared.devices)
+    run(prepared, tmp_path, Reporter(), grid)
+    with (tmp_path / "clients.csv").open() as file:
+        faults = [row for row in csv.DictReader(file) if row["fault"]]
+    assert [(row["round"], row["client"], row["split"], row["fault"]) for row in faults] == [
+        ("1", "2", QUERY_BN_STATISTICS, "no time"),
+        ("1", "2", QUERY_CANDIDATE_LOSS, "no time"),
+    ]
+
+
+def test_unless_that_leaves_too_few(small_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    with pytest.raises(RoundFailed, match=r"client 2 failed in round 1: it sent numbers in features.0.weight that"):
+        tampered(small_settings("strategy=fedavg"), tmp_path / "run", HARMS["nan"][0])
+
+
+def test_the_average_is_that_of_the_others(small_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    """After one round the model is what the other five clients' replies average to, computed here."""
+    settings = small_settings("strategy=fedavg", "rounds=1", "min_fraction_success=0.5")
+    seen: dict[int, tuple[float, dict[str, torch.Tensor]]] = {}
+
+    class Watching(Tampering):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+            for each in super().send_and_receive(messages, timeout=timeout):
+                if ARRAYS in each.content and ROUND in each.content.config_records.get(CONFIG, {}):
+                    weight = float(each.content[METRICS]["num-examples"])  # type: ignore[arg-type]
+                    seen[each.metadata.src_node_id] = (weight, to_tensors(arrays_of(each)))
+                yield each
+
+    prepared = prepare(settings)
+    grid = Watching(ClientAppFactory(settings, prepared.federation), 6, prepared.devices, tamper=HARMS["nan"][0])
+    run(prepared, tmp_path / "run", Reporter(), grid)
+    model = load_file(tmp_path / "run" / "model.safetensors")
+    others = [pair for client, pair in seen.items() if client != 2]
+    assert len(others) == 5
+    for name, tensor in model.items():
+        if tensor.is_floating_point():
+            expected = sum(weight * tensors[name].double() for weight, tensors in others) / sum(w for w, _ in others)
+            torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-7)
