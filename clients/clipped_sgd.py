@@ -5,7 +5,8 @@ from torch import nn
 from clients.adaptive_clipping import all_but_last_linear, clip_adaptively, transposed_weights
 from clients.local_sgd import LocalSGD
 from fedsim.core.errors import UserError
-from fedsim.methods.interfaces import LocalTraining
+from fedsim.methods.interfaces import TrainingContext
+from fedsim.methods.training import LocalTraining
 
 
 class ClippedSGD(LocalSGD):
@@ -23,7 +24,8 @@ class ClippedSGD(LocalSGD):
         self.clip = clip
         self.clip_classifier = clip_classifier
 
-    def before_step(self, model: nn.Module) -> None:
+    def before_step(self, model: nn.Module, context: TrainingContext) -> None:
+        """Clip the gradients."""
         if self.clip is not None:
             clipped = list(model.parameters()) if self.clip_classifier else all_but_last_linear(model)
             clip_adaptively(clipped, self.clip, transposed_weights(model))

@@ -4,13 +4,13 @@ import torch
 from torch import nn
 
 from clients.masked_sgd import MaskedSGD
-from datasets.examples import Examples
 from fedsim.core.errors import UserError
 from fedsim.messages.arrays import to_record
-from fedsim.messages.schema import MASKS, REPLACE, counts_of
-from fedsim.methods.interfaces import LocalTraining, Turn
+from fedsim.methods.interfaces import TrainingContext
 from fedsim.methods.sparse.adjustment import with_places, without_smallest
 from fedsim.methods.sparse.masks import encode, entry
+from fedsim.methods.sparse.records import MASKS, REPLACE, counts_of
+from fedsim.methods.training import LocalTraining
 
 
 class FedDST(MaskedSGD):
@@ -28,40 +28,38 @@ class FedDST(MaskedSGD):
         if not 0 <= adjust_after <= 1:
             raise UserError(f"strategy.adjust_after={adjust_after} is not possible: choose a number from 0 to 1.")
         self.adjust_after = adjust_after
-        self._due: tuple[int, Examples, Turn] | None = None
-        """After how many more steps there is something to replace, and with what"""
 
-    def fit(self, model: nn.Module, data: Examples, turn: Turn, epochs: int) -> dict[str, float]:
-        counts, self._due = counts_of(turn.config, REPLACE), None
-        if not counts:
-            return super().fit(model, data, turn, epochs)
-        steps = epochs * len(self.batches(len(data), torch.Generator()))
-        self._due = int(self.adjust_after * steps), data, turn
-        if self._due[0] == 0:
-            model.train()
-            self._replace(model, data, turn)
-        metrics = super().fit(model, data, turn, epochs)
-        turn.reply[MASKS] = to_record(encode({layer: self.masks[layer] for layer in counts}))
-        return metrics
+    def begin(self, model: nn.Module, context: TrainingContext) -> None:
+        """Replace weights before the first step, if it is due then."""
+        super().begin(model, context)
+        if int(self.adjust_after * context.steps) == 0:
+            self._replace(model, context)
 
-    def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        if self._due is not None:
-            steps, data, turn = self._due
-            self._due = steps - 1, data, turn
-            if steps == 1:
-                self._replace(model, data, turn, optimizer)
+    def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer, context: TrainingContext) -> None:
+        """Replace weights once the share of the steps is done."""
+        if context.step == int(self.adjust_after * context.steps):
+            self._replace(model, context, optimizer)
+
+    def end(self, model: nn.Module, context: TrainingContext) -> None:
+        """Send the masks of the layers that were adjusted."""
+        super().end(model, context)
+        counts = counts_of(context.config, REPLACE)
+        if counts:
+            masks = context.scratch[MASKS]
+            context.reply[MASKS] = to_record(encode({layer: masks[layer] for layer in counts}))
 
     def _replace(
-        self, model: nn.Module, data: Examples, turn: Turn, optimizer: torch.optim.Optimizer | None = None
+        self, model: nn.Module, context: TrainingContext, optimizer: torch.optim.Optimizer | None = None
     ) -> None:
-        self._due = None
-        counts = counts_of(turn.config, REPLACE)
+        counts, masks = counts_of(context.config, REPLACE), context.scratch[MASKS]
+        if not counts:
+            return
         weights = {layer: model.get_parameter(entry(layer)) for layer in counts}
         left = {
-            layer: without_smallest(weights[layer], self.masks[layer].to(weights[layer].device), count)
+            layer: without_smallest(weights[layer], masks[layer].to(weights[layer].device), count)
             for layer, count in counts.items()
         }
-        found = self.largest_of_a_batch(model, data, turn, left, counts)
+        found = self.largest_of_a_batch(model, context, left, counts)
         for layer, weight in weights.items():
             # Without what the optimizer knows of it, a weight without a gradient stays zero, and one that comes starts
             # like any other.
@@ -69,4 +67,4 @@ class FedDST(MaskedSGD):
             for tensor in (weight.detach(), *known):
                 if isinstance(tensor, torch.Tensor) and tensor.shape == weight.shape:
                     tensor.mul_(left[layer])
-            self.masks[layer] = with_places(left[layer], found[layer][0])
+            masks[layer] = with_places(left[layer], found[layer][0])

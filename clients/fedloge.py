@@ -6,16 +6,17 @@ from torch.nn import functional as F
 
 from clients.local_sgd import LocalSGD
 from clients.realignment import rescaled, with_lengths_of
-from datasets.examples import Examples
 from fedsim.core.errors import UserError
 from fedsim.heads import LocalGenericHeads, local_generic_heads
-from fedsim.methods.interfaces import PLAIN, LocalTraining, Turn
+from fedsim.methods.interfaces import PLAIN, ClientContext, TrainingContext
+from fedsim.methods.training import LocalTraining
 from fedsim.models.classifier import features_seen
 
 Linear = tuple[torch.Tensor, torch.Tensor]
 """weight (classes, features) and bias (classes,)"""
 REALIGNED = "realigned"
 AUXILIARY = "auxiliary"
+FEATURES = "features"
 
 
 class FedLoGe(LocalSGD):
@@ -38,20 +39,24 @@ class FedLoGe(LocalSGD):
             raise UserError(f"strategy.local_rule={local_rule} is not known: choose code or readme.")
         self.length, self.local_rule = length, local_rule
 
-    def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
-        heads = _heads_of(model)
-        with features_seen(heads.generic) as self.features:
-            return super().train(model, data, turn)
+    def passes(self, model: nn.Module, context: TrainingContext) -> dict[str, float]:
+        """Train while the features that the classifiers are given are seen."""
+        with features_seen(_heads_of(model).generic) as context.scratch[FEATURES]:
+            return super().passes(model, context)
 
-    def loss(self, model: nn.Module, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def loss(
+        self, model: nn.Module, logits: torch.Tensor, labels: torch.Tensor, context: TrainingContext
+    ) -> torch.Tensor:
+        """Return the sum of the three classifiers' losses."""
         heads = _heads_of(model)
-        features = self.features.pop().detach()
+        features = context.scratch[FEATURES].pop().detach()
         trained = (logits, heads.auxiliary(features), heads.personal(features))
         return torch.stack([F.cross_entropy(each, labels) for each in trained]).sum()
 
-    def predict(self, model: nn.Module, images: torch.Tensor, *, own: bool) -> dict[str, torch.Tensor]:
+    def predict(self, model: nn.Module, images: torch.Tensor, context: ClientContext) -> dict[str, torch.Tensor]:
+        """Return the logits of each predictor, from one pass through the network."""
         heads = _heads_of(model)
-        predictors = self._of_client(heads) if own else self._of_all(heads)
+        predictors = self._of_client(heads) if context.own else self._of_all(heads)
 
         def answer(features: torch.Tensor) -> torch.Tensor:
             return torch.stack([F.linear(features, weight, bias) for weight, bias in predictors.values()], dim=1)

@@ -6,9 +6,11 @@ import torch
 from torch import nn
 
 from clients.local_sgd import LocalSGD
-from datasets.examples import Examples
 from fedsim.core.errors import UserError
-from fedsim.methods.interfaces import LocalTraining, Turn
+from fedsim.methods.interfaces import TrainingContext
+from fedsim.methods.training import LocalTraining
+
+START = "start"
 
 
 class FedProx(LocalSGD):
@@ -24,13 +26,15 @@ class FedProx(LocalSGD):
         if not 0 <= mu < math.inf:
             raise UserError(f"strategy.mu={mu} is not possible: choose a number of at least 0.")
         self.mu = mu
-        self.start: list[tuple[nn.Parameter, torch.Tensor]] = []
 
-    def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
+    def begin(self, model: nn.Module, context: TrainingContext) -> None:
+        """Remember the parameters of the start."""
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.start = [(parameter, parameter.detach().clone()) for parameter in trained]
-        return super().train(model, data, turn)
+        context.scratch[START] = [(parameter, parameter.detach().clone()) for parameter in trained]
 
-    def loss(self, model: nn.Module, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        distance = torch.stack([(now - start).square().sum() for now, start in self.start]).sum()
-        return super().loss(model, logits, labels) + self.mu / 2 * distance
+    def loss(
+        self, model: nn.Module, logits: torch.Tensor, labels: torch.Tensor, context: TrainingContext
+    ) -> torch.Tensor:
+        """Return the loss with the proximal term."""
+        distance = torch.stack([(now - start).square().sum() for now, start in context.scratch[START]]).sum()
+        return super().loss(model, logits, labels, context) + self.mu / 2 * distance

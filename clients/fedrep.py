@@ -3,9 +3,9 @@
 from torch import nn
 
 from clients.local_sgd import LocalSGD
-from datasets.examples import Examples
 from fedsim.core.errors import UserError
-from fedsim.methods.interfaces import LocalTraining, Turn
+from fedsim.methods.interfaces import TrainingContext
+from fedsim.methods.training import LocalTraining
 from fedsim.models.classifier import classifier_of
 from fedsim.models.restored import buffers_restored, parameters_fixed
 
@@ -17,7 +17,7 @@ class FedRep(LocalSGD):
     Layers work as in training all the time, as in the official code, whose networks have no running statistics. Here
     the passes for the head leave those as they were: they belong to the body, which these passes do not train. The
     official code has every client train its head once more before the last test; here a client is evaluated with the
-    head of its last turn.
+    head of the last round in which it trained.
     """
 
     def __init__(self, training: LocalTraining, head_epochs: int) -> None:
@@ -26,10 +26,15 @@ class FedRep(LocalSGD):
             raise UserError(f"strategy.head_epochs={head_epochs} is not possible: choose a whole number of at least 1.")
         self.head_epochs = head_epochs
 
-    def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
+    def epochs(self) -> int:
+        """Return the passes for the head and for the body."""
+        return self.head_epochs + self.training.local_epochs
+
+    def passes(self, model: nn.Module, context: TrainingContext) -> dict[str, float]:
+        """Train the head, then the body."""
         head = list(classifier_of(model, "strategy=fedrep")[1].parameters())
         body = [parameter for parameter in model.parameters() if all(parameter is not each for each in head)]
         with parameters_fixed(body), buffers_restored(model):
-            self.fit(model, data, turn, self.head_epochs)
+            self.fit(model, context, self.head_epochs)
         with parameters_fixed(head):
-            return self.fit(model, data, turn, self.training.local_epochs)
+            return self.fit(model, context, self.training.local_epochs)

@@ -1,19 +1,24 @@
 """Plain local SGD: what every client does unless its method says otherwise.
 
-A method overrides the step that differs (``loss``, ``before_step``, ``train``, ``predict``) and inherits the rest.
-Loading the model, keeping the personal part and building the reply are the simulator's work
-(``fedsim/client/host.py``).
+A method overrides the hook that differs and inherits the rest. In the order of a round: ``unpack``, ``begin``, and for
+each step ``loss``, ``before_step``, ``after_step``; then ``end`` and ``pack``; ``predict`` when it is evaluated. One
+trainer serves all clients, so what belongs to one of them is in the context and never on ``self``. Loading the model,
+keeping the personal part and building the reply are the simulator's work (``fedsim/client/host.py``).
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from clients.optimizers import make_optimizer
-from datasets.examples import Examples, training_batches
-from fedsim.methods.interfaces import PLAIN, LocalTraining, Turn
+from datasets.examples import training_batches
+from fedsim.methods.interfaces import PLAIN, ClientContext, QueryHandler, TrainingContext
+from fedsim.methods.training import LocalTraining
+
+Tensors = Mapping[str, torch.Tensor]
 
 
 class LocalSGD:
@@ -22,30 +27,48 @@ class LocalSGD:
     Metrics: ``loss`` and ``accuracy``, means over the images, and ``num-examples`` (the images, not the passes).
     """
 
+    queries: Mapping[str, QueryHandler] = MappingProxyType({})
+    """How the queries that the method's server strategy declares are answered."""
+
     def __init__(self, training: LocalTraining) -> None:
         self.training = training
 
-    def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
-        return self.fit(model, data, turn, self.training.local_epochs)
+    def train(self, model: nn.Module, context: TrainingContext) -> dict[str, float]:
+        """Train in place and return the metrics."""
+        context.steps = self.epochs() * len(self.batches(len(context.data), torch.Generator()))
+        model.train()
+        self.begin(model, context)
+        metrics = self.passes(model, context)
+        self.end(model, context)
+        return metrics
 
-    def fit(self, model: nn.Module, data: Examples, turn: Turn, epochs: int) -> dict[str, float]:
-        """So many passes, with an optimizer of their own, over what needs a gradient; the metrics are theirs."""
+    def epochs(self) -> int:
+        """Return how often the images are passed over, in all parts of the training."""
+        return self.training.local_epochs
+
+    def passes(self, model: nn.Module, context: TrainingContext) -> dict[str, float]:
+        """Make the passes over the images and return the metrics."""
+        return self.fit(model, context, self.training.local_epochs)
+
+    def fit(self, model: nn.Module, context: TrainingContext, epochs: int) -> dict[str, float]:
+        """Make so many passes, with an optimizer of their own, over what needs a gradient; the metrics are theirs."""
         model.train()
         optimizer = make_optimizer(model.parameters(), self.training)
-        device = data.labels.device
+        data, device = context.data, context.data.labels.device
         # Sums stay on the device, so that a GPU is not made to wait for every batch.
         loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
         seen = 0
         for _ in range(epochs):
-            for indices in self.batches(len(data), turn.generator):
-                images, labels = data.batch(indices.to(device, non_blocking=True), turn.generator)
+            for indices in self.batches(len(data), context.generator):
+                images, labels = data.batch(indices.to(device, non_blocking=True), context.generator)
                 optimizer.zero_grad(set_to_none=True)
                 logits = model(images)
-                loss = self.loss(model, logits, labels)
+                loss = self.loss(model, logits, labels, context)
                 loss.backward()
-                self.before_step(model)
+                self.before_step(model, context)
                 optimizer.step()
-                self.after_step(model, optimizer)
+                context.step += 1
+                self.after_step(model, optimizer, context)
                 loss_sum += loss.detach() * len(labels)
                 correct += (logits.detach().argmax(1) == labels).sum()
                 seen += len(labels)
@@ -55,20 +78,32 @@ class LocalSGD:
         """Return the indices of one pass in random order, in the batches of ``training_batches``."""
         return training_batches(torch.randperm(examples, generator=generator), self.training.batch_size)
 
-    def loss(self, model: nn.Module, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def begin(self, model: nn.Module, context: TrainingContext) -> None:
+        """Prepare for the first step; the model is as the round starts with it."""
+
+    def loss(
+        self, model: nn.Module, logits: torch.Tensor, labels: torch.Tensor, context: TrainingContext
+    ) -> torch.Tensor:
+        """Return the loss of a batch: logits (N, classes), labels (N,)."""
         return F.cross_entropy(logits, labels)
 
-    def before_step(self, model: nn.Module) -> None:
-        """Between backward and the optimizer's step; the gradients stand in ``parameter.grad``."""
+    def before_step(self, model: nn.Module, context: TrainingContext) -> None:
+        """Change gradients, which stand in ``parameter.grad``, between backward and the optimizer's step."""
 
-    def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Once the optimizer has changed the weights."""
+    def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer, context: TrainingContext) -> None:
+        """Work on the weights, once the optimizer has changed them."""
 
-    def unpack(self, arrays: Mapping[str, torch.Tensor], model: nn.Module, turn: Turn) -> Mapping[str, torch.Tensor]:
+    def end(self, model: nn.Module, context: TrainingContext) -> None:
+        """Put into ``context.state`` and ``context.reply`` what the last step leaves; the model is trained."""
+
+    def unpack(self, arrays: Tensors, model: nn.Module, context: ClientContext) -> Tensors:
+        """Return the entries of the model that arrived, for training or evaluation."""
         return arrays
 
-    def pack(self, entries: Mapping[str, torch.Tensor], model: nn.Module, turn: Turn) -> Mapping[str, torch.Tensor]:
+    def pack(self, entries: Tensors, model: nn.Module, context: TrainingContext) -> Tensors:
+        """Return the form in which trained entries travel; the names stay."""
         return entries
 
-    def predict(self, model: nn.Module, images: torch.Tensor, *, own: bool) -> dict[str, torch.Tensor]:
+    def predict(self, model: nn.Module, images: torch.Tensor, context: ClientContext) -> dict[str, torch.Tensor]:
+        """Return logits (N, classes) by predictor."""
         return {PLAIN: model(images)}

@@ -13,7 +13,7 @@ from timm.optim.adamp import AdamP
 from timm.optim.sgdp import SGDP
 from torch import nn
 
-from fedsim.methods.interfaces import LocalTraining
+from fedsim.methods.training import LocalTraining
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], training: LocalTraining) -> torch.optim.Optimizer:

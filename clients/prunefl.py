@@ -5,14 +5,13 @@ from flwr.app import ArrayRecord, ConfigRecord
 from torch import nn
 
 from clients.masked_sgd import MaskedSGD
-from datasets.examples import Examples
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import ROUND, SQUARES, SQUARES_SINCE
-from fedsim.methods.interfaces import Turn
+from fedsim.messages.schema import ROUND
+from fedsim.methods.interfaces import TrainingContext
 from fedsim.methods.sparse.masks import entry
+from fedsim.methods.sparse.records import MASKS, SQUARES, SQUARES_SINCE
 
-KEPT_SINCE = "squares-since"
-"""The record of a client's state that says with which round the sums that it keeps begin."""
+SUMS = "gradient sums"
 
 
 class PruneFL(MaskedSGD):
@@ -25,35 +24,39 @@ class PruneFL(MaskedSGD):
     the server names belong to an adjustment that went by, and are dropped.
     """
 
-    _gradients: dict[str, torch.Tensor] | None = None
-    """Their sums over the steps of this round, if they are wanted"""
+    def begin(self, model: nn.Module, context: TrainingContext) -> None:
+        """Begin the sums over the steps of this round, if they are wanted."""
+        super().begin(model, context)
+        if _since(context):
+            context.scratch[SUMS] = {}
 
-    def train(self, model: nn.Module, data: Examples, turn: Turn) -> dict[str, float]:
-        since = int(str(turn.config.get(SQUARES_SINCE, 0)))
-        self._gradients = {} if since else None
-        metrics = super().train(model, data, turn)
-        if self._gradients is not None:
-            squares = {layer: total.square() for layer, total in self._gradients.items()}
-            self._gradients = None
-            self._keep(squares, ConfigRecord({ROUND: since}), turn)
-            if turn.config.get(SQUARES):
-                turn.reply[SQUARES] = turn.state.pop(SQUARES)
-        return metrics
-
-    def before_step(self, model: nn.Module) -> None:
-        """Before the gradients of weights that are not there are dropped."""
-        if self._gradients is not None:
-            for layer in self.masks:
+    def before_step(self, model: nn.Module, context: TrainingContext) -> None:
+        """Add up the gradients, before those of weights that are not there are dropped."""
+        if SUMS in context.scratch:
+            for layer in context.scratch[MASKS]:
                 weight = model.get_parameter(entry(layer))
-                total = self._gradients.setdefault(layer, torch.zeros_like(weight, requires_grad=False))
+                total = context.scratch[SUMS].setdefault(layer, torch.zeros_like(weight, requires_grad=False))
                 if weight.grad is not None:  # else the layer is used in no pass of this step
                     total += weight.grad
-        super().before_step(model)
+        super().before_step(model, context)
 
-    def _keep(self, squares: dict[str, torch.Tensor], since: ConfigRecord, turn: Turn) -> None:
-        """Adds this round's squares to those that the client has of the same period."""
-        known = turn.state.get(SQUARES)
-        if isinstance(known, ArrayRecord) and turn.state.get(KEPT_SINCE) == since:
+    def end(self, model: nn.Module, context: TrainingContext) -> None:
+        """Keep the squares of the sums, or send them."""
+        super().end(model, context)
+        if SUMS in context.scratch:
+            squares = {layer: total.square() for layer, total in context.scratch[SUMS].items()}
+            self._keep(squares, ConfigRecord({ROUND: _since(context)}), context)
+            if context.config.get(SQUARES):
+                context.reply[SQUARES] = context.state.pop(SQUARES)
+
+    def _keep(self, squares: dict[str, torch.Tensor], since: ConfigRecord, context: TrainingContext) -> None:
+        """Add this round's squares to those that the client has of the same period."""
+        known = context.state.get(SQUARES)
+        if isinstance(known, ArrayRecord) and context.state.get(SQUARES_SINCE) == since:
             before = to_tensors(known)
             squares = {layer: square + before[layer].to(square.device) for layer, square in squares.items()}
-        turn.state[SQUARES], turn.state[KEPT_SINCE] = to_record(squares), since
+        context.state[SQUARES], context.state[SQUARES_SINCE] = to_record(squares), since
+
+
+def _since(context: TrainingContext) -> int:
+    return int(str(context.config.get(SQUARES_SINCE, 0)))

@@ -1,6 +1,13 @@
 """FedAvg (McMahan et al., AISTATS 2017, arXiv 1602.05629): the server sends its model and averages what comes back.
 
-The other methods of this folder derive from it: most differ only in the part of the state that travels.
+The other methods of this folder derive from it, and override the step that differs. In the order of a round:
+
+* ``arrays_to_train``, ``round_records``, ``round_config``: what the cohort is sent;
+* ``broadcasts``: what each client is sent once;
+* ``reply_tensors`` and ``read_reply``: what is averaged of a reply, and what else it brings;
+* ``server_update``: the step from the model before to the average, for parameters alone;
+* ``after_aggregation``: what the method does with the new model;
+* ``arrays_to_evaluate``: what every client is sent to be evaluated.
 """
 
 import logging
@@ -14,15 +21,21 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
-from fedsim.aggregation import Aggregation, Mean
 from fedsim.core.errors import UserError
 from fedsim.core.seeding import draw_cohort
 from fedsim.cost import Workload
 from fedsim.messages.arrays import select, to_record, to_tensors
 from fedsim.messages.schema import ARRAYS, CONFIG, EVALUATE, NUM_EXAMPLES, ROUND, TRAIN, arrays_of, metrics_of, number
+from fedsim.methods.cached_broadcast import CachedBroadcast
+from fedsim.methods.reply_records import RecordCheck
 from fedsim.methods.state_split import entries_of, frozen_entries
+from fedsim.methods.training import ServerTraining
 
 log = logging.getLogger(__name__)
+
+WEIGHTINGS = ("examples", "uniform")
+Tensors = dict[str, torch.Tensor]
+ConfigValue = bool | int | float | str | list[str]
 
 
 class FedAvg(Strategy):
@@ -33,61 +46,55 @@ class FedAvg(Strategy):
     Parameters
     ----------
     model
-        The network, from which a method with a personal part learns the names of that part's entries. FedAvg itself has
-        none and can do without.
-    weighting
-        ``"examples"`` weighs a client by its ``num-examples`` (the paper), ``"uniform"`` weighs all alike (FedBN's
-        code).
-    fraction
-        Share of the clients in each round's cohort, in (0, 1]; halves of a client are rounded up, and at least one is
-        drawn.
-    seed
-        Decides the cohorts: round r draws the same clients whatever happened before. (In an app of your own, node ids
-        are Flower's and random; in this simulator they are partition ids, so cohorts repeat.)
-    aggregation
-        What takes the place of the average, such as ``fedsim.aggregation.Median()``; metrics are averaged all the same.
+        The network, from which a method learns the names of its entries. FedAvg itself can do without.
+    training
+        Weighting (``"examples"`` weighs a client by its ``num-examples``, as the paper does, ``"uniform"`` weighs all
+        the same), fraction, seed and aggregation. (In an app of your own, node ids are Flower's and random; in this
+        simulator they are partition ids, so cohorts repeat.)
     """
 
     personal_modules: ClassVar[tuple[type[nn.Module], ...]] = ()
     """The module types whose parameters and buffers never leave a client: the method's declared state split."""
-
-    masks: Mapping[str, torch.Tensor] = MappingProxyType({})
-    """Which weights are kept, by layer; a dense network has none."""
-
-    parts: Mapping[float, Mapping[str, torch.Tensor]] = MappingProxyType({})
-    """The same for devices that train less than the others, by their density."""
-
+    default_weighting: ClassVar[str] = "examples"
+    """What the method's paper or code has."""
+    uses_aggregation: ClassVar[bool] = True
+    """Whether ``ServerTraining.aggregation`` makes the new model."""
+    reply_records: Mapping[str, RecordCheck] = MappingProxyType({})
+    """The records that replies to training may have beside ``arrays`` and ``metrics``, each with its check."""
+    queries: Mapping[str, RecordCheck] = MappingProxyType({})
+    """What the method asks its clients before training, each with the check of the reply's arrays."""
     training_load: Workload = Workload()
     """What a round of training takes on a device: of a method that is more than plain training, what more there is."""
-
-    alike: bool = True
+    sends_one_model: bool = True
     """Whether all clients are sent the same model."""
-
-    asked_share: float = 0.0
+    queried_share: float = 0.0
     """The share of its training images that a client is asked about before it trains."""
 
-    def __init__(
-        self,
-        model: nn.Module | None = None,
-        *,
-        weighting: str = "examples",
-        fraction: float = 1.0,
-        seed: int = 0,
-        aggregation: Aggregation | None = None,
-    ) -> None:
-        if weighting not in ("examples", "uniform"):
-            raise UserError(f"strategy.weighting={weighting} is not known: choose examples or uniform.")
-        if not 0 < fraction <= 1:
-            raise UserError(f"fraction={fraction} is not possible: choose a number above 0 and at most 1.")
+    def __init__(self, model: nn.Module | None = None, training: ServerTraining | None = None) -> None:
+        training = ServerTraining() if training is None else training
+        weighting = self.default_weighting if training.weighting is None else training.weighting
+        if weighting not in WEIGHTINGS:
+            raise UserError(f"strategy.weighting={weighting} is not known: choose {' or '.join(WEIGHTINGS)}.")
+        if not 0 < training.fraction <= 1:
+            raise UserError(f"fraction={training.fraction} is not possible: choose a number above 0 and at most 1.")
         if self.personal_modules and model is None:
             raise ValueError(f"{type(self).__name__} needs the model to know which of its entries are personal")
         self.personal = frozenset(entries_of(model, self.personal_modules) if model is not None else ())
         self.frozen = frozen_entries(model) if model is not None else frozenset()
+        self.parameters = (
+            frozenset(dict(model.named_parameters(remove_duplicate=False)) if model is not None else ()) - self.frozen
+        )
+        """The entries of the model that are trained"""
         self.weighting = weighting
-        self.fraction = fraction
-        self.seed = seed
-        self.aggregation = aggregation if aggregation is not None else Mean()
-        self._sent = ArrayRecord()
+        self.fraction = training.fraction
+        self.seed = training.seed
+        self.aggregation = training.aggregation
+        self.broadcasts: list[CachedBroadcast] = []
+        """What each client is sent once"""
+        self.sent = ArrayRecord()
+        """What the cohort of this round was sent"""
+        self.num_successful = 0
+        """How many of the cohort have answered well"""
         if self.aggregation.noisy and weighting != "uniform":
             raise UserError(
                 f"strategy.weighting={weighting} lets a client weigh more than privacy.noise_multiplier is made for: "
@@ -95,58 +102,101 @@ class FedAvg(Strategy):
             )
 
     def keep_on_clients(self, entries: Iterable[str]) -> None:
-        """Makes further entries personal: those that the norm's policy keeps local."""
+        """Make further entries personal: those that the norm's policy keeps local."""
         self.personal |= frozenset(entries)
 
-    def shared(self, arrays: ArrayRecord) -> ArrayRecord:
-        """The part of the model that travels: what is neither personal nor frozen."""
+    def cohort(self, server_round: int, grid: Grid) -> list[int]:
+        """Return the clients of a round."""
+        return draw_cohort(list(grid.get_node_ids()), self.fraction, self.seed, server_round)
+
+    def arrays_to_train(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return the part of the model that travels: what is neither personal nor frozen."""
         return select(arrays, (name for name in arrays if name not in self.personal and name not in self.frozen))
 
-    def evaluated(self, arrays: ArrayRecord) -> ArrayRecord:
-        """What a client is sent to be evaluated: the same, unless a method has a reason to send more."""
-        return self.shared(arrays)
+    def arrays_to_evaluate(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return what a client is sent to be evaluated: the same, in the same form."""
+        return self.arrays_to_train(arrays)
+
+    def round_records(self, server_round: int) -> RecordDict:
+        """Return what the cohort is sent beside the model, for this round only."""
+        return RecordDict()
+
+    def round_config(self, server_round: int) -> Mapping[str, ConfigValue]:
+        """Return what the cohort is told beside that, under keys of the method's own."""
+        return {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        cohort = draw_cohort(list(grid.get_node_ids()), self.fraction, self.seed, server_round)
-        return self._messages(TRAIN, cohort, server_round, self.shared(arrays), config)
+        """Return the cohort's messages, which share one content."""
+        self.sent, clients = self.arrays_to_train(arrays), self.cohort(server_round, grid)
+        config = ConfigRecord({**config, **self.round_config(server_round)})
+        messages = self.messages(TRAIN, clients, server_round, self.sent, config, self.round_records(server_round))
+        for broadcast in self.broadcasts:
+            messages = broadcast.attach(messages)
+        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """What the aggregation makes of the replies' arrays, and the average of their metrics.
+        """Return the new model and the average of the replies' metrics; ``None`` twice if nobody has answered well.
 
-        Where that is an average, too, each reply is let go before the next is read.
+        Where the aggregation is an average, too, each reply is let go before the next is read.
         """
-        arrays, metrics = self.aggregation.start(server_round, to_tensors(self._sent)), _MetricAverage()
+        before = to_tensors(self.sent)
+        aggregate, metrics = self.aggregation.start(server_round, before), _MetricAverage()
+        self.num_successful = 0
         for reply in replies:
             if reply.has_error():
                 _name_failure(reply, server_round)
                 continue
-            reply_metrics = metrics_of(reply)
-            arrays.add(self.received(reply), self.weight(reply))
-            metrics.add(reply_metrics, number(reply_metrics, NUM_EXAMPLES))
-        if metrics.empty:
+            self.num_successful += 1
+            self.read_reply(reply)
+            aggregate.add(self.reply_tensors(reply), self.weight(reply))
+            metrics.add(metrics_of(reply), number(metrics_of(reply), NUM_EXAMPLES))
+        if not self.num_successful:
             return None, None
-        aggregated = to_record(arrays.result())
-        return aggregated, MetricRecord({**metrics.result(), **self.aggregation.metrics()})
+        aggregated = self._updated(server_round, before, aggregate.result())
+        arrays = to_record(self.after_aggregation(server_round, aggregated))
+        return arrays, MetricRecord({**metrics.result(), **self.aggregation.metrics()})
 
     def weight(self, reply: Message) -> float:
-        """How much a reply counts in whatever the method averages: its images, or as much as any other."""
+        """Return how much a reply counts in whatever the method averages: its images, or as much as any other."""
         return 1.0 if self.weighting == "uniform" else number(metrics_of(reply), NUM_EXAMPLES)
 
-    def received(self, reply: Message) -> dict[str, torch.Tensor]:
-        """What is aggregated of a reply."""
-        return to_tensors(self.shared(arrays_of(reply)))
+    def reply_tensors(self, reply: Message) -> Tensors:
+        """Return what is aggregated of a reply."""
+        return to_tensors(self.arrays_to_train(arrays_of(reply)))
+
+    def read_reply(self, reply: Message) -> None:
+        """Take from a good reply what it brings beside the model; a method that overrides this calls it, too."""
+        for broadcast in self.broadcasts:
+            broadcast.answered(reply.metadata.src_node_id)
+
+    def server_update(self, server_round: int, before: Tensors, average: Tensors) -> Tensors:
+        """Return the new values of the parameters that travel, given those that were sent and the average of replies.
+
+        Here a server optimizer has its place. It sees parameters only: statistics and counters are what the aggregation
+        makes of them, since a step could make a variance negative.
+        """
+        return average
+
+    def after_aggregation(self, server_round: int, arrays: Tensors) -> Tensors:
+        """Return the model that the server goes on with, given the aggregated and updated one."""
+        return arrays
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Every client is evaluated, not only the cohort."""
-        return self._messages(EVALUATE, sorted(grid.get_node_ids()), server_round, self.evaluated(arrays), config)
+        """Return messages to every client, not only to the cohort."""
+        clients = sorted(grid.get_node_ids())
+        messages = self.messages(EVALUATE, clients, server_round, self.arrays_to_evaluate(arrays), config)
+        for broadcast in self.broadcasts:
+            messages = broadcast.attach_to_all(messages)
+        return messages
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Return the average of the replies' metrics; only an app of one's own asks for it."""
         metrics = _MetricAverage()
         for reply in replies:
             if reply.has_error():
@@ -156,34 +206,57 @@ class FedAvg(Strategy):
         return None if metrics.empty else metrics.result()
 
     def workload(self, client: int) -> Workload:
+        """Return what a round of training took on that client's device."""
         return self.training_load
 
-    def planned(self, density: float | None = None) -> Sequence[Workload]:
+    def planned(self, size: float | None = None) -> Sequence[Workload]:
+        """Return what rounds will take, for a budget."""
         return [self.training_load]
 
     def state(self) -> RecordDict:
-        """What a checkpoint must hold beside the model: nothing, but for an aggregation that keeps something."""
-        return self.aggregation.state()
+        """Return what a checkpoint must hold beside the model: of the aggregation, and who holds what was sent once."""
+        states = [self.aggregation.state(), *(broadcast.state() for broadcast in self.broadcasts)]
+        return RecordDict({name: record for state in states for name, record in state.items()})
 
     def load_state(self, state: RecordDict) -> None:
-        """Takes back what ``state`` returned."""
+        """Take back what ``state`` returned."""
         self.aggregation.load_state(state)
+        for broadcast in self.broadcasts:
+            broadcast.load_state(state)
 
     def summary(self) -> None:
+        """Log the method's settings, as Flower asks for at the start of a run."""
         log.info(
             "%s: weighting %s, fraction %g, %d personal entries",
-            *(type(self).__name__, self.weighting, self.fraction, len(self.personal)),
+            type(self).__name__,
+            self.weighting,
+            self.fraction,
+            len(self.personal),
         )
 
-    def _messages(
-        self, type_: str, clients: list[int], server_round: int, sent: ArrayRecord, config: ConfigRecord
-    ) -> Iterable[Message]:
-        if type_ == TRAIN:
-            self._sent = sent
+    def messages(
+        self,
+        type_: str,
+        clients: Iterable[int],
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        records: RecordDict | None = None,
+    ) -> list[Message]:
+        """Return one message to each client; all share one content, which an engine packs once."""
         config = config.copy()
         config[ROUND] = server_round
-        content = RecordDict({ARRAYS: sent, CONFIG: config})  # one for all: an engine packs it once
+        content = RecordDict({ARRAYS: arrays, CONFIG: config, **(records or {})})
         return [Message(content, client, type_) for client in clients]
+
+    def _updated(self, server_round: int, before: Tensors, aggregated: Tensors) -> Tensors:
+        parameters = [name for name in aggregated if name in self.parameters and name in before]
+        updated = self.server_update(
+            server_round,
+            {name: before[name] for name in parameters},
+            {name: aggregated[name] for name in parameters},
+        )
+        return {**aggregated, **updated}
 
 
 class _MetricAverage:
@@ -206,5 +279,5 @@ class _MetricAverage:
 
 
 def _name_failure(reply: Message, server_round: int) -> None:
-    """Only in an app of your own: this simulator's loop deals with failures before they get here."""
+    """Log a failure in an app of one's own: this simulator's loop deals with failures before they get here."""
     log.warning("client %d failed in round %d: %s", reply.metadata.src_node_id, server_round, reply.error.reason)

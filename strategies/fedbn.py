@@ -3,8 +3,8 @@
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedsim.aggregation import Aggregation
 from fedsim.core.errors import UserError
+from fedsim.methods.training import ServerTraining
 
 from .fedavg import FedAvg
 
@@ -17,21 +17,15 @@ class FedBN(FedAvg):
 
     Weights are ``uniform`` by default, as in the official code (``client_weights = [1/K] * K``).
 
-    Errors: ``UserError`` if the model has no BatchNorm, because FedBN would then silently be FedAvg.
+    Raises:
+        UserError: If the model has no BatchNorm, because FedBN would then silently be FedAvg.
     """
 
     personal_modules = (_BatchNorm,)
+    default_weighting = "uniform"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        weighting: str = "uniform",
-        fraction: float = 1.0,
-        seed: int = 0,
-        aggregation: Aggregation | None = None,
-    ) -> None:
-        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed, aggregation=aggregation)
+    def __init__(self, model: nn.Module, training: ServerTraining | None = None) -> None:
+        super().__init__(model, training)
         if not self.personal:
             raise UserError(
                 "strategy=fedbn needs BatchNorm layers to keep on the clients, and this model has none: "

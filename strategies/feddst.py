@@ -1,23 +1,26 @@
 """FedDST (Bibikar et al., AAAI 2022, arXiv 2112.09824): clients look for weights, the server joins what they find."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message
-from flwr.serverapp import Grid
+from flwr.app import Message
 from torch import nn
 
-from fedsim.aggregation import Aggregation, Mean
+from fedsim.aggregation import Mean
 from fedsim.core.errors import UserError
 from fedsim.cost import Workload
 from fedsim.messages.arrays import to_tensors
-from fedsim.messages.schema import MASKS, REPLACE
+from fedsim.messages.schema import MOVED_ENTRIES
 from fedsim.methods.sparse.adjustment import Schedule
 from fedsim.methods.sparse.masks import apply, decode, entry, keep_largest, kept, unpack
+from fedsim.methods.sparse.records import MASKS, REPLACE, check_masks
+from fedsim.methods.training import ServerTraining
 
-from .levels import HELD, average_of_holders, with_holders
+from .fedavg import ConfigValue, Tensors
 from .pruned import Pruned
+from .submodels import HELD, average_of_holders, with_holders
 
 
 class FedDST(Pruned):
@@ -32,11 +35,13 @@ class FedDST(Pruned):
     Of each layer as many as before are kept, those of the largest absolute values, and are the next round's mask.
     """
 
+    reply_records = MappingProxyType({MASKS: check_masks})
+
     def __init__(
         self,
         model: nn.Module,
+        training: ServerTraining | None = None,
         *,
-        image_shape: tuple[int, int, int],
         density: float,
         dense: Sequence[str] = ("first",),
         criterion: str = "magnitude",
@@ -45,30 +50,21 @@ class FedDST(Pruned):
         stop_round: int = 100,
         rate: float = 0.01,
         pretrained: str | None = None,
-        client_densities: Mapping[int, float] | None = None,
-        weighting: str = "examples",
-        fraction: float = 1.0,
-        seed: int = 0,
-        aggregation: Aggregation | None = None,
     ) -> None:
+        if training is not None and training.client_sizes:
+            raise UserError(
+                "strategy=feddst has every device replace weights of the same network, and budget.classes gives some "
+                "a part of it: choose classes that afford as much, or another strategy."
+            )
         super().__init__(
             model,
-            image_shape=image_shape,
+            training,
             density=density,
             dense=dense,
             criterion=criterion,
             distribution=distribution,
             pretrained=pretrained,
-            weighting=weighting,
-            fraction=fraction,
-            seed=seed,
-            aggregation=aggregation,
         )
-        if client_densities:
-            raise UserError(
-                "strategy=feddst has every device replace weights of the same network, and budget.classes gives some "
-                "a part of it: choose classes that afford as much, or another strategy."
-            )
         if not isinstance(self.aggregation, Mean):
             raise UserError(
                 "strategy=feddst has clients send other weights of a layer each, which only an average can join: "
@@ -77,35 +73,42 @@ class FedDST(Pruned):
         self.schedule = Schedule(interval, stop_round, rate)
         self._replaced: dict[str, int] = {}
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        arrays = self.begun(arrays, server_round, grid)
+    def round_config(self, server_round: int) -> Mapping[str, ConfigValue]:
+        """Return how many weights each layer is to replace, in rounds that adjust."""
         self._replaced = self.schedule.counts(server_round, self.masks) if self.schedule.due(server_round) else {}
-        config = ConfigRecord({**config, **{f"{REPLACE}{layer}": count for layer, count in self._replaced.items()}})
-        return self.send(server_round, arrays, config, grid)
+        if not self._replaced:
+            return {}
+        counts = {f"{REPLACE}{layer}": count for layer, count in self._replaced.items()}
+        return {**counts, MOVED_ENTRIES: [entry(layer) for layer in self._replaced]}
 
-    def received(self, reply: Message) -> dict[str, torch.Tensor]:
-        packed = super().received(reply)
+    def reply_tensors(self, reply: Message) -> Tensors:
+        """Return, in a round that adjusts, all weights of the client's own masks and which of them it holds."""
+        packed = super().reply_tensors(reply)
         if not self._replaced:
             return packed
         masks = {**self.masks, **decode(to_tensors(reply.content.array_records[MASKS]), self.shapes)}
         return with_holders(unpack(masks, packed), masks)
 
-    def joined(self, average: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def after_aggregation(self, server_round: int, arrays: Tensors) -> Tensors:
+        """Return the model with the largest of the weights that clients hold, which are the next masks."""
         if not self._replaced:
-            return super().joined(average)
+            return super().after_aggregation(server_round, arrays)
         nothing = {entry(layer): torch.zeros(shape) for layer, shape in self.shapes.items()}
-        tensors = average_of_holders(average, nothing)
+        tensors = average_of_holders(arrays, nothing)
         # Of weights that are zero, those that nobody holds are left out first.
-        scores = {layer: tensors[entry(layer)].abs().where(average[f"{layer}{HELD}"] > 0, -1) for layer in self.masks}
+        scores = {layer: tensors[entry(layer)].abs().where(arrays[f"{layer}{HELD}"] > 0, -1) for layer in self.masks}
         self.set_masks(keep_largest(scores, kept(self.masks)), tensors)
         return apply(self.masks, tensors)
 
     def workload(self, client: int) -> Workload:
-        """In a round that adjusts, one more batch with dense gradients, of which the largest are collected."""
+        """Return it with, in a round that adjusts, one more batch with full gradients, whose largest are collected."""
         load = super().workload(client)
         if not self._replaced:
             return load
-        largest = sum(self._replaced.values())
-        return replace(load, dense_layers=tuple(self._replaced), dense_steps=1, top_k=largest, extra_steps=1)
+        return replace(
+            load,
+            full_gradient_layers=tuple(self._replaced),
+            full_gradient_steps=1,
+            top_k=sum(self._replaced.values()),
+            extra_steps=1,
+        )

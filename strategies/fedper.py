@@ -4,8 +4,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from fedsim.aggregation import Aggregation
 from fedsim.core.errors import UserError
+from fedsim.methods.training import ServerTraining
 from fedsim.models.classifier import classifier_of
 
 from .fedavg import FedAvg
@@ -17,21 +17,14 @@ class FedPer(FedAvg):
     Of the paper's personalization layers, of which there may be more, this is the classifier alone. All clients start
     with the same one, and train both parts together.
 
-    Raises: ``UserError`` if the model has no such layer, or it is frozen: nothing would be personal.
+    Raises:
+        UserError: If the model has no such layer, or it is frozen: nothing would be personal.
     """
 
     name: ClassVar[str] = "fedper"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        weighting: str = "examples",
-        fraction: float = 1.0,
-        seed: int = 0,
-        aggregation: Aggregation | None = None,
-    ) -> None:
-        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed, aggregation=aggregation)
+    def __init__(self, model: nn.Module, training: ServerTraining | None = None) -> None:
+        super().__init__(model, training)
         path, classifier = classifier_of(model, f"strategy={self.name}")
         if not any(parameter.requires_grad for parameter in classifier.parameters()):
             raise UserError(

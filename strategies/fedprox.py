@@ -9,4 +9,4 @@ class FedProx(FedAvg):
     """Averages as FedAvg does. What differs is the clients' loss (``clients/fedprox.py``), for which a device also
     keeps the model that it was sent."""
 
-    training_load = Workload(copies=1)
+    training_load = Workload(extra_vectors=1)

@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from fedsim.aggregation import Aggregation
 from fedsim.core.errors import UserError
 from fedsim.cost import Passes, Workload
+from fedsim.methods.training import ServerTraining
 
 from .fedper import FedPer
 
@@ -13,24 +13,16 @@ class FedRep(FedPer):
     """The body is averaged and every client keeps its classifier, as in FedPer.
 
     What differs is local training (``clients/fedrep.py``), in which ``head_epochs`` passes for the head alone come
-    first. Replies are weighted by examples, as in the official code; the paper's Algorithm 1 weighs all alike.
+    first. Replies are weighted by examples, as in the official code; the paper's Algorithm 1 weighs all the same.
 
-    Errors: ``UserError`` as FedPer, and if there is nothing to train in front of the classifier.
+    Raises:
+        UserError: As FedPer, and if there is nothing to train in front of the classifier.
     """
 
     name = "fedrep"
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        head_epochs: int = 10,
-        weighting: str = "examples",
-        fraction: float = 1.0,
-        seed: int = 0,
-        aggregation: Aggregation | None = None,
-    ) -> None:
-        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed, aggregation=aggregation)
+    def __init__(self, model: nn.Module, training: ServerTraining | None = None, *, head_epochs: int = 10) -> None:
+        super().__init__(model, training)
         if not any(each.requires_grad for name, each in model.named_parameters() if name not in self.personal):
             raise UserError(
                 "strategy=fedrep needs something to train in front of the classifier, and this network has nothing: "

@@ -1,42 +1,45 @@
 """FedTiny (Huang et al., ICDCS 2023, arXiv 2212.01977): pruning in the federation, by what devices can afford."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import nn
 
-from fedsim.aggregation import Aggregation, RunningAverage
+from fedsim.aggregation import RunningAverage
 from fedsim.aggregation.privacy import refuse_noise
 from fedsim.core.errors import UserError
-from fedsim.core.seeding import draw_cohort, torch_generator
-from fedsim.cost import Workload
+from fedsim.core.seeding import torch_generator
+from fedsim.cost import QueryPasses, Workload
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import (
-    ARRAYS,
-    CONFIG,
-    GRADIENTS,
-    GROW,
-    MASKS,
-    PLACES,
-    QUERY_BN_STATISTICS,
-    QUERY_CANDIDATE_LOSS,
-    SHARE,
-    VALUES,
-    arrays_of,
-    metrics_of,
-    number,
-)
+from fedsim.messages.schema import ARRAYS, CONFIG, arrays_of, metrics_of, number
+from fedsim.methods.queries import ask
+from fedsim.methods.reply_records import model_entries, no_arrays
 from fedsim.methods.sparse.adjustment import Schedule, blocks_of, replace_weights
 from fedsim.methods.sparse.candidates import candidate_pool
 from fedsim.methods.sparse.criteria import magnitude_masks
 from fedsim.methods.sparse.masks import Masks, densities, encode, entry, kept, pack
+from fedsim.methods.sparse.records import (
+    BN_STATISTICS,
+    CANDIDATE_LOSS,
+    GRADIENTS,
+    GROW,
+    MASKS,
+    PLACES,
+    SHARE,
+    VALUES,
+    check_largest_gradients,
+)
+from fedsim.methods.training import ServerTraining
 from fedsim.norms.own_statistics import has_statistics
 from fedsim.norms.statistics import statistics_entries
 
-from .pruned import Pruned, answers
+from .fedavg import ConfigValue, Tensors
+from .pruned import Pruned
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +58,14 @@ class FedTiny(Pruned):
     inactive weights of one block, and the server averages them as it averages weights, a missing one being zero.
     """
 
+    queries = MappingProxyType({BN_STATISTICS: model_entries, CANDIDATE_LOSS: no_arrays})
+    reply_records = MappingProxyType({GRADIENTS: check_largest_gradients})
+
     def __init__(
         self,
         model: nn.Module,
+        training: ServerTraining | None = None,
         *,
-        image_shape: tuple[int, int, int],
         density: float,
         dense: Sequence[str] = ("first",),
         candidates: int = 10,
@@ -69,38 +75,23 @@ class FedTiny(Pruned):
         rate: float = 0.3,
         blocks: int | Sequence[str] | None = None,
         pretrained: str | None = None,
-        client_densities: Mapping[int, float] | None = None,
-        weighting: str = "examples",
-        fraction: float = 1.0,
-        seed: int = 0,
-        aggregation: Aggregation | None = None,
     ) -> None:
-        super().__init__(
-            model,
-            image_shape=image_shape,
-            density=density,
-            dense=dense,
-            pretrained=pretrained,
-            client_densities=client_densities,
-            weighting=weighting,
-            fraction=fraction,
-            seed=seed,
-            aggregation=aggregation,
-        )
+        super().__init__(model, training, density=density, dense=dense, pretrained=pretrained)
         refuse_noise(self.aggregation, "strategy=fedtiny", "statistics, losses and gradients beside the model")
         if not 0 < selection_share <= 1:
             raise UserError(
                 f"strategy.selection_share={selection_share} is not possible: choose a number above 0 and at most 1."
             )
-        self.selection_share = self.asked_share = selection_share
-        self.candidates = candidate_pool(self.shapes, density, candidates, torch_generator(seed, "candidates"))
+        self.selection_share = self.queried_share = selection_share
+        self.candidates = candidate_pool(self.shapes, density, candidates, torch_generator(self.seed, "candidates"))
         self.schedule = Schedule(interval, stop_round, rate)
         self.blocks = blocks_of(list(self.shapes), blocks)
         self._grown: dict[str, int] = {}
-        self._selected: list[Masks] = []
+        self._gradient_sums: dict[str, torch.Tensor] = {}
+        self._tried: list[Masks] = []
 
-    def begin(self, arrays: dict[str, torch.Tensor], server_round: int, grid: Grid) -> dict[str, torch.Tensor]:
-        """The candidate of the smallest loss, with the statistics its cohort has under it."""
+    def first_model(self, arrays: Tensors, server_round: int, grid: Grid) -> Tensors:
+        """Take the candidate of the smallest loss; return the model with the statistics its cohort has under it."""
         weights = {layer: arrays[entry(layer)] for layer in self.shapes}
         names = [name for name in statistics_entries(self.model) if name not in self.personal]
         pool = [magnitude_masks(weights, counts) for counts in self.candidates]
@@ -111,47 +102,45 @@ class FedTiny(Pruned):
             log.info("running statistics do not travel here: each client evaluates candidates with its own")
         elif not names:
             log.warning("this network has no running statistics: candidates are selected by their losses alone")
-        cohort = draw_cohort(list(grid.get_node_ids()), self.fraction, self.seed, server_round)
-        tried = [self._try(masks, arrays, bool(names), cohort, grid) for masks in pool]
-        chosen = min(range(len(pool)), key=lambda number: tried[number][0])
+        cohort = self.cohort(server_round, grid)
+        results = [self._try(masks, arrays, cohort, grid, with_statistics=bool(names)) for masks in pool]
+        chosen = min(range(len(pool)), key=lambda number: results[number][0])
         log.info(
-            "candidate %d of %d was chosen, losses %s", chosen + 1, len(pool), [round(loss, 4) for loss, _ in tried]
+            "candidate %d of %d was chosen, losses %s", chosen + 1, len(pool), [round(loss, 4) for loss, _ in results]
         )
-        self._selected = pool
+        self._tried = pool
         self.set_masks(pool[chosen], arrays)
-        return {**arrays, **tried[chosen][1]}
+        return {**arrays, **results[chosen][1]}
 
     def _try(
-        self, masks: Masks, arrays: dict[str, torch.Tensor], with_statistics: bool, cohort: list[int], grid: Grid
-    ) -> tuple[float, dict[str, torch.Tensor]]:
-        """The cohort's loss with a candidate, and the averaged statistics it was computed with."""
+        self, masks: Masks, arrays: Tensors, cohort: list[int], grid: Grid, *, with_statistics: bool
+    ) -> tuple[float, Tensors]:
+        """Return the cohort's loss with a candidate, and the averaged statistics it was computed with."""
         config = ConfigRecord({SHARE: self.selection_share})
         contents = self._contents(masks, arrays, config, cohort)
-        statistics: dict[str, torch.Tensor] = {}
+        statistics: Tensors = {}
         if with_statistics:
             average = RunningAverage()
-            asked = [Message(content, client, QUERY_BN_STATISTICS) for client, content in contents.items()]
-            for reply in answers(asked, grid):
+            for reply in ask(grid, BN_STATISTICS, contents):
                 average.add(to_tensors(arrays_of(reply)), self.weight(reply))
             statistics = average.result()
             content = RecordDict({ARRAYS: to_record(statistics), CONFIG: config})  # the candidate is there already
             contents = dict.fromkeys(contents, content)
         total = weights = 0.0
-        asked = [Message(content, client, QUERY_CANDIDATE_LOSS) for client, content in contents.items()]
-        for reply in answers(asked, grid):
+        for reply in ask(grid, CANDIDATE_LOSS, contents):
             total += self.weight(reply) * number(metrics_of(reply), "loss")
             weights += self.weight(reply)
         return total / weights, statistics
 
     def _contents(
-        self, masks: Masks, arrays: dict[str, torch.Tensor], config: ConfigRecord, cohort: list[int]
+        self, masks: Masks, arrays: Tensors, config: ConfigRecord, cohort: list[int]
     ) -> dict[int, RecordDict]:
-        """What brings each client of the cohort its part of a candidate."""
-        shared = to_tensors(self.shared(to_record(arrays)))
+        """Return what brings each client of the cohort its submodel of a candidate, for this question only."""
+        shared = to_tensors(self.arrays_to_train(to_record(arrays)))
         weights = {layer: arrays[entry(layer)] for layer in masks}
         contents: dict[int, RecordDict] = {}
-        for level, clients in self.levels.groups(cohort):
-            part = level.part_of(masks, weights)
+        for submodel, clients in self.submodels.groups(cohort):
+            part = submodel.part_of(masks, weights)
             content = RecordDict(
                 {ARRAYS: to_record(pack(part, shared)), MASKS: to_record(encode(part)), CONFIG: config}
             )
@@ -161,56 +150,57 @@ class FedTiny(Pruned):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        self._grown, self._selected = {}, []
-        arrays = self.begun(arrays, server_round, grid)
+        """Return the cohort's messages; before the first of them a candidate is selected."""
+        self._tried = []
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def round_config(self, server_round: int) -> Mapping[str, ConfigValue]:
+        """Return of how many inactive weights of one block the gradients are asked for, in rounds that adjust."""
+        self._grown = {}
         if self.schedule.due(server_round):
             block = self.blocks[self.schedule.block(server_round, len(self.blocks))]
             self._grown = self.schedule.counts(server_round, {layer: self.masks[layer] for layer in block})
-        config = ConfigRecord({**config, **{f"{GROW}{layer}": count for layer, count in self._grown.items()}})
-        return self.send(server_round, arrays, config, grid)
+        self._gradient_sums = {
+            layer: torch.zeros(self.shapes[layer].numel(), dtype=torch.float64) for layer in self._grown
+        }
+        return {f"{GROW}{layer}": count for layer, count in self._grown.items()}
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        gradients = {layer: torch.zeros(self.shapes[layer].numel(), dtype=torch.float64) for layer in self._grown}
-        average, metrics = super().aggregate_train(server_round, self._summed(replies, gradients))
-        if average is not None and self._grown:
-            average = self._adjusted(average, gradients)
-        return average, metrics
+    def read_reply(self, reply: Message) -> None:
+        """Add up the gradients, each as much as its client's weights; only the order of the sums will matter."""
+        super().read_reply(reply)
+        if GRADIENTS in reply.content.array_records:
+            reported = to_tensors(reply.content.array_records[GRADIENTS])
+            for layer, total in self._gradient_sums.items():
+                places, values = (reported[f"{layer}{kind}"].cpu() for kind in (PLACES, VALUES))
+                total.index_add_(0, places.long(), self.weight(reply) * values.double())
 
-    def _adjusted(self, arrays: ArrayRecord, gradients: dict[str, torch.Tensor]) -> ArrayRecord:
-        tensors, masks = to_tensors(arrays), dict(self.masks)
+    def after_aggregation(self, server_round: int, arrays: Tensors) -> Tensors:
+        """Return the model in which, in rounds that adjust, weights have changed places."""
+        tensors, masks = super().after_aggregation(server_round, arrays), dict(self.masks)
+        if not self._grown:
+            return tensors
         for layer, count in self._grown.items():
-            gradient = gradients[layer].view(self.shapes[layer])
+            gradient = self._gradient_sums[layer].view(self.shapes[layer])
             tensors[entry(layer)], masks[layer] = replace_weights(tensors[entry(layer)], masks[layer], gradient, count)
         self.set_masks(masks, tensors)
-        return to_record(tensors)
-
-    def _summed(self, replies: Iterable[Message], sums: dict[str, torch.Tensor]) -> Iterator[Message]:
-        """Adds up the gradients that replies report, each as much as its weights; only the order of the sums will
-        matter."""
-        for reply in replies:
-            if not reply.has_error() and GRADIENTS in reply.content.array_records:
-                told = to_tensors(reply.content.array_records[GRADIENTS])
-                for layer, total in sums.items():
-                    places, values = (told[f"{layer}{kind}"].cpu() for kind in (PLACES, VALUES))
-                    total.index_add_(0, places.long(), self.weight(reply) * values.double())
-            yield reply
+        return tensors
 
     def workload(self, client: int) -> Workload:
-        """In a round that adjusts, one more batch with dense gradients; in the first one, the selection."""
-        level = self.levels.of(client)
-        return Workload(
-            densities=densities(level.masks),
-            dense_layers=tuple(self._grown),
-            dense_steps=1 if self._grown else 0,
+        """Return it with one more batch with full gradients in rounds that adjust, in the first with the selection."""
+        submodel = self.submodels.of(client)
+        passes = 2 if has_statistics(self.model) else 1
+        tried = [self.planned_densities(kept(masks), submodel.density) for masks in self._tried]
+        load = self.sparse_load(
+            densities(submodel.masks), [QueryPasses(self.selection_share, shares, passes) for shares in tried]
+        )
+        return replace(
+            load,
+            full_gradient_layers=tuple(self._grown),
+            full_gradient_steps=1 if self._grown else 0,
             top_k=sum(self._grown.values()),
             extra_steps=1 if self._grown else 0,
-            selection=[self._planned(kept(masks), level.density).densities for masks in self._selected],
-            selection_passes=2 if has_statistics(self.model) else 1,
-            share=self.selection_share,
         )
 
-    def planned(self, density: float | None = None) -> Sequence[Workload]:
-        """One for each candidate: they have as many weights, but not where they cost as much."""
-        return [self._planned(counts, density) for counts in self.candidates]
+    def planned(self, size: float | None = None) -> Sequence[Workload]:
+        """Return one for each candidate: they have as many weights, but not where they cost as much."""
+        return [self.sparse_load(self.planned_densities(counts, size)) for counts in self.candidates]

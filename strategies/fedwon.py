@@ -3,9 +3,9 @@
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from fedsim.aggregation import Aggregation
 from fedsim.attention import ATTENTION_LAYERS
 from fedsim.core.errors import UserError
+from fedsim.methods.training import ServerTraining
 from fedsim.norms import NORM_LAYERS, ScaledWSConvolution
 
 from .fedavg import FedAvg
@@ -21,16 +21,8 @@ class FedWon(FedAvg):
         UserError: If the model has a normalization layer, no standardized convolution, or one that is not.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        weighting: str = "examples",
-        fraction: float = 1.0,
-        seed: int = 0,
-        aggregation: Aggregation | None = None,
-    ) -> None:
-        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed, aggregation=aggregation)
+    def __init__(self, model: nn.Module, training: ServerTraining | None = None) -> None:
+        super().__init__(model, training)
         layers = list(model.modules())
         has = sorted({type(layer).__name__ for layer in layers if isinstance(layer, NORM_LAYERS)})
         if not any(isinstance(layer, ScaledWSConvolution) for layer in layers):
@@ -45,7 +37,7 @@ class FedWon(FedAvg):
 
 
 def _plain(model: nn.Module) -> list[tuple[str, _ConvNd]]:
-    """The convolutions that are not standardized, but for those inside an attention, which stands beside the norm."""
+    """Return the convolutions that are not standardized, without those inside an attention, beside the norm."""
     beside = tuple(f"{path}." for path, layer in model.named_modules() if isinstance(layer, ATTENTION_LAYERS))
     return [
         (path, layer)

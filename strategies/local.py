@@ -1,9 +1,12 @@
 """Local training only: the "standalone" (FedWon) or "SingleSet" (FedBN) row of every table."""
 
+from dataclasses import replace
+
 from flwr.app import ArrayRecord
 from torch import nn
 
-from fedsim.aggregation import Aggregation
+from fedsim.aggregation import Mean
+from fedsim.methods.training import ServerTraining
 
 from .fedavg import FedAvg
 
@@ -17,10 +20,9 @@ class Local(FedAvg):
 
     personal_modules = (nn.Module,)
 
-    def __init__(
-        self, model: nn.Module, *, fraction: float = 1.0, seed: int = 0, aggregation: Aggregation | None = None
-    ) -> None:
-        super().__init__(model, weighting="examples", fraction=fraction, seed=seed)
+    def __init__(self, model: nn.Module, training: ServerTraining | None = None) -> None:
+        super().__init__(model, replace(training or ServerTraining(), weighting="examples", aggregation=Mean()))
 
-    def shared(self, arrays: ArrayRecord) -> ArrayRecord:
+    def arrays_to_train(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return nothing."""
         return ArrayRecord()

@@ -1,32 +1,26 @@
 """FedAvg of a sparse network: most weights are zero on every client and on the server, and only the others travel."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from safetensors.torch import load_file
 from torch import nn
 
-from fedsim.aggregation import Aggregation, Mean, RunningAverage
+from fedsim.aggregation import Mean, RunningAverage
 from fedsim.aggregation.privacy import refuse_noise
-from fedsim.core.errors import RoundFailed, UserError
+from fedsim.core.errors import UserError
 from fedsim.core.files import reading
-from fedsim.core.seeding import draw_cohort, torch_generator
-from fedsim.cost import Workload
+from fedsim.core.seeding import torch_generator
+from fedsim.cost import QueryPasses, Workload
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import (
-    ARRAYS,
-    CONFIG,
-    EVALUATE,
-    LAYERS,
-    QUERY_GRADIENTS,
-    SHARE,
-    TRAIN,
-    arrays_of,
-)
+from fedsim.messages.schema import ARRAYS, CONFIG, EVALUATE, TRAIN, arrays_of
+from fedsim.methods.queries import ask
 from fedsim.methods.sparse.candidates import Counts, erk, kept_total, nested, uniform
 from fedsim.methods.sparse.criteria import (
     global_masks,
@@ -36,11 +30,14 @@ from fedsim.methods.sparse.criteria import (
     synflow_masks,
     synflow_scores,
 )
+from fedsim.methods.sparse.export import save_pruned
 from fedsim.methods.sparse.masks import Masks, apply, densities, entry, pack, prunable_layers, unpack
+from fedsim.methods.sparse.records import LAYER_GRADIENTS, LAYERS, SHARE, check_layers
+from fedsim.methods.training import ServerTraining
 from fedsim.norms import ScaledWSConv2d, WSConv2d
 
-from .fedavg import FedAvg
-from .levels import Levels, average_of_holders, with_holders
+from .fedavg import FedAvg, Tensors
+from .submodels import Submodels, average_of_holders, with_holders
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +53,9 @@ class Pruned(FedAvg):
     Each layer's kept weights travel as numbers in their order, and the mask, as bits or places, with a client's first
     message and whenever it changed. Biases and norm layers are dense, and so are the layers that ``dense`` names.
 
+    With ``ServerTraining.client_sizes``, smaller densities of clients whose devices cannot afford ``density``, these
+    train a submodel, and a weight is averaged over those who hold it (``strategies/submodels.py``).
+
     Parameters
     ----------
     density
@@ -65,35 +65,31 @@ class Pruned(FedAvg):
         ``synflow`` and ``snip``, by gradients that the first cohort is asked for, decide over all layers at once.
     pretrained
         A ``model.safetensors`` of another run of the same network, which is pruned instead of the initial one.
-    client_densities
-        Smaller densities of clients whose devices cannot afford ``density``: they train a part of what is kept, and a
-        weight is averaged over those who hold it (``strategies/levels.py``).
     """
+
+    size_option: ClassVar[str] = "density"
+    queries = MappingProxyType({LAYER_GRADIENTS: check_layers})
 
     def __init__(
         self,
         model: nn.Module,
+        training: ServerTraining | None = None,
         *,
-        image_shape: tuple[int, int, int],
         density: float,
         dense: Sequence[str] = ("first",),
         criterion: str = "magnitude",
         distribution: str = "uniform",
         pretrained: str | None = None,
-        client_densities: Mapping[int, float] | None = None,
-        weighting: str = "examples",
-        fraction: float = 1.0,
-        seed: int = 0,
-        aggregation: Aggregation | None = None,
     ) -> None:
-        super().__init__(model, weighting=weighting, fraction=fraction, seed=seed, aggregation=aggregation)
+        training = ServerTraining() if training is None else training
+        super().__init__(model, training)
         if criterion not in CRITERIA:
             raise UserError(f"strategy.criterion={criterion} is not known: choose {', '.join(CRITERIA)}.")
         if distribution not in DISTRIBUTIONS:
             raise UserError(f"strategy.distribution={distribution} is not known: choose {' or '.join(DISTRIBUTIONS)}.")
         if criterion == "snip":
             refuse_noise(self.aggregation, "strategy.criterion=snip", "their gradients")
-        self.model, self.image_shape = model, image_shape
+        self.model = model
         self.density, self.criterion = density, criterion
         layers = prunable_layers(model, dense)
         parameters = dict(model.named_parameters())
@@ -109,25 +105,30 @@ class Pruned(FedAvg):
         if pretrained is not None:
             load_pretrained(model, pretrained)
         if criterion == "synflow":
-            synflow_scores(model, image_shape, list(layers))  # refuses what it cannot rank, before anything starts
+            if training.image_shape is None:
+                raise ValueError("strategy.criterion=synflow needs ServerTraining.image_shape")
+            synflow_scores(model, training.image_shape, list(layers))  # refuses what it cannot rank, before a run
+        self.image_shape = training.image_shape
         self.masks: Masks = {}
-        self.levels = Levels(client_densities or {}, self.shapes)
-        self.alike = not self.levels.several
-        if self.levels.several and not isinstance(self.aggregation, Mean):
+        self.submodels = Submodels(training.client_sizes, self.shapes)
+        self.sends_one_model = not self.submodels.several
+        if self.submodels.several and not isinstance(self.aggregation, Mean):
             raise UserError(
                 "budget.classes lets devices train networks of several densities, which only an average can join: "
                 "choose aggregation=mean and privacy=none."
             )
-        self._first = False
-        self.asked_share = SNIP_SHARE if criterion == "snip" else 0.0
+        self._before: Tensors = {}
+        self._queried = False
+        self.queried_share = SNIP_SHARE if criterion == "snip" else 0.0
 
-    def begin(self, arrays: dict[str, torch.Tensor], server_round: int, grid: Grid) -> dict[str, torch.Tensor]:
-        """Chooses what is kept of the dense network; what training starts from."""
+    def first_model(self, arrays: Tensors, server_round: int, grid: Grid) -> Tensors:
+        """Choose what is kept of the dense network (``set_masks``); return what training starts from."""
         weights = {layer: arrays[entry(layer)] for layer in self.shapes}
         if self.criterion == "snip":
             scores = snip_scores(weights, self._gradients(arrays, server_round, grid))
             masks = global_masks(scores, kept_total(self.shapes, self.density))
         elif self.criterion == "synflow":
+            assert self.image_shape is not None
             masks = synflow_masks(self.model, self.image_shape, list(self.shapes), self.density)
         elif self.criterion == "random":
             masks = random_masks(self.shapes, self.counts, torch_generator(self.seed, "masks"))
@@ -136,117 +137,117 @@ class Pruned(FedAvg):
         self.set_masks(masks, arrays)
         return arrays
 
-    def _gradients(self, arrays: dict[str, torch.Tensor], server_round: int, grid: Grid) -> dict[str, torch.Tensor]:
-        """Of the dense network's loss over a share of the first cohort's images, by layer."""
+    def _gradients(self, arrays: Tensors, server_round: int, grid: Grid) -> Tensors:
+        """Ask the cohort for gradients of the dense network's loss over a share of its images; return them by layer."""
         config = ConfigRecord({SHARE: SNIP_SHARE, LAYERS: list(self.shapes)})
-        content = RecordDict({ARRAYS: self.shared(to_record(arrays)), CONFIG: config})
+        content = RecordDict({ARRAYS: self.arrays_to_train(to_record(arrays)), CONFIG: config})
         average = RunningAverage()
-        cohort = draw_cohort(list(grid.get_node_ids()), self.fraction, self.seed, server_round)
-        for reply in answers([Message(content, client, QUERY_GRADIENTS) for client in cohort], grid):
+        for reply in ask(grid, LAYER_GRADIENTS, dict.fromkeys(self.cohort(server_round, grid), content)):
             average.add(to_tensors(arrays_of(reply)), self.weight(reply))
         return average.result()
-
-    def begun(self, arrays: ArrayRecord, server_round: int, grid: Grid) -> ArrayRecord:
-        """The arrays, once there are masks; in the first round that takes ``begin``."""
-        self._first = not self.masks
-        if self.masks:
-            return arrays
-        if self.standardized:
-            log.warning("a weight of zero is not zero once it is standardized: pruning saves bytes, but no FLOPs")
-        return to_record(self.begin(to_tensors(arrays), server_round, grid))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        arrays = self.begun(arrays, server_round, grid)
-        return self.send(server_round, arrays, config, grid)
+        """Return the cohort's messages: what is kept, and the masks for those who do not hold them.
 
-    def send(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
-        """The cohort's messages: what is kept, and the masks for those who have not got them."""
-        self._before = apply(self.masks, to_tensors(self.shared(arrays)))
-        cohort = draw_cohort(list(grid.get_node_ids()), self.fraction, self.seed, server_round)
+        Before the first of them the masks are chosen.
+        """
+        self._queried = not self.masks
+        if not self.masks:
+            if self.standardized:
+                log.warning("a weight of zero is not zero once it is standardized: pruning saves bytes, but no FLOPs")
+            arrays = to_record(self.first_model(to_tensors(arrays), server_round, grid))
+        config = ConfigRecord({**config, **self.round_config(server_round)})
+        self._before = apply(self.masks, to_tensors(self.arrays_to_train(arrays)))
         messages: list[Message] = []
-        for level, clients in self.levels.groups(cohort):
-            sent = to_record(pack(level.masks, self._before))
-            messages += level.given.attach(self._messages(TRAIN, clients, server_round, sent, config))
+        for submodel, clients in self.submodels.groups(self.cohort(server_round, grid)):
+            self.sent = to_record(pack(submodel.masks, self._before))
+            messages += submodel.broadcast.attach(self.messages(TRAIN, clients, server_round, self.sent, config))
         return messages
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        average, metrics = super().aggregate_train(server_round, self.levels.noted(replies))
-        return None if average is None else to_record(self.joined(to_tensors(average))), metrics
+    def read_reply(self, reply: Message) -> None:
+        """Remember that the client holds its masks."""
+        super().read_reply(reply)
+        client = reply.metadata.src_node_id
+        self.submodels.of(client).broadcast.answered(client)
 
-    def joined(self, average: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The whole model, of what ``received`` made of each reply, averaged."""
-        return average_of_holders(average, self._before) if self.levels.several else unpack(self.masks, average)
-
-    def received(self, reply: Message) -> dict[str, torch.Tensor]:
-        """What is kept, and where devices do not keep the same, all weights and who holds them."""
-        packed = super().received(reply)
-        if not self.levels.several:
+    def reply_tensors(self, reply: Message) -> Tensors:
+        """Return what is kept, and where devices do not keep the same, all weights and who holds them."""
+        packed = super().reply_tensors(reply)
+        if not self.submodels.several:
             return packed
-        masks = self.levels.of(reply.metadata.src_node_id).masks
+        masks = self.submodels.of(reply.metadata.src_node_id).masks
         return with_holders(unpack(masks, packed), masks)
+
+    def after_aggregation(self, server_round: int, arrays: Tensors) -> Tensors:
+        """Return the whole model, zeros where nothing is kept."""
+        return average_of_holders(arrays, self._before) if self.submodels.several else unpack(self.masks, arrays)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """To each client the part of the model that it trains."""
-        if not self.levels.several:
-            return super().configure_evaluate(server_round, arrays, config, grid)
+        """Return messages in the form of training: to each client what is kept of the submodel that it trains."""
+        tensors = to_tensors(self.arrays_to_evaluate(arrays))
         messages: list[Message] = []
-        for level, clients in self.levels.groups(sorted(grid.get_node_ids())):
-            sent = apply(level.masks, to_tensors(self.evaluated(arrays)))
-            messages += self._messages(EVALUATE, clients, server_round, to_record(sent), config)
+        for submodel, clients in self.submodels.groups(sorted(grid.get_node_ids())):
+            sent = to_record(pack(submodel.masks, tensors))
+            messages += submodel.broadcast.attach_to_all(self.messages(EVALUATE, clients, server_round, sent, config))
         return messages
 
     def set_masks(self, masks: Masks, arrays: Mapping[str, torch.Tensor]) -> None:
-        """``arrays`` has the weights, by which levels know their parts."""
+        """Take other masks; ``arrays`` has the weights, by which submodels know their parts."""
         self.masks = masks
-        self.levels.change(masks, {layer: arrays[entry(layer)] for layer in masks})
-        self.parts = self.levels.parts
+        self.submodels.change(masks, {layer: arrays[entry(layer)] for layer in masks})
 
     def workload(self, client: int) -> Workload:
-        asked = self._first and self.criterion == "snip"
-        return Workload(densities(self.levels.of(client).masks), dense_question=asked, share=SNIP_SHARE)
+        """Return what training takes with this client's masks, and in the first round what SNIP asked."""
+        asked = self._queried and self.criterion == "snip"
+        return self.sparse_load(
+            densities(self.submodels.of(client).masks),
+            queries=[QueryPasses(SNIP_SHARE, gradients=True)] if asked else [],
+        )
 
-    def planned(self, density: float | None = None) -> Sequence[Workload]:
-        """With the densities of ``counts``; where a criterion over all layers puts the weights is not known before."""
-        return [self._planned(self.counts, density)]
+    def planned(self, size: float | None = None) -> Sequence[Workload]:
+        """Return it for the densities of ``counts``; where a criterion over all layers puts weights is not known."""
+        return [self.sparse_load(self.planned_densities(self.counts, size))]
 
-    def _planned(self, counts: Counts, density: float | None) -> Workload:
-        part = counts if density is None else nested(counts, self.shapes, density)
-        return Workload({layer: count / self.shapes[layer].numel() for layer, count in part.items()})
+    def planned_densities(self, counts: Counts, size: float | None) -> dict[str, float]:
+        """Return the density of each layer for a device of that size."""
+        part = counts if size is None else nested(counts, self.shapes, size)
+        return {layer: count / self.shapes[layer].numel() for layer, count in part.items()}
+
+    def sparse_load(self, shares: Mapping[str, float], queries: Sequence[QueryPasses] = ()) -> Workload:
+        """Return the workload of these densities; ``density`` is that of all layers that may be pruned."""
+        sizes = {layer: self.shapes[layer].numel() for layer in shares}
+        kept = sum(size * shares[layer] for layer, size in sizes.items())
+        columns = {"density": kept / sum(sizes.values())} if sizes else {}
+        return Workload(shares, queries=queries, columns=columns)
+
+    def export(self, folder: Path, model: Mapping[str, torch.Tensor]) -> None:
+        """Write ``pruned.safetensors``, the model as small as it is, and the submodels by density."""
+        if self.masks:
+            save_pruned(folder / "pruned.safetensors", model, self.masks)
+        for density, masks in self.submodels.smaller.items():
+            save_pruned(folder / f"pruned_{density:.6g}.safetensors", model, masks)
 
     def state(self) -> RecordDict:
-        return RecordDict({**super().state(), **self.levels.state()})
+        """Return the masks, and who holds them."""
+        return RecordDict({**super().state(), **self.submodels.state()})
 
     def load_state(self, state: RecordDict) -> None:
+        """Take back what ``state`` returned."""
         super().load_state(state)
-        self.levels.load_state(state)
-        self.masks, self.parts = self.levels.whole.masks, self.levels.parts
-
-
-def answers(messages: list[Message], grid: Grid) -> Iterator[Message]:
-    """What those answer, of all that are asked, that do not fail. Errors: ``RoundFailed`` if all do."""
-    answered = False
-    for reply in grid.send_and_receive(messages):
-        if reply.has_error():
-            log.warning(
-                "client %d failed: %s",
-                reply.metadata.src_node_id,
-                (reply.error.reason or "no reason given").partition("\n")[0],
-            )
-            continue
-        answered = True
-        yield reply
-    if not answered:
-        raise RoundFailed(f"all {len(messages)} clients that were asked before training failed")
+        self.submodels.load_state(state)
+        self.masks = self.submodels.whole.masks
 
 
 def load_pretrained(model: nn.Module, path: str) -> None:
-    """Errors: ``UserError`` if the file cannot be read or is another network's."""
+    """Load the weights of another run.
+
+    Raises:
+        UserError: If the file cannot be read or is another network's.
+    """
     with reading(f"strategy.pretrained={path}", "choose a run's model.safetensors"):
         tensors = load_file(Path(path))
     expected = model.state_dict()

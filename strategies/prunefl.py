@@ -1,23 +1,24 @@
 """PruneFL (Jiang et al., TNNLS 2022, arXiv 1909.12326): gradients of all weights decide which take the small ones'
 places."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
-import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp import Grid
+from flwr.app import Message
 from torch import nn
 
-from fedsim.aggregation import Aggregation, RunningAverage
+from fedsim.aggregation import RunningAverage
 from fedsim.aggregation.privacy import refuse_noise
 from fedsim.core.errors import UserError
 from fedsim.cost import Workload
-from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import SQUARES, SQUARES_SINCE
+from fedsim.messages.arrays import to_tensors
 from fedsim.methods.sparse.adjustment import check_rounds, contested_masks
 from fedsim.methods.sparse.masks import apply, entry
+from fedsim.methods.sparse.records import SQUARES, SQUARES_SINCE, check_squares
+from fedsim.methods.training import ServerTraining
 
+from .fedavg import ConfigValue, Tensors
 from .pruned import Pruned
 
 
@@ -42,11 +43,13 @@ class PruneFL(Pruned):
     decide.
     """
 
+    reply_records = MappingProxyType({SQUARES: check_squares})
+
     def __init__(
         self,
         model: nn.Module,
+        training: ServerTraining | None = None,
         *,
-        image_shape: tuple[int, int, int],
         density: float,
         dense: Sequence[str] = ("first",),
         criterion: str = "magnitude",
@@ -56,25 +59,15 @@ class PruneFL(Pruned):
         rate: float = 0.3,
         half_life: float = 10_000,
         pretrained: str | None = None,
-        client_densities: Mapping[int, float] | None = None,
-        weighting: str = "examples",
-        fraction: float = 1.0,
-        seed: int = 0,
-        aggregation: Aggregation | None = None,
     ) -> None:
         super().__init__(
             model,
-            image_shape=image_shape,
+            training,
             density=density,
             dense=dense,
             criterion=criterion,
             distribution=distribution,
             pretrained=pretrained,
-            client_densities=client_densities,
-            weighting=weighting,
-            fraction=fraction,
-            seed=seed,
-            aggregation=aggregation,
         )
         refuse_noise(self.aggregation, "strategy=prunefl", "the squares of their gradients")
         check_rounds(interval=interval, stop_round=stop_round)
@@ -85,46 +78,40 @@ class PruneFL(Pruned):
         self.interval, self.stop_round = interval, stop_round
         self.rate, self.half_life = rate, half_life
         self._adjusts, self._since = False, 0
+        self._squares = RunningAverage()
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Asks for sums from the first round after an adjustment on, if there will be another."""
+    def round_config(self, server_round: int) -> Mapping[str, ConfigValue]:
+        """Ask for sums from the first round after an adjustment on, if there will be another."""
         next_adjustment = -(-server_round // self.interval) * self.interval
         self._since = next_adjustment - self.interval + 1 if next_adjustment < self.stop_round else 0
         self._adjusts = self._since > 0 and server_round == next_adjustment
-        if self._since:
-            config = ConfigRecord({**config, SQUARES_SINCE: self._since, SQUARES: self._adjusts})
-        return super().configure_train(server_round, arrays, config, grid)
+        self._squares = RunningAverage()
+        return {SQUARES_SINCE: self._since, SQUARES: self._adjusts} if self._since else {}
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        squares = RunningAverage()
-        average, metrics = super().aggregate_train(server_round, self._averaged(replies, squares))
-        if average is not None and self._adjusts:
-            tensors = to_tensors(average)
-            weights = {layer: tensors[entry(layer)] for layer in self.masks}
-            share = self.rate * 0.5 ** (server_round / self.half_life)
-            self.set_masks(contested_masks(self.masks, weights, squares.result(), share), tensors)
-            average = to_record(apply(self.masks, tensors))
-        return average, metrics
+    def read_reply(self, reply: Message) -> None:
+        """Average the squares that the client reports, by layer."""
+        super().read_reply(reply)
+        if SQUARES in reply.content.array_records:
+            self._squares.add(to_tensors(reply.content.array_records[SQUARES]), self.weight(reply))
 
-    def _averaged(self, replies: Iterable[Message], average: RunningAverage) -> Iterator[Message]:
-        """Passes the replies on and takes from them the squares that they tell, by layer."""
-        for reply in replies:
-            if not reply.has_error() and SQUARES in reply.content.array_records:
-                told: dict[str, torch.Tensor] = to_tensors(reply.content.array_records[SQUARES])
-                average.add(told, self.weight(reply))
-            yield reply
+    def after_aggregation(self, server_round: int, arrays: Tensors) -> Tensors:
+        """Return the model in which, in rounds that adjust, weights have changed places."""
+        tensors = super().after_aggregation(server_round, arrays)
+        if not self._adjusts:
+            return tensors
+        weights = {layer: tensors[entry(layer)] for layer in self.masks}
+        share = self.rate * 0.5 ** (server_round / self.half_life)
+        self.set_masks(contested_masks(self.masks, weights, self._squares.result(), share), tensors)
+        return apply(self.masks, tensors)
 
     def workload(self, client: int) -> Workload:
+        """Return it with the sums, in rounds in which they are asked for."""
         return self._with_squares(super().workload(client)) if self._since else super().workload(client)
 
-    def planned(self, density: float | None = None) -> Sequence[Workload]:
-        """With the sums, which most rounds need."""
-        return [self._with_squares(load) for load in super().planned(density)]
+    def planned(self, size: float | None = None) -> Sequence[Workload]:
+        """Return it with the sums, which most rounds need."""
+        return [self._with_squares(load) for load in super().planned(size)]
 
     def _with_squares(self, load: Workload) -> Workload:
-        """Every step has dense gradients, and they, their sums and the squares of these are held."""
-        return replace(load, dense_layers=tuple(self.shapes), dense_steps=None, dense_copies=2)
+        """Return it where every step has full gradients, and they, their sums and the squares of these are held."""
+        return replace(load, full_gradient_layers=tuple(self.shapes), full_gradient_steps=None, full_gradient_vectors=2)

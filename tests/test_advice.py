@@ -13,7 +13,7 @@ from fedsim.config.composition import CONFIG_DIR, compose
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.deployment.superlink import SuperLink
-from fedsim.server.simulation import prepare
+from fedsim.server.preparation import prepare
 from tests.conftest import ROOT, SMALL
 
 ADVICE = re.compile(r"(?:: |\()(?=[^:(]*\b(?:choose|leave|with|norm\.policy)\b)")

@@ -42,7 +42,8 @@ from fedsim.output.results import Result
 from fedsim.output.run_folders import RUNS, SWEEPS, only_if_used, remove_if_empty, run_folder
 from fedsim.output.terminal import console, never_fail_to_print, print_whole
 from fedsim.report.command import run_table
-from fedsim.server.simulation import Prepared, prepare, run
+from fedsim.server.preparation import Prepared, prepare
+from fedsim.server.simulation import run
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""

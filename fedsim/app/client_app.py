@@ -23,12 +23,12 @@ from fedsim.config.settings import Settings
 from fedsim.core.errors import Refusal
 from fedsim.core.hardware import resolve_devices
 from fedsim.core.memory import peak_memory_mb
+from fedsim.core.threads import fix_threads
 from fedsim.deployment.devices.client_state_store import Kept
 from fedsim.deployment.devices.node import NodeConfig, confined
 from fedsim.deployment.devices.own_federation import federation_of
 from fedsim.deployment.devices.state import AFRESH
 from fedsim.deployment.partition_grid import PARTITION
-from fedsim.engines.client_call import fix_threads
 from fedsim.messages.schema import (
     CONFIG,
     DEVICE_PEAK_MB,
@@ -89,12 +89,10 @@ def who(message: Message, context: Context) -> Message:
 @app.train()
 @app.evaluate()
 @app.evaluate("global_model")
+@app.query("method")
 @app.query("state")
 @app.query("activations")
 @app.query("class_scatter")
-@app.query("bn_statistics")
-@app.query("candidate_loss")
-@app.query("gradients")
 @_discreet
 def answer(message: Message, context: Context) -> Message:
     """Lets the partition that the message names answer it."""

@@ -9,7 +9,8 @@ from fedsim.deployment.superlink import follow
 from fedsim.output.progress import Reporter, console_reporter
 from fedsim.output.results import Result
 from fedsim.output.run_folders import run_folder
-from fedsim.server.simulation import prepare, run
+from fedsim.server.preparation import prepare
+from fedsim.server.simulation import run
 
 
 def simulate(overrides: Sequence[str], *, progress: bool) -> Result:

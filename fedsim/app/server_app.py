@@ -23,7 +23,8 @@ from fedsim.output.progress import PlainReporter, Reporter, logging_to
 from fedsim.output.run_folders import run_folder
 from fedsim.output.terminal import console, print_whole
 from fedsim.report.command import run_table
-from fedsim.server.simulation import Prepared, prepare, run
+from fedsim.server.preparation import Prepared, prepare
+from fedsim.server.simulation import run
 
 app = ServerApp()
 

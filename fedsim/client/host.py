@@ -1,13 +1,13 @@
-"""The client side of every engine: takes a message, lets the method's client half work, and builds the reply.
+"""The client's side of every engine: takes a message, lets the method's trainer work, and builds the reply.
 
 What the server does not send is personal: entries of the model that a train or evaluate message lacks are taken from
-``Context.state`` (or, before the first training, from the initial model, which every client builds from the same seed),
-kept there after training, and not sent back. So the state split is declared once, by the strategy. Frozen parameters
-are neither sent nor kept: everyone has them from the start, or is given them once under ``GIVEN``.
+the client's state (or, before the first training, from the initial model, which every client builds from the same
+seed), kept there after training, and not sent back. So the state split is declared once, by the strategy. Frozen
+parameters are neither sent nor kept: everyone has them from the start, or is sent them once (``ENTRIES``).
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -19,7 +19,7 @@ from datasets.examples import Examples, evaluation_batches
 from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.client.scoring import Scores, score, under
-from fedsim.config.binding import bind_half
+from fedsim.client.state import ClientState
 from fedsim.config.settings import Settings
 from fedsim.core.seeding import global_seed, torch_generator
 from fedsim.diagnostics.activations import activation_statistics, class_scatter
@@ -31,32 +31,27 @@ from fedsim.messages.schema import (
     COLLAPSE,
     CONFIG,
     DOMAIN,
+    ENTRIES,
     EVALUATE_PARTS,
     EVALUATION,
-    GIVEN,
     GLOBAL,
-    MASKS,
     METRICS,
     PART,
-    REPLACE,
+    QUERY,
     ROUND,
     arrays_of,
     config_of,
-    counts_of,
+    moved_entries,
 )
-from fedsim.methods.interfaces import ClientHalf, LocalTraining, Turn
-from fedsim.methods.sparse.masks import entry
-from fedsim.methods.sparse.queries import CandidateQueries
+from fedsim.methods.interfaces import ClientContext, QueryContext, TrainingContext
+from fedsim.methods.method import Method
 from fedsim.methods.state_split import frozen_entries
 from fedsim.models import build_model
 from fedsim.models.layer_map import as_written, norm_sites
 from fedsim.norms.policy import NormPolicy
 from fedsim.tta import adaptation_of
 
-PERSONAL = "personal"
-"""The record of ``Context.state`` that holds the personal part of the model."""
-TRAINED = "trained"
-"""The record that says in which round that part was last trained."""
+Tensors = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -67,23 +62,21 @@ class ClientAppFactory:
     federation: Federation
 
     def __call__(self, device: torch.device) -> ClientApp:
+        """Return the app, whose clients compute on this device."""
         host = ClientHost(self.settings, self.federation, device)
         app = ClientApp()
         app.train()(host.train)
         app.evaluate()(host.evaluate)
         app.evaluate("global_model")(host.evaluate_global)
+        app.query("method")(host.query)
         app.query("state")(host.state)
         app.query("activations")(host.activations)
         app.query("class_scatter")(host.class_scatter)
-        queries = CandidateQueries(host)
-        app.query("bn_statistics")(queries.bn_statistics)
-        app.query("candidate_loss")(queries.candidate_loss)
-        app.query("gradients")(queries.gradients)
         return app
 
 
 class ClientHost:
-    """Plays any client of the federation, one message at a time, with one resident model."""
+    """Hosts every client of the federation, one message at a time, with one resident model."""
 
     def __init__(self, settings: Settings, federation: Federation, device: torch.device) -> None:
         self.seed = settings.seed
@@ -95,84 +88,86 @@ class ClientHost:
         self.initial = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.frozen = frozen_entries(self.model)
         self.diagnostics_images = settings.diagnostics_images
-        self.sites: dict[str, nn.Module] = {}
+        self.layers: dict[str, nn.Module] = {}
         if settings.diagnostics:
             written = as_written(settings.model, federation.num_classes, federation.source.image_shape)
-            self.sites = norm_sites(written, self.model)
-        self.half = client_half(settings)
+            self.layers = norm_sites(written, self.model)
+        self.trainer = Method.of(settings.strategy).make_trainer(settings)
         self.compression, self.exact = settings.compression, buffers_of(self.model)
         self.masks_absent = settings.mask_absent_classes
         self.adaptation = adaptation_of(settings.tta)
 
     def train(self, message: Message, context: Context) -> Message:
-        client, round = _partition(context), int(str(config_of(message)[ROUND]))
-        for name, record in message.content.array_records.items():
-            if name != ARRAYS:  # what a client is given once, to keep
-                context.state[name] = record
-        turn = Turn(
+        """Train the client of the context on the model of the message, evaluating that first where it is asked for."""
+        client, state = _partition(context), ClientState(context.state)
+        round, config = int(str(config_of(message)[ROUND])), config_of(message)
+        other_broadcast = state.cache(message.content)
+        training = TrainingContext(
+            client=client,
             round=round,
-            generator=torch_generator(self.seed, "batches", round=round, client=client),
-            config=config_of(message),
-            state=context.state,
+            config=config,
             sent=message.content,
+            cached=state.cached(message.content),
+            state=state.method,
+            data=self.examples(client, Part.TRAIN),
+            generator=torch_generator(self.seed, "batches", round=round, client=client),
         )
-        received = self.half.unpack(to_tensors(arrays_of(message)), self.model, turn)
-        evaluations = self._evaluated_first(message, received, context)
-        self.load(received, context.state)
+        received = self.trainer.unpack(to_tensors(arrays_of(message)), self.model, training)
+        evaluations = self._evaluate_received(received, training, state)
+        self._load(received, state)
         with (
             global_seed(self.seed, "train", round=round, client=client, device=self.device),
             self.policy.training(self.model, round),
         ):
-            metrics = self.half.train(self.model, self.examples(client, Part.TRAIN), turn)
-        # Cloned, since the resident model goes on to play other clients.
+            metrics = self.trainer.train(self.model, training)
+        # Cloned, since the resident model goes on to serve other clients.
         trained = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         personal = {
             name: tensor for name, tensor in trained.items() if name not in received and name not in self.frozen
         }
         if personal:
-            context.state[PERSONAL] = to_record(personal)
-            context.state[TRAINED] = ConfigRecord({ROUND: round})
-        packed = self.half.pack({name: trained[name] for name in received}, self.model, turn)
+            state.keep(personal, round)
+        packed = self.trainer.pack({name: trained[name] for name in received}, self.model, training)
         if self.compression is not None:
-            if MASKS in message.content:
-                forget(context.state)  # another mask, and the entries no longer mean what they did
-            sent = to_tensors(arrays_of(message))
-            # Where the client has replaced weights, what was sent and what is trained have other places: no update.
-            exact = self.exact.union(map(entry, counts_of(config_of(message), REPLACE)))
-            packed = compress(self.compression, sent, packed, context.state, exact)
-        reply = self.reply(message, metrics, to_record(packed), RecordDict({**turn.reply, **evaluations}))
+            if other_broadcast:
+                forget(context.state)  # entries may no longer mean what they did
+            exact = self.exact | moved_entries(config)
+            packed = compress(self.compression, to_tensors(arrays_of(message)), packed, context.state, exact)
+        reply = self._reply(message, metrics, to_record(packed), RecordDict({**training.reply, **evaluations}))
         reply.content[CONFIG] = ConfigRecord({ROUND: round})
         return reply
 
     def evaluate(self, message: Message, context: Context) -> Message:
-        """The model this client would use, shared plus personal part, on its own test or validation set."""
-        self.load(to_tensors(arrays_of(message)), context.state)
+        """Evaluate the model that this client would use, on its own test or validation set."""
+        client, state = _partition(context), ClientState(context.state)
+        received, known = self._unpack(message, state)
+        self._load(received, state, known)
         part = Part[str(config_of(message).get(PART, Part.TEST.name))]
-        return self.reply(message, self._evaluate_own(part, context))
+        return self._reply(message, self._evaluate_own(part, client, known))
 
-    def _evaluated_first(self, message: Message, received: Mapping[str, torch.Tensor], context: Context) -> RecordDict:
-        """The same, of the model that a training message brings, where it asks for that: a message less."""
-        parts = config_of(message).get(EVALUATE_PARTS, [])
+    def _evaluate_received(self, received: Tensors, training: TrainingContext, state: ClientState) -> RecordDict:
+        """Evaluate the model of a training message before training, on the parts of the images that it names."""
+        parts = training.config.get(EVALUATE_PARTS, [])
         assert isinstance(parts, list)
         evaluations = RecordDict()
         for part in map(str, parts):
-            self.load(received, context.state)
-            evaluations[EVALUATION + part] = MetricRecord({**self._evaluate_own(Part[part], context)})
+            self._load(received, state)
+            scores = self._evaluate_own(Part[part], training.client, training)
+            evaluations[EVALUATION + part] = MetricRecord({**scores})
         return evaluations
 
-    def _evaluate_own(self, part: Part, context: Context) -> Scores:
-        client = _partition(context)
+    def _evaluate_own(self, part: Part, client: int, context: ClientContext) -> Scores:
         tests, trained_on = self.examples(client, part), partial(self.examples, client, Part.TRAIN)
-        return self._evaluate(tests, trained_on, trained_on, own=True)
+        return self._evaluate(tests, trained_on, trained_on, context)
 
     def evaluate_global(self, message: Message, context: Context) -> Message:
-        """The complete model of the message on all test images of one domain.
+        """Evaluate the complete model of the message on all test images of one domain.
 
         Where statistics are re-estimated it is on the domain's training images; a domain that nobody trains on has only
         its test images, whose labels are not needed for that (AdaBN, Li et al. 2016, arXiv 1603.04779). An adaptation
         that compares with what the model was trained on then has the training images of all domains.
         """
-        self.load(to_tensors(arrays_of(message)), RecordDict())
+        self._load(to_tensors(arrays_of(message)), ClientState(RecordDict()))
         domain = str(config_of(message)[DOMAIN])
         tests = self.federation.domain_examples(domain).to(self.device)
 
@@ -180,87 +175,133 @@ class ClientHost:
             names = [domain] if domain in self.federation.domain_tests else self.federation.domain_tests
             return self.federation.trained_on(names).to(self.device)
 
-        def alike() -> Examples:
+        def for_statistics() -> Examples:
             return trained_on() if domain in self.federation.domain_tests else tests
 
-        return self.reply(message, self._evaluate(tests, alike, trained_on, own=False))
+        global_model = ClientContext(round=int(str(config_of(message).get(ROUND, 0))), own=False)
+        return self._reply(message, self._evaluate(tests, for_statistics, trained_on, global_model))
 
     def _evaluate(
-        self, tests: Examples, alike: Callable[[], Examples], trained_on: Callable[[], Examples], *, own: bool
+        self,
+        tests: Examples,
+        for_statistics: Callable[[], Examples],
+        trained_on: Callable[[], Examples],
+        context: ClientContext,
     ) -> Scores:
-        """The model as it is and, where ``tta=`` says so, adapted to the test images.
+        """Score the model as it is and, where ``tta=`` says so, adapted to the test images.
 
-        ``alike`` has the images that statistics may be estimated from, ``trained_on`` those that the model knows the
-        labels of; both are asked for only where they are needed.
+        ``for_statistics`` has the images that statistics may be estimated from, ``trained_on`` those that the model
+        knows the labels of; both are asked for only where they are needed.
         """
         held = None
-        if own and self.masks_absent:
+        if context.own and self.masks_absent:
             held = trained_on().labels.bincount(minlength=self.federation.num_classes) > 0
-        with self.policy.evaluating(self.model, lambda: self.images(alike())):
-            scores = score(self.half, self.model, tests, own=own, held=held)
+        with self.policy.evaluating(self.model, lambda: self._images(for_statistics())):
+            scores = score(self.trainer, self.model, tests, context, held=held)
             if self.adaptation is not None:
                 with self.adaptation.adapting(self.model, lambda: self._batches(trained_on())):
-                    scores |= under(ADAPTED, score(self.half, self.model, tests, own=own, held=held))
+                    scores |= under(ADAPTED, score(self.trainer, self.model, tests, context, held=held))
         return scores
 
+    def query(self, message: Message, context: Context) -> Message:
+        """Answer a question of the method's own."""
+        client, state, config = _partition(context), ClientState(context.state), config_of(message)
+        asked = QueryContext(
+            round=int(str(config.get(ROUND, 0))),
+            config=config,
+            sent=message.content,
+            cached=state.cached(message.content),
+            state=state.method,
+            model=self.model,
+            arrays=to_tensors(arrays_of(message)),
+            data=self.examples(client, Part.TRAIN),
+            generator_for=lambda purpose: torch_generator(self.seed, purpose, client=client),
+            load=lambda entries: self._load(entries, state),
+            images=self._images,
+            score=lambda examples: score(self.trainer, self.model, examples, asked),
+        )
+        answer = self.trainer.queries[str(config[QUERY])](asked)
+        return self._reply(message, answer.metrics, to_record(answer.arrays) if answer.arrays else None)
+
     def activations(self, message: Message, context: Context) -> Message:
-        """What a diagnosis needs of this client: sums over some of its training images (``activation_statistics``)."""
+        """Return what a diagnosis needs: sums over some training images (``activation_statistics``)."""
         examples = self._load_for_diagnosis(message, context)
         images, labels = self._diagnosed(examples)
         round = int(str(config_of(message)[ROUND]))
-        with self.policy.evaluating(self.model, lambda: self.images(examples)):
+        with self.policy.evaluating(self.model, lambda: self._images(examples)):
             statistics = activation_statistics(
-                *(self.model, self.sites, images, labels, self.federation.num_classes),
+                self.model,
+                self.layers,
+                images,
+                labels,
+                self.federation.num_classes,
                 # As in the training that starts from this model, which is the next round's.
                 as_in_training=len(labels) > 1 and not self.policy.frozen(round + 1),
             )
-        return self.reply(message, {}, to_record({name: tensor.cpu() for name, tensor in statistics.items()}))
+        return self._reply(message, {}, to_record({name: tensor.cpu() for name, tensor in statistics.items()}))
 
     def class_scatter(self, message: Message, context: Context) -> Message:
-        """The second half of it, once the class means of all clients are known."""
+        """Return the second half of it, once the class means of all clients are known."""
         examples = self._load_for_diagnosis(message, context)
         images, labels = self._diagnosed(examples)
         collapse = to_tensors(message.content.array_records[COLLAPSE])
-        with self.policy.evaluating(self.model, lambda: self.images(examples)):
-            metrics = class_scatter(
-                self.model, images, labels, *(collapse[each].to(self.device) for each in ("means", "projection"))
-            )
-        return self.reply(message, metrics)
+        means, projection = (collapse[each].to(self.device) for each in ("means", "projection"))
+        with self.policy.evaluating(self.model, lambda: self._images(examples)):
+            metrics = class_scatter(self.model, images, labels, means, projection)
+        return self._reply(message, metrics)
 
     def _load_for_diagnosis(self, message: Message, context: Context) -> Examples:
-        """Loads the client's model, or the global one of the message; the client's training images."""
-        about_global = bool(config_of(message).get(GLOBAL, False))
-        self.load(to_tensors(arrays_of(message)), RecordDict() if about_global else context.state)
+        """Load the client's model, or the global one of the message; return the client's training images."""
+        state = ClientState(context.state)
+        if config_of(message).get(GLOBAL, False):
+            self._load(to_tensors(arrays_of(message)), ClientState(RecordDict()))
+        else:
+            received, known = self._unpack(message, state)
+            self._load(received, state, known)
         return self.examples(_partition(context), Part.TRAIN)
 
     def _diagnosed(self, examples: Examples) -> tuple[torch.Tensor, torch.Tensor]:
-        """Those that a client is diagnosed on, every n-th, and their labels."""
+        """Return those that a client is diagnosed on, every n-th, and their labels."""
         step = -(-len(examples) // self.diagnostics_images)
         return examples.batch(torch.arange(0, len(examples), step, device=self.device))
 
     def state(self, message: Message, context: Context) -> Message:
+        """Return all that the client keeps."""
         return Message(context.state, reply_to=message)
 
-    def load(self, received: Mapping[str, torch.Tensor], state: RecordDict) -> None:
-        given, kept = state.get(GIVEN, ArrayRecord()), state.get(PERSONAL, ArrayRecord())
-        assert isinstance(given, ArrayRecord)
-        assert isinstance(kept, ArrayRecord)
+    def _unpack(self, message: Message, state: ClientState) -> tuple[Tensors, ClientContext]:
+        """Return the entries that a message for evaluation brings; what is cached in it is not kept."""
+        known = ClientContext(
+            round=int(str(config_of(message).get(ROUND, 0))),
+            config=config_of(message),
+            sent=message.content,
+            cached=state.cached(message.content),
+            state=state.method,
+        )
+        return self.trainer.unpack(to_tensors(arrays_of(message)), self.model, known), known
+
+    def _load(self, received: Tensors, state: ClientState, context: ClientContext | None = None) -> None:
+        """Load what was received, completed by what the client keeps and by the initial model."""
+        fixed = state.fixed_entries
+        if context is not None and ENTRIES in context.cached:
+            fixed = to_tensors(context.cached[ENTRIES])
         # Names that are not the model's raise here, with the names in the error.
-        self.model.load_state_dict({**self.initial, **to_tensors(given), **to_tensors(kept), **received})
+        self.model.load_state_dict({**self.initial, **fixed, **state.personal, **received})
 
     def examples(self, client: int, part: Part) -> Examples:
+        """Return a client's images of one part, on the device."""
         return self.federation.examples_of(client, part).to(self.device)
 
-    def images(self, examples: Examples) -> Iterator[torch.Tensor]:
+    def _images(self, examples: Examples) -> Iterator[torch.Tensor]:
         return (images for images, _ in self._batches(examples))
 
     def _batches(self, examples: Examples) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Images and labels, as they are at evaluation."""
+        """Yield images and labels as they are at evaluation."""
         for indices in evaluation_batches(len(examples)):
             yield examples.batch(indices.to(self.device))
 
     @staticmethod
-    def reply(
+    def _reply(
         message: Message,
         metrics: Mapping[str, float | list[int]],
         arrays: ArrayRecord | None = None,
@@ -270,13 +311,6 @@ class ClientHost:
         if arrays is not None:
             content[ARRAYS] = arrays
         return Message(content, reply_to=message)
-
-
-def client_half(settings: Settings) -> ClientHalf:
-    """The method's client half with the settings of local training."""
-    training = LocalTraining(**{field.name: getattr(settings, field.name) for field in fields(LocalTraining)})
-    half: ClientHalf = bind_half(settings.strategy, "client", training)
-    return half
 
 
 def _partition(context: Context) -> int:

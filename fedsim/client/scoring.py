@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from datasets.examples import Examples, evaluation_batches
 from fedsim.messages.schema import NUM_EXAMPLES
-from fedsim.methods.interfaces import PLAIN, ClientHalf
+from fedsim.methods.interfaces import PLAIN, ClientContext, LocalTrainer
 
 MASKED = "masked"
 """A predictor that chooses only between the classes that its client has training images of."""
@@ -18,12 +18,14 @@ Scores = dict[str, float | list[int]]
 
 
 @torch.no_grad()
-def score(half: ClientHalf, model: nn.Module, data: Examples, *, own: bool, held: torch.Tensor | None = None) -> Scores:
+def score(
+    trainer: LocalTrainer, model: nn.Module, data: Examples, context: ClientContext, *, held: torch.Tensor | None = None
+) -> Scores:
     """``num-examples``, and for each predictor ``correct`` (a count, so that test sets can be pooled) and ``loss``.
 
     Those of other predictors than the plain one stand under ``NAME-correct`` and ``NAME-loss``. ``held`` (classes,),
     true for the classes that a client has training images of, adds the masked predictors. The global model, which is
-    not a client's ``own``, is also counted class by class: ``correct-by-class`` and ``examples-by-class``.
+    not a client's own, is also counted class by class: ``correct-by-class`` and ``examples-by-class``.
     """
     model.eval()
     device = data.labels.device
@@ -31,7 +33,7 @@ def score(half: ClientHalf, model: nn.Module, data: Examples, *, own: bool, held
     right: dict[str, torch.Tensor] = {}
     for indices in evaluation_batches(len(data)):
         images, labels = data.batch(indices.to(device))
-        for name, logits in _with_masked(half.predict(model, images, own=own), held).items():
+        for name, logits in _with_masked(trainer.predict(model, images, context), held).items():
             losses.setdefault(name, torch.zeros((), device=device)).add_(
                 F.cross_entropy(logits, labels, reduction="sum")
             )
@@ -41,9 +43,9 @@ def score(half: ClientHalf, model: nn.Module, data: Examples, *, own: bool, held
     for name, hits in right.items():
         scores[named(name, CORRECT)] = int(hits.sum())
         scores[named(name, LOSS)] = losses[name].item() / len(data)
-        if not own:
+        if not context.own:
             scores[named(name, CORRECT_BY_CLASS)] = hits.tolist()
-    if not own:
+    if not context.own:
         scores[EXAMPLES_BY_CLASS] = data.labels.bincount(minlength=len(hits)).tolist()
     return scores
 

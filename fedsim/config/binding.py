@@ -9,10 +9,6 @@ from typing import Any, get_args, get_type_hints
 from fedsim.core.errors import UserError
 
 Factory = Callable[..., Any]
-SET_BY_THE_SIMULATOR = frozenset(
-    {"model", "fraction", "seed", "training", "image_shape", "aggregation", "client_densities"}
-)
-"""What both halves of a method are handed anyway, so that it cannot be an option of the method too."""
 KINDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -35,54 +31,38 @@ def instantiate(
     given = {key: value for key, value in options.items() if key not in ("_target_", "name")}
     parameters = _parameters(factory)
     handed = {**{key: value for key, value in (offered or {}).items() if key in parameters}, **kwargs}
-    _refuse(group, options, given.keys() - set(parameters[len(args) :]) | given.keys() & handed.keys())
+    refuse_options(group, options, given.keys() - set(parameters[len(args) :]) | given.keys() & handed.keys())
     check_types(group, given, factory)
     return factory(*args, **given, **handed)
 
 
-def bind(
-    group: str,
-    options: Mapping[str, Any],
-    factory: Factory,
-    *args: Any,
-    offered: Mapping[str, Any] | None = None,
-    **kwargs: Any,
-) -> Any:
-    """Calls the factory with those options of the group that it names, where several share the group's options.
+def bind(group: str, options: Mapping[str, Any], factory: Factory, *args: Any) -> Any:
+    """Return what the factory makes of ``args`` and of those options of the group that it names.
 
-    Of what is ``offered``, too, it gets what it names.
+    For groups whose options several factories share.
 
-    Errors: ``UserError`` for an option of another type.
+    Raises:
+        UserError: For an option of another type.
     """
-    named = _parameters(factory)
-    mine = {key: options[key] for key in named if key in options and key not in SET_BY_THE_SIMULATOR}
+    mine = {key: options[key] for key in options_of(factory, len(args)) if key in options}
     check_types(group, mine, factory)
-    handed = {key: value for key, value in (offered or {}).items() if key in named}
-    return factory(*args, **mine, **handed, **kwargs)
+    return factory(*args, **mine)
 
 
-def bind_half(strategy: Mapping[str, Any], half: str, *args: Any, **kwargs: Any) -> Any:
-    """The ``server`` or ``client`` half of a method, with those of the method's options that its constructor names.
-
-    ``configs/strategy/NAME.yaml`` names the two classes under ``server`` and ``client``; what else stands there are the
-    method's options, so that a user writes ``strategy.clip=0.1`` without knowing which half clips.
-
-    Errors: ``UserError`` for an option of another type.
-    """
-    return bind("strategy", strategy, locate("strategy", half, strategy.get(half)), *args, **kwargs)
+def options_of(factory: Factory, handed: int = 0) -> list[str]:
+    """Return the names of a factory's parameters behind the first ones, which the simulator hands over."""
+    return _parameters(factory)[handed:]
 
 
 def refuse_unused_options(
     group: str, options: Mapping[str, Any], factories: Iterable[Factory], structure: Iterable[str]
 ) -> None:
-    """Errors: ``UserError`` for an option that none of the factories takes; ``structure`` names what is no option."""
-    taken = set(structure).union(*map(_parameters, factories)) - SET_BY_THE_SIMULATOR
-    _refuse(group, options, options.keys() - taken)
+    """Refuse an option that none of the factories takes; ``structure`` names what is no option.
 
-
-def halves_of(strategy: Mapping[str, Any]) -> list[Factory]:
-    """Both halves of a method. Errors: ``UserError`` if one cannot be imported."""
-    return [locate("strategy", half, strategy.get(half)) for half in ("server", "client")]
+    Raises:
+        UserError: Naming the first such option.
+    """
+    refuse_options(group, options, options.keys() - set(structure).union(*map(options_of, factories)))
 
 
 def target_of(group: str, options: Mapping[str, Any]) -> Any:
@@ -90,11 +70,6 @@ def target_of(group: str, options: Mapping[str, Any]) -> Any:
     factory = locate(group, "_target_", options.get("_target_"))
     check_types(group, options, factory)
     return factory
-
-
-def takes(strategy: Mapping[str, Any], half: str, name: str) -> bool:
-    """Whether the constructor of a method's half names this."""
-    return name in _parameters(locate("strategy", half, strategy.get(half)))
 
 
 def check_types(group: str, options: Mapping[str, Any], factory: Factory) -> None:
@@ -117,7 +92,12 @@ def _is_a(value: Any, kind: Any) -> bool:
     return isinstance(value, int | float) if kind is float else isinstance(value, kind)
 
 
-def _refuse(group: str, options: Mapping[str, Any], keys: Iterable[str]) -> None:
+def refuse_options(group: str, options: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Refuse these keys of a group, of which nobody takes the value.
+
+    Raises:
+        UserError: Naming the first of them.
+    """
     for key in sorted(keys):
         owner = options.get("name", options.get("_target_"))
         raise UserError(f"{group}.{key}={options[key]} is not an option of {owner}: leave it out.")

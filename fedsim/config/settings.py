@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from datasets.shots import SHOT_RULES
-from fedsim.config.binding import halves_of, refuse_unused_options
 from fedsim.config.composition import with_resumed
 from fedsim.config.paths import OPTIONS, PATHS, expanded
 from fedsim.core.errors import UserError
@@ -149,9 +148,6 @@ class Settings:
                 f"momentum={config['momentum']} is not used by optimizer={config['optimizer']}: "
                 f"leave it out, or choose {' or '.join(WITH_MOMENTUM)}."
             )
-        refuse_unused_options(
-            "strategy", config["strategy"], halves_of(config["strategy"]), ("name", "server", "client")
-        )
         paths: dict[str, Any] = {key: expanded(key, config[key]) for key in PATHS}
         for group, options in OPTIONS.items():
             there = {option: config[group][option] for option in options if isinstance(config[group].get(option), str)}

@@ -1,4 +1,4 @@
-"""What devices can afford, and the densities that this leaves them."""
+"""What devices can afford, and how much of the network that leaves them."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,9 +7,9 @@ from fedsim.cost.device_classes import DeviceClass, Needs
 from fedsim.cost.workload import CostTracker, Workload
 
 HALVINGS = 30
-"""Of the range of densities; a density is then known to nine digits."""
+"""Of the range of sizes; a size is then known to nine digits."""
 Plan = Callable[[float, float], Sequence[Workload]]
-"""What rounds may be like for a device of the second density, where the server keeps the first."""
+"""What rounds may be like for a device of the second size, where the server keeps the first."""
 
 
 class Budget:
@@ -19,51 +19,62 @@ class Budget:
         self.costs = costs
 
     def check(self, planned: Sequence[Workload], remedy: str) -> None:
-        """Errors: ``UserError`` naming the first limit that is exceeded and what would be needed."""
+        """Refuse what a class cannot afford.
+
+        Raises:
+            UserError: Naming the first limit that is exceeded and what would be needed.
+        """
         for each in self.costs.classes:
             each.check(self.costs.most(planned, each.clients), remedy)
 
-    def densities(self, plan: Plan) -> list[float]:
-        """The largest that each class can afford. The server keeps the largest of them, and of that the others a part.
+    def sizes(self, option: str, plan: Plan) -> list[float]:
+        """Return the largest size of the network, from 0 to 1, that each class can afford.
 
-        Errors: ``UserError`` without a limit, or if nothing fits.
+        The server keeps the largest of them, and of that the others train a part. ``option`` is the key of the setting
+        that is left open.
+
+        Raises:
+            UserError: Without a limit, or if nothing fits.
         """
         classes = self.costs.classes
         if not any(each.limits for each in classes):
             raise UserError(
-                "strategy.density=null is not possible without a budget: choose a number, or budget.memory_mb or "
-                "budget.flops."
+                f"{option}=null is not possible without a budget: choose a number, or budget.memory_mb or budget.flops."
             )
 
-        def densest(each: DeviceClass, plan_of: Callable[[float], Sequence[Workload]]) -> float:
-            return _densest(each, lambda density: self.costs.most(plan_of(density), each.clients))
+        def largest(each: DeviceClass, plan_of: Callable[[float], Sequence[Workload]]) -> float:
+            return _largest(each, lambda size: self.costs.most(plan_of(size), each.clients))
 
-        alone = [densest(each, lambda density: plan(density, density)) for each in classes]
+        alone = [largest(each, lambda size: plan(size, size)) for each in classes]
         whole = max(alone)
         return [
-            whole if density == whole else min(whole, densest(each, lambda part: plan(whole, part)))
-            for each, density in zip(classes, alone, strict=True)
+            whole if size == whole else min(whole, largest(each, lambda part: plan(whole, part)))
+            for each, size in zip(classes, alone, strict=True)
         ]
 
 
-def _densest(each: DeviceClass, needs: Callable[[float], Needs]) -> float:
-    """The largest density whose ``needs`` the class can afford. Errors: ``UserError`` if there is none."""
+def _largest(each: DeviceClass, needs: Callable[[float], Needs]) -> float:
+    """Return the largest size whose ``needs`` the class can afford.
+
+    Raises:
+        UserError: If there is none.
+    """
     if each.exceeded(needs(1.0)) is None:
         return 1.0
-    low, high, found, sparsest = 0.0, 1.0, None, None
+    low, high, found, smallest = 0.0, 1.0, None, None
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         try:
             needed = needs(middle)
-        except UserError:  # fewer weights than layers
+        except UserError:  # smaller than the method can make it
             low = middle
             continue
         if each.exceeded(needed) is None:
             low = found = middle
         else:
-            high, sparsest = middle, needed
+            high, smallest = middle, needed
     if found is None:
-        assert sparsest is not None
-        each.check(sparsest)
+        assert smallest is not None
+        each.check(smallest)
     assert found is not None
     return found

@@ -8,7 +8,7 @@ INDEX_BYTES = 4
 """An int32: a place in the flattened weights of one layer."""
 
 
-def sparse_bytes(numel: int, nonzero: int, value_bytes: int = VALUE_BYTES, index_bytes: int = INDEX_BYTES) -> int:
+def partial_bytes(numel: int, nonzero: int, value_bytes: int = VALUE_BYTES, index_bytes: int = INDEX_BYTES) -> int:
     """Bytes of so many kept numbers and of where they are: one bit for each number or one index for each kept one,
     whichever is less."""
     if not 0 <= nonzero <= numel:

@@ -4,19 +4,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import nn
 
 from datasets.federation import Federation
+from fedsim.core.threads import one_thread
 from fedsim.diagnostics.activations import AFTER, BEFORE, COUNTS, NUM_IMAGES, SUMS, TRAINING
 from fedsim.diagnostics.collapse import ClassMeans, collapse_metrics
 from fedsim.diagnostics.divergence import mean_shift, mean_symmetric_kl, pooled, symmetric_kl
 from fedsim.diagnostics.updates import UpdateStatistics
-from fedsim.engines.client_call import one_thread
 from fedsim.engines.grid import FederationGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import (
     COLLAPSE,
+    CONFIG,
     GLOBAL,
     QUERY_ACTIVATIONS,
     QUERY_CLASS_SCATTER,
@@ -26,8 +27,9 @@ from fedsim.messages.schema import (
     metrics_of,
     number,
 )
-from fedsim.methods.interfaces import ServerHalf
+from fedsim.methods.interfaces import ServerStrategy
 from fedsim.models.classifier import classifier_of
+from fedsim.server.federated_model import FederatedModel
 
 Row = dict[str, Any]
 Tensors = Mapping[str, torch.Tensor]
@@ -61,17 +63,17 @@ class Diagnosis:
         self,
         round: int,
         grid: FederationGrid,
-        strategy: ServerHalf,
-        arrays: ArrayRecord,
-        model: Tensors,
+        strategy: ServerStrategy,
+        model: FederatedModel,
         successful: Successful,
         updates: UpdateStatistics | None,
     ) -> list[Row]:
-        """``arrays`` is what the strategy sends of, ``model`` the global model, which is diagnosed for its classes."""
+        """Return a row for each layer and metric; the global model is diagnosed for its classes."""
         config = ConfigRecord({ROUND: round})
         to_clients = [
-            message(QUERY_ACTIVATIONS, each.metadata.dst_node_id, arrays_of(each), config)
-            for each in strategy.configure_evaluate(round, arrays, ConfigRecord(), grid)
+            # In the form in which the method sends it, with what it sends beside the arrays.
+            Message(RecordDict({**each.content, CONFIG: config}), each.metadata.dst_node_id, QUERY_ACTIVATIONS)
+            for each in strategy.configure_evaluate(round, model.arrays, ConfigRecord(), grid)
             if each.metadata.dst_node_id in self.clients
         ]
 
@@ -83,7 +85,7 @@ class Diagnosis:
         for layer, values in (updates.metrics() if updates is not None else {}).items():
             metrics.setdefault(layer, {}).update(values)
         metrics.setdefault(self.classifier, {}).update(
-            self._of_classes(round, ask, to_record(model), None if strategy.personal else told)
+            self._of_classes(round, ask, to_record(model.complete), None if strategy.personal else told)
         )
         return [
             {"round": round, "layer": layer, "metric": name, "value": value}

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from fedsim.engines.client_call import one_thread
+from fedsim.core.threads import one_thread
 
 Tensors = Mapping[str, torch.Tensor]
 

@@ -3,7 +3,7 @@
 from flwr.app import Message, MessageType
 
 from fedsim.engines.grid import FederationGrid, WrappedGrid
-from fedsim.messages.schema import bytes_of
+from fedsim.messages.schema import bytes_of, kind_of
 
 
 class CountingGrid(WrappedGrid):
@@ -35,11 +35,11 @@ class FaultGrid(WrappedGrid):
 
     @property
     def faults(self) -> list[tuple[int, str, str]]:
-        """The client, the type of message, and the first line of the reason."""
+        """The client, what the message was about, and the first line of the reason."""
         return [(client, type_, reason) for (client, type_), reason in self._faults.items()]
 
     def passed(self, message: Message, reply: Message) -> Message:
         if reply.has_error():
             reason = (reply.error.reason or "no reason given").partition("\n")[0]
-            self._faults.setdefault((message.metadata.dst_node_id, message.metadata.message_type), reason)
+            self._faults.setdefault((message.metadata.dst_node_id, kind_of(message)), reason)
         return reply

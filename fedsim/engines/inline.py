@@ -6,7 +6,8 @@ import torch
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 
-from fedsim.engines.client_call import fix_threads, handle
+from fedsim.core.threads import fix_threads
+from fedsim.engines.client_call import handle
 from fedsim.engines.grid import LocalGrid
 
 

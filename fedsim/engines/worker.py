@@ -11,7 +11,8 @@ from flwr.clientapp import ClientApp
 
 from fedsim.core.errors import FedsimError
 from fedsim.core.memory import peak_memory_mb
-from fedsim.engines.client_call import fix_threads, handle
+from fedsim.core.threads import fix_threads
+from fedsim.engines.client_call import handle
 from fedsim.engines.shared_memory import pack, receive, send
 
 READY = "ready"

@@ -9,7 +9,7 @@ from fedsim.heads.cosine import CosineLinear, use_cosine
 from fedsim.heads.etf import ETFLinear, simplex_frame, use_etf
 from fedsim.heads.linear import keep_linear, replace_classifier
 from fedsim.heads.local_generic import LocalGenericHeads, PersonalLinear, local_generic_heads, use_local_generic
-from fedsim.heads.sparse_frame import SparseFrame, sparse_frame
+from fedsim.heads.sparse_frame import SparseFrame, refuse_unmade, sparse_frame
 
 __all__ = [
     "CosineLinear",
@@ -19,6 +19,7 @@ __all__ = [
     "SparseFrame",
     "keep_linear",
     "local_generic_heads",
+    "refuse_unmade",
     "replace_classifier",
     "simplex_frame",
     "sparse_frame",

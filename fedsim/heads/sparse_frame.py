@@ -110,3 +110,16 @@ class SparseFrame(nn.Linear):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, sparsity={self.sparsity:g}, norm={self.norm:g}"
+
+
+def refuse_unmade(model: nn.Module, head: str, strategy: str) -> None:
+    """Refuse a network whose fixed classifier nobody has made.
+
+    Raises:
+        UserError: Naming the head and the strategy.
+    """
+    if any(isinstance(layer, SparseFrame) and not layer.made for layer in model.modules()):
+        raise UserError(
+            f"head={head} has a fixed classifier, which strategy={strategy} does not make: choose the strategy that "
+            "brings this head with it, or another head."
+        )

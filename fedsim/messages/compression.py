@@ -20,7 +20,7 @@ from fedsim.messages.arrays import to_record, to_tensors
 
 FP16, INT8 = "fp16", "int8"
 FORMS = (FP16, INT8)
-RESIDUAL = "residual"
+RESIDUAL = "simulator/residual"
 """The record of ``Context.state`` with the errors of ``int8`` that are still to be sent, by entry."""
 SCALES = "/scales"
 """The entry of a reply with the s of all ``int8`` tensors, float32 (tensors,), in the order of their sorted names."""

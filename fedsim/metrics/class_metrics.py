@@ -1,20 +1,18 @@
 """Rows of ``classes.csv``, and the accuracy on classes with many, medium and few training images."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
-from flwr.app import RecordDict
 from torch import nn
 from torch.nn import functional as F
 
 from datasets.federation import Federation
 from datasets.shots import SHOT_RULES, SHOTS, long_tailed
-from fedsim.engines.client_call import one_thread
+from fedsim.core.threads import one_thread
 from fedsim.metrics.round_metrics import Row
 from fedsim.models.classifier import class_layers
-from fedsim.server.evaluation import Evaluation, Measured, personal_part, pool
-
-Tensors = Mapping[str, torch.Tensor]
+from fedsim.server.evaluation import Evaluation, Measured, pool
+from fedsim.server.federated_model import FederatedModel
 
 
 class ClassTracker:
@@ -59,10 +57,7 @@ class ClassTracker:
         self,
         round: int,
         evaluation: Evaluation,
-        initial: Tensors,
-        model: Tensors,
-        personal: frozenset[str],
-        states: Mapping[int, RecordDict],
+        model: FederatedModel,
     ) -> list[Row]:
         """One for each class: ``round,class,train_images,shot,num_examples,accuracy``, then what the model adds.
 
@@ -85,10 +80,10 @@ class ClassTracker:
                 row[f"{name}accuracy"] = right / examples if examples else None
         for layer in self.layers:
             entry = f"{layer}.weight"
-            if entry not in model:  # a reparametrization keeps it under another name
+            if entry not in model.complete:  # a reparametrization keeps it under another name
                 continue
-            kept = (personal_part(initial, frozenset({entry}), state)[entry] for state in states.values())
-            for name, values in _geometry(kept if entry in personal else [model[entry]]).items():
+            own = entry in model.personal
+            for name, values in _geometry(model.personal_entry(entry) if own else [model.complete[entry]]).items():
                 for row, value in zip(rows, values, strict=True):
                     row[f"{layer}_{name}"] = value
         return rows

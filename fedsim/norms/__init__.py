@@ -17,6 +17,7 @@ from fedsim.norms.ibn import InstanceBatchNorm2d, use_ibn_a, use_ibn_b
 from fedsim.norms.instance import use_instance_norm
 from fedsim.norms.layer import use_layer_norm
 from fedsim.norms.none import remove_norm
+from fedsim.norms.one_image import refuse_batch_of_one
 from fedsim.norms.pixels import check_pixels
 from fedsim.norms.policy import NormPolicy
 from fedsim.norms.power import GroupScaling, PowerNorm, use_power_norm
@@ -52,6 +53,7 @@ __all__ = [
     "check_pixels",
     "keep_batch_norm",
     "norm_names",
+    "refuse_batch_of_one",
     "remove_norm",
     "use_batch_channel_norm",
     "use_crms_norm",

@@ -10,10 +10,14 @@ from pathlib import Path
 
 from flwr.app import ArrayRecord, RecordDict
 
+from fedsim.client.state import with_namespaces
 from fedsim.core.files import reading, writing
+from fedsim.messages.schema import ENTRIES
 from fedsim.output.record_files import load_records, save_records
 
 FILES = "round_*.safetensors"
+_OLD = {"given": ENTRIES}
+"""Names of strategies' records in the checkpoints of older versions."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,12 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         return Checkpoint(
             round=int(metadata["round"]),
             arrays=arrays,
-            strategy=states.get("strategy", RecordDict()),
-            clients={client: states.get(str(client), RecordDict()) for client in json.loads(metadata["clients"])},
+            strategy=RecordDict(
+                {_OLD.get(name, name): record for name, record in states.get("strategy", RecordDict()).items()}
+            ),
+            clients={
+                client: with_namespaces(states.get(str(client), RecordDict()))
+                for client in json.loads(metadata["clients"])
+            },
             tables=json.loads(metadata.get("tables", "{}")),
         )

@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 import torch
-from flwr.app import RecordDict
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
@@ -20,13 +19,13 @@ from fedsim.core.files import reading, why, write_atomically, writing
 from fedsim.core.memory import peak_memory_mb
 from fedsim.cost import device_classes
 from fedsim.engines.grid import FederationGrid
-from fedsim.methods.sparse.export import save_pruned
+from fedsim.messages.arrays import to_tensors
 from fedsim.metrics.round_metrics import Row, best_row, evaluated, nested
 from fedsim.output.provenance import FILE as PROVENANCE
 from fedsim.output.provenance import commit, versions
 from fedsim.output.results import read_summary
 from fedsim.output.tables import Table
-from fedsim.server.evaluation import personal_part
+from fedsim.server.federated_model import FederatedModel
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ PAGE = 4096
 """Bytes: what a disk must have left for a run to begin."""
 OF_A_RUN = (
     *("clients.csv", "rounds.csv", "classes.csv", "diagnostics.csv", "summary.json", PROVENANCE, "checkpoints"),
-    *("model.safetensors", "shared.safetensors", "pruned.safetensors", "clients", "plots", "report.html"),
+    *("model.safetensors", "shared.safetensors", "clients", "plots", "report.html"),
 )
 """What else a run writes beside its configuration."""
 PER_ROUND = ("train_", "seconds", "bytes_", "device_")
@@ -136,37 +135,22 @@ class Recorder:
         if evaluated([row]):
             self._write_summary(grid)
 
-    def save_models(
-        self,
-        initial: Mapping[str, torch.Tensor],
-        model: Mapping[str, torch.Tensor],
-        personal: frozenset[str],
-        states: Mapping[int, RecordDict],
-        masks: Mapping[str, torch.Tensor],
-        parts: Mapping[float, Mapping[str, torch.Tensor]],
-    ) -> None:
-        """``model.safetensors``, the global model, and ``clients/ID.safetensors``, what each client has of its own.
+    def save_models(self, model: FederatedModel) -> None:
+        """Write ``model.safetensors``, the global model, and ``clients/ID.safetensors``, each client's own part.
 
-        Of a client that has never trained that is still the ``initial`` part. A model with masks is also written as
-        ``pruned.safetensors``, as small as it is (``fedsim/methods/sparse/export.py``), and so are its ``parts``, by
-        density.
+        Of a client that has never trained that is still the initial part.
         """
-        _save_tensors(self.run_dir / "model.safetensors", model)
-        if masks:
-            save_pruned(self.run_dir / "pruned.safetensors", model, dict(masks))
-        for density, part in parts.items():
-            save_pruned(self.run_dir / f"pruned_{density:.6g}.safetensors", model, dict(part))
-        if personal:
+        _save_tensors(self.run_dir / "model.safetensors", model.complete)
+        if model.personal:
             with writing(self.run_dir / "clients"):
                 (self.run_dir / "clients").mkdir(exist_ok=True)
-            for client, state in states.items():
-                _save_tensors(
-                    self.run_dir / "clients" / f"{client}.safetensors", personal_part(initial, personal, state)
-                )
+            for client, part in model.personal_parts():
+                _save_tensors(self.run_dir / "clients" / f"{client}.safetensors", part)
 
-    def save_shared(self, arrays: Mapping[str, torch.Tensor], personal: frozenset[str]) -> None:
-        """``shared.safetensors``, where clients keep the other part of the model to themselves."""
-        shared = {name: tensor for name, tensor in arrays.items() if name not in personal}
+    def save_shared(self, model: FederatedModel) -> None:
+        """Write ``shared.safetensors``, where clients keep the other part of the model to themselves."""
+        arrays = to_tensors(model.arrays)
+        shared = {name: tensor for name, tensor in arrays.items() if name not in model.personal}
         _save_tensors(self.run_dir / "shared.safetensors", shared)
 
     def _device_classes(self, grid: FederationGrid) -> dict[str, dict[str, list[int]]]:
@@ -208,7 +192,8 @@ def check_run_dir(run_dir: Path) -> None:
     _try_to_write(run_dir, "out_dir")
     if os.path.lexists(run_dir / "config.yaml"):
         raise _already_holds_a_run(run_dir)
-    there = next((name for name in OF_A_RUN if os.path.lexists(run_dir / name)), None)
+    models = sorted(path.name for path in run_dir.glob("*.safetensors"))  # a method may export further ones
+    there = next((name for name in (*OF_A_RUN, *models) if os.path.lexists(run_dir / name)), None)
     if there is not None:
         raise UserError(
             f"out_dir={run_dir} already holds {there}, which a run would take for its own: choose a new directory."

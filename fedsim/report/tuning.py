@@ -276,7 +276,8 @@ def _tested(choice: Choice, seed: int, overrides: Sequence[str], folder: Path) -
         if result.summary["final"]["round"] == result.summary["rounds"]:
             return result
     from fedsim.config.settings import Settings  # these load torch and Flower, which a table does not need
-    from fedsim.server.simulation import prepare, run
+    from fedsim.server.preparation import prepare
+    from fedsim.server.simulation import run
 
     if (run_dir / "config.yaml").exists():
         config = {**load(run_dir), "resume": str(run_dir)}

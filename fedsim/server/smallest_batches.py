@@ -16,7 +16,7 @@ from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
-from fedsim.methods.interfaces import ClientHalf
+from fedsim.methods.interfaces import ClientContext, LocalTrainer
 from fedsim.models.first_pass import check_answer, reason_of
 from fedsim.models.restored import undisturbed
 from fedsim.norms.policy import NormPolicy
@@ -38,20 +38,20 @@ class Batch:
 
 
 def try_smallest_batches(
-    settings: Settings, federation: Federation, model: nn.Module, half: ClientHalf, asked_share: float = 0.0
+    settings: Settings, federation: Federation, model: nn.Module, trainer: LocalTrainer, queried_share: float = 0.0
 ) -> bool:
     """Try the smallest batches of training, of questions and of evaluations; the model stays as it is.
 
-    ``asked_share`` is that of its training images which a client is asked about before it trains, 0 for none. Returns
+    ``queried_share`` is that of its training images which a client is asked about before it trains, 0 for none. Returns
     whether, at evaluation, the result of an image depends on the others of its batch.
 
     Raises: ``UserError`` naming the client, or domain, whose batch is too small for the network, or if the network does
     not answer with one logit for each image and class in training.
     """
-    trial = _Trial(settings, federation, model, half)
+    trial = _Trial(settings, federation, model, trainer)
     trial.run(trial.train, _trained(federation, settings.batch_size))
-    if asked_share:
-        trial.run(trial.train, _asked(federation, asked_share))
+    if queried_share:
+        trial.run(trial.train, _asked(federation, queried_share))
     if trial.policy.reestimates:
         trial.run(trial.estimate, _estimated(federation))
     trial.run(trial.evaluate, _evaluations(federation))
@@ -63,8 +63,8 @@ def try_smallest_batches(
 class _Trial:
     """What is done with batches, in the ways of ``ClientHost`` and ``LocalSGD``."""
 
-    def __init__(self, settings: Settings, federation: Federation, model: nn.Module, half: ClientHalf) -> None:
-        self.model, self.half = model, half
+    def __init__(self, settings: Settings, federation: Federation, model: nn.Module, trainer: LocalTrainer) -> None:
+        self.model, self.trainer = model, trainer
         self.name, self.norm = settings.model["name"], settings.norm["name"]
         self.num_classes, self.image_shape = federation.num_classes, federation.source.image_shape
         self.policy = NormPolicy.of(settings.norm, settings.rounds)
@@ -114,7 +114,7 @@ class _Trial:
     def _predict(self, count: int) -> None:
         self.model.eval()
         for own in (True, False):
-            for logits in self.half.predict(self.model, self.images(count), own=own).values():
+            for logits in self.trainer.predict(self.model, self.images(count), ClientContext(own=own)).values():
                 check_answer(logits, count, self.num_classes, self.name, "")
 
     def depends_on_batch(self) -> bool:
@@ -163,7 +163,7 @@ def _trained(federation: Federation, batch_size: int) -> Iterator[Batch]:
 
 
 def _asked(federation: Federation, share: float) -> Iterator[Batch]:
-    """The share that ``CandidateQueries`` takes."""
+    """The share that queries are about."""
     for client, images in _images(federation, Part.TRAIN):
         asked = max(1, round(share * images))
         yield Batch(_smallest(asked, EVALUATION_BATCH), f"client {client} is asked, before training, about")

@@ -14,7 +14,7 @@ from datasets.source import Part
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.deployment.devices.node import NodeConfig, NodeProfile
-from fedsim.server.simulation import prepare
+from fedsim.server.preparation import prepare
 
 MakeSettings = Callable[..., Settings]
 WORDS = ("dataset=devices", "dataset.classes=[cat,dog]", "dataset.image_size=8", "split.num_clients=2")

@@ -12,7 +12,8 @@ from fedsim.config.settings import Settings
 from fedsim.engines.process import ProcessGrid
 from fedsim.messages.arrays import to_record
 from fedsim.messages.schema import EVALUATE, METRICS, message
-from fedsim.server.simulation import prepare, start_engine
+from fedsim.server.preparation import prepare
+from fedsim.server.simulation import start_engine
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

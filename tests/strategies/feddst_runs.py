@@ -12,7 +12,8 @@ from fedsim.engines.inline import InlineGrid
 from fedsim.messages.schema import TRAIN, arrays_of
 from fedsim.output.progress import Reporter
 from fedsim.output.results import Result
-from fedsim.server.simulation import Prepared, prepare, run
+from fedsim.server.preparation import Prepared, prepare
+from fedsim.server.simulation import run
 from strategies import FedDST
 
 MakeSettings = Callable[..., Settings]

@@ -14,7 +14,8 @@ from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record
 from fedsim.output.progress import Reporter
-from fedsim.server.simulation import prepare, run
+from fedsim.server.preparation import prepare
+from fedsim.server.simulation import run
 
 MakeSettings = Callable[..., Settings]
 CLIENT, IMAGES = 2, 40

@@ -14,7 +14,8 @@ from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import MASKS, REPLACE, arrays_of, bytes_of, config_of
 from fedsim.methods.sparse.masks import Masks, decode, density, encode, kept
 from fedsim.output.progress import Reporter
-from fedsim.server.simulation import Prepared, prepare, run
+from fedsim.server.preparation import Prepared, prepare
+from fedsim.server.simulation import run
 from tests.strategies.feddst_runs import EVERY, SMALL, MakeSettings, Tensors, Watched, dst
 
 

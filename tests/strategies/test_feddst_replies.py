@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.compression import RESIDUAL
 from fedsim.messages.schema import ARRAYS, CONFIG, MASKS, METRICS, REPLACE, ROUND, TRAIN, arrays_of, config_of
+from fedsim.server.preparation import prepare
 from fedsim.server.reply_checks import Vetting
-from fedsim.server.simulation import prepare
 from tests.conftest import small_settings
 from tests.strategies.feddst_runs import EVERY, SMALL, MakeSettings, Watched, watched
 

@@ -18,7 +18,8 @@ from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import GIVEN, arrays_of
 from fedsim.models import build_model
 from fedsim.output.progress import Reporter
-from fedsim.server.simulation import Prepared, prepare, run
+from fedsim.server.preparation import Prepared, prepare
+from fedsim.server.simulation import run
 from strategies import FedLoGe
 
 SMALL = ("strategy=fedloge", "head.steps=20", "engine=inline")

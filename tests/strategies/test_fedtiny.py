@@ -31,7 +31,8 @@ from fedsim.messages.schema import (
 from fedsim.methods.sparse.criteria import magnitude_masks
 from fedsim.methods.sparse.masks import Masks, apply, decode, kept
 from fedsim.output.progress import Reporter
-from fedsim.server.simulation import Prepared, prepare, run
+from fedsim.server.preparation import Prepared, prepare
+from fedsim.server.simulation import run
 from strategies import FedTiny
 
 MakeSettings = Callable[..., Settings]

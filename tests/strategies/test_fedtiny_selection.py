@@ -19,7 +19,7 @@ from fedsim.messages.schema import QUERY_BN_STATISTICS, arrays_of
 from fedsim.methods.sparse.criteria import magnitude_masks
 from fedsim.methods.sparse.masks import Masks, apply
 from fedsim.norms import EstimatedBatchNorm, PowerNorm, UnifiedNorm
-from fedsim.server.simulation import Prepared, prepare
+from fedsim.server.preparation import Prepared, prepare
 from strategies import FedTiny
 
 MakeSettings = Callable[..., Settings]

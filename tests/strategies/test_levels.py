@@ -18,7 +18,8 @@ from fedsim.messages.schema import MASKS, QUERY_BN_STATISTICS, QUERY_CANDIDATE_L
 from fedsim.methods.sparse.export import load_pruned
 from fedsim.methods.sparse.masks import Masks, apply, decode, density, kept
 from fedsim.output.progress import Reporter
-from fedsim.server.simulation import Prepared, prepare, run
+from fedsim.server.preparation import Prepared, prepare
+from fedsim.server.simulation import run
 from strategies import FedTiny, Pruned
 
 MakeSettings = Callable[..., Settings]

@@ -21,7 +21,8 @@ from fedsim.messages.schema import MASKS, arrays_of
 from fedsim.methods.sparse.export import load_pruned
 from fedsim.methods.sparse.masks import kept
 from fedsim.output.progress import Reporter
-from fedsim.server.simulation import Prepared, prepare, run
+from fedsim.server.preparation import Prepared, prepare
+from fedsim.server.simulation import run
 from strategies import Pruned
 
 MakeSettings = Callable[..., Settings]

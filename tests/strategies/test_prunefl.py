@@ -15,7 +15,8 @@ from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import MASKS, SQUARES, SQUARES_SINCE, arrays_of, config_of
 from fedsim.methods.sparse.masks import kept, unpack
 from fedsim.output.progress import Reporter
-from fedsim.server.simulation import Prepared, prepare, run
+from fedsim.server.preparation import Prepared, prepare
+from fedsim.server.simulation import run
 from strategies import PruneFL
 
 MakeSettings = Callable[..., Settings]

@@ -23,7 +23,7 @@ from fedsim.messages.schema import (
     number,
 )
 from fedsim.methods.sparse.criteria import magnitude_masks
-from fedsim.server.simulation import Prepared, prepare
+from fedsim.server.preparation import Prepared, prepare
 from strategies import FedTiny, Pruned
 
 MakeSettings = Callable[..., Settings]

@@ -3,13 +3,12 @@
 ``privacy=`` names one. It stands around an aggregation, so that it sees what travels and nothing else.
 """
 
-from fedsim.aggregation.privacy.choice import aggregation_for, no_privacy, refuse_noise, refuse_noise_on_statistics
+from fedsim.aggregation.privacy.choice import no_privacy, refuse_noise, refuse_noise_on_statistics
 from fedsim.aggregation.privacy.clipping import AdaptiveClipping, FixedClipping
 
 __all__ = [
     "AdaptiveClipping",
     "FixedClipping",
-    "aggregation_for",
     "no_privacy",
     "refuse_noise",
     "refuse_noise_on_statistics",

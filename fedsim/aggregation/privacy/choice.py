@@ -1,40 +1,17 @@
 """What ``aggregation=`` and ``privacy=`` name together, and with what they do not go together."""
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-from fedsim.aggregation import Aggregation, Mean, aggregation_of
-from fedsim.config.binding import instantiate, takes
+from fedsim.aggregation.aggregation import Aggregation
 from fedsim.core.errors import UserError
-from fedsim.core.seeding import cohort_size
 from fedsim.methods.state_split import frozen_entries
-
-if TYPE_CHECKING:  # strategies need this file: see fedsim/strategies.py
-    from fedsim.config.settings import Settings
 
 
 def no_privacy(aggregation: Aggregation) -> Aggregation:
     """``privacy=none``"""
-    return aggregation
-
-
-def aggregation_for(settings: "Settings", clients: int) -> Aggregation:
-    """The aggregation, within what is to keep it private, for a federation of so many clients.
-
-    Errors: ``UserError`` for a wrong option, too few clients in a cohort, or a strategy that does not use it.
-    """
-    inner = aggregation_of(settings.aggregation)
-    aggregation: Aggregation = instantiate("privacy", settings.privacy, inner, offered={"seed": settings.seed})
-    if not isinstance(aggregation, Mean) and not takes(settings.strategy, "server", "aggregation"):
-        raise UserError(
-            f"strategy={settings.strategy['name']} averages in a way of its own: choose aggregation=mean and "
-            "privacy=none, or another strategy."
-        )
-    aggregation.check(cohort_size(clients, settings.fraction))
-    if settings.diagnostics:
-        refuse_noise(aggregation, "diagnostics=true", "sums of their activations")
     return aggregation
 
 

@@ -16,7 +16,8 @@ from fedsim.messages.arrays import to_tensors
 from fedsim.messages.schema import TRAIN, arrays_of
 from fedsim.methods.sparse.masks import kept
 from fedsim.output.progress import Reporter
-from fedsim.server.simulation import prepare, run
+from fedsim.server.preparation import prepare
+from fedsim.server.simulation import run
 from strategies import FedTiny
 
 MakeSettings = Callable[..., Settings]

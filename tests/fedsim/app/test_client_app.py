@@ -31,7 +31,7 @@ from fedsim.messages.schema import (
     arrays_of,
 )
 from fedsim.methods.state_split import entries_of
-from fedsim.server.simulation import prepare
+from fedsim.server.preparation import prepare
 from tests.conftest import SMALL, small_settings
 
 WORDS = " ".join([*SMALL, "strategy=fedbn"])

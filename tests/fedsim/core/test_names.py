@@ -26,7 +26,7 @@ from fedsim.core.names import find_name, readable, title
 from fedsim.output.progress import Reporter
 from fedsim.output.results import Result, read_result
 from fedsim.report.command import main as report
-from fedsim.server.simulation import prepare
+from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run as play
 
 WORDS = (

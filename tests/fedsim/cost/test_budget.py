@@ -9,7 +9,7 @@ from datasets.federation import Federation
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.cost import Budget, CostTracker, Workload, device_classes, model_cost
-from fedsim.server.simulation import prepare
+from fedsim.server.preparation import prepare
 
 MakeSettings = Callable[..., Settings]
 MODEL = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False))

@@ -21,7 +21,7 @@ from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import ROUND, arrays_of, message
 from fedsim.models import build_model
-from fedsim.server.simulation import prepare
+from fedsim.server.preparation import prepare
 
 COMMON = ("rounds=2", "dataset.train_per_domain=40", "dataset.test_per_domain=20", "device=cpu", "engine=inline")
 SITES = ["features.1", "features.5", "features.9"]

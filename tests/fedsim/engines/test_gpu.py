@@ -17,7 +17,7 @@ from fedsim.engines.inline import InlineGrid
 from fedsim.engines.process import ProcessGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import arrays_of
-from fedsim.server.simulation import prepare
+from fedsim.server.preparation import prepare
 
 pytestmark = [
     pytest.mark.gpu,

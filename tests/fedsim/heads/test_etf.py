@@ -14,7 +14,8 @@ from fedsim.heads import ETFLinear, simplex_frame
 from fedsim.methods.state_split import frozen_entries
 from fedsim.models import build_model
 from fedsim.output.progress import Reporter
-from fedsim.server.simulation import prepare, run
+from fedsim.server.preparation import prepare
+from fedsim.server.simulation import run
 
 
 @pytest.mark.parametrize(("classes", "features"), [(10, 576), (10, 10), (10, 9), (3, 2), (2, 1), (126, 125)])

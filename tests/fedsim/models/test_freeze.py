@@ -15,7 +15,8 @@ from fedsim.models import CNNSmall
 from fedsim.models.freeze import train_only
 from fedsim.norms import use_group_norm, use_scaled_ws
 from fedsim.output.progress import Reporter
-from fedsim.server.simulation import prepare, run
+from fedsim.server.preparation import prepare
+from fedsim.server.simulation import run
 
 
 @pytest.mark.parametrize(("part", "head"), [("norm", False), ("norm_and_head", True)])

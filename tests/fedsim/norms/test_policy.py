@@ -19,7 +19,7 @@ from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import EVALUATE, EVALUATE_GLOBAL, TRAIN, arrays_of, message, metrics_of
 from fedsim.norms import use_evonorm_b0, use_norm
 from fedsim.norms.policy import NormPolicy, statistics_kept
-from fedsim.server.simulation import prepare
+from fedsim.server.preparation import prepare
 
 AFFINE = ("weight", "bias")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")

@@ -13,7 +13,8 @@ from fedsim.core.errors import FileError, UserError
 from fedsim.output.progress import Reporter
 from fedsim.output.results import read_summary
 from fedsim.report.command import main as report
-from fedsim.server.simulation import prepare, run
+from fedsim.server.preparation import prepare
+from fedsim.server.simulation import run
 from tests.conftest import FullDisk, small_settings
 
 CHECKPOINT = "checkpoints/round_00001.safetensors"

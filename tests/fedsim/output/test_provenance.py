@@ -12,7 +12,8 @@ from datasets.federation import Federation
 from fedsim.core.errors import UserError
 from fedsim.output.progress import Reporter
 from fedsim.output.provenance import FILE, Provenance
-from fedsim.server.simulation import prepare, run
+from fedsim.server.preparation import prepare
+from fedsim.server.simulation import run
 from tests.conftest import small_settings
 
 SMALL = ("engine=inline", "rounds=1", "strategy=fedbn", "dataset.train_per_domain=20")

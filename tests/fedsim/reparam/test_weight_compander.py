@@ -19,7 +19,8 @@ from fedsim.models import CNNSmall, build_model
 from fedsim.norms import ScaledWSConv2d, WSConv2d
 from fedsim.output.progress import Reporter
 from fedsim.reparam import Companded, compand, use_weight_compander
-from fedsim.server.simulation import prepare, run
+from fedsim.server.preparation import prepare
+from fedsim.server.simulation import run
 
 IMAGES = torch.randn((4, 3, 28, 28), generator=torch.Generator().manual_seed(0))
 MakeSettings = Callable[..., Settings]

@@ -14,7 +14,8 @@ from datasets.source import Part
 from fedsim.config.settings import Settings
 from fedsim.output.progress import Reporter
 from fedsim.output.results import Result
-from fedsim.server.simulation import prepare, run
+from fedsim.server.preparation import prepare
+from fedsim.server.simulation import run
 
 MakeSettings = Callable[..., Settings]
 MIXED = ("split=iid", "split.num_clients=3", "engine=inline", "rounds=1", "lr=0.2")

@@ -17,7 +17,8 @@ from fedsim.engines.inline import InlineGrid
 from fedsim.messages.schema import EVALUATE, EVALUATE_GLOBAL, TRAIN
 from fedsim.output.progress import Reporter
 from fedsim.output.results import Result
-from fedsim.server.simulation import prepare, run
+from fedsim.server.preparation import prepare
+from fedsim.server.simulation import run
 
 OPTIONS = {
     "fedavg": ("mask_absent_classes=true",),

@@ -21,7 +21,7 @@ from fedsim.output.progress import Reporter
 from fedsim.output.recorder import Recorder
 from fedsim.output.results import Result, read_result
 from fedsim.server.loop import FederatedLoop
-from fedsim.server.simulation import Prepared, prepare
+from fedsim.server.preparation import Prepared, prepare
 
 
 def play(prepared: Prepared, run_dir: Path, make_app: Callable[[torch.device], ClientApp] | None = None) -> Result:

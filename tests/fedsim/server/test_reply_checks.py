@@ -40,8 +40,9 @@ from fedsim.messages.schema import (
 )
 from fedsim.output.progress import Reporter
 from fedsim.output.results import Result
+from fedsim.server.preparation import prepare
 from fedsim.server.reply_checks import Vetting
-from fedsim.server.simulation import prepare, run
+from fedsim.server.simulation import run
 
 SENT = {"head.weight": torch.tensor([[0.5, -2.0]]), "seen": torch.tensor(3)}
 IMAGES, TESTS = 40, 20

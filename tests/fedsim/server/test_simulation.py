@@ -12,7 +12,8 @@ from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.engines.process import ProcessGrid
 from fedsim.output.progress import Reporter
-from fedsim.server.simulation import prepare, run, start_engine
+from fedsim.server.preparation import prepare
+from fedsim.server.simulation import run, start_engine
 
 
 def test_the_same_seed_prepares_the_same_model_and_another_seed_another(

@@ -19,7 +19,8 @@ from fedsim.models import build_model
 from fedsim.norms import norm_names
 from fedsim.norms.policy import NormPolicy
 from fedsim.output.progress import Reporter
-from fedsim.server.simulation import prepare, run
+from fedsim.server.preparation import prepare
+from fedsim.server.simulation import run
 from fedsim.server.smallest_batches import try_smallest_batches
 
 MakeSettings = Callable[..., Settings]

@@ -12,7 +12,8 @@ from fedsim.core.errors import UserError
 from fedsim.methods.sparse.masks import kept
 from fedsim.output.progress import Reporter
 from fedsim.output.results import Result
-from fedsim.server.simulation import Prepared, prepare, run
+from fedsim.server.preparation import Prepared, prepare
+from fedsim.server.simulation import run
 
 MakeSettings = Callable[..., Settings]
 Play = Callable[..., tuple[Prepared, Result, dict[str, torch.Tensor]]]

@@ -11,7 +11,8 @@ from fedsim.client.host import ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.engines.inline import InlineGrid
 from fedsim.output.progress import Reporter
-from fedsim.server.simulation import prepare, run
+from fedsim.server.preparation import prepare
+from fedsim.server.simulation import run
 from tests.conftest import ROOT
 
 METHODS = {

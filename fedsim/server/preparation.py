@@ -1,0 +1,179 @@
+"""From settings to everything that a run needs: data, model, method, costs; whatever is wrong is refused here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from datasets.build import build_federation
+from datasets.federation import Federation
+from fedsim.aggregation import Aggregation, Mean, aggregation_of
+from fedsim.aggregation.privacy import refuse_noise, refuse_noise_on_statistics
+from fedsim.config.binding import instantiate, target_of
+from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
+from fedsim.core.hardware import resolve_devices
+from fedsim.core.seeding import cohort_size
+from fedsim.cost import Budget, CostTracker, model_cost
+from fedsim.diagnostics.diagnosis import Diagnosis
+from fedsim.heads import refuse_unmade
+from fedsim.methods.interfaces import ServerStrategy
+from fedsim.methods.method import WEIGHTING, Method
+from fedsim.methods.training import ServerTraining
+from fedsim.models import build_model
+from fedsim.models.layer_map import as_written, replaced_layers
+from fedsim.norms import refuse_batch_of_one
+from fedsim.norms.groups import grouping
+from fedsim.norms.policy import NormPolicy
+from fedsim.server.smallest_batches import try_smallest_batches
+from fedsim.tta import adaptation_of
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that can be wrong with the settings has been tried, and nothing has been written or started."""
+
+    settings: Settings
+    federation: Federation
+    model: nn.Module
+    strategy: ServerStrategy
+    devices: list[torch.device]
+    costs: CostTracker
+    diagnosis: Diagnosis | None
+    one_model: bool
+    """Whether every client uses the model that the server sends and nothing of its own"""
+    by_batch: bool
+    """Whether, at evaluation, the result of an image depends on the others of its batch"""
+    size_option: str | None = None
+    sizes: Mapping[str, float] = field(default_factory=dict)
+    """How much of the network each class of devices affords, where that option was left open"""
+
+    def __str__(self) -> str:
+        """Return one line for the person who waits.
+
+        ``fedwon on digits: 6 clients, cnn_small with sws, sgd with lr 0.8, process on cpu``
+        """
+        settings, groups = self.settings, grouping(self.settings.norm)
+        return (
+            f"{settings.strategy['name']} on {settings.dataset['name']}: {len(self.federation.clients)} clients, "
+            f"{settings.model['name']} with {settings.norm['name']}{'' if groups is None else f' (norm.{groups})'}, "
+            f"{settings.optimizer} with lr {settings.lr:g}, "
+            f"{settings.engine['name']} on {', '.join(map(str, self.devices))}"
+            f"{self._sizes()}"
+        )
+
+    def _sizes(self) -> str:
+        if not self.sizes:
+            return ""
+        named = ", ".join(f"{name}: {size:.3g}" for name, size in self.sizes.items() if name)
+        return f", {self.size_option} {max(self.sizes.values()):.3g}{named and f' ({named})'}"
+
+    def replaced_layers(self) -> str:
+        """Return a line for every layer that stands in another one's place, for ``verbose=true``."""
+        settings, source = self.settings, self.federation.source
+        written = as_written(settings.model, self.federation.num_classes, source.image_shape)
+        rows = replaced_layers(written, self.model)
+        head = f"layers of {settings.model['name']} that were replaced: {len(rows) or 'none'}"
+        return "\n".join([head, *(f"  {name}: {before} -> {now}" for name, before, now in rows)])
+
+
+def prepare(settings: Settings, federation: Federation | None = None) -> Prepared:
+    """Load the data, unless devices hold it, and build the model and both halves of the method.
+
+    Raises:
+        UserError: For settings that do not go together.
+    """
+    devices = resolve_devices(settings.device)
+    target_of("engine", settings.engine).check(devices, settings.engine)
+    method = Method.of(settings.strategy)
+    federation = build_federation(settings) if federation is None else federation
+    model = build_model(settings, federation.num_classes, federation.source.image_shape)
+    policy = NormPolicy.of(settings.norm, settings.rounds)
+    policy.apply(model)
+    trainer = method.make_trainer(settings)
+    adaptation = adaptation_of(settings.tta)
+    if adaptation is not None:
+        adaptation.check(model)
+    if settings.batch_size == 1:
+        refuse_batch_of_one(model, settings.norm["name"])
+    costs = CostTracker(model_cost(model, federation.source.image_shape), federation, settings)
+    strategy, sizes = _strategy_within_budget(method, settings, model, federation, costs)
+    refuse_unmade(model, settings.head["name"], settings.strategy["name"])
+    policy.refuse_contradiction(model, strategy.personal, settings.strategy["name"])
+    strategy.keep_on_clients(policy.local_entries(model))
+    refuse_noise_on_statistics(settings.privacy, model, strategy.personal)
+    own = strategy.personal or policy.reestimates or adaptation is not None or settings.mask_absent_classes
+    return Prepared(
+        settings,
+        federation,
+        model,
+        strategy,
+        devices,
+        costs,
+        diagnosis=_diagnosis(settings, model, federation, strategy) if settings.diagnostics else None,
+        one_model=strategy.sends_one_model and not own,
+        by_batch=try_smallest_batches(settings, federation, model, trainer, strategy.queried_share),
+        size_option=method.size_option,
+        sizes=sizes,
+    )
+
+
+def _strategy_within_budget(
+    method: Method, settings: Settings, model: nn.Module, federation: Federation, costs: CostTracker
+) -> tuple[ServerStrategy, Mapping[str, float]]:
+    """Return the strategy, and by class of devices the size that its budget allows, where that was left open."""
+    options, option = method.options, method.size_option
+    budget = Budget(costs)
+    aggregation = _aggregation(method, settings, len(federation.clients))
+
+    def make(size: float | None = None, client_sizes: Mapping[int, float] | None = None) -> ServerStrategy:
+        training = ServerTraining(
+            weighting=options.get(WEIGHTING),
+            fraction=settings.fraction,
+            seed=settings.seed,
+            aggregation=aggregation,
+            image_shape=federation.source.image_shape,
+            client_sizes=client_sizes or {},
+        )
+        return method.make_strategy(model, training, **({} if size is None else {str(option): size}))
+
+    if option is None or options[option] is not None:
+        strategy = make()
+        remedy = "a strategy that trains a smaller network" if option is None else f"a smaller strategy.{option}"
+        budget.check(strategy.planned(), remedy)
+        return strategy, {}
+    sizes = budget.sizes(f"strategy.{option}", lambda whole, part: make(whole).planned(part))
+    whole = max(sizes)
+    by_class = list(zip(costs.classes, sizes, strict=True))
+    smaller = {client: size for each, size in by_class for client in each.clients if size < whole}
+    return make(whole, smaller), {each.name: size for each, size in by_class}
+
+
+def _aggregation(method: Method, settings: Settings, clients: int) -> Aggregation:
+    """Return the aggregation, within what is to keep it private, for a federation of so many clients.
+
+    Raises:
+        UserError: For a wrong option, too few clients in a cohort, or a strategy that does not use it.
+    """
+    inner = aggregation_of(settings.aggregation)
+    aggregation: Aggregation = instantiate("privacy", settings.privacy, inner, offered={"seed": settings.seed})
+    if not isinstance(aggregation, Mean) and not method.uses_aggregation:
+        raise UserError(
+            f"strategy={settings.strategy['name']} averages in a way of its own: choose aggregation=mean and "
+            "privacy=none, or another strategy."
+        )
+    aggregation.check(cohort_size(clients, settings.fraction))
+    if settings.diagnostics:
+        refuse_noise(aggregation, "diagnostics=true", "sums of their activations")
+    return aggregation
+
+
+def _diagnosis(settings: Settings, model: nn.Module, federation: Federation, strategy: ServerStrategy) -> Diagnosis:
+    if not strategy.sends_one_model:
+        raise UserError(
+            "diagnostics=true compares devices that train the same weights: leave it out, or budget.classes."
+        )
+    if federation.on_devices:
+        raise UserError("diagnostics=true needs what devices do not tell: leave it out with dataset=devices.")
+    return Diagnosis(model, federation, settings.rounds, settings.diagnostics_every)

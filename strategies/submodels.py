@@ -1,0 +1,111 @@
+"""Devices of several sizes: small ones train a submodel of the network that large ones train.
+
+A submodel is nested in the next larger one: of each layer it has the weights that are largest when the masks are made.
+As in HeteroFL (Diao et al., ICLR 2021, arXiv 2010.01264), whose submodels are the first channels of each layer, a
+weight is averaged over those who hold it.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from flwr.app import RecordDict
+
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.methods.cached_broadcast import CachedBroadcast
+from fedsim.methods.sparse.candidates import Shapes
+from fedsim.methods.sparse.criteria import nested_masks
+from fedsim.methods.sparse.masks import Masks, Tensors, decode, encode, entry
+from fedsim.methods.sparse.records import MASKS
+
+HELD = "/held"
+"""After the name of a layer, in what is averaged: one where a reply holds a weight, and else zero."""
+
+
+class Submodel:
+    """The part of the network that the devices of one density train; ``None`` is all that the server keeps."""
+
+    def __init__(self, density: float | None) -> None:
+        self.density = density
+        self.masks: Masks = {}
+        self.broadcast = CachedBroadcast(MASKS)
+
+    def part_of(self, masks: Masks, weights: Tensors) -> Masks:
+        """Return what this submodel has of a network with those masks; ``weights`` are the layers'."""
+        return masks if self.density is None else nested_masks(masks, weights, self.density)
+
+
+class Submodels:
+    """Which client trains which submodel."""
+
+    def __init__(self, client_densities: Mapping[int, float], shapes: Shapes) -> None:
+        """``client_densities`` names the clients that do not train all that the server keeps."""
+        self.whole = Submodel(None)
+        smaller = {density: Submodel(density) for density in sorted(set(client_densities.values()), reverse=True)}
+        self._of = {client: smaller[density] for client, density in client_densities.items()}
+        self._all = [self.whole, *smaller.values()]
+        self._shapes = shapes
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than the whole network."""
+        return len(self._all) > 1
+
+    @property
+    def smaller(self) -> dict[float, Masks]:
+        """The masks of those who do not have the whole, by density."""
+        return {each.density: each.masks for each in self._all if each.density is not None}
+
+    def of(self, client: int) -> Submodel:
+        """Return what a client trains."""
+        return self._of.get(client, self.whole)
+
+    def groups(self, clients: Iterable[int]) -> list[tuple[Submodel, list[int]]]:
+        """Return each submodel that any of the clients trains, with those that do."""
+        clients = list(clients)
+        groups = [(each, [client for client in clients if self.of(client) is each]) for each in self._all]
+        return [(each, members) for each, members in groups if members]
+
+    def change(self, masks: Masks, weights: Tensors) -> None:
+        """Take other masks, which no client holds yet."""
+        for each in self._all:
+            each.masks = each.part_of(masks, weights)
+            each.broadcast.change(to_record(encode(each.masks)))
+
+    def state(self) -> RecordDict:
+        """Return what a checkpoint must hold of them."""
+        return RecordDict(
+            {
+                f"{name}{_mark(number)}": record
+                for number, each in enumerate(self._all)
+                for name, record in each.broadcast.state().items()
+            }
+        )
+
+    def load_state(self, state: RecordDict) -> None:
+        """Take back what ``state`` returned."""
+        for number, each in enumerate(self._all):
+            names = each.broadcast.state()
+            each.broadcast.load_state(RecordDict({name: state[f"{name}{_mark(number)}"] for name in names}))
+            each.masks = decode(to_tensors(each.broadcast.record), self._shapes)
+
+
+def with_holders(tensors: Tensors, masks: Masks) -> dict[str, torch.Tensor]:
+    """Return a reply's whole tensors and, for the average, which of their weights it holds."""
+    held = {f"{layer}{HELD}": mask.to(tensors[entry(layer)].device).double() for layer, mask in masks.items()}
+    return {**tensors, **held}
+
+
+def average_of_holders(average: Tensors, before: Tensors) -> dict[str, torch.Tensor]:
+    """Return the average of each weight over those who hold it; one that nobody does stays as it was ``before``."""
+    result = {name: tensor for name, tensor in average.items() if not name.endswith(HELD)}
+    for name, share in average.items():
+        if name.endswith(HELD):
+            weight = entry(name.removesuffix(HELD))
+            mean = (result[weight] / share).to(result[weight].dtype)
+            result[weight] = mean.where(share > 0, before[weight].to(mean.device))
+    return result
+
+
+def _mark(number: int) -> str:
+    """Return what stands after the names of a submodel's records; nothing for the whole, often the only one."""
+    return f"/{number}" if number else ""
