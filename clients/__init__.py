@@ -8,5 +8,6 @@ from clients.fedrep import FedRep
 from clients.local_sgd import LocalSGD
 from clients.masked_sgd import MaskedSGD
 from clients.prunefl import PruneFL
+from clients.scaffold import Scaffold
 
-__all__ = ["ClippedSGD", "FedDST", "FedLoGe", "FedProx", "FedRep", "LocalSGD", "MaskedSGD", "PruneFL"]
+__all__ = ["ClippedSGD", "FedDST", "FedLoGe", "FedProx", "FedRep", "LocalSGD", "MaskedSGD", "PruneFL", "Scaffold"]

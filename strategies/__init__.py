@@ -4,7 +4,9 @@ They run in this simulator and in any Flower app, which imports them as ``fedsim
 ``from fedsim.strategies import FedBN; FedBN(model).start(grid, arrays)``. So they import each other by relative names.
 """
 
+from .fedadam import FedAdam
 from .fedavg import FedAvg
+from .fedavgm import FedAvgM
 from .fedbn import FedBN
 from .feddst import FedDST
 from .fedloge import FedLoGe
@@ -13,12 +15,16 @@ from .fedprox import FedProx
 from .fedrep import FedRep
 from .fedtiny import FedTiny
 from .fedwon import FedWon
+from .flower import FlowerStrategy
 from .local import Local
 from .pruned import Pruned
 from .prunefl import PruneFL
+from .scaffold import Scaffold
 
 __all__ = [
+    "FedAdam",
     "FedAvg",
+    "FedAvgM",
     "FedBN",
     "FedDST",
     "FedLoGe",
@@ -27,7 +33,9 @@ __all__ = [
     "FedRep",
     "FedTiny",
     "FedWon",
+    "FlowerStrategy",
     "Local",
     "PruneFL",
     "Pruned",
+    "Scaffold",
 ]

@@ -5,10 +5,10 @@ the checks on every reply, before the strategy sees it, and refuses every record
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from flwr.app import ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -27,6 +27,10 @@ class Question:
     """The message's arrays, in the form in which they travelled."""
     initial: Tensors
     """The entries of the model before training, for their shapes and types."""
+    records: Mapping[str, ArrayRecord] = field(default_factory=dict)
+    """All records of arrays that the message has."""
+    update_limit: float | None = None
+    """The setting; ``None`` for no limit."""
 
 
 RecordCheck = Callable[[Tensors, Question], None]
@@ -53,6 +57,23 @@ def refuse_other_form(name: str, tensor: torch.Tensor, wanted: torch.Tensor) -> 
     if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
         found, right = (f"{t.dtype} {tuple(t.shape)}".removeprefix("torch.") for t in (tensor, wanted))
         raise ReplyFault(f"it sent {name} as {found}, which is {right}")
+
+
+def refuse_too_large(name: str, tensor: torch.Tensor, question: Question) -> None:
+    """Refuse a number larger than ``update_limit`` times the largest that was sent, or than one if all are smaller.
+
+    Raises:
+        ReplyFault: With the number and the limit.
+    """
+    if question.update_limit is None or not tensor.numel():
+        return
+    floating = [sent for sent in question.sent.values() if sent.is_floating_point() and sent.numel()]
+    bound = question.update_limit * max([1.0, *(float(sent.abs().max()) for sent in floating)])
+    largest = float(tensor.abs().max())
+    if largest > bound:
+        raise ReplyFault(
+            f"it sent {largest:.3g} in {name}, where update_limit={question.update_limit:g} allows {bound:.3g}"
+        )
 
 
 def no_arrays(tensors: Tensors, question: Question) -> None:

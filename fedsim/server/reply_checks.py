@@ -122,7 +122,7 @@ class ReplyChecks:
         for name, tensor in trained.items():
             refuse_other_form(name, tensor, sent[name])
         self._moves(sent, trained, images, moved_entries(config))
-        question = Question(config, sent, self.initial)
+        question = Question(config, sent, self.initial, message.content.array_records, self.update_limit)
         for name, check in self.reply_records.items():
             check(_finite_arrays(content, name), question)
         for part in map(str, asked):

@@ -1,0 +1,65 @@
+"""SCAFFOLD's client (Karimireddy et al., ICML 2020, arXiv 1910.06378): gradients are corrected by control variates."""
+
+import torch
+from torch import nn
+
+from clients.local_sgd import LocalSGD
+from fedsim.core.errors import UserError
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.methods.interfaces import TrainingContext
+from fedsim.methods.training import LocalTraining
+
+CONTROL = "control"
+"""The record of c in a message, of the client's :math:`c_i` in its state, and of that one's change in a reply."""
+START, SERVER, OWN = "start", "server control", "own control"
+
+
+class Scaffold(LocalSGD):
+    r"""Trains by :math:`y \leftarrow y - \eta_l (g(y) - c_i + c)`, and after K steps changes its control variate to
+
+    .. math:: c_i^+ = c_i - c + \frac{1}{K \eta_l} (x - y)
+
+    (Algorithm 1, option II), where x is the model that it was sent; :math:`c_i` is zero at first.
+
+    Raises:
+        UserError: For another optimizer than SGD without momentum, whose steps are no sum of gradients.
+    """
+
+    def __init__(self, training: LocalTraining) -> None:
+        super().__init__(training)
+        if training.optimizer != "sgd" or training.momentum:
+            raise UserError(
+                f"optimizer={training.optimizer} with momentum={training.momentum:g} is not possible with "
+                "strategy=scaffold, which takes the sum of the steps for that of the gradients: choose optimizer=sgd "
+                "and momentum=0."
+            )
+
+    def begin(self, model: nn.Module, context: TrainingContext) -> None:
+        """Remember the start and both control variates, on the device."""
+        parameters = dict(model.named_parameters())
+        server = to_tensors(context.sent.array_records[CONTROL])
+        kept = context.state.get(CONTROL)
+        own = to_tensors(kept) if kept is not None else {}  # type: ignore[arg-type]
+        context.scratch[SERVER] = {name: c.to(parameters[name].device) for name, c in server.items()}
+        context.scratch[OWN] = {
+            name: own[name].to(c.device) if name in own else torch.zeros_like(c)
+            for name, c in context.scratch[SERVER].items()
+        }
+        context.scratch[START] = {name: parameters[name].detach().clone() for name in server}
+
+    def before_step(self, model: nn.Module, context: TrainingContext) -> None:
+        """Correct the gradients."""
+        server, own = context.scratch[SERVER], context.scratch[OWN]
+        for name, parameter in model.named_parameters():
+            if name in server and parameter.grad is not None:
+                parameter.grad += server[name] - own[name]
+
+    def end(self, model: nn.Module, context: TrainingContext) -> None:
+        """Change the client's control variate, keep it, and report the change."""
+        parameters, scale = dict(model.named_parameters()), 1 / (context.step * self.training.lr)
+        own, new = context.scratch[OWN], {}
+        for name, server in context.scratch[SERVER].items():
+            moved = context.scratch[START][name] - parameters[name].detach()
+            new[name] = own[name] - server + scale * moved
+        context.state[CONTROL] = to_record(new)
+        context.reply[CONTROL] = to_record({name: new[name] - own[name] for name in new})
