@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # strategies need this file: see fedsim/strategies.py
 
 
 def no_privacy(aggregation: Aggregation) -> Aggregation:
-    """``privacy=none``"""
+    """``privacy=none``: updates are neither clipped nor given noise."""
     return aggregation
 
 
