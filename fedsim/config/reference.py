@@ -140,7 +140,8 @@ def _what(group: str, choice: str, name: str) -> str:
     """The first paragraph of a docstring: the module's if it is about this choice alone, or else the target's own."""
     target = resolve_name(name)
     title = f"``{group}={choice}``"
-    for module in (name.rpartition(".")[0], target.__module__):
+    parent = name.rpartition(".")[0]
+    for module in (parent, getattr(target, "__module__", parent)):
         text = _first_paragraph(resolve_name(module))
         if text.startswith(f"{title}: "):
             return _markdown(text.removeprefix(f"{title}: "))
