@@ -1,4 +1,4 @@
-"""``dataset=cifar10`` (Krizhevsky 2009), in its official halves.
+"""``dataset=cifar10``: CIFAR-10 (Krizhevsky 2009) in its official halves.
 
 Read from the first of these: ``dataset.parquet``, a folder or hub address with ``train*.parquet`` and
 ``test*.parquet``; ``cifar10.npz`` in ``data_dir``, or as ``dataset.npz`` calls it; torchvision's files, fetched first

@@ -1,4 +1,4 @@
-"""``dataset=cifar100`` (Krizhevsky 2009), its official halves with the hundred fine classes.
+"""``dataset=cifar100``: CIFAR-100 (Krizhevsky 2009) in its official halves, with the hundred fine classes.
 
 Read from the first of these: ``dataset.parquet``, a folder or hub address with ``train*.parquet`` and
 ``test*.parquet``; ``cifar100.npz`` in ``data_dir``, or as ``dataset.npz`` calls it; torchvision's files, fetched first

@@ -1,4 +1,5 @@
-"""``dataset=fashion_mnist`` (Xiao et al. 2017, arXiv 1708.07747), in its official halves, with three equal channels.
+"""``dataset=fashion_mnist``: Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747) in its official halves, three equal
+channels.
 
 Read from the first of these: ``dataset.parquet``, a folder or hub address with ``train*.parquet`` and
 ``test*.parquet``; ``fashion_mnist.npz`` in ``data_dir``, or as ``dataset.npz`` calls it; the four idx files, packed or

@@ -9,7 +9,7 @@ from fedsim.aggregation.averaging import RunningAverage
 
 
 class Mean(Aggregation):
-    """A running sum: each reply is let go before the next one is read."""
+    """The weighted mean, formed as a running sum: each reply is let go before the next one is read."""
 
     def start(self, server_round: int, sent: Mapping[str, torch.Tensor]) -> RunningAverage:
         return RunningAverage()

@@ -18,7 +18,9 @@ SMALL_IMAGE = 64
 def resnet18(
     num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32), stem: str | None = None
 ) -> nn.Module:
-    """Takes images (N, *image_shape), returns logits (N, num_classes).
+    """ResNet-18 (He et al. 2016, arXiv 1512.03385), torchvision's, with a stem for small images where wanted.
+
+    Takes images (N, *image_shape), returns logits (N, num_classes).
 
     ``stem="3x3"`` begins with one 3x3 convolution of stride 1 and without pooling, as is usual for CIFAR; ``"7x7"``
     with the paper's, which makes images four times smaller; null takes the first for images below 64 pixels.
@@ -29,7 +31,7 @@ def resnet18(
 def resnet34(
     num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32), stem: str | None = None
 ) -> nn.Module:
-    """As ``resnet18``, with 34 layers."""
+    """ResNet-34: as ``resnet18``, with 34 layers."""
     return _with_stem(models.resnet34(num_classes=num_classes), image_shape, stem)
 
 
@@ -58,7 +60,7 @@ class _Shortcut(nn.Module):
 
 
 class ResNet20(nn.Module):
-    """The network of section 4.2 with n = 3: three stages of 16, 32 and 64 channels, 269,722 parameters for ten
+    """ResNet-20 of section 4.2, with n = 3: three stages of 16, 32 and 64 channels, 269,722 parameters for ten
     classes.
 
     Takes images (N, channels, height, width) of any size, returns logits (N, num_classes).

@@ -32,7 +32,7 @@ class Adaptation(ABC):
 
 
 def no_adaptation() -> None:
-    """``tta=none``"""
+    """``tta=none``: the model is evaluated as it is, and nothing else."""
 
 
 def adaptation_of(options: Mapping[str, Any]) -> Adaptation | None:

@@ -11,7 +11,7 @@ from fedsim.methods.state_split import frozen_entries
 
 
 def no_privacy(aggregation: Aggregation) -> Aggregation:
-    """``privacy=none``"""
+    """``privacy=none``: updates are neither clipped nor given noise."""
     return aggregation
 
 

@@ -1,0 +1,230 @@
+"""``docs/configuration.md``, made of ``configs/``: ``python -m fedsim.config.reference --write``.
+
+Settings, defaults and comments are read from the YAML files. What a choice is comes from the comment at the head of its
+file or else from the docstring of what the file names. So nothing on that page is written twice.
+"""
+
+import argparse
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import yaml
+
+from fedsim.config.composition import CONFIG_DIR, CONFIG_NAME, PLACEHOLDER
+from fedsim.core.checkout import ROOT, put_on_path
+
+PAGE = ROOT / "docs" / "configuration.md"
+COMMAND = "python -m fedsim.config.reference --write"
+FAMILY_MEMBER = "NAME"
+"""What the page has in the place of ``PLACEHOLDER``."""
+GLOBAL = "# @package _global_"
+NOT_SHOWN = ("defaults", "hydra")
+TARGETS, STEPS = ("_target_", "server", "client"), "steps."
+"""Entries of a choice that name classes and functions, and what such entries of a split begin with."""
+INTRODUCTION = f"""# Configuration
+
+Every setting of a run, with its default. This page is made of the files in [configs](../configs) by
+`{COMMAND}`; a test compares the two.
+
+* `python run.py KEY=VALUE ...` changes settings: `python run.py rounds=10 lr=0.1`.
+* `GROUP=CHOICE` chooses a file of `configs/GROUP`, and `GROUP.OPTION=VALUE` changes one of its options:
+  `python run.py strategy=fedwon strategy.clip=0.05`. Options of other choices are refused.
+* `-m` sweeps over values that are separated by commas: `python run.py -m strategy=fedavg,fedbn seed=0,1,2`.
+* `python run.py --cfg job` prints all settings of a run, and every run directory has them in `config.yaml`.
+* A path may begin with `~` and hold any character. Only a comma needs quotes of its own: `'data_dir="/a,b"'`.
+* A wrong value is refused in one sentence, before anything starts.
+* The command line wins over an experiment, an experiment over what a strategy sets, and that over the defaults.
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A key of a YAML file."""
+
+    key: str
+    """With the keys that it stands under, separated by dots"""
+    value: str
+    """As it is written; nothing for a key that has others under it"""
+    comment: str
+
+    def line(self) -> str:
+        name = f"`{self.key}={self.value}`" if self.value else f"`{self.key}`"
+        return f"{name}: {self.comment}" if self.comment else name
+
+
+@dataclass(frozen=True)
+class File:
+    """A YAML file of ``configs/``."""
+
+    comment: str
+    """That at its head"""
+    is_global: bool
+    """Whether its keys are those of all settings, and not those of its group"""
+    chosen: list[Entry]
+    """The choices that it makes in other groups; the key is the group"""
+    extended: list[str]
+    """The files of its own group that it is based on"""
+    entries: list[Entry] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path) -> "File":
+        text = path.read_text(encoding="utf-8").replace(PLACEHOLDER, FAMILY_MEMBER)
+        lines = text.splitlines()
+        head = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+        root = yaml.compose(text)
+        chosen: list[Entry] = []
+        extended: list[str] = []
+        for node in next((value.value for key, value in root.value if key.value == "defaults"), []):
+            if isinstance(node, yaml.ScalarNode):
+                extended += [] if node.value == "_self_" else [node.value]
+                continue
+            for key, value in node.value:
+                group = key.value.removeprefix("override ").removeprefix("/")
+                chosen.append(Entry(group, _written(text, value), _behind(lines, value.end_mark)))
+        return cls(
+            comment=_comment(line for line in lines[:head] if line != GLOBAL),
+            is_global=GLOBAL in lines[:head],
+            chosen=[each for each in chosen if "/" not in each.key],
+            extended=extended,
+            entries=[each for each in _entries(root, text, head) if each.key.partition(".")[0] not in NOT_SHOWN],
+        )
+
+
+def _entries(node: Any, text: str, head: int, above: str = "") -> Iterator[Entry]:
+    """The keys of a mapping and of the mappings in it; a comment stands behind a value or in the lines above its key.
+
+    The first ``head`` lines are about the file.
+    """
+    lines = text.splitlines()
+    for key, value in node.value:
+        name = above + key.value
+        first = key.start_mark.line
+        while first > head and lines[first - 1].lstrip().startswith("#"):
+            first -= 1
+        comment = _comment(lines[first : key.start_mark.line])
+        if isinstance(value, yaml.ScalarNode) or value.flow_style:
+            yield Entry(name, _written(text, value), comment or _behind(lines, value.end_mark))
+            continue
+        listed = isinstance(value, yaml.SequenceNode)
+        items = f"[{','.join(_written(text, item) for item in value.value)}]" if listed else ""
+        yield Entry(name, items, comment or _behind(lines, key.end_mark))
+        if not listed:
+            yield from _entries(value, text, head, f"{name}.")
+
+
+def _written(text: str, node: Any) -> str:
+    """A value as it can stand on the command line."""
+    written = " ".join(text[node.start_mark.index : node.end_mark.index].split())
+    return written.replace(", ", ",") if written[:1] in ("[", "{") else written or "null"
+
+
+def _behind(lines: list[str], mark: Any) -> str:
+    if mark.line >= len(lines):
+        return ""
+    rest = lines[mark.line][mark.column :].lstrip(": ")
+    return _comment([rest]) if rest.startswith("#") else ""
+
+
+def _comment(lines: Iterable[str]) -> str:
+    """The text of comment lines, with links to pages beside this one."""
+    text = " ".join(line.strip().lstrip("#").strip() for line in lines).replace("*", r"\*")
+    return re.sub(r"\bdocs/([\w-]+\.md)", r"[\1](\1)", text)
+
+
+def _what(group: str, choice: str, name: str) -> str:
+    """The first paragraph of a docstring: the module's if it is about this choice alone, or else the target's own."""
+    target = resolve_name(name)
+    title = f"``{group}={choice}``"
+    parent = name.rpartition(".")[0]
+    for module in (parent, getattr(target, "__module__", parent)):
+        text = _first_paragraph(resolve_name(module))
+        if text.startswith(f"{title}: "):
+            return _markdown(text.removeprefix(f"{title}: "))
+        if inspect.isclass(target) and text.startswith(target.__name__):
+            return _markdown(text)
+    return _markdown(_first_paragraph(target).removeprefix(f"{title}: "))
+
+
+def _first_paragraph(documented: Any) -> str:
+    return " ".join((inspect.getdoc(documented) or "").partition("\n\n")[0].split())
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r":math:`([^`]*)`", r"$`\1`$", text).replace("``", "`")
+
+
+def groups(config_dir: Path = CONFIG_DIR) -> list[str]:
+    """The folders of ``configs/``, in the order in which ``config.yaml`` chooses from them."""
+    order = [each.key for each in File.read(config_dir / f"{CONFIG_NAME}.yaml").chosen]
+    folders = sorted(path.name for path in config_dir.iterdir() if path.is_dir())
+    return sorted(folders, key=lambda group: order.index(group) if group in order else len(order))
+
+
+def choices(group: str, config_dir: Path = CONFIG_DIR) -> dict[str, Path]:
+    """The files of a group by what is written behind ``GROUP=``; those of families last."""
+    folder = config_dir / group
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    families = {f"{path.parent.name}/{FAMILY_MEMBER}": path for path in sorted(folder.glob(f"*/{PLACEHOLDER}.yaml"))}
+    return {**files, **families}
+
+
+def _choice(group: str, choice: str, file: File) -> Iterator[str]:
+    """Lines about one choice: what it is, what else it sets, and its options."""
+    options = [
+        Entry(each.key if file.is_global else f"{group}.{each.key}", each.value, each.comment) for each in file.entries
+    ]
+    own = {each.key.removeprefix(f"{group}."): each for each in options if each.key.startswith(f"{group}.")}
+    named = {key: each.value for key, each in own.items() if key in TARGETS or key.startswith(STEPS)}
+    if len(named) == 1:
+        (target,) = named.values()
+        yield f"* `{choice}`: {file.comment or _what(group, choice, target)}"
+    else:
+        yield f"* `{choice}`: {file.comment}" if file.comment else f"* `{choice}`"
+        for half, target in named.items():
+            told = "" if FAMILY_MEMBER in target else f": {_what(group, choice, target)}"
+            yield f"  * {half}, `{target}`{told}"
+    brought = [*file.chosen, *(each for each in options if each.value and each.key.partition(".")[0] != group)]
+    words = " ".join(f"`{each.key}={each.value}`" for each in brought if not each.comment)
+    if words or file.extended:
+        based = "".join(f"all of `{name}`, " for name in file.extended)
+        yield f"  * sets {based}{words}".rstrip(", ")
+    yield from (f"  * sets {each.line()}" for each in brought if each.comment)
+    structure = {"name", *named}
+    yield from (f"  * {each.line()}" for key, each in own.items() if each.value and key not in structure)
+
+
+def page(config_dir: Path = CONFIG_DIR) -> str:
+    """The whole page."""
+    config = File.read(config_dir / f"{CONFIG_NAME}.yaml")
+    lines = [INTRODUCTION, "## Settings outside of groups", ""]
+    lines += [f"{'  ' * each.key.count('.')}* {each.line()}" for each in config.entries]
+    defaults = {each.key: each for each in config.chosen}
+    for group in groups(config_dir):
+        lines += ["", f"## `{group}`", ""]
+        if group in defaults:
+            default = defaults[group]
+            about = [f"{default.comment[0].upper()}{default.comment[1:]}.", ""] if default.comment else []
+            lines += [*about, f"Default: `{default.value}`.", ""]
+        for choice, path in choices(group, config_dir).items():
+            lines += _choice(group, choice, File.read(path))
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m fedsim.config.reference", description="Makes that page.")
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)} instead of printing it")
+    options = parser.parse_args(arguments)
+    put_on_path()
+    if options.write:
+        PAGE.write_text(page(), encoding="utf-8")
+    else:
+        print(page(), end="")
+
+
+if __name__ == "__main__":
+    main()
