@@ -48,6 +48,7 @@ from fedsim.methods.interfaces import ClientHalf, LocalTraining, Turn
 from fedsim.methods.sparse.masks import entry
 from fedsim.methods.sparse.queries import CandidateQueries
 from fedsim.methods.state_split import frozen_entries
+from fedsim.metrics.registry import FURTHER_METRICS
 from fedsim.models import build_model
 from fedsim.models.layer_map import as_written, norm_sites
 from fedsim.norms.policy import NormPolicy
@@ -102,6 +103,7 @@ class ClientHost:
         self.half = client_half(settings)
         self.compression, self.exact = settings.compression, buffers_of(self.model)
         self.masks_absent = settings.mask_absent_classes
+        self.metrics = {name: FURTHER_METRICS[name] for name in settings.metrics}
         self.adaptation = adaptation_of(settings.tta)
 
     def train(self, message: Message, context: Context) -> Message:
@@ -197,10 +199,11 @@ class ClientHost:
         if own and self.masks_absent:
             held = trained_on().labels.bincount(minlength=self.federation.num_classes) > 0
         with self.policy.evaluating(self.model, lambda: self.images(alike())):
-            scores = score(self.half, self.model, tests, own=own, held=held)
+            scored = partial(score, self.half, self.model, tests, own=own, held=held, metrics=self.metrics)
+            scores = scored()
             if self.adaptation is not None:
                 with self.adaptation.adapting(self.model, lambda: self._batches(trained_on())):
-                    scores |= under(ADAPTED, score(self.half, self.model, tests, own=own, held=held))
+                    scores |= under(ADAPTED, scored())
         return scores
 
     def activations(self, message: Message, context: Context) -> Message:
@@ -262,7 +265,7 @@ class ClientHost:
     @staticmethod
     def reply(
         message: Message,
-        metrics: Mapping[str, float | list[int]],
+        metrics: Mapping[str, float | list[int] | list[float]],
         arrays: ArrayRecord | None = None,
         more: RecordDict | None = None,
     ) -> Message:

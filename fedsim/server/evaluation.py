@@ -14,61 +14,19 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.aggregation import RunningAverage
 from fedsim.client.host import PERSONAL, TRAINED
-from fedsim.client.scoring import CORRECT, CORRECT_BY_CLASS, EXAMPLES_BY_CLASS, LOSS, named, predictor_of
 from fedsim.engines.grid import FederationGrid
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import DOMAIN, EVALUATE_GLOBAL, NUM_EXAMPLES, PART, ROUND, message, metrics_of, number
-from fedsim.methods.interfaces import PLAIN, ServerHalf
+from fedsim.messages.schema import DOMAIN, EVALUATE_GLOBAL, PART, ROUND, message
+from fedsim.methods.interfaces import ServerHalf
+from fedsim.metrics.measured import Measured, pool
 
 Tensors = Mapping[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A model on a test set."""
-
-    num_examples: int
-    correct: int
-    loss: float
-    """mean over the examples"""
-    others: "Mapping[str, Measured]" = field(default_factory=dict)
-    """further predictors by name: the method's own, masked ones, and all of them ``adapted`` where ``tta=`` says so"""
-    by_class: tuple[tuple[int, int], ...] = ()
-    """of each class the images and how many of them are right; of the global model alone"""
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.num_examples
-
-    @classmethod
-    def from_reply(cls, reply: Message) -> "Measured":
-        return cls.from_metrics(metrics_of(reply))
-
-    @classmethod
-    def from_metrics(cls, metrics: MetricRecord) -> "Measured":
-        others = [predictor_of(key)[0] for key in metrics if key.endswith(f"-{CORRECT}")]
-        return replace(cls._of(PLAIN, metrics), others={name: cls._of(name, metrics) for name in others})
-
-    @classmethod
-    def _of(cls, predictor: str, metrics: MetricRecord) -> "Measured":
-        by_class: tuple[tuple[int, int], ...] = ()
-        if EXAMPLES_BY_CLASS in metrics:
-            examples, right = metrics[EXAMPLES_BY_CLASS], metrics[named(predictor, CORRECT_BY_CLASS)]
-            assert isinstance(examples, list)
-            assert isinstance(right, list)
-            by_class = tuple((int(all_), int(some)) for all_, some in zip(examples, right, strict=True))
-        return cls(
-            num_examples=int(number(metrics, NUM_EXAMPLES)),
-            correct=int(number(metrics, named(predictor, CORRECT))),
-            loss=number(metrics, named(predictor, LOSS)),
-            by_class=by_class,
-        )
 
 
 @dataclass(frozen=True)
@@ -181,22 +139,6 @@ def with_clients(
         clients=dict(sorted(tested.items())),
         domains=domains,
         validation=dict(sorted(measured.get(Part.VALIDATION, {}).items())),
-    )
-
-
-def pool(tested: Iterable[Measured]) -> Measured:
-    """One result for several test sets without a common image."""
-    parts = list(tested)
-    examples = sum(part.num_examples for part in parts)
-    classes = [each.by_class for each in parts if each.by_class]
-    return Measured(
-        num_examples=examples,
-        correct=sum(part.correct for part in parts),
-        loss=sum(part.loss * part.num_examples for part in parts) / examples,
-        others={name: pool(part.others[name] for part in parts) for name in parts[0].others},
-        by_class=tuple(
-            (sum(images for images, _ in each), sum(right for _, right in each)) for each in zip(*classes, strict=True)
-        ),
     )
 
 

@@ -31,6 +31,7 @@ from fedsim.messages.schema import (
 )
 from fedsim.methods.interfaces import ServerHalf
 from fedsim.metrics.class_metrics import ClassTracker
+from fedsim.metrics.measured import Measured
 from fedsim.metrics.round_metrics import Row, age_metrics, client_rows, fault_rows, round_metrics
 from fedsim.norms.policy import NormPolicy
 from fedsim.output.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -38,7 +39,6 @@ from fedsim.output.progress import Reporter
 from fedsim.output.recorder import Recorder
 from fedsim.server.evaluation import (
     Evaluation,
-    Measured,
     asked_clients,
     complete_model,
     evaluate,

@@ -39,7 +39,10 @@ class Host(Protocol):
     def images(self, examples: Examples) -> Iterator[torch.Tensor]: ...
 
     def reply(
-        self, message: Message, metrics: Mapping[str, float | list[int]], arrays: ArrayRecord | None = None
+        self,
+        message: Message,
+        metrics: Mapping[str, float | list[int] | list[float]],
+        arrays: ArrayRecord | None = None,
     ) -> Message: ...
 
 
