@@ -114,7 +114,8 @@ class FederatedLoop:
         self.classes = classes
         self.costs = costs
         self.diagnosis = diagnosis
-        self.vetting = Vetting(federation, initial, settings.update_limit, settings.compression, exact)
+        limits = settings.update_limit, settings.compression
+        self.vetting = Vetting(federation, initial, *limits, exact, settings.metrics)
         self.policy = NormPolicy.of(settings.norm, settings.rounds)
         adapts = adaptation_of(settings.tta) is not None
         own = strategy.personal or self.policy.reestimates or adapts or settings.mask_absent_classes

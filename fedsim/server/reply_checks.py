@@ -4,7 +4,7 @@ A client that is broken or means harm must not end a run, nor reach the model. S
 before a strategy, an evaluation or a table sees it; what is wrong becomes an error in its stead.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.client.host import PERSONAL, TRAINED
-from fedsim.client.scoring import CORRECT, LOSS
+from fedsim.client.scoring import CORRECT, LOSS, named, predictor_of, sums_of
 from fedsim.engines.grid import FederationGrid, WrappedGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.compression import decompress
@@ -45,6 +45,7 @@ from fedsim.messages.schema import (
     counts_of,
 )
 from fedsim.methods.sparse.masks import decode, entry, kept
+from fedsim.metrics.registry import FURTHER_METRICS
 
 REFUSED = 0
 """Flower's ``ErrorCode.UNKNOWN``; the reason says more."""
@@ -69,6 +70,8 @@ class Vetting:
     compression: str | None = None
     exact: frozenset[str] = field(default_factory=frozenset)
     """What is never compressed"""
+    metrics: Sequence[str] = ()
+    """The further metrics that clients are to count"""
 
     def vetted(self, message: Message, reply: Message) -> Message:
         """The reply, no longer compressed, or an error in its place."""
@@ -209,7 +212,12 @@ class Vetting:
             raise Fault(f"it says that it was tested on {examples:g} images")
         if CORRECT not in metrics or not isfinite(_number(metrics, LOSS)):
             raise Fault("its evaluation has no loss that is a finite number")
+        sums = self._sums(metrics, int(examples))
         for name, value in metrics.items():
+            if name in sums:
+                continue
+            if name.endswith(sums_of("")):
+                raise Fault(f"it sent {name[:40]!r}, which nobody asked for")
             if isinstance(value, list) != (by_class and name.endswith("-by-class")):
                 raise Fault(f"its {name} is not of the form that it should be")
             if isinstance(value, list):
@@ -217,6 +225,27 @@ class Vetting:
                     raise Fault(f"its {name} are not counts of {self.federation.num_classes} classes")
             elif name.endswith(CORRECT) and not 0 <= value <= examples:
                 raise Fault(f"it says that {value:g} of {examples:g} images are right")
+
+    def _sums(self, metrics: MetricRecord, examples: int) -> set[str]:
+        """Refuse sums of a further metric that are missing, of another length, not finite, or that cannot be.
+
+        Returns the names that they have, for every predictor that is there.
+        """
+        predictors = [predictor_of(name)[0] for name in metrics if name == CORRECT or name.endswith(f"-{CORRECT}")]
+        asked = {
+            named(predictor, sums_of(name)): FURTHER_METRICS[name] for name in self.metrics for predictor in predictors
+        }
+        for name, metric in asked.items():
+            sums, length = metrics.get(name), metric.length(self.federation.num_classes)
+            if not isinstance(sums, list):
+                raise Fault(f"it sent no {name}")
+            if len(sums) != length or not all(map(isfinite, sums)):
+                raise Fault(f"its {name} are not {length} finite numbers")
+            try:
+                metric.check(sums, examples)
+            except ValueError as error:
+                raise Fault(f"its {name} {error}") from error
+        return set(asked)
 
 
 class VettedGrid(WrappedGrid):
