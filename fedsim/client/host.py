@@ -46,6 +46,7 @@ from fedsim.messages.schema import (
 from fedsim.methods.interfaces import ClientContext, QueryContext, TrainingContext
 from fedsim.methods.method import Method
 from fedsim.methods.state_split import frozen_entries
+from fedsim.metrics.registry import FURTHER_METRICS
 from fedsim.models import build_model
 from fedsim.models.layer_map import as_written, norm_sites
 from fedsim.norms.policy import NormPolicy
@@ -95,6 +96,7 @@ class ClientHost:
         self.trainer = Method.of(settings.strategy).make_trainer(settings)
         self.compression, self.exact = settings.compression, buffers_of(self.model)
         self.masks_absent = settings.mask_absent_classes
+        self.metrics = {name: FURTHER_METRICS[name] for name in settings.metrics}
         self.adaptation = adaptation_of(settings.tta)
 
     def train(self, message: Message, context: Context) -> Message:
@@ -197,10 +199,11 @@ class ClientHost:
         if context.own and self.masks_absent:
             held = trained_on().labels.bincount(minlength=self.federation.num_classes) > 0
         with self.policy.evaluating(self.model, lambda: self._images(for_statistics())):
-            scores = score(self.trainer, self.model, tests, context, held=held)
+            scored = partial(score, self.trainer, self.model, tests, context, held=held, metrics=self.metrics)
+            scores = scored()
             if self.adaptation is not None:
                 with self.adaptation.adapting(self.model, lambda: self._batches(trained_on())):
-                    scores |= under(ADAPTED, score(self.trainer, self.model, tests, context, held=held))
+                    scores |= under(ADAPTED, scored())
         return scores
 
     def query(self, message: Message, context: Context) -> Message:
@@ -303,7 +306,7 @@ class ClientHost:
     @staticmethod
     def _reply(
         message: Message,
-        metrics: Mapping[str, float | list[int]],
+        metrics: Mapping[str, float | list[int] | list[float]],
         arrays: ArrayRecord | None = None,
         more: RecordDict | None = None,
     ) -> Message:

@@ -162,7 +162,7 @@ def _defaults() -> dict[str, Any]:
     """The settings outside of groups, as ``configs/config.yaml`` has them."""
     config = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{CONFIG_NAME}.yaml"))
     assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items() if not isinstance(value, dict | list)}
+    return {str(key): value for key, value in config.items() if not isinstance(value, dict) and key != "defaults"}
 
 
 def repeatable(settings: dict[str, Any]) -> DictConfig:

@@ -11,6 +11,7 @@ from fedsim.config.composition import with_resumed
 from fedsim.config.paths import OPTIONS, PATHS, expanded
 from fedsim.core.errors import UserError
 from fedsim.messages.compression import FORMS
+from fedsim.metrics.registry import FURTHER_METRICS
 from fedsim.models.freeze import TRAINABLE
 
 Group = Mapping[str, Any]
@@ -62,6 +63,14 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
         "numbers above 0 or null for budget.memory_mb and budget.flops, and classes of devices for budget.classes",
     ),
     "mask_absent_classes": _SWITCH,
+    "metrics": (
+        lambda value: (
+            isinstance(value, list)
+            and all(isinstance(name, str) and name in FURTHER_METRICS for name in value)
+            and len(set(value)) == len(value)
+        ),
+        f"a list in brackets, without repetition, of {', '.join(FURTHER_METRICS)}",
+    ),
     "shots": (lambda value: value in SHOT_RULES, " or ".join(SHOT_RULES)),
     "compression": (lambda value: value in (None, *FORMS), f"{' or '.join(FORMS)}, or null"),
     "join_timeout": (lambda value: value is None or _POSITIVE(value), "a number of seconds above 0, or null"),
@@ -109,6 +118,7 @@ class Settings:
     checkpoint_every: int
     budget: Group
     mask_absent_classes: bool
+    metrics: list[str]
     shots: str
     min_fraction_success: float
     compression: str | None

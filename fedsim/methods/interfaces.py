@@ -19,6 +19,7 @@ from fedsim.methods.reply_records import RecordCheck
 
 Record = ArrayRecord | MetricRecord | ConfigRecord
 Tensors = Mapping[str, torch.Tensor]
+Metrics = Mapping[str, float | list[int] | list[float]]
 PLAIN = ""
 """The name of the predictor whose accuracy is simply the model's."""
 
@@ -137,7 +138,7 @@ class QueryContext(ClientContext):
     """Loads entries into the model, completed by what the client keeps."""
     images: Callable[[Examples], Iterator[torch.Tensor]]
     """Batches of images as they are at evaluation."""
-    score: Callable[[Examples], Mapping[str, float | list[int]]]
+    score: Callable[[Examples], Metrics]
     """``num-examples``, ``loss`` and ``correct`` of the loaded model."""
 
 
@@ -145,7 +146,7 @@ class QueryContext(ClientContext):
 class Answer:
     """A client's answer to a query: at least ``num-examples`` among the metrics."""
 
-    metrics: Mapping[str, float | list[int]]
+    metrics: Metrics
     arrays: Tensors = field(default_factory=dict)
 
 

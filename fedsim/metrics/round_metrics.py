@@ -7,6 +7,8 @@
 * *personal age*: rounds since a client last trained the part of the model that it keeps for itself.
 * names that begin with a predictor's, as ``adapted_global_accuracy``: the same models in another way of predicting,
   *adapted* to the test images (``tta=``), *masked* to the classes a client has trained on, or one of the method's.
+* *further metrics* that ``metrics=`` names stand under the names of the accuracies, ``accuracy`` replaced by theirs:
+  ``client_ece_mean``, ``global_ece``, ``domain_ece.plain``. A mean is over those clients for which it is defined.
 * *unseen accuracy*: the global model on the test set of a domain that was left out; not part of global accuracy.
 """
 
@@ -16,8 +18,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from datasets.federation import Federation
+from fedsim.client.scoring import joined
 from fedsim.methods.interfaces import PLAIN
-from fedsim.server.evaluation import Evaluation, Measured, pool
+from fedsim.metrics.measured import Measured, pool
+from fedsim.server.evaluation import Evaluation
 
 Row = dict[str, Any]
 Key = TypeVar("Key", int, str)
@@ -44,6 +48,7 @@ def round_metrics(evaluation: Evaluation, federation: Federation) -> Row:
         **{f"unseen_accuracy.{domain}": tested.accuracy for domain, tested in evaluation.unseen.items()},
         **_validation_metrics(evaluation),
         **_metrics_of_other_predictors(evaluation, federation),
+        **_further_metrics(evaluation, federation),
     }
 
 
@@ -81,6 +86,45 @@ def _metrics_of_other_predictors(evaluation: Evaluation, federation: Federation)
     return row
 
 
+def _further_metrics(evaluation: Evaluation, federation: Federation) -> Row:
+    """Return those that ``metrics=`` names, of every predictor; a number that is undefined is None."""
+    row: Row = {}
+    for predictor in (PLAIN, *other_predictors(evaluation.clients)):
+        clients = {client: tested.values for client, tested in _by(predictor, evaluation.clients).items()}
+        for name in _names(clients):
+            values = {client: value for client, each in clients.items() if (value := each[name]) is not None}
+            row[joined(predictor, client_mean_of(name))] = float(np.mean(list(values.values()))) if values else None
+            for domain, mean in _mean_by_domain(values, federation).items():
+                row[joined(predictor, f"client_domain_{name}.{domain}")] = mean
+    for predictor in (PLAIN, *other_predictors(evaluation.domains)):
+        domains, unseen = _by(predictor, evaluation.domains), _by(predictor, evaluation.unseen)
+        for name, value in pool(domains.values()).values.items() if domains else ():
+            row[joined(predictor, global_of(name))] = value
+            for domain, tested in domains.items():
+                row[joined(predictor, f"domain_{name}.{domain}")] = tested.values[name]
+            for domain, tested in unseen.items():
+                row[joined(predictor, f"unseen_{name}.{domain}")] = tested.values[name]
+    validation = {client: tested.values for client, tested in evaluation.validation.items()}
+    for name in _names(validation):
+        found = [value for each in validation.values() if (value := each[name]) is not None]
+        row[f"validation_{name}_mean"] = float(np.mean(found)) if found else None
+    return row
+
+
+def client_mean_of(metric: str) -> str:
+    """Return what the mean over clients of a further metric is called."""
+    return f"client_{metric}_mean"
+
+
+def global_of(metric: str) -> str:
+    """Return what a further metric of the global model is called."""
+    return f"global_{metric}"
+
+
+def _names(values: Mapping[int, Mapping[str, float | None]]) -> list[str]:
+    return list(next(iter(values.values()), {}))
+
+
 def other_predictors(results: Mapping[Key, Measured]) -> list[str]:
     """The names of the predictors beside the plain one."""
     return list(next(iter(results.values())).others) if results else []
@@ -95,7 +139,7 @@ def predictors_in(row: Mapping[str, Any]) -> list[str]:
 
 
 def _by(predictor: str, results: Mapping[Key, Measured]) -> dict[Key, Measured]:
-    return {key: tested.others[predictor] for key, tested in results.items()}
+    return {key: tested.others[predictor] if predictor != PLAIN else tested for key, tested in results.items()}
 
 
 def age_metrics(ages: list[int]) -> Row:
@@ -119,6 +163,11 @@ def client_rows(evaluation: Evaluation, federation: Federation, round: int) -> l
             "loss": tested.loss,
             "accuracy": tested.accuracy,
             **{f"{name}_accuracy": other.accuracy for name, other in tested.others.items()},
+            **{
+                joined(predictor, name): value
+                for predictor, each in {PLAIN: tested, **tested.others}.items()
+                for name, value in each.values.items()
+            },
         }
         for part, measured in (("test", evaluation.clients), ("validation", evaluation.validation))
         for client, tested in measured.items()
@@ -142,10 +191,14 @@ def fault_rows(faults: Iterable[tuple[int, str, str]], federation: Federation, r
 
 def client_mean_by_domain(clients: Mapping[int, Measured], federation: Federation) -> dict[str, float]:
     """The unweighted mean of client accuracy over the clients of each domain: the rows of the papers' tables."""
+    return _mean_by_domain({client: tested.accuracy for client, tested in clients.items()}, federation)
+
+
+def _mean_by_domain(values: Mapping[int, float], federation: Federation) -> dict[str, float]:
     by_domain: dict[str, list[float]] = {domain: [] for domain in federation.domain_tests}
-    for client, tested in clients.items():
-        by_domain.setdefault(federation.domain_of(client), []).append(tested.accuracy)
-    return {domain: float(np.mean(accuracies)) for domain, accuracies in by_domain.items() if accuracies}
+    for client, value in values.items():
+        by_domain.setdefault(federation.domain_of(client), []).append(value)
+    return {domain: float(np.mean(mine)) for domain, mine in by_domain.items() if mine}
 
 
 def nested(row: Mapping[str, Any]) -> Row:

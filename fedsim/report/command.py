@@ -24,7 +24,15 @@ from fedsim.core.names import ALL, GLOBAL, MEAN, left_out, title
 from fedsim.core.names import VALIDATION as VALIDATED
 from fedsim.diagnostics.pictures import plot_diagnostics_comparison
 from fedsim.methods.interfaces import PLAIN
-from fedsim.metrics.round_metrics import CLIENT_MEAN, GLOBAL_ACCURACY, VALIDATION, predictors_in
+from fedsim.metrics.registry import FURTHER_METRICS
+from fedsim.metrics.round_metrics import (
+    CLIENT_MEAN,
+    GLOBAL_ACCURACY,
+    VALIDATION,
+    client_mean_of,
+    global_of,
+    predictors_in,
+)
 from fedsim.norms.groups import GROUP_OPTIONS, grouping
 from fedsim.output.results import Result, find_runs
 from fedsim.output.terminal import never_fail_to_print, print_whole
@@ -33,11 +41,13 @@ from fedsim.report.significance import sentences
 
 NOT_COMPARED = (
     *("seed", "out_dir", "resume", "device", "engine", "verbose", "checkpoint_every", "join_timeout"),
-    *("diagnostics", "diagnostics_every", "diagnostics_images"),
+    *("diagnostics", "diagnostics_every", "diagnostics_images", "metrics"),
 )
 """Settings in which the runs of one row may differ: they do not change what is measured."""
 SPLIT_STEPS = "split.steps"
-GLOBAL_MODEL = "global model"
+CLIENTS, GLOBAL_MODEL = "clients", "global model"
+PERCENT = " (%)"
+"""Ends the head of a further metric that is shown in percent."""
 TOTALS = {MEAN: CLIENT_MEAN, GLOBAL: GLOBAL_ACCURACY, **{f"{GLOBAL} {shot}": shot for shot in SHOTS}}
 """What is over all domains, and the metric it is."""
 
@@ -126,7 +136,8 @@ def accuracy_table(groups: dict[str, list[Result]]) -> pd.DataFrame:
 
     ``mean`` is the unweighted mean over all clients, ``global`` the accuracy of the global model on the union, ``global
     many`` that on classes with many training images. For a domain that was left out it is the global model's accuracy.
-    All of it once more for each further predictor, as ``mean, adapted`` and ``global few, realigned``.
+    All of it once more for each further predictor, as ``mean, adapted`` and ``global few, realigned``. Further metrics
+    are ``mean, ece (%)``, ``global, ece (%)`` and ``mean, adapted, ece (%)``; without the sign they are not in percent.
     """
     rows = []
     for label, runs in groups.items():
@@ -135,7 +146,7 @@ def accuracy_table(groups: dict[str, list[Result]]) -> pd.DataFrame:
             for column, value in _final_row(run.summary["final"]).items():
                 columns.setdefault(column, []).append(value)
         for domain, values in columns.items():
-            series = 100 * pd.Series(values)
+            series = (100 if _in_percent(domain) else 1) * pd.Series(values)
             rows.append((label, domain, series.mean(), series.std(), len(series)))
     return pd.DataFrame(rows, columns=["label", "domain", "mean", "std", "runs"])
 
@@ -148,6 +159,11 @@ def _final_row(final: Mapping[str, Any]) -> dict[str, float]:
         for name in predictors_in(final):
             if joined(name, metric) in final:
                 row[_title(total, name)] = final[joined(name, metric)]
+    for metric in FURTHER_METRICS:
+        for total, column in ((MEAN, client_mean_of(metric)), (GLOBAL, global_of(metric))):
+            for name in predictors_in(final):
+                if joined(name, column) in final:
+                    row[_title(total, name, metric)] = final[joined(name, column)]
     return row
 
 
@@ -186,8 +202,8 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
     ]
     text = table.assign(
         cell=[
-            (f"{row.mean:.1f}" if row.runs == 1 else f"{row.mean:.1f} ± {row.std:.1f}") + part
-            for row, part in zip(table.itertuples(), of_all, strict=True)
+            (f"{row.mean:.{places}f}" if row.runs == 1 else f"{row.mean:.{places}f} ± {row.std:.{places}f}") + part
+            for row, places, part in zip(table.itertuples(), map(_places, table["domain"]), of_all, strict=True)
         ]
     )
     wide = text.pivot(index="label", columns="domain", values="cell")
@@ -231,7 +247,7 @@ def run_table(result: Result) -> Table:
     for name in found.columns:
         shown.add_column(name, justify="right", no_wrap=True)
     for number, (row, values) in enumerate(zip(found.index, found.to_numpy(), strict=True)):
-        if number and row == GLOBAL_MODEL:
+        if number and (row == GLOBAL_MODEL or (not _is_metric(found.index[number - 1]) and _is_metric(row))):
             shown.add_section()
         shown.add_row(row, *values)
     return shown
@@ -240,25 +256,28 @@ def run_table(result: Result) -> Table:
 def run_cells(result: Result) -> pd.DataFrame:
     """Each domain's client accuracy and the global model's, in percent as text; empty where there is none.
 
-    A domain may have no clients of its own (all of them mixed, or left out), and mixed clients have no domain.
+    A domain may have no clients of its own (all of them mixed, or left out), and mixed clients have no domain. Further
+    metrics have rows of their own, as ``clients, ece (%)``; without the sign they are not in percent.
     """
     final, best = result.summary["final"], result.summary["best"]
     chosen = " by validation" if VALIDATION in best else ""
     predictors = predictors_in(final)
-    lines = {"clients": _of_clients(final), f"clients, best round{chosen} {best['round']}": _of_clients(best)}
+    lines = {CLIENTS: _of_clients(final), f"clients, best round{chosen} {best['round']}": _of_clients(best)}
     lines |= {
-        _title("clients", name): _of_clients(final, name)
-        for name in predictors[1:]
-        if joined(name, CLIENT_MEAN) in final
+        _title(CLIENTS, name): _of_clients(final, name) for name in predictors[1:] if joined(name, CLIENT_MEAN) in final
     }
     lines |= {
         _title(GLOBAL_MODEL, name): _of_global_model(final, name)
         for name in predictors
         if joined(name, GLOBAL_ACCURACY) in final
     }
+    for metric in FURTHER_METRICS:
+        for what, line_of in ((CLIENTS, _metric_of_clients), (GLOBAL_MODEL, _metric_of_global_model)):
+            found = {_title(what, name, metric): line_of(final, name, metric) for name in predictors}
+            lines |= {row: line for row, line in found.items() if line}
     columns = list(dict.fromkeys(name for line in lines.values() for name in line))
     columns.sort(key=(*(name for name in columns if name not in LAST), *LAST).index)
-    rows = [[f"{100 * line[name]:.1f}" if name in line else "" for name in columns] for line in lines.values()]
+    rows = [[_shown(line[name], row) if name in line else "" for name in columns] for row, line in lines.items()]
     return pd.DataFrame(rows, index=list(lines), columns=columns)
 
 
@@ -283,8 +302,58 @@ def _of_global_model(row: Mapping[str, Any], predictor: str) -> dict[str, float]
     }
 
 
-def _title(what: str, predictor: str) -> str:
-    return what if predictor == PLAIN else f"{what}, {predictor.replace('_', ' ')}"
+def _metric_of_clients(row: Mapping[str, Any], predictor: str, metric: str) -> dict[str, float]:
+    """Return the line of a further metric of the clients, or nothing where it was not counted."""
+    total = joined(predictor, client_mean_of(metric))
+    if total not in row:
+        return {}
+    validation = f"validation_{metric}_mean"
+    return {
+        **_titled(row.get(joined(predictor, f"client_domain_{metric}"), {})),
+        ALL: row[total],
+        **({VALIDATED: row[validation]} if predictor == PLAIN and validation in row else {}),
+    }
+
+
+def _metric_of_global_model(row: Mapping[str, Any], predictor: str, metric: str) -> dict[str, float]:
+    """Return the same of the global model."""
+    total = joined(predictor, global_of(metric))
+    if total not in row:
+        return {}
+    unseen = row.get(joined(predictor, f"unseen_{metric}"), {})
+    return {
+        **_titled(row.get(joined(predictor, f"domain_{metric}"), {})),
+        **{left_out(domain): value for domain, value in unseen.items()},
+        ALL: row[total],
+    }
+
+
+def _title(what: str, predictor: str, metric: str = "") -> str:
+    """Return the head of a row or column: ``clients, adapted``, and with a metric ``clients, adapted, ece (%)``."""
+    parts = [what] if predictor == PLAIN else [what, predictor.replace("_", " ")]
+    if metric:
+        parts.append(metric.replace("_", " ") + (PERCENT if FURTHER_METRICS[metric].percent else ""))
+    return ", ".join(parts)
+
+
+def _is_metric(head: str) -> bool:
+    """Whether a head made by ``_title`` is that of a further metric."""
+    ends = tuple(_title("", PLAIN, metric) for metric in FURTHER_METRICS)
+    return head.partition(",")[0] in (*TOTALS, CLIENTS, GLOBAL_MODEL) and head.endswith(ends)
+
+
+def _in_percent(head: str) -> bool:
+    """Whether what stands under a head is in percent, as every accuracy is."""
+    return not _is_metric(head) or head.endswith(PERCENT)
+
+
+def _places(head: str) -> int:
+    """Return how many decimal places are shown under a head."""
+    return 1 if _in_percent(head) else 3
+
+
+def _shown(value: float, head: str) -> str:
+    return f"{100 * value:.1f}" if _in_percent(head) else f"{value:.3f}"
 
 
 def _titled(by_domain: Mapping[str, float]) -> dict[str, float]:

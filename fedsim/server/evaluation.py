@@ -9,58 +9,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message
 
 from datasets.federation import Federation
 from datasets.source import Part
-from fedsim.client.scoring import CORRECT, CORRECT_BY_CLASS, EXAMPLES_BY_CLASS, LOSS, named, predictor_of
 from fedsim.engines.grid import FederationGrid
 from fedsim.messages.arrays import to_record
-from fedsim.messages.schema import DOMAIN, EVALUATE_GLOBAL, NUM_EXAMPLES, PART, ROUND, message, metrics_of, number
-from fedsim.methods.interfaces import PLAIN, ServerStrategy
+from fedsim.messages.schema import DOMAIN, EVALUATE_GLOBAL, PART, ROUND, message
+from fedsim.methods.interfaces import ServerStrategy
+from fedsim.metrics.measured import Measured, pool
 from fedsim.server.federated_model import FederatedModel
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A model on a test set."""
-
-    num_examples: int
-    correct: int
-    loss: float
-    """mean over the examples"""
-    others: "Mapping[str, Measured]" = field(default_factory=dict)
-    """further predictors by name: the method's own, masked ones, and all of them ``adapted`` where ``tta=`` says so"""
-    by_class: tuple[tuple[int, int], ...] = ()
-    """of each class the images and how many of them are right; of the global model alone"""
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.num_examples
-
-    @classmethod
-    def from_reply(cls, reply: Message) -> "Measured":
-        return cls.from_metrics(metrics_of(reply))
-
-    @classmethod
-    def from_metrics(cls, metrics: MetricRecord) -> "Measured":
-        others = [predictor_of(key)[0] for key in metrics if key.endswith(f"-{CORRECT}")]
-        return replace(cls._of(PLAIN, metrics), others={name: cls._of(name, metrics) for name in others})
-
-    @classmethod
-    def _of(cls, predictor: str, metrics: MetricRecord) -> "Measured":
-        by_class: tuple[tuple[int, int], ...] = ()
-        if EXAMPLES_BY_CLASS in metrics:
-            examples, right = metrics[EXAMPLES_BY_CLASS], metrics[named(predictor, CORRECT_BY_CLASS)]
-            assert isinstance(examples, list)
-            assert isinstance(right, list)
-            by_class = tuple((int(all_), int(some)) for all_, some in zip(examples, right, strict=True))
-        return cls(
-            num_examples=int(number(metrics, NUM_EXAMPLES)),
-            correct=int(number(metrics, named(predictor, CORRECT))),
-            loss=number(metrics, named(predictor, LOSS)),
-            by_class=by_class,
-        )
 
 
 @dataclass(frozen=True)
@@ -178,19 +136,3 @@ class Evaluator:
     def _domains_of(self, client: int) -> Collection[str]:
         """Return the domains whose test sets make up the client's, if their numbers are its own."""
         return self.federation.test_domains(client, self.by_batch) if self.one_model else ()
-
-
-def pool(tested: Iterable[Measured]) -> Measured:
-    """One result for several test sets without a common image."""
-    parts = list(tested)
-    examples = sum(part.num_examples for part in parts)
-    classes = [each.by_class for each in parts if each.by_class]
-    return Measured(
-        num_examples=examples,
-        correct=sum(part.correct for part in parts),
-        loss=sum(part.loss * part.num_examples for part in parts) / examples,
-        others={name: pool(part.others[name] for part in parts) for name in parts[0].others},
-        by_class=tuple(
-            (sum(images for images, _ in each), sum(right for _, right in each)) for each in zip(*classes, strict=True)
-        ),
-    )

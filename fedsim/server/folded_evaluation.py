@@ -13,7 +13,8 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from datasets.source import Part
 from fedsim.engines.grid import FederationGrid
 from fedsim.messages.schema import CONFIG, EVALUATE_PARTS, EVALUATION, config_of
-from fedsim.server.evaluation import Evaluator, Measured
+from fedsim.metrics.measured import Measured
+from fedsim.server.evaluation import Evaluator
 from fedsim.server.round import Round
 
 

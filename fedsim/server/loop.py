@@ -54,6 +54,7 @@ class FederatedLoop:
             self.settings.update_limit,
             reply_records=self.strategy.reply_records,
             queries=self.strategy.queries,
+            metrics=self.settings.metrics,
         )
         self.evaluator = Evaluator(self.strategy, self.federation, prepared.one_model, prepared.by_batch)
         self.classes = ClassTracker(prepared.model, self.federation, self.settings.shots)

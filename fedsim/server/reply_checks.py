@@ -6,7 +6,7 @@ to its replies the strategy declares the checks (``fedsim/methods/reply_records.
 refused.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
@@ -15,7 +15,7 @@ from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from datasets.federation import Federation
 from datasets.source import Part
-from fedsim.client.scoring import CORRECT, LOSS
+from fedsim.client.scoring import CORRECT, LOSS, named, predictor_of, sums_of
 from fedsim.client.state import PERSONAL, TRAINED
 from fedsim.engines.grid import FederationGrid, WrappedGrid
 from fedsim.messages.arrays import to_record, to_tensors
@@ -39,6 +39,7 @@ from fedsim.messages.schema import (
     moved_entries,
 )
 from fedsim.methods.reply_records import Question, RecordCheck, ReplyFault, model_entries, refuse_other_form
+from fedsim.metrics.registry import FURTHER_METRICS
 
 REFUSED = 0
 """Flower's ``ErrorCode.UNKNOWN``; the reason says more."""
@@ -58,6 +59,8 @@ class ReplyChecks:
     update_limit: float | None = None
     reply_records: Mapping[str, RecordCheck] = field(default_factory=dict)
     queries: Mapping[str, RecordCheck] = field(default_factory=dict)
+    metrics: Sequence[str] = ()
+    """The further metrics that clients are to count"""
 
     def checked(self, message: Message, reply: Message) -> Message:
         """Return the reply, or an error in its place."""
@@ -173,7 +176,15 @@ class ReplyChecks:
             raise ReplyFault(f"it says that it was tested on {examples:g} images")
         if CORRECT not in metrics or not isfinite(_number(metrics, LOSS)):
             raise ReplyFault("its evaluation has no loss that is a finite number")
+        predictors = [predictor_of(name)[0] for name in metrics if name == CORRECT or name.endswith(f"-{CORRECT}")]
+        for predictor in predictors:
+            _number(metrics, named(predictor, LOSS))
+        sums = self._sums(metrics, predictors, int(examples))
         for name, value in metrics.items():
+            if name in sums:
+                continue
+            if name.endswith(sums_of("")):
+                raise ReplyFault(f"it sent {name[:40]!r}, which nobody asked for")
             if isinstance(value, list) != (by_class and name.endswith("-by-class")):
                 raise ReplyFault(f"its {name} is not of the form that it should be")
             if isinstance(value, list):
@@ -181,6 +192,26 @@ class ReplyChecks:
                     raise ReplyFault(f"its {name} are not counts of {self.federation.num_classes} classes")
             elif name.endswith(CORRECT) and not 0 <= value <= examples:
                 raise ReplyFault(f"it says that {value:g} of {examples:g} images are right")
+
+    def _sums(self, metrics: MetricRecord, predictors: Sequence[str], examples: int) -> set[str]:
+        """Refuse sums of a further metric that are missing, of another length, not finite, or that cannot be.
+
+        Return the names that they have, for every predictor that is there.
+        """
+        asked = {
+            named(predictor, sums_of(name)): FURTHER_METRICS[name] for name in self.metrics for predictor in predictors
+        }
+        for name, metric in asked.items():
+            sums, length = metrics.get(name), metric.length(self.federation.num_classes)
+            if not isinstance(sums, list):
+                raise ReplyFault(f"it sent no {name}")
+            if len(sums) != length or not all(map(isfinite, sums)):
+                raise ReplyFault(f"its {name} are not {length} finite numbers")
+            try:
+                metric.check(sums, examples)
+            except ValueError as error:
+                raise ReplyFault(f"its {name} {error}") from error
+        return set(asked)
 
 
 class CheckedGrid(WrappedGrid):

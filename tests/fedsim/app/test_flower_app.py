@@ -24,7 +24,7 @@ STRATEGIES = [
 @pytest.mark.parametrize(
     "options",
     [
-        ["strategy=fedbn", "local_epochs=2", "diagnostics=true", "tta=tent"],
+        ["strategy=fedbn", "local_epochs=2", "diagnostics=true", "tta=tent", "metrics=[ece,balanced_accuracy]"],
         ["strategy=fedtiny", "strategy.candidates=2", "strategy.blocks=2", "strategy.interval=1", "fraction=0.5"],
     ],
     ids=" ".join,

@@ -12,6 +12,7 @@ from hydra.version import VersionBase
 from omegaconf import OmegaConf
 
 from fedsim.config.composition import CONFIG_DIR, choices, compose, load, named_folder, repeatable
+from fedsim.config.settings import settings_of
 from fedsim.core.errors import UserError
 from fedsim.norms.policy import layer_options
 
@@ -201,10 +202,13 @@ def test_fedtinys_published_settings_are_not_those_of_its_small_experiment() -> 
 
 def test_a_run_of_before_a_setting_was_there_has_its_default_and_a_cut_off_one_has_not(tmp_path: Path) -> None:
     settings = compose(["rounds=3"])
-    del settings["join_timeout"]
+    del settings["join_timeout"], settings["metrics"]
     whole = OmegaConf.to_yaml(repeatable(settings))
     (tmp_path / "config.yaml").write_text(whole, encoding="utf-8")
     assert load(tmp_path)["join_timeout"] == compose([])["join_timeout"]
+    assert load(tmp_path)["metrics"] == []
     assert load(tmp_path)["rounds"] == 3
+    resumed = {**load(tmp_path), "resume": str(tmp_path)}
+    assert settings_of({**compose([]), "resume": str(tmp_path)}).to_config() == resumed
     (tmp_path / "config.yaml").write_text(whole.partition("hydra:")[0], encoding="utf-8")
     assert "join_timeout" not in load(tmp_path)

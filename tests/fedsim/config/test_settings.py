@@ -34,6 +34,10 @@ WRONG = {
         [None, 5, {"memory_mb": 0}, {"flops": "many"}, {"gflops": 1}, {"classes": 3}],
     ),
     "mask_absent_classes": ("true or false", ["yes", 1, None]),
+    "metrics": (
+        "a list in brackets, without repetition, of ece, balanced_accuracy",
+        ["ece", None, ["f1"], ["ece", "ece"], ["ece", 1], {"ece": True}, [["ece"]]],
+    ),
     "shots": ("share or count", ["many", 1, None]),
     "seed": (AT_LEAST_0, [-1, 1.0, None]),
     "lr": ("a number above 0", [0, -0.1, math.inf, math.nan, "0.1", True, None]),

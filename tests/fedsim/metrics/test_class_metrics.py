@@ -13,7 +13,8 @@ from datasets.federation import Federation
 from fedsim.client.host import PERSONAL
 from fedsim.messages.arrays import to_record
 from fedsim.metrics.class_metrics import ClassTracker
-from fedsim.server.evaluation import Evaluation, Measured
+from fedsim.metrics.measured import Measured
+from fedsim.server.evaluation import Evaluation
 
 MODEL = nn.Sequential(nn.Flatten(), nn.Linear(2, 3))
 REALIGNED = {

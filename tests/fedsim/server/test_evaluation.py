@@ -15,9 +15,10 @@ from fedsim.client.host import PERSONAL, TRAINED, ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record
+from fedsim.metrics.measured import Measured
 from fedsim.metrics.round_metrics import age_metrics
 from fedsim.models import build_model
-from fedsim.server.evaluation import Measured, asked_clients, complete_model, evaluate, personal_ages
+from fedsim.server.evaluation import asked_clients, complete_model, evaluate, personal_ages
 from strategies import FedAvg, FedBN
 
 CPU = [torch.device("cpu")]

@@ -22,7 +22,7 @@ from fedsim.server.simulation import run
 
 OPTIONS = {
     "fedavg": ("mask_absent_classes=true",),
-    "fedbn": ("tta=tent", "split.validation=0.2"),
+    "fedbn": ("tta=tent", "split.validation=0.2", "metrics=[ece,balanced_accuracy]"),
     "feddst": ("strategy.interval=2", "norm.policy=fedbn"),
     "fedloge": ("head.steps=20",),
     "fedper": ("evaluate_every=2",),

@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,70 @@ def test_the_global_model_is_counted_by_class(vetting: Vetting) -> None:
     assert "not counts of 10 classes" in str(
         fault(vetting, {METRICS: MetricRecord({**TESTED, **wrong})}, EVALUATE_GLOBAL)
     )
+
+
+def sums_of(right: int, images: int = TESTS) -> dict[str, list[float]]:
+    """What a client counts that is sure of everything and has so many right, all of one class."""
+    bins = [0.0] * 14 + [float(images)] + [0.0] * 14 + [float(images)] + [0.0] * 14 + [float(right)]
+    return {"ece-sums": bins, "balanced_accuracy-sums": [float(images), *[0.0] * 9, float(right), *[0.0] * 9]}
+
+
+def test_sums_that_were_asked_for_are_let_through(asked: Vetting) -> None:
+    told = MetricRecord({**TESTED, **sums_of(7)})
+    assert fault(asked, {METRICS: told}, EVALUATE, **{PART: "TEST"}) is None
+    assert fault(asked, trained(**{EVALUATION + "TEST": told}), **{EVALUATE_PARTS: ["TEST"]}) is None
+    by_class = {"correct-by-class": [1] * 10, "examples-by-class": [2] * 10}
+    assert fault(asked, {METRICS: MetricRecord({**told, **by_class})}, EVALUATE_GLOBAL) is None
+    masked = {"masked-correct": 7, "masked-loss": float("inf")}
+    assert "sent no masked-balanced_accuracy-sums" in str(
+        fault(asked, {METRICS: MetricRecord({**told, **masked})}, EVALUATE, **{PART: "TEST"})
+    )
+    masked |= {f"masked-{name}": sums for name, sums in sums_of(7).items()}  # type: ignore[misc]
+    assert fault(asked, {METRICS: MetricRecord({**told, **masked})}, EVALUATE, **{PART: "TEST"}) is None
+
+
+@pytest.fixture
+def asked(vetting: Vetting) -> Vetting:
+    return replace(vetting, metrics=["balanced_accuracy", "ece"])
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"ece-sums": None}, "sent no ece-sums"),
+        ({"ece-sums": 1.0}, "sent no ece-sums"),
+        ({"ece-sums": [1.0] * 44}, "its ece-sums are not 45 finite numbers"),
+        ({"ece-sums": [float("nan")] * 45}, "its ece-sums are not 45 finite numbers"),
+        ({"ece-sums": [float("inf")] * 45}, "its ece-sums are not 45 finite numbers"),
+        (
+            {"ece-sums": sums_of(21)["ece-sums"]},
+            "its ece-sums say that more images of a group are right than there are",
+        ),
+        ({"ece-sums": sums_of(7, 2000)["ece-sums"]}, "its ece-sums are not over 20 images"),
+        (
+            {"ece-sums": [*[0.0] * 14, 20.0, *[0.0] * 30]},
+            "its ece-sums have a confidence of 0 for 20 images between 0.9",
+        ),
+        ({"balanced_accuracy-sums": [0.5] * 20}, "its balanced_accuracy-sums are not counts of images"),
+        ({"balanced_accuracy-sums": [2.0] * 10}, "its balanced_accuracy-sums are not 20 finite numbers"),
+        ({"brier-sums": [1.0]}, "it sent 'brier-sums', which nobody asked for"),
+        ({"brier-sums": 1.0}, "it sent 'brier-sums', which nobody asked for"),
+        ({"masked-ece-sums": sums_of(7)["ece-sums"]}, "it sent 'masked-ece-sums', which nobody asked for"),
+    ],
+)
+def test_sums_that_cannot_be_are_refused(
+    asked: Vetting, told: dict[str, float | list[float] | None], words: str
+) -> None:
+    changed = {name: value for name, value in {**TESTED, **sums_of(7), **told}.items() if value is not None}
+    record = MetricRecord(changed)  # type: ignore[arg-type]
+    assert words in str(fault(asked, {METRICS: record}, EVALUATE, **{PART: "TEST"}))
+    assert words in str(fault(asked, trained(**{EVALUATION + "TEST": record}), **{EVALUATE_PARTS: ["TEST"]}))
+
+
+def test_sums_that_nobody_asked_for_are_refused(vetting: Vetting) -> None:
+    record = MetricRecord({**TESTED, **sums_of(7)})
+    words = "it sent 'ece-sums', which nobody asked for"
+    assert words in str(fault(vetting, {METRICS: record}, EVALUATE, **{PART: "TEST"}))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""A model on a test set, in counts and sums, so that results on several test sets can be merged into one."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from flwr.app import Message, MetricRecord
+
+from fedsim.client.scoring import CORRECT, CORRECT_BY_CLASS, EXAMPLES_BY_CLASS, LOSS, named, predictor_of, sums_of
+from fedsim.messages.schema import NUM_EXAMPLES, metrics_of, number
+from fedsim.methods.interfaces import PLAIN
+from fedsim.metrics.registry import FURTHER_METRICS
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model on a test set."""
+
+    num_examples: int
+    correct: int
+    loss: float
+    """mean over the examples"""
+    others: "Mapping[str, Measured]" = field(default_factory=dict)
+    """further predictors by name: the method's own, masked ones, and all of them ``adapted`` where ``tta=`` says so"""
+    by_class: tuple[tuple[int, int], ...] = ()
+    """of each class the images and how many of them are right; of the global model alone"""
+    sums: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """of each further metric that ``metrics=`` names, in the order of the registry"""
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.num_examples
+
+    @property
+    def values(self) -> dict[str, float | None]:
+        """The further metrics by name; None where one is undefined."""
+        return {name: FURTHER_METRICS[name].value(sums, self.num_examples) for name, sums in self.sums.items()}
+
+    @classmethod
+    def from_reply(cls, reply: Message) -> "Measured":
+        return cls.from_metrics(metrics_of(reply))
+
+    @classmethod
+    def from_metrics(cls, metrics: MetricRecord) -> "Measured":
+        others = [predictor_of(key)[0] for key in metrics if key.endswith(f"-{CORRECT}")]
+        return replace(cls._of(PLAIN, metrics), others={name: cls._of(name, metrics) for name in others})
+
+    @classmethod
+    def _of(cls, predictor: str, metrics: MetricRecord) -> "Measured":
+        by_class: tuple[tuple[int, int], ...] = ()
+        if EXAMPLES_BY_CLASS in metrics:
+            examples, right = metrics[EXAMPLES_BY_CLASS], metrics[named(predictor, CORRECT_BY_CLASS)]
+            assert isinstance(examples, list)
+            assert isinstance(right, list)
+            by_class = tuple((int(all_), int(some)) for all_, some in zip(examples, right, strict=True))
+        sums = {name: metrics.get(named(predictor, sums_of(name))) for name in FURTHER_METRICS}
+        return cls(
+            num_examples=int(number(metrics, NUM_EXAMPLES)),
+            correct=int(number(metrics, named(predictor, CORRECT))),
+            loss=number(metrics, named(predictor, LOSS)),
+            by_class=by_class,
+            sums={name: tuple(map(float, each)) for name, each in sums.items() if isinstance(each, list)},
+        )
+
+
+def pool(tested: Iterable[Measured]) -> Measured:
+    """Return one result for several test sets without a common image."""
+    parts = list(tested)
+    examples = sum(part.num_examples for part in parts)
+    classes = [each.by_class for each in parts if each.by_class]
+    return Measured(
+        num_examples=examples,
+        correct=sum(part.correct for part in parts),
+        loss=sum(part.loss * part.num_examples for part in parts) / examples,
+        others={name: pool(part.others[name] for part in parts) for name in parts[0].others},
+        by_class=tuple(
+            (sum(images for images, _ in each), sum(right for _, right in each)) for each in zip(*classes, strict=True)
+        ),
+        sums={name: tuple(map(sum, zip(*(part.sums[name] for part in parts), strict=True))) for name in parts[0].sums},
+    )

@@ -1,0 +1,11 @@
+"""The further metrics that ``metrics=`` may name: a new one is a file beside this one and a line here."""
+
+from fedsim.metrics.balanced_accuracy import BalancedAccuracy
+from fedsim.metrics.expected_calibration_error import ExpectedCalibrationError
+from fedsim.metrics.metric import Metric
+
+FURTHER_METRICS: dict[str, Metric] = {
+    "ece": ExpectedCalibrationError(),
+    "balanced_accuracy": BalancedAccuracy(),
+}
+"""By the names that columns have; letters, digits and underscores."""
