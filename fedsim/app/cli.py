@@ -1,6 +1,7 @@
 """The command line: checks everything first, then lets Hydra run one job or a sweep.
 
-Wrong settings are refused before Hydra makes a directory, with one sentence and exit status 2.
+Wrong settings are refused before Hydra makes a directory, with one sentence and exit status 2. What needs torch and
+Flower is in ``jobs.py``, which is loaded once the words are known to be right.
 """
 
 import argparse
@@ -10,13 +11,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from fedsim.config.composition import (
     CONFIG_DIR,
@@ -28,22 +27,15 @@ from fedsim.config.composition import (
     register_families,
     register_resolvers,
 )
-from fedsim.config.overrides import parse, readable, word_for
+from fedsim.config.overrides import parse, readable
 from fedsim.config.paths import HYDRAS, expanded
-from fedsim.config.settings import Settings, settings_of
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import any_file
-from fedsim.deployment.superlink import NAME as SUPERLINK
-from fedsim.deployment.superlink import SuperLink, check_receiving_dir, follow
-from fedsim.output.checkpoint import has_checkpoint
-from fedsim.output.progress import console_reporter
-from fedsim.output.recorder import check_run_dir
-from fedsim.output.results import Result
-from fedsim.output.run_folders import RUNS, SWEEPS, only_if_used, remove_if_empty, run_folder
-from fedsim.output.terminal import console, never_fail_to_print, print_whole
-from fedsim.report.command import run_table
-from fedsim.server.preparation import Prepared, prepare
-from fedsim.server.simulation import run
+from fedsim.output.run_folders import RUNS, SWEEPS, run_folder
+from fedsim.output.terminal import never_fail_to_print
+
+if TYPE_CHECKING:
+    from fedsim.server.preparation import Prepared
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -65,7 +57,10 @@ def main() -> None:
             named: set[str | None] = {None}
             if options.checked:
                 jobs = [*_jobs(overrides, options)]
-                settings, prepared = _check(jobs, options)
+                configs = [compose(words, *options.configuration) for words in jobs]  # refuses misspelt words
+                from fedsim.app.jobs import check  # loads torch and Flower
+
+                settings, prepared = check(jobs, configs, options)
                 named = {named_folder(each.out_dir, each.resume) for each in settings}
             elif options.cfg is not None:
                 _check_shown(overrides, options)
@@ -77,7 +72,9 @@ def main() -> None:
             register_resolvers(new)
 
             def job(config: DictConfig) -> None:
-                _job(config, prepared, failed)
+                from fedsim.app.jobs import run_job
+
+                run_job(config, prepared, failed)
 
             with any_file(UserError, "choose another directory with out_dir=."):  # Hydra makes those of the runs
                 hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(job)()
@@ -95,77 +92,9 @@ def main() -> None:
         sys.exit(INTERRUPTED)
 
 
-def _job(config: DictConfig, prepared: Prepared | None, failed: list[FedsimError]) -> None:
-    """One run, in the directory that Hydra has made for it. If it fails, the other runs of a sweep are still played."""
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
-    container = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(container, dict)
-    settings = settings_of({str(key): value for key, value in container.items()})
-    try:
-        with any_file():
-            result = _result(settings, prepared, run_dir)
-    except FedsimError as error:  # here, since Hydra would put the whole command line before the sentence
-        print(f"error: {error}", file=sys.stderr)
-        if not isinstance(error, UserError):
-            _tell_how_to_go_on(run_dir)
-        failed.append(error)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            remove_if_empty(run_dir)
-        return
-    except KeyboardInterrupt:
-        _tell_how_to_go_on(run_dir)
-        raise
-    print_whole(run_table(result))
-    console().print(f"run directory: {_shown(run_dir)}", soft_wrap=True)
-
-
 def _end(error: FedsimError) -> NoReturn:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(error.exit_status)
-
-
-def _result(settings: Settings, prepared: Prepared | None, run_dir: Path) -> Result:
-    """Of a run on this machine, or on the devices of a SuperLink; ``prepared`` is what the check has left, if anything.
-
-    Errors: ``FedsimError`` if it fails.
-    """
-    if settings.engine["name"] == SUPERLINK:
-        words = list(HydraConfig.get().overrides.task)
-        return follow(settings, words, run_dir, console_reporter())
-    if prepared is None or prepared.settings != settings:
-        prepared = prepare(settings)
-    print(prepared, flush=True)
-    if settings.verbose:
-        print(prepared.replaced_layers(), flush=True)
-    return run(prepared, run_dir, console_reporter())
-
-
-def _tell_how_to_go_on(run_dir: Path) -> None:
-    if has_checkpoint(run_dir / "checkpoints"):
-        print(f"go on with: python run.py {word_for('resume', _shown(run_dir))}", file=sys.stderr)
-
-
-def _check(jobs: Sequence[Sequence[str]], options: argparse.Namespace) -> tuple[list[Settings], Prepared | None]:
-    """Try the settings of every job, and only then whether their directories can be written.
-
-    Of a single job that is not for other machines, what the run would have to prepare again is returned beside them.
-    """
-    prepared: Prepared | None = None
-    settings = [settings_of(compose(overrides, *options.configuration), overrides) for overrides in jobs]
-    for each in settings:
-        if each.engine["name"] == SUPERLINK:
-            _refuse_other_configuration(options)
-            SuperLink.check([], each.engine)  # the rest is where the images are: there
-        else:
-            made = prepare(each)
-            prepared = made if len(jobs) == 1 else None
-    for number, each in enumerate(settings):
-        if each.out_dir is not None and each.resume is None:
-            check = check_receiving_dir if each.engine["name"] == SUPERLINK else check_run_dir
-            run_dir = Path(each.out_dir, str(number)) if options.multirun else Path(each.out_dir)
-            with only_if_used(run_dir):
-                check(run_dir)
-    return settings, prepared
 
 
 def _check_shown(overrides: Sequence[str], options: argparse.Namespace) -> None:
@@ -181,15 +110,6 @@ def _forget_empty_sweep(folder: Path) -> None:
     """Hydra's note of a sweep goes if no run is left beside it."""
     if [path.name for path in folder.iterdir()] == ["multirun.yaml"]:
         (folder / "multirun.yaml").unlink()
-
-
-def _refuse_other_configuration(options: argparse.Namespace) -> None:
-    """Only words are sent to a SuperLink: what a file here says would be checked here and unknown there."""
-    folder, name = options.configuration
-    if folder.resolve() == CONFIG_DIR and name == CONFIG_NAME:
-        return
-    other = f"--config-name={name}" if name != CONFIG_NAME else f"--config-path={_shown(folder)}"
-    raise UserError(f"{other} is not possible with engine=superlink: write its settings as key=value, which are sent.")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -267,7 +187,3 @@ def _jobs(overrides: list[str], options: argparse.Namespace) -> Iterator[list[st
                 if not alternatives[key]:
                     raise UserError(f"{text} names no value: choose at least one.")
     yield from (list(job) for job in itertools.product(*alternatives.values()))
-
-
-def _shown(path: Path) -> str:
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,120 @@
+"""The jobs of a command line: their settings are tried before anything starts, and then each is run.
+
+Here torch and Flower are loaded, which takes seconds; ``fedsim/app/cli.py`` refuses misspelt words without them.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from fedsim.config.composition import CONFIG_DIR, CONFIG_NAME
+from fedsim.config.overrides import word_for
+from fedsim.config.settings import Settings, settings_of
+from fedsim.core.errors import FedsimError, UserError
+from fedsim.core.files import any_file
+from fedsim.deployment.superlink import NAME as SUPERLINK
+from fedsim.deployment.superlink import SuperLink, check_receiving_dir, follow
+from fedsim.output.checkpoint import has_checkpoint
+from fedsim.output.progress import console_reporter
+from fedsim.output.recorder import check_run_dir
+from fedsim.output.results import Result
+from fedsim.output.run_folders import only_if_used, remove_if_empty
+from fedsim.output.terminal import console, print_whole
+from fedsim.report.command import run_table
+from fedsim.server.preparation import Prepared, prepare
+from fedsim.server.simulation import run
+
+
+def check(
+    jobs: Sequence[Sequence[str]], configs: Sequence[dict[str, Any]], options: argparse.Namespace
+) -> tuple[list[Settings], Prepared | None]:
+    """Try the settings of every job, and only then whether their directories can be written.
+
+    ``jobs`` are the words of each job, ``configs`` what they compose to.
+
+    Of a single job that is not for other machines, what the run would have to prepare again is returned beside them.
+    """
+    prepared: Prepared | None = None
+    settings = [settings_of(config, words) for words, config in zip(jobs, configs, strict=True)]
+    for each in settings:
+        if each.engine["name"] == SUPERLINK:
+            _refuse_other_configuration(options)
+            SuperLink.check([], each.engine)  # the rest is where the images are: there
+        else:
+            made = prepare(each)
+            prepared = made if len(jobs) == 1 else None
+    for number, each in enumerate(settings):
+        if each.out_dir is not None and each.resume is None:
+            check_dir = check_receiving_dir if each.engine["name"] == SUPERLINK else check_run_dir
+            run_dir = Path(each.out_dir, str(number)) if options.multirun else Path(each.out_dir)
+            with only_if_used(run_dir):
+                check_dir(run_dir)
+    return settings, prepared
+
+
+def run_job(config: DictConfig, prepared: Prepared | None, failed: list[FedsimError]) -> None:
+    """Run one job in the directory that Hydra has made for it; if it fails, the other jobs of a sweep still run."""
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    container = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(container, dict)
+    settings = settings_of({str(key): value for key, value in container.items()})
+    try:
+        with any_file():
+            result = _result(settings, prepared, run_dir)
+    except FedsimError as error:  # here, since Hydra would put the whole command line before the sentence
+        print(f"error: {error}", file=sys.stderr)
+        if not isinstance(error, UserError):
+            _tell_how_to_go_on(run_dir)
+        failed.append(error)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            remove_if_empty(run_dir)
+        return
+    except KeyboardInterrupt:
+        _tell_how_to_go_on(run_dir)
+        raise
+    print_whole(run_table(result))
+    console().print(f"run directory: {_shown(run_dir)}", soft_wrap=True)
+
+
+def _result(settings: Settings, prepared: Prepared | None, run_dir: Path) -> Result:
+    """Return the result of a run on this machine, or on the devices of a SuperLink.
+
+    ``prepared`` is what the check has left, if anything.
+
+    Raises:
+        FedsimError: If it fails.
+    """
+    if settings.engine["name"] == SUPERLINK:
+        words = list(HydraConfig.get().overrides.task)
+        return follow(settings, words, run_dir, console_reporter())
+    if prepared is None or prepared.settings != settings:
+        prepared = prepare(settings)
+    print(prepared, flush=True)
+    if settings.verbose:
+        print(prepared.replaced_layers(), flush=True)
+    return run(prepared, run_dir, console_reporter())
+
+
+def _tell_how_to_go_on(run_dir: Path) -> None:
+    if has_checkpoint(run_dir / "checkpoints"):
+        print(f"go on with: python run.py {word_for('resume', _shown(run_dir))}", file=sys.stderr)
+
+
+def _refuse_other_configuration(options: argparse.Namespace) -> None:
+    """Only words are sent to a SuperLink: what a file here says would be checked here and unknown there."""
+    folder, name = options.configuration
+    if folder.resolve() == CONFIG_DIR and name == CONFIG_NAME:
+        return
+    other = f"--config-name={name}" if name != CONFIG_NAME else f"--config-path={_shown(folder)}"
+    raise UserError(f"{other} is not possible with engine=superlink: write its settings as key=value, which are sent.")
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
