@@ -46,7 +46,7 @@ REFUSED = 0
 Tensors = Mapping[str, torch.Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass
 class ReplyChecks:
     """The rules, for one federation, one model and one method.
 
@@ -61,6 +61,7 @@ class ReplyChecks:
     queries: Mapping[str, RecordCheck] = field(default_factory=dict)
     metrics: Sequence[str] = ()
     """The further metrics that clients are to count"""
+    _last_sent: "_Sent | None" = field(default=None, repr=False)
 
     def checked(self, message: Message, reply: Message) -> Message:
         """Return the reply, or an error in its place."""
@@ -118,19 +119,42 @@ class ReplyChecks:
         if _number(metrics, NUM_EXAMPLES) != images:
             raise ReplyFault(f"it says that it has {_number(metrics, NUM_EXAMPLES):g} images, which are {images}")
         _finite_metrics(metrics)
-        trained = _finite_arrays(content, ARRAYS)
+        trained = _arrays(content, ARRAYS)
         if sent.keys() != trained.keys():
             odd = ", ".join(sorted(sent.keys() ^ trained.keys())[:3])
             raise ReplyFault(f"it sent other entries than it was sent ({odd})")
         for name, tensor in trained.items():
             refuse_other_form(name, tensor, sent[name])
-        self._moves(sent, trained, images, moved_entries(config))
+        if not self._within_limits(message.content, sent, trained, images):
+            _finite(trained)
+            self._moves(sent, trained, images, moved_entries(config))
         question = Question(config, sent, self.initial, message.content.array_records, self.update_limit)
         for name, check in self.reply_records.items():
             check(_finite_arrays(content, name), question)
         for part in map(str, asked):
             count = self.federation.num_images(client, Part[part])
             self._evaluation(_metrics(content, EVALUATION + part), count, by_class=False)
+
+    def _within_limits(self, content: RecordDict, sent: Tensors, trained: Tensors, images: int) -> bool:
+        """Whether all numbers are finite and have moved no further than they may, looked at in one pass.
+
+        ``False`` says that something may be wrong, and what that is the slower checks find out. All messages of a round
+        share their content, so what there is to know of it is computed once.
+        """
+        if self.update_limit is None or moved_entries(_config(content)):
+            return False
+        if self._last_sent is None or self._last_sent.content is not content:
+            self._last_sent = _Sent.of(content, sent)
+        known = self._last_sent
+        if known is None or not known.floating:
+            return False
+        moved = _largest(torch._foreach_sub([trained[name] for name in known.floating], known.floats))
+        if not all(each <= self.update_limit * known.largest for each in moved):
+            return False
+        if known.counters is None:
+            return True
+        steps = torch.stack([trained[name] for name in known.counting]) - known.counters
+        return int(steps.min()) >= 0 and int(steps.max()) <= self.update_limit * images
 
     def _moves(self, before: Tensors, after: Tensors, images: int, elsewhere: Collection[str]) -> None:
         """Refuse numbers that have moved too far.
@@ -214,6 +238,34 @@ class ReplyChecks:
         return set(asked)
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """A content that many messages share, as ``_within_limits`` needs it."""
+
+    content: RecordDict
+    floating: list[str]
+    floats: list[torch.Tensor]
+    largest: float
+    """Of all floating-point numbers, in absolute value; at least one"""
+    counting: list[str]
+    counters: torch.Tensor | None
+    """(counters,), the entries that are whole numbers without a dimension"""
+
+    @classmethod
+    def of(cls, content: RecordDict, sent: Tensors) -> "_Sent | None":
+        """Return ``None`` for what cannot be looked at in one pass: other types, several devices, other counters."""
+        floating = [name for name, tensor in sent.items() if tensor.is_floating_point() and tensor.numel()]
+        counting = [name for name, tensor in sent.items() if not tensor.is_floating_point()]
+        floats, counters = [sent[name] for name in floating], [sent[name] for name in counting]
+        kinds = {(each.dtype, each.device) for each in floats}
+        if len(kinds) > 1 or len({each.dtype for each in counters}) > 1 or any(each.dim() for each in counters):
+            return None
+        if any(each.is_cuda for each in (*floats, *counters)):
+            return None
+        largest = max([1.0, *(_largest([each.clone() for each in floats]) if floats else [])])
+        return cls(content, floating, floats, largest, counting, torch.stack(counters) if counters else None)
+
+
 class CheckedGrid(WrappedGrid):
     """Another grid whose replies have been checked."""
 
@@ -279,9 +331,30 @@ def _finite_metrics(metrics: MetricRecord) -> None:
             raise ReplyFault(f"its {name} is not finite")
 
 
+def _largest(tensors: Sequence[torch.Tensor]) -> list[float]:
+    """Return the largest absolute value of each, which may be no number; the tensors are changed."""
+    torch._foreach_abs_(list(tensors))
+    largest: list[float] = torch.stack([tensor.max() for tensor in tensors]).tolist()
+    return largest
+
+
+def _config(content: RecordDict) -> ConfigRecord:
+    record = content.get(CONFIG, ConfigRecord())
+    assert isinstance(record, ConfigRecord)
+    return record
+
+
+def _arrays(content: RecordDict, record: str) -> Tensors:
+    return to_tensors(content.array_records[record]) if record in content.array_records else {}
+
+
 def _finite_arrays(content: RecordDict, record: str) -> Tensors:
-    tensors = to_tensors(content.array_records[record]) if record in content.array_records else {}
+    tensors = _arrays(content, record)
+    _finite(tensors)
+    return tensors
+
+
+def _finite(tensors: Tensors) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ReplyFault(f"it sent numbers in {name} that are not finite")
-    return tensors
