@@ -122,10 +122,13 @@ class Evaluator:
                 by_domain.setdefault(self.federation.domain_of(client), []).append(result)
             domains = {name: pool(results) for name, results in by_domain.items()}
         elif self.one_model:
+            pooled: dict[tuple[str, ...], Measured] = {}  # many clients have the same domains
             for client in self.federation.clients:
                 names = self._domains_of(client)
+                if names and names not in pooled:
+                    pooled[names] = pool(evaluation.domains[name] for name in names)
                 if names:
-                    tested[client] = pool(evaluation.domains[name] for name in names)
+                    tested[client] = pooled[names]
         return replace(
             evaluation,
             clients=dict(sorted(tested.items())),
@@ -133,6 +136,6 @@ class Evaluator:
             validation=dict(sorted(measured.get(Part.VALIDATION, {}).items())),
         )
 
-    def _domains_of(self, client: int) -> Collection[str]:
+    def _domains_of(self, client: int) -> tuple[str, ...]:
         """Return the domains whose test sets make up the client's, if their numbers are its own."""
         return self.federation.test_domains(client, self.by_batch) if self.one_model else ()
