@@ -46,7 +46,7 @@ def global_seed(
         derived = derive_seed(seed, purpose, round=round, client=client)
         if gpus:
             torch.manual_seed(derived)
-        else:  # the same generator alone: beside it, torch notes where CUDA's was to be seeded, which takes milliseconds
+        else:  # alone: torch would also note, which takes milliseconds, that CUDA's was to be seeded
             torch.default_generator.manual_seed(derived)
         yield
 
