@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers.evo_norm import EvoNorm2dB0
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from datasets.build import build_federation
 from datasets.federation import Federation
@@ -31,7 +29,8 @@ from fedsim.methods.interfaces import ServerHalf
 from fedsim.metrics.class_metrics import ClassTracker
 from fedsim.models import build_model
 from fedsim.models.layer_map import as_written, replaced_layers
-from fedsim.norms.groups import grouping
+from fedsim.norms.factory import grouping
+from fedsim.norms.pixels import refuse_batch_of_one
 from fedsim.norms.policy import NormPolicy, statistics_kept
 from fedsim.output.progress import Reporter, logging_to
 from fedsim.output.provenance import Provenance
@@ -45,9 +44,6 @@ from fedsim.server.smallest_batches import try_smallest_batches
 from fedsim.tta import adaptation_of
 
 log = logging.getLogger(__name__)
-
-NEED_A_BATCH = (_BatchNorm, EvoNorm2dB0)
-"""Layers that cannot train on one image at a time: behind a linear layer it would have no deviation."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +110,8 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
     adaptation = adaptation_of(settings.tta)
     if adaptation is not None:
         adaptation.check(model)
-    if settings.batch_size == 1 and any(isinstance(layer, NEED_A_BATCH) for layer in model.modules()):
-        name = settings.norm["name"]
-        raise UserError(
-            f"batch_size=1 gives norm={name} no batch to normalize over: choose at least 2, or another norm."
-        )
+    if settings.batch_size == 1:
+        refuse_batch_of_one(model, settings.norm["name"])
     costs = CostTracker(model_cost(model, federation.source.image_shape), federation, settings)
     strategy, densities = _server_half(settings, model, federation, costs)
     if any(isinstance(layer, SparseFrame) and not layer.made for layer in model.modules()):
