@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from clients.optimizers import make_optimizer
 from datasets.examples import Examples, training_batches
+from fedsim.client.optimizers import make_optimizer
 from fedsim.methods.interfaces import PLAIN, LocalTraining, Turn
 
 

@@ -6,35 +6,84 @@ of weights whose scale does not matter, as in front of BatchNorm or with standar
 weights grow and the effective step shrink.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.optim.adamp import AdamP
-from timm.optim.sgdp import SGDP
 from torch import nn
 
-from fedsim.methods.interfaces import LocalTraining
+from fedsim.core.errors import UserError
+
+if TYPE_CHECKING:  # which needs the costs, and they need this file
+    from fedsim.methods.interfaces import LocalTraining
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], training: LocalTraining) -> torch.optim.Optimizer:
-    """With the learning rate, the momentum (of SGD and SGDP) and the weight decay of ``training``.
+@dataclass(frozen=True)
+class LocalOptimizer:
+    """A choice of ``optimizer=``: the one place where it is described."""
+
+    name: str
+    make: Callable[..., torch.optim.Optimizer]
+    """``(parameters, lr=..., weight_decay=...)``, and ``momentum`` where it takes one"""
+    states: int
+    """The numbers that it keeps for each weight beside the gradient; momentum is one more"""
+    takes_momentum: bool = False
+
+    def numbers_kept(self, momentum: float) -> int:
+        """Return how many numbers it keeps for each weight beside the gradient, with that momentum."""
+        return self.states + bool(momentum)
+
+
+def _sgdp(parameters: Iterable[nn.Parameter], **options: Any) -> torch.optim.Optimizer:
+    from timm.optim.sgdp import SGDP
+
+    return SGDP(parameters, **options)  # type: ignore[no-untyped-call]
+
+
+def _adamp(parameters: Iterable[nn.Parameter], **options: Any) -> torch.optim.Optimizer:
+    from timm.optim.adamp import AdamP
+
+    return AdamP(parameters, **options)  # type: ignore[no-untyped-call]
+
+
+TABLE = (
+    LocalOptimizer("sgd", torch.optim.SGD, states=0, takes_momentum=True),
+    LocalOptimizer("sgdp", _sgdp, states=0, takes_momentum=True),
+    LocalOptimizer("adam", torch.optim.Adam, states=2),
+    LocalOptimizer("amsgrad", partial(torch.optim.Adam, amsgrad=True), states=3),
+    LocalOptimizer("adamw", torch.optim.AdamW, states=2),
+    LocalOptimizer("adamp", _adamp, states=2),
+)
+OPTIMIZERS = {optimizer.name: optimizer for optimizer in TABLE}
+"""By name, in the order in which they are offered"""
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], training: "LocalTraining") -> torch.optim.Optimizer:
+    """Return the optimizer with the learning rate, the momentum (of SGD and SGDP) and the weight decay of ``training``.
 
     ``weight_decay`` is what each optimizer makes of it: an L2 term in the gradient of SGD, Adam and AMSGrad, decoupled
     from it in AdamW, AdamP and SGDP.
+
+    Raises:
+        ValueError: For an optimizer that is not known.
     """
-    lr, decay = training.lr, training.weight_decay
-    match training.optimizer:
-        case "sgd":
-            return torch.optim.SGD(parameters, lr=lr, momentum=training.momentum, weight_decay=decay)
-        case "sgdp":
-            return SGDP(parameters, lr=lr, momentum=training.momentum, weight_decay=decay)  # type: ignore[no-untyped-call]
-        case "adam":
-            return torch.optim.Adam(parameters, lr=lr, weight_decay=decay)
-        case "amsgrad":
-            return torch.optim.Adam(parameters, lr=lr, weight_decay=decay, amsgrad=True)
-        case "adamw":
-            return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay)
-        case "adamp":
-            return AdamP(parameters, lr=lr, weight_decay=decay)  # type: ignore[no-untyped-call]
-        case unknown:
-            raise ValueError(f"optimizer={unknown} is not known")
+    if training.optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer={training.optimizer} is not known")
+    chosen = OPTIMIZERS[training.optimizer]
+    momentum = {"momentum": training.momentum} if chosen.takes_momentum else {}
+    return chosen.make(parameters, lr=training.lr, weight_decay=training.weight_decay, **momentum)
+
+
+def refuse_unused_momentum(optimizer: str, momentum: float) -> None:
+    """Refuse a momentum that the optimizer would not use.
+
+    Raises:
+        UserError: If there is one and the optimizer takes none.
+    """
+    if momentum and not OPTIMIZERS[optimizer].takes_momentum:
+        takers = [each.name for each in TABLE if each.takes_momentum]
+        raise UserError(
+            f"momentum={momentum} is not used by optimizer={optimizer}: leave it out, or choose {' or '.join(takers)}."
+        )
