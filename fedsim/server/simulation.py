@@ -11,7 +11,6 @@ from torch import nn
 
 from datasets.build import build_federation
 from datasets.federation import Federation
-from datasets.pictures import plot_federation
 from fedsim.aggregation.privacy import aggregation_for, refuse_noise_on_statistics
 from fedsim.client.host import ClientAppFactory, client_half
 from fedsim.config.binding import bind_half, instantiate, target_of
@@ -37,6 +36,7 @@ from fedsim.output.provenance import Provenance
 from fedsim.output.recorder import Recorder
 from fedsim.output.results import Result, read_result
 from fedsim.report.class_pictures import plot_classes
+from fedsim.report.federation_pictures import plot_federation
 from fedsim.report.page import write_html
 from fedsim.report.plots import plot_run
 from fedsim.server.loop import FederatedLoop
