@@ -26,8 +26,6 @@ from fedsim.reparam import Companded
 SLICED = (nn.Conv2d, nn.Linear, WSConv2d, ScaledWSConv2d)
 """What is known to compute each output channel from that channel's weights alone; of these, no subclasses but the
 companded ones, whose weights are computed number by number."""
-
-
 BatchLoss = Callable[[], torch.Tensor]
 Found = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
