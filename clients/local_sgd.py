@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from clients.optimizers import make_optimizer
 from datasets.examples import training_batches
+from fedsim.client.optimizers import make_optimizer
 from fedsim.methods.interfaces import PLAIN, ClientContext, QueryHandler, TrainingContext
 from fedsim.methods.training import LocalTraining
 

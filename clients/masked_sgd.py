@@ -90,4 +90,10 @@ class MaskedSGD(LocalSGD):
         indices = torch.randperm(len(data), generator=context.generator)[: self.training.batch_size]
         images, labels = data.batch(indices.to(data.labels.device), context.generator)
         with buffers_restored(model):
-            return largest_gradients(model, lambda: F.cross_entropy(model(images), labels), masks, counts)
+            return largest_gradients(
+                model,
+                lambda: F.cross_entropy(model(images), labels),
+                masks,
+                counts,
+                dense=not context.on_device,
+            )

@@ -6,12 +6,8 @@ the smallest one's training set, and ``validation_percent`` of it for validation
 Images are 256x256, flipped and turned by up to 30 degrees in training, and not normalized.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from datasets.readers.domain_folders import DomainFolders, share_of_smallest
-from datasets.source import Source
-from datasets.transforms import HorizontalFlip, Rotation, Transform
+from datasets.readers.domain_folders import DomainFolders
+from datasets.transforms import HorizontalFlip, Rotation
 
 CLASSES = (
     *("bird", "feather", "headphones", "ice_cream", "teapot"),
@@ -22,18 +18,8 @@ SET = DomainFolders(
     folder="DomainNet",
     domains=("clipart", "infograph", "painting", "quickdraw", "real", "sketch"),
     classes=tuple((name,) for name in CLASSES),
+    augmentations=(HorizontalFlip(), Rotation(30)),
+    mean=(0.0,),
+    std=(1.0,),
 )
-
-
-def load(
-    data_dir: Path | None,
-    domains: Sequence[str] = SET.domains,
-    percent: float | None = 0.05,
-    validation_percent: float | None = 0.05,
-    image_size: int = 256,
-    augment: bool = True,
-) -> Source:
-    """Errors: ``UserError`` for a domain or a class that is not there, or a damaged file."""
-    transform = Transform((0.0,), (1.0,), (HorizontalFlip(), Rotation(30)) if augment else ())
-    source = SET.load(data_dir, domains, image_size=image_size, transform=transform)
-    return share_of_smallest(source, percent, validation_percent)
+load = SET.load_equal_domains

@@ -6,12 +6,8 @@ test, stratified by class with seed 0. Images are 224x224, flipped in training, 
 deviation.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from datasets.readers.domain_folders import DomainFolders, share_of_each
-from datasets.source import Source
-from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, HorizontalFlip, Transform
+from datasets.readers.domain_folders import DomainFolders
+from datasets.transforms import HorizontalFlip
 
 NAMES = """
     Alarm_Clock Backpack Batteries Bed Bike Bottle Bucket Calculator Calendar Candles Chair Clipboards Computer
@@ -26,16 +22,6 @@ SET = DomainFolders(
     folder="OfficeHome",
     domains=("Art", "Clipart", "Product", "Real World"),
     classes=tuple((name,) for name in CLASSES),
+    augmentations=(HorizontalFlip(),),
 )
-
-
-def load(
-    data_dir: Path | None,
-    domains: Sequence[str] = SET.domains,
-    percent: float | None = None,
-    image_size: int = 224,
-    augment: bool = True,
-) -> Source:
-    """Errors: ``UserError`` for a domain or a class that is not there, or a damaged file."""
-    transform = Transform(IMAGENET_MEAN, IMAGENET_STD, (HorizontalFlip(),) if augment else ())
-    return share_of_each(SET.load(data_dir, domains, image_size=image_size, transform=transform), percent)
+load = SET.load

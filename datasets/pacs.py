@@ -4,28 +4,14 @@ Folders ``DOMAIN/CLASS/*.jpg`` in ``data_dir`` or its ``PACS``; 80 % of each dom
 stratified by class with seed 0. Images are 224x224, flipped in training, normalized with ImageNet's mean and deviation.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from datasets.readers.domain_folders import DomainFolders, share_of_each
-from datasets.source import Source
-from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, HorizontalFlip, Transform
+from datasets.readers.domain_folders import DomainFolders
+from datasets.transforms import HorizontalFlip
 
 SET = DomainFolders(
     dataset="pacs",
     folder="PACS",
     domains=("art_painting", "cartoon", "photo", "sketch"),
     classes=(("dog",), ("elephant",), ("giraffe",), ("guitar",), ("horse",), ("house",), ("person",)),
+    augmentations=(HorizontalFlip(),),
 )
-
-
-def load(
-    data_dir: Path | None,
-    domains: Sequence[str] = SET.domains,
-    percent: float | None = None,
-    image_size: int = 224,
-    augment: bool = True,
-) -> Source:
-    """Errors: ``UserError`` for a domain or a class that is not there, or a damaged file."""
-    transform = Transform(IMAGENET_MEAN, IMAGENET_STD, (HorizontalFlip(),) if augment else ())
-    return share_of_each(SET.load(data_dir, domains, image_size=image_size, transform=transform), percent)
+load = SET.load

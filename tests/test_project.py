@@ -36,6 +36,12 @@ def test_the_simulator_knows_no_method_by_name() -> None:
         assert not imports.search(text), path
 
 
+def test_the_data_sets_know_no_program() -> None:
+    """Neither what draws and prints nor what runs; ``datasets/show.py`` is the name of a command and nothing else."""
+    imports = re.compile(r"^(from|import) fedsim\.(app|output|report|server|engines)\b", re.MULTILINE)
+    assert not [path for path in python_files("datasets") if imports.search(path.read_text())]
+
+
 def test_batch_norm_is_never_found_by_its_name() -> None:
     pattern = re.compile(r"""["'][._]?bn[._]?["'] (not )?in """)
     assert not [path for path in python_files("fedsim", "strategies", "clients") if pattern.search(path.read_text())]

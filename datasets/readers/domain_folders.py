@@ -18,13 +18,13 @@ from datasets.readers.image_folder import image_paths, listed, split_folder
 from datasets.readers.labelled import OnDisk, reading
 from datasets.readers.pickles import read_arrays
 from datasets.source import Indices, Source
-from datasets.transforms import Transform
+from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation, Transform
 from fedsim.core.errors import UserError
 
 
 @dataclass(frozen=True)
 class DomainFolders:
-    """A set whose domains and classes are known."""
+    """A set whose domains and classes are known; one of its ``load``s is what ``dataset=`` calls."""
 
     dataset: str
     folder: str
@@ -32,9 +32,38 @@ class DomainFolders:
     domains: tuple[str, ...]
     classes: tuple[tuple[str, ...], ...]
     """For each label the names of its class: the first is the official one, the others those of common copies"""
+    augmentations: tuple[Augmentation, ...]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
-    def load(self, data_dir: Path | None, domains: Sequence[str], *, image_size: int, transform: Transform) -> Source:
-        """All images of the domains. Errors: ``UserError`` for what is not there, or a damaged file."""
+    def load(
+        self, data_dir: Path | None, domains: Sequence[str], percent: float | None, image_size: int, augment: bool
+    ) -> Source:
+        """Return the source of these domains, with the first ``percent`` of each one's training images.
+
+        Raises:
+            UserError: For a domain or a class that is not there, or a damaged file.
+        """
+        return share_of_each(self._all_images(data_dir, domains, image_size, augment), percent)
+
+    def load_equal_domains(
+        self,
+        data_dir: Path | None,
+        domains: Sequence[str],
+        percent: float | None,
+        validation_percent: float | None,
+        image_size: int,
+        augment: bool,
+    ) -> Source:
+        """Return the source of these domains, each with as many training images as the others (``share_of_smallest``).
+
+        Raises:
+            UserError: For a domain or a class that is not there, or a damaged file.
+        """
+        source = self._all_images(data_dir, domains, image_size, augment)
+        return share_of_smallest(source, percent, validation_percent)
+
+    def _all_images(self, data_dir: Path | None, domains: Sequence[str], image_size: int, augment: bool) -> Source:
         names = check_domains(domains)
         for name in names:
             if name not in self.domains:
@@ -45,6 +74,7 @@ class DomainFolders:
         labels = {name: label for label, each in enumerate(self.classes) for name in each}
         found = {name: find_domain(root, name, labels) for name in names}
         class_names = [each[0] for each in self.classes]
+        transform = Transform(self.mean, self.std, self.augmentations if augment else ())
         return load_source(self.dataset, found, class_names, image_size=image_size, transform=transform)
 
     def _root(self, data_dir: Path, domains: Sequence[str]) -> Path:

@@ -29,6 +29,7 @@ from fedsim.config.composition import (
 )
 from fedsim.config.overrides import parse, readable
 from fedsim.config.paths import HYDRAS, expanded
+from fedsim.config.settings import settings_of
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import any_file
 from fedsim.output.run_folders import RUNS, SWEEPS, run_folder
@@ -58,9 +59,10 @@ def main() -> None:
             if options.checked:
                 jobs = [*_jobs(overrides, options)]
                 configs = [compose(words, *options.configuration) for words in jobs]  # refuses misspelt words
+                settings = [settings_of(config, words) for config, words in zip(configs, jobs, strict=True)]
                 from fedsim.app.jobs import check  # loads torch and Flower
 
-                settings, prepared = check(jobs, configs, options)
+                prepared = check(settings, options)
                 named = {named_folder(each.out_dir, each.resume) for each in settings}
             elif options.cfg is not None:
                 _check_shown(overrides, options)

@@ -132,7 +132,8 @@ def answer(message: Message, context: Context) -> Message:
 def _host(words: str, node: NodeConfig) -> ClientApp:
     """The app that answers for every partition, built once per process."""
     settings = confined(_settings(words), node)
-    return ClientAppFactory(settings, federation_of(settings, node))(resolve_devices(settings.device)[0])
+    factory = ClientAppFactory(settings, federation_of(settings, node), on_device=not node.simulated)
+    return factory(resolve_devices(settings.device)[0])
 
 
 @lru_cache(maxsize=1)

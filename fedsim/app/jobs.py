@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -32,31 +31,26 @@ from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.simulation import run
 
 
-def check(
-    jobs: Sequence[Sequence[str]], configs: Sequence[dict[str, Any]], options: argparse.Namespace
-) -> tuple[list[Settings], Prepared | None]:
+def check(settings: Sequence[Settings], options: argparse.Namespace) -> Prepared | None:
     """Try the settings of every job, and only then whether their directories can be written.
 
-    ``jobs`` are the words of each job, ``configs`` what they compose to.
-
-    Of a single job that is not for other machines, what the run would have to prepare again is returned beside them.
+    Return, of a single job that is not for other machines, what the run would have to prepare again.
     """
     prepared: Prepared | None = None
-    settings = [settings_of(config, words) for words, config in zip(jobs, configs, strict=True)]
     for each in settings:
         if each.engine["name"] == SUPERLINK:
             _refuse_other_configuration(options)
             SuperLink.check([], each.engine)  # the rest is where the images are: there
         else:
             made = prepare(each)
-            prepared = made if len(jobs) == 1 else None
+            prepared = made if len(settings) == 1 else None
     for number, each in enumerate(settings):
         if each.out_dir is not None and each.resume is None:
             check_dir = check_receiving_dir if each.engine["name"] == SUPERLINK else check_run_dir
             run_dir = Path(each.out_dir, str(number)) if options.multirun else Path(each.out_dir)
             with only_if_used(run_dir):
                 check_dir(run_dir)
-    return settings, prepared
+    return prepared
 
 
 def run_job(config: DictConfig, prepared: Prepared | None, failed: list[FedsimError]) -> None:

@@ -61,10 +61,12 @@ class ClientAppFactory:
 
     settings: Settings
     federation: Federation
+    on_device: bool = False
+    """Whether the clients are one real device"""
 
     def __call__(self, device: torch.device) -> ClientApp:
         """Return the app, whose clients compute on this device."""
-        host = ClientHost(self.settings, self.federation, device)
+        host = ClientHost(self.settings, self.federation, device, on_device=self.on_device)
         app = ClientApp()
         app.train()(host.train)
         app.evaluate()(host.evaluate)
@@ -79,10 +81,12 @@ class ClientAppFactory:
 class ClientHost:
     """Hosts every client of the federation, one message at a time, with one resident model."""
 
-    def __init__(self, settings: Settings, federation: Federation, device: torch.device) -> None:
+    def __init__(
+        self, settings: Settings, federation: Federation, device: torch.device, *, on_device: bool = False
+    ) -> None:
         self.seed = settings.seed
         self.federation = federation
-        self.device = device
+        self.device, self.on_device = device, on_device
         self.model = build_model(settings, federation.num_classes, federation.source.image_shape).to(device)
         self.policy = NormPolicy.of(settings.norm, settings.rounds)
         self.policy.apply(self.model)
@@ -106,6 +110,7 @@ class ClientHost:
         other_broadcast = state.cache(message.content)
         training = TrainingContext(
             client=client,
+            on_device=self.on_device,
             round=round,
             config=config,
             sent=message.content,

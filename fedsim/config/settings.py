@@ -1,8 +1,9 @@
 """The settings of a run, checked: every value that gets past here is one the rest of the simulator can work with."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,73 +11,64 @@ from datasets.shots import SHOT_RULES
 from fedsim.config.composition import with_resumed
 from fedsim.config.paths import OPTIONS, PATHS, expanded
 from fedsim.core.errors import UserError
-from fedsim.messages.compression import FORMS
-from fedsim.metrics.registry import FURTHER_METRICS
-from fedsim.models.freeze import TRAINABLE
 
 Group = Mapping[str, Any]
+Rule = tuple[Callable[[Any], bool], str]
+"""What values are allowed, and that in words"""
 
 
-def _whole(minimum: int) -> tuple[Callable[[Any], bool], str]:
+def _whole(minimum: int) -> Rule:
     def allowed(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
     return allowed, f"a whole number of at least {minimum}"
 
 
-def _number(allowed: Callable[[float], bool], words: str) -> tuple[Callable[[Any], bool], str]:
+def _number(allowed: Callable[[float], bool], words: str) -> Rule:
     return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and allowed(value), words
 
 
-_TEXT: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, str), "a text")
-_PATH: tuple[Callable[[Any], bool], str] = (
+def _positive(words: str = "a number above 0") -> Rule:
+    return _number(lambda value: 0 < value < float("inf"), words)
+
+
+def _one_of(names: Iterable[str]) -> Rule:
+    *first, last = names
+    return lambda value: value in (*first, last), f"{', '.join(first)} or {last}"
+
+
+def _or_null(rule: Rule) -> Rule:
+    allowed, words = rule
+    return lambda value: value is None or allowed(value), f"{words}, or null"
+
+
+_TEXT: Rule = (lambda value: isinstance(value, str), "a text")
+_PATH: Rule = (
     lambda value: value is None or (isinstance(value, str | int) and not isinstance(value, bool) and value != ""),
     "a path or null",
 )
-_SWITCH: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, bool), "true or false")
-_POSITIVE, _ = _number(lambda value: 0 < value < float("inf"), "a number above 0")
-OPTIMIZERS = ("sgd", "sgdp", "adam", "amsgrad", "adamw", "adamp")
-WITH_MOMENTUM = ("sgd", "sgdp")
+_SWITCH: Rule = (lambda value: isinstance(value, bool), "true or false")
+_SHARE = _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1")
 
-_ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
+_ALLOWED: dict[str, Rule] = {
     "rounds": _whole(1),
     "local_epochs": _whole(1),
     "batch_size": _whole(1),
-    "lr": _number(lambda value: 0 < value < float("inf"), "a number above 0"),
+    "lr": _positive(),
     "momentum": _number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
-    "optimizer": (lambda value: value in OPTIMIZERS, ", ".join(OPTIMIZERS[:-1]) + f" or {OPTIMIZERS[-1]}"),
     "weight_decay": _number(lambda value: 0 <= value < float("inf"), "a number of at least 0"),
-    "train_only": (lambda value: value in (None, *TRAINABLE), f"{' or '.join(TRAINABLE)}, or null"),
-    "fraction": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
+    "fraction": _SHARE,
     "diagnostics": _SWITCH,
     "diagnostics_every": _whole(1),
     "diagnostics_images": _whole(2),
     "evaluate_every": _whole(1),
     "checkpoint_every": _whole(0),
-    "budget": (
-        lambda value: (
-            isinstance(value, Mapping)
-            and value.keys() <= {"memory_mb", "flops", "classes"}
-            and all(value.get(key) is None or _POSITIVE(value[key]) for key in ("memory_mb", "flops"))
-            and isinstance(value.get("classes") or {}, Mapping)
-        ),
-        "numbers above 0 or null for budget.memory_mb and budget.flops, and classes of devices for budget.classes",
-    ),
     "mask_absent_classes": _SWITCH,
-    "metrics": (
-        lambda value: (
-            isinstance(value, list)
-            and all(isinstance(name, str) and name in FURTHER_METRICS for name in value)
-            and len(set(value)) == len(value)
-        ),
-        f"a list in brackets, without repetition, of {', '.join(FURTHER_METRICS)}",
-    ),
-    "shots": (lambda value: value in SHOT_RULES, " or ".join(SHOT_RULES)),
-    "compression": (lambda value: value in (None, *FORMS), f"{' or '.join(FORMS)}, or null"),
-    "join_timeout": (lambda value: value is None or _POSITIVE(value), "a number of seconds above 0, or null"),
-    "round_timeout": (lambda value: value is None or _POSITIVE(value), "a number of seconds above 0, or null"),
-    "update_limit": (lambda value: value is None or _POSITIVE(value), "a number above 0, or null"),
-    "min_fraction_success": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
+    "shots": _one_of(SHOT_RULES),
+    "join_timeout": _or_null(_positive("a number of seconds above 0")),
+    "round_timeout": _or_null(_positive("a number of seconds above 0")),
+    "update_limit": _or_null(_positive()),
+    "min_fraction_success": _SHARE,
     "seed": _whole(0),
     "device": _TEXT,
     **dict.fromkeys(PATHS, _PATH),
@@ -84,6 +76,36 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "pictures": _SWITCH,
     "verbose": _SWITCH,
 }
+"""By setting; neither the groups, of which each must be a mapping, nor what ``_of_owners`` has."""
+OWNED = ("budget", "compression", "metrics", "optimizer", "train_only")
+
+
+@cache
+def _of_owners() -> dict[str, Rule]:
+    """Return the rules of the settings in ``OWNED``, as their owners have them.
+
+    The owners load torch, which takes seconds: what is wrong elsewhere is refused before.
+    """
+    from fedsim.client.optimizers import OPTIMIZERS
+    from fedsim.cost.device_classes import BUDGET, is_budget
+    from fedsim.messages.compression import FORMS
+    from fedsim.metrics.registry import FURTHER_METRICS
+    from fedsim.models.freeze import TRAINABLE
+
+    return {
+        "budget": (is_budget, BUDGET),
+        "compression": _or_null(_one_of(FORMS)),
+        "metrics": (
+            lambda value: (
+                isinstance(value, list)
+                and all(isinstance(name, str) and name in FURTHER_METRICS for name in value)
+                and len(set(value)) == len(value)
+            ),
+            f"a list in brackets, without repetition, of {', '.join(FURTHER_METRICS)}",
+        ),
+        "optimizer": _one_of(OPTIMIZERS),
+        "train_only": _or_null(_one_of(TRAINABLE)),
+    }
 
 
 @dataclass(frozen=True)
@@ -136,9 +158,10 @@ class Settings:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Checks a resolved configuration key by key.
+        """Return the settings of a resolved configuration, once it is checked key by key.
 
-        Errors: ``UserError`` naming the first key whose value is not allowed, or that is missing or unknown.
+        Raises:
+            UserError: Naming the first key whose value is not allowed, or that is missing or unknown.
         """
         known = {field.name for field in fields(cls)}
         for key in config:
@@ -148,16 +171,14 @@ class Settings:
             if key not in config:
                 raise UserError(f"{key} is missing from the configuration: give it as {key}=VALUE.")
             if key in _ALLOWED:
-                allowed, words = _ALLOWED[key]
-                if not allowed(config[key]):
-                    raise UserError(f"{key}={_shown(config[key])} is not possible: choose {words}.")
-            elif not isinstance(config[key], Mapping):
+                _refuse_unless(_ALLOWED[key], key, config[key])
+            elif key not in OWNED and not isinstance(config[key], Mapping):
                 raise UserError(f"{key}={config[key]} is not possible: choose a file of configs/{key}.")
-        if config["momentum"] and config["optimizer"] not in WITH_MOMENTUM:
-            raise UserError(
-                f"momentum={config['momentum']} is not used by optimizer={config['optimizer']}: "
-                f"leave it out, or choose {' or '.join(WITH_MOMENTUM)}."
-            )
+        for key, rule in _of_owners().items():
+            _refuse_unless(rule, key, config[key])
+        from fedsim.client.optimizers import refuse_unused_momentum
+
+        refuse_unused_momentum(config["optimizer"], config["momentum"])
         paths: dict[str, Any] = {key: expanded(key, config[key]) for key in PATHS}
         for group, options in OPTIONS.items():
             there = {option: config[group][option] for option in options if isinstance(config[group].get(option), str)}
@@ -169,8 +190,14 @@ class Settings:
         return asdict(self)
 
 
+def _refuse_unless(rule: Rule, key: str, value: Any) -> None:
+    allowed, words = rule
+    if not allowed(value):
+        raise UserError(f"{key}={_shown(value)} is not possible: choose {words}.")
+
+
 def _shown(value: Any) -> str:
-    """As it was written: a text that looks like a number has its quotes."""
+    """Return the value as it was written: a text that looks like a number has its quotes."""
     if isinstance(value, str):
         with suppress(ValueError):
             float(value)
@@ -182,7 +209,7 @@ def settings_of(config: dict[str, Any], overrides: Sequence[str] = ()) -> Settin
     """Return the checked settings; those of the run directory where a run is resumed.
 
     Raises:
-        UserError: for a wrong one, for others beside ``resume``, or if that run's are damaged.
+        UserError: For a wrong one, for others beside ``resume``, or if that run's are damaged.
     """
     resumed = with_resumed(config, overrides)
     try:

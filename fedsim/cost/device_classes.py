@@ -10,8 +10,10 @@ from fedsim.core.seeding import numpy_generator
 
 NEEDS = {"memory_mb": ("device_memory_mb", 1.0), "flops": ("device_gflops", 1e9)}
 """The columns of ``rounds.csv`` that a budget limits, and how much of the budget's unit one of theirs is."""
-CLIENTS = "clients"
+CLASSES, CLIENTS = "classes", "clients"
 NAME = re.compile(r"\w+")
+BUDGET = "numbers above 0 or null for budget.memory_mb and budget.flops, and classes of devices for budget.classes"
+"""What ``budget`` may be, in words"""
 Needs = Mapping[str, float]
 """What a device needs, by column."""
 
@@ -40,6 +42,16 @@ class DeviceClass:
             )
 
 
+def is_budget(value: Any) -> bool:
+    """Return whether that may be a ``budget``; what its classes say is checked where their clients are known."""
+    return (
+        isinstance(value, Mapping)
+        and value.keys() <= {*NEEDS, CLASSES}
+        and all(_is_limit(value.get(limit)) for limit in NEEDS)
+        and isinstance(value.get(CLASSES) or {}, Mapping)
+    )
+
+
 def device_classes(budget: Mapping[str, Any], clients: Sequence[int], seed: int) -> list[DeviceClass]:
     """The classes that ``budget.classes`` names, and the clients that are in none of them.
 
@@ -49,7 +61,7 @@ def device_classes(budget: Mapping[str, Any], clients: Sequence[int], seed: int)
     Errors: ``UserError`` for a class that is not possible.
     """
     general = _limits(budget)
-    described = {str(name): _described(str(name), options) for name, options in (budget.get("classes") or {}).items()}
+    described = {str(name): _described(str(name), options) for name, options in (budget.get(CLASSES) or {}).items()}
     members = _members({name: options[CLIENTS] for name, options in described.items()}, clients, seed)
     classes = [
         DeviceClass(name, tuple(sorted(members[name])), {**general, **_limits(options)})
@@ -76,7 +88,7 @@ def _described(name: str, options: Any) -> Mapping[str, Any]:
         raise UserError(f"{key}={options} is not possible: choose {{clients: ..., memory_mb: ..., flops: ...}}.")
     for limit in NEEDS:
         value = options.get(limit)
-        if value is not None and not (_is_number(value) and 0 < value < float("inf")):
+        if not _is_limit(value):
             raise UserError(f"{key}.{limit}={value} is not possible: choose a number above 0, or null.")
     return options
 
@@ -118,6 +130,10 @@ def _members(wanted: Mapping[str, Any], clients: Sequence[int], seed: int) -> di
             )
         members[name], free = free[:count], free[count:]
     return members
+
+
+def _is_limit(value: Any) -> bool:
+    return value is None or (_is_number(value) and 0 < value < float("inf"))
 
 
 def _is_number(value: Any) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fedsim.client.optimizers import OPTIMIZERS
 from fedsim.cost.account import ModelCost, Shares
 from fedsim.cost.device_classes import device_classes
 
@@ -11,8 +12,6 @@ if TYPE_CHECKING:  # strategies need this file: see fedsim/strategies.py
     from datasets.federation import Federation
     from fedsim.config.settings import Settings
 
-OPTIMIZER_STATES = {"sgd": 0, "sgdp": 0, "adam": 2, "amsgrad": 3, "adamw": 2, "adamp": 2}
-"""Numbers for each weight beside its gradient; momentum is one more."""
 MB = 1e6
 
 
@@ -79,7 +78,7 @@ class CostTracker:
         self.images = [federation.num_images(client, Part.TRAIN) for client in federation.clients]
         self.classes = device_classes(settings.budget, range(len(self.images)), settings.seed)
         self.local_epochs, self.batch_size = settings.local_epochs, settings.batch_size
-        self.states = OPTIMIZER_STATES[settings.optimizer] + bool(settings.momentum)
+        self.states = OPTIMIZERS[settings.optimizer].numbers_kept(settings.momentum)
 
     def metrics(self, workload_of: Callable[[int], Workload], clients: Collection[int]) -> dict[str, float]:
         """Return, of a round that these clients were in, the largest of each number (``needs``).

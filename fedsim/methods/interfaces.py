@@ -115,6 +115,8 @@ class TrainingContext(ClientContext):
     generator: torch.Generator
     """Draws the batches and the augmentations; the client's own for this round."""
     client: int = 0
+    on_device: bool = False
+    """Whether this is a real device, whose memory is its own and small"""
     steps: int = 0
     """How many steps of the optimizer this round's training has, in all its parts."""
     step: int = 0

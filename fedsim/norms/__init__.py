@@ -4,12 +4,10 @@ Models are written with BatchNorm; ``norm=`` names a function ``(model) -> model
 layers by type, so every layer can stand in every model.
 """
 
-from timm.layers.filter_response_norm import FilterResponseNormTlu2d
-
 from fedsim.norms.batch import keep_batch_norm
 from fedsim.norms.batch_channel import ChannelNorm, EstimatedBatchNorm, use_batch_channel_norm
 from fedsim.norms.crms import CRMSNorm, use_crms_norm
-from fedsim.norms.evonorm import EVONORMS, use_evonorm_b0, use_evonorm_s0
+from fedsim.norms.evonorm import use_evonorm_b0, use_evonorm_s0
 from fedsim.norms.factory import norm_names, use_norm
 from fedsim.norms.frn import use_frn
 from fedsim.norms.group import use_group_norm
@@ -17,22 +15,15 @@ from fedsim.norms.ibn import InstanceBatchNorm2d, use_ibn_a, use_ibn_b
 from fedsim.norms.instance import use_instance_norm
 from fedsim.norms.layer import use_layer_norm
 from fedsim.norms.none import remove_norm
-from fedsim.norms.one_image import refuse_batch_of_one
-from fedsim.norms.pixels import check_pixels
+from fedsim.norms.pixels import check_pixels, refuse_batch_of_one
 from fedsim.norms.policy import NormPolicy
 from fedsim.norms.power import GroupScaling, PowerNorm, use_power_norm
-from fedsim.norms.replace import TORCH_NORM_LAYERS
+from fedsim.norms.registry import NORM_LAYERS
 from fedsim.norms.residual import ScaledResidual
 from fedsim.norms.rms import ChannelRMSNorm, use_rms_norm
 from fedsim.norms.scaled_ws import ScaledWSConv2d, ScaledWSConvolution, use_scaled_ws
 from fedsim.norms.unified import UnifiedNorm, use_unified_norm
 from fedsim.norms.weight_standardization import WSConv2d, WSConvolution, use_ws, use_ws_group_norm
-
-NORM_LAYERS = (
-    *(*TORCH_NORM_LAYERS, ChannelNorm, ChannelRMSNorm, CRMSNorm, EstimatedBatchNorm),
-    *(*EVONORMS, FilterResponseNormTlu2d, GroupScaling, PowerNorm, UnifiedNorm),
-)
-"""Every layer that normalizes activations; FedWon's models hold none of them."""
 
 __all__ = [
     "NORM_LAYERS",

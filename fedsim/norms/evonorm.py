@@ -19,8 +19,6 @@ from fedsim.norms.replace import (
     replace_with_relu,
 )
 
-EVONORMS: tuple[type[nn.Module], ...] = (EvoNorm2dB0, EvoNorm2dS0)
-
 
 def use_evonorm_b0(model: nn.Module, eps: float | None = None) -> nn.Module:
     """EvoNorm-B0: divides by the batch's deviation or the image's own, whichever is larger; it has running statistics,

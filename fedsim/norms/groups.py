@@ -5,9 +5,6 @@ would be normalized channel by channel, which is InstanceNorm. The paper also di
 a group among them, and that is the default here.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import nn
 from torch.nn.modules.batchnorm import BatchNorm1d
 
@@ -16,8 +13,6 @@ from fedsim.norms.replace import channels_of
 
 CHANNELS_PER_GROUP = 16
 GROUP_OPTIONS = ("groups", "channels_per_group")
-GROUPED = ("bcn", "evonorm_s0", "gn", "ws_gn")
-"""The norms whose groups have a default."""
 
 
 def groups_in(layer: nn.Module, groups: int | None, channels_per_group: int | None) -> int:
@@ -54,12 +49,3 @@ def groups_in(layer: nn.Module, groups: int | None, channels_per_group: int | No
     if isinstance(layer, BatchNorm1d) and number == channels:
         raise UserError(f"{said} leaves each group a single value in a linear layer of {channels}: choose {instead}.")
     return number
-
-
-def grouping(norm: Mapping[str, Any]) -> str | None:
-    """What the options of the ``norm`` group say of groups, as ``groups=32`` or ``channels_per_group=16``, with the
-    default where they leave it open; ``None`` for a norm without groups."""
-    for option in GROUP_OPTIONS:
-        if norm.get(option) is not None:
-            return f"{option}={norm[option]}"
-    return f"channels_per_group={CHANNELS_PER_GROUP}" if norm.get("name") in GROUPED else None

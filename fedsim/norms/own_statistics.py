@@ -4,51 +4,19 @@
 the batches of training; here each gets at once what its running statistics are running towards.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
-from timm.layers.evo_norm import EvoNorm2dB0
 from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from fedsim.norms.batch_channel import EstimatedBatchNorm
-from fedsim.norms.power import PowerNorm
-from fedsim.norms.shapes import all_but_channels
+from fedsim.norms.moments import OfABatch, Statistics
+from fedsim.norms.registry import LAYERS
 from fedsim.norms.statistics import batch_norms, reestimated_statistics
-from fedsim.norms.unified import UnifiedNorm
 
-Statistics = dict[str, torch.Tensor]
-"""Of a layer, by the name of the buffer."""
-
-
-def _moments(input: torch.Tensor) -> Statistics:
-    over = all_but_channels(input)
-    return {"running_mean": input.mean(over), "running_var": input.var(over, correction=0)}
-
-
-def _instance_moments(input: torch.Tensor) -> Statistics:
-    pixels = tuple(range(2, input.dim()))
-    return {"running_mean": input.mean(pixels).mean(0), "running_var": input.var(pixels).mean(0)}
-
-
-def _variance(input: torch.Tensor) -> Statistics:
-    return {"running_var": input.var(all_but_channels(input))}
-
-
-def _mean_square(name: str) -> Callable[[torch.Tensor], Statistics]:
-    return lambda input: {name: input.square().mean(all_but_channels(input))}
-
-
-OF_A_BATCH: dict[type[nn.Module], Callable[[torch.Tensor], Statistics]] = {
-    EstimatedBatchNorm: _moments,
-    EvoNorm2dB0: _variance,
-    PowerNorm: _mean_square("phi"),
-    UnifiedNorm: _mean_square("running_var"),
-    _InstanceNorm: _instance_moments,
-}
-"""What a batch, (N, C, ...), lets the running statistics move towards that evaluation uses, by the type of the layer.
-BatchNorm is not here: it does that itself."""
+OF_A_BATCH = {layer.type: layer.of_a_batch for layer in LAYERS if layer.of_a_batch is not None}
+"""What a batch lets the running statistics move towards that evaluation uses, by the type of the layer."""
 
 
 def has_statistics(model: nn.Module) -> bool:
@@ -96,7 +64,7 @@ def own_statistics(model: nn.Module, batches: Iterable[torch.Tensor]) -> Iterato
             buffer.copy_(before)
 
 
-def _others(model: nn.Module) -> dict[nn.Module, Callable[[torch.Tensor], Statistics]]:
+def _others(model: nn.Module) -> dict[nn.Module, OfABatch]:
     return {
         layer: of_a_batch
         for layer in model.modules()

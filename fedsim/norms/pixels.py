@@ -1,18 +1,26 @@
-"""Layers that normalize each channel of an image by itself, or groups of one channel, need more than one pixel to do
-so."""
+"""What layers need to normalize over: more than one pixel where each channel of an image, or a group of one channel,
+is normalized by itself, and more than one image where the batch is."""
 
 import torch
-from timm.layers.evo_norm import EvoNorm2dS0
-from timm.layers.filter_response_norm import FilterResponseNormTlu2d
 from torch import nn
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedsim.core.errors import UserError
-from fedsim.norms.batch_channel import ChannelNorm
-from fedsim.norms.power import GroupScaling
+from fedsim.norms.registry import BATCH_LAYERS, LAYERS, Over
 
-BY_PIXELS: tuple[type[nn.Module], ...] = (_InstanceNorm, FilterResponseNormTlu2d)
-BY_GROUPS: tuple[type[nn.Module], ...] = (nn.GroupNorm, EvoNorm2dS0, ChannelNorm, GroupScaling)
+BY_PIXELS = tuple(layer.type for layer in LAYERS if layer.over is Over.CHANNEL)
+BY_GROUPS = tuple(layer.type for layer in LAYERS if layer.over is Over.GROUP)
+
+
+def refuse_batch_of_one(model: nn.Module, norm: str) -> None:
+    """Refuse a network that is to be trained with ``batch_size=1`` if a layer of it cannot train on one image.
+
+    Raises:
+        UserError: If there is such a layer.
+    """
+    if any(isinstance(layer, BATCH_LAYERS) for layer in model.modules()):
+        raise UserError(
+            f"batch_size=1 gives norm={norm} no batch to normalize over: choose at least 2, or another norm."
+        )
 
 
 def check_pixels(model: nn.Module, norm: str, image_shape: tuple[int, int, int]) -> None:

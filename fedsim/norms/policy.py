@@ -19,27 +19,19 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from timm.layers.evo_norm import EvoNorm2dB0
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedsim.core.errors import UserError
 from fedsim.methods.state_split import entries_under
-from fedsim.norms.batch_channel import EstimatedBatchNorm
-from fedsim.norms.power import PowerNorm
+from fedsim.norms.registry import STATISTICS_LAYERS
 from fedsim.norms.statistics import (
     batch_statistics,
     forget_running_statistics,
     frozen_statistics,
     reestimated_statistics,
 )
-from fedsim.norms.unified import UnifiedNorm
-
-STATISTICS_LAYERS: tuple[type[nn.Module], ...] = (
-    *(_BatchNorm, EstimatedBatchNorm, EvoNorm2dB0, PowerNorm, UnifiedNorm),
-)
-"""Every layer that always has running statistics, by type."""
 
 SHARED, LOCAL, NONE = "shared", "local", "none"
 RUNNING, BATCH, REESTIMATED = "running", "batch", "reestimated"

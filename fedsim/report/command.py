@@ -33,7 +33,8 @@ from fedsim.metrics.round_metrics import (
     global_of,
     predictors_in,
 )
-from fedsim.norms.groups import GROUP_OPTIONS, grouping
+from fedsim.norms.factory import grouping
+from fedsim.norms.groups import GROUP_OPTIONS
 from fedsim.output.results import Result, find_runs
 from fedsim.output.terminal import never_fail_to_print, print_whole
 from fedsim.report.plots import plot_comparison_by_domain, plot_comparison_over_rounds

@@ -24,7 +24,7 @@ from fedsim.methods.training import ServerTraining
 from fedsim.models import build_model
 from fedsim.models.layer_map import as_written, replaced_layers
 from fedsim.norms import refuse_batch_of_one
-from fedsim.norms.groups import grouping
+from fedsim.norms.factory import grouping
 from fedsim.norms.policy import NormPolicy
 from fedsim.server.smallest_batches import try_smallest_batches
 from fedsim.tta import adaptation_of

@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 from datasets.federation import Federation
-from datasets.pictures import plot_federation
 from fedsim.client.host import ClientAppFactory
 from fedsim.config.binding import instantiate
 from fedsim.core.files import writing
@@ -16,6 +15,7 @@ from fedsim.output.provenance import Provenance
 from fedsim.output.recorder import Recorder
 from fedsim.output.results import Result, read_result
 from fedsim.report.class_pictures import plot_classes
+from fedsim.report.federation_pictures import plot_federation
 from fedsim.report.page import write_html
 from fedsim.report.plots import plot_run
 from fedsim.server.loop import FederatedLoop

@@ -1,9 +1,10 @@
-"""The largest gradients of weights that are not there, found without a dense gradient of the model.
+"""The largest gradients of weights that are not there: the dense way for simulations, and one for real devices.
 
 FedTiny (Huang et al., ICDCS 2023, arXiv 2212.01977) lets a device report the a_t inactive weights of a layer with the
-largest gradients and promises that this takes a buffer of O(a_t). Here no weight gets a gradient of its own: as soon as
-the gradient of a layer's output arrives, that of its weight is computed for a few output channels at a time, and of
-each slice only what is among the a_t largest so far is kept.
+largest gradients and promises that this takes a buffer of O(a_t). On a device no weight gets a gradient of its own: as
+soon as the gradient of a layer's output arrives, that of its weight is computed for a few output channels at a time,
+and of each slice only what is among the a_t largest so far is kept. A simulation has the memory for whole gradients,
+and finds the same with one backward pass.
 """
 
 import copy
@@ -25,22 +26,50 @@ from fedsim.reparam import Companded
 SLICED = (nn.Conv2d, nn.Linear, WSConv2d, ScaledWSConv2d)
 """What is known to compute each output channel from that channel's weights alone; of these, no subclasses but the
 companded ones, whose weights are computed number by number."""
+BatchLoss = Callable[[], torch.Tensor]
+Found = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 def largest_gradients(
-    model: nn.Module, batch_loss: Callable[[], torch.Tensor], masks: Masks, counts: Mapping[str, int]
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Of each layer in ``counts``, the inactive weights (mask false) whose gradients are largest in absolute value.
+    model: nn.Module, batch_loss: BatchLoss, masks: Masks, counts: Mapping[str, int], *, dense: bool = True
+) -> Found:
+    """Return of each layer in ``counts`` the inactive weights (mask false) with the largest absolute gradients.
 
     ``batch_loss()`` runs the model and returns the loss, a scalar. It is called once, or not at all if nothing is
     wanted; the mode of the model is the caller's business, and so is what its forward pass changes, such as
     BatchNorm's statistics. Parameters, their ``.grad`` and ``requires_grad`` are left as they were, also after an
     error, and a layer is looked at whether its weight is trained or not.
 
-    Returns by layer the places in the flattened weight, (n,) of int32 and ascending, and the gradients there with
-    their signs, (n,) of float32, on the weight's device: n is the layer's count, or the number of its inactive weights
-    if that is less. Of equal gradients the smaller place is taken first; a NaN counts as largest. The weight is the one
-    that is trained, so of a standardized or companded layer the one before its standardization or companding.
+    The result has by layer the places in the flattened weight, (n,) of int32 and ascending, and the gradients there
+    with their signs, (n,) of float32, on the weight's device: n is the layer's count, or the number of its inactive
+    weights if that is less. Of equal gradients the smaller place is taken first; a NaN counts as largest. The weight is
+    the one that is trained, so of a standardized or companded layer the one before its standardization or companding.
+
+    Args:
+        dense: Whether the gradients of whole weights are computed, which is several times as fast, or a few output
+            channels at a time (``sliced_largest_gradients``), for the memory of a real device. The results are the
+            same up to the rounding of sums that kernels do in another order.
+
+    Raises:
+        RuntimeError: If no gradient reaches one of the layers.
+    """
+    find = dense_largest_gradients if dense else sliced_largest_gradients
+    return find(model, batch_loss, masks, counts)
+
+
+def dense_largest_gradients(model: nn.Module, batch_loss: BatchLoss, masks: Masks, counts: Mapping[str, int]) -> Found:
+    """Return what ``largest_gradients`` promises, from one backward pass to all weights of these layers.
+
+    Each gradient is let go as soon as its largest numbers are taken.
+
+    Raises:
+        RuntimeError: If no gradient reaches one of the layers.
+    """
+    return _find(model, batch_loss, masks, counts, slices=False)
+
+
+def sliced_largest_gradients(model: nn.Module, batch_loss: BatchLoss, masks: Masks, counts: Mapping[str, int]) -> Found:
+    """Return what ``largest_gradients`` promises without a gradient of a whole weight.
 
     Beside the weights, activations and gradients of activations of an ordinary pass, this holds for the layer at hand
     about a dozen numbers for each one wanted, or for each one of an output channel where that is more. Kernels may need
@@ -54,8 +83,13 @@ def largest_gradients(
     In a sliced layer only what reaches the weight through the layer's own forward counts, not a penalty that the loss
     puts on the weight itself (the usual ones have no gradient at a weight of zero).
 
-    Errors: ``RuntimeError`` if no gradient reaches one of the layers, or if a layer's input was changed in place.
+    Raises:
+        RuntimeError: If no gradient reaches one of the layers, or if a layer's input was changed in place.
     """
+    return _find(model, batch_loss, masks, counts, slices=True)
+
+
+def _find(model: nn.Module, batch_loss: BatchLoss, masks: Masks, counts: Mapping[str, int], *, slices: bool) -> Found:
     weights = dict(model.named_parameters(remove_duplicate=False))
     owners = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
     found: dict[str, _Largest] = {}
@@ -71,14 +105,15 @@ def largest_gradients(
             found[name] = largest = _Largest(masks[name], count, weight)
             if largest.count == 0:
                 continue
-            if _is_sliced(layer) and owners[id(weight)] == 1:
+            if slices and _is_sliced(layer) and owners[id(weight)] == 1:
                 search = _SlicedSearch(layer, weight, largest, sources)
                 # First of all hooks, so that what it sees is the output of the layer itself.
                 hooks.append(layer.register_forward_hook(search.observe, prepend=True, with_kwargs=True))
                 sliced.append(search)
             else:
                 weight.requires_grad_(True).grad = None
-                hooks.append(weight.register_post_accumulate_grad_hook(largest.offer_dense))
+                offer = largest.offer_in_slices if slices else largest.offer_whole
+                hooks.append(weight.register_post_accumulate_grad_hook(offer))
                 sources.append(weight)
         if hooks:
             with torch.enable_grad():
@@ -116,14 +151,18 @@ class _Largest:
         places, values = self._inactive(first, gradient)
         places, values = torch.cat([self.places, places]), torch.cat([self.values, values])
         if len(places) > self.count:
-            # Places ascend, so that of equal gradients a stable order has the smaller place first.
-            order = values.abs().argsort(descending=True, stable=True)[: self.count]
-            chosen = order.sort().values
+            chosen = _largest_of(values.abs(), self.count)
             places, values = places[chosen], values[chosen]
         self.places, self.values = places, values
 
-    def offer_dense(self, weight: torch.Tensor) -> None:
-        """Takes the gradient that a weight has just got, and lets it go."""
+    def offer_whole(self, weight: torch.Tensor) -> None:
+        """Take the gradient that a weight has just got, and let it go."""
+        gradient, weight.grad = weight.grad, None
+        assert gradient is not None
+        self.offer(0, gradient)
+
+    def offer_in_slices(self, weight: torch.Tensor) -> None:
+        """Take the gradient that a weight has just got, and let it go, without further numbers for all of it."""
         gradient, weight.grad = weight.grad, None
         assert gradient is not None
         for first in range(0, len(gradient), self.channels):
@@ -134,6 +173,19 @@ class _Largest:
         places = active.logical_not().flatten().nonzero()[:, 0]
         values = gradient.flatten()[places]
         return (places + first * self.channel).to(torch.int32), values
+
+
+def _largest_of(sizes: torch.Tensor, count: int) -> torch.Tensor:
+    """Return where the ``count`` largest stand, in ascending order: of equal ones the first, a NaN before all numbers.
+
+    Faster than a stable order of them all.
+    """
+    least = sizes.topk(count).values[-1]  # which has NaN as largest, but not the first of equal ones first
+    if least.isnan():
+        return sizes.isnan().nonzero()[:count, 0]
+    above = ~(sizes <= least)
+    border = (sizes == least).nonzero()[: count - int(above.sum()), 0]
+    return above.index_fill(0, border, True).nonzero()[:, 0]
 
 
 class _SlicedSearch:

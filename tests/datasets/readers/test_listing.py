@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from datasets.readers.listing import list_images, suffixes, told
-from datasets.show import main
 from datasets.source import Source
+from fedsim.app.show_data import main
 from fedsim.core.errors import UserError
 
 Load = Callable[..., Source]

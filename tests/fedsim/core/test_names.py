@@ -16,9 +16,9 @@ from PIL import Image
 
 from datasets.build import build_federation
 from datasets.shots import SHOTS
-from datasets.show import main as show
 from datasets.source import Source
 from fedsim import simulate
+from fedsim.app.show_data import main as show
 from fedsim.config.composition import compose, load
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError

@@ -9,8 +9,8 @@ from torch import nn
 from fedsim.core.errors import UserError
 from fedsim.models import CNNSmall
 from fedsim.norms import ChannelNorm, GroupScaling, norm_names, use_norm
-from fedsim.norms.factory import NORMS
-from fedsim.norms.groups import GROUPED, grouping, groups_in
+from fedsim.norms.factory import GROUPED, NORMS, grouping
+from fedsim.norms.groups import groups_in
 
 
 @pytest.mark.parametrize(

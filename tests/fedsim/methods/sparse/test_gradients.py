@@ -1,5 +1,6 @@
 """The largest gradients of inactive weights against dense autograd."""
 
+import inspect
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -8,18 +9,33 @@ from torch import nn
 from torch.nn import functional as F
 
 from fedsim.heads.cosine import CosineLinear
-from fedsim.methods.sparse.gradients import _slices, largest_gradients
+from fedsim.methods.sparse import gradients
+from fedsim.methods.sparse.gradients import (
+    BatchLoss,
+    Found,
+    _largest_of,
+    _slices,
+    dense_largest_gradients,
+    largest_gradients,
+    sliced_largest_gradients,
+)
 from fedsim.methods.sparse.masks import Masks, apply, entry, kept, prunable_layers
 from fedsim.models import CNNSmall, ResNet20
 from fedsim.norms import use_scaled_ws, use_ws
 from fedsim.norms.scaled_ws import ScaledWSConv2d
 from fedsim.reparam import use_weight_compander
 
-Found = dict[str, tuple[torch.Tensor, torch.Tensor]]
-BatchLoss = Callable[[], torch.Tensor]
+Find = Callable[[nn.Module, BatchLoss, Masks, Mapping[str, int]], Found]
 SMALL = (3, 16, 16)
 # Of the network, which is as it is meant to be.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+
+
+@pytest.fixture(params=[dense_largest_gradients, sliced_largest_gradients], ids=["dense", "sliced"])
+def find(request: pytest.FixtureRequest) -> Find:
+    """Both ways, of which all tests hold but for what they say."""
+    chosen: Find = request.param
+    return chosen
 
 
 def every_kind() -> nn.Module:
@@ -106,24 +122,24 @@ def check(found: Found, gradients: Mapping[str, torch.Tensor], masks: Masks, cou
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.9], ids=lambda share: f"count_{share}")
 @pytest.mark.parametrize("network", NETWORKS)
-def test_as_many_and_the_same_as_of_the_dense_gradient(network: str, share: float) -> None:
+def test_as_many_and_the_same_as_of_the_dense_gradient(network: str, share: float, find: Find) -> None:
     torch.manual_seed(0)
     model = NETWORKS[network]().double().train()
     masks, batch_loss = prune(model), on_images(model)
     # From one number, less than a channel, to several channels.
     counts = {name: 1 + int(share * (~mask).sum()) for name, mask in masks.items()}
     gradients = dense_gradients(model, batch_loss)
-    check(largest_gradients(model, batch_loss, masks, counts), gradients, masks, counts)
+    check(find(model, batch_loss, masks, counts), gradients, masks, counts)
 
 
 @pytest.mark.parametrize("network", ["cnn_small", "resnet20", "scaled"])
-def test_in_single_precision_up_to_rounding(network: str) -> None:
+def test_in_single_precision_up_to_rounding(network: str, find: Find) -> None:
     torch.manual_seed(0)
     model = NETWORKS[network]()
     masks, batch_loss = prune(model), on_images(model)
     counts = {name: count // 3 for name, count in kept(masks).items()}
     gradients = dense_gradients(model, batch_loss)
-    for name, (places, values) in largest_gradients(model, batch_loss, masks, counts).items():
+    for name, (places, values) in find(model, batch_loss, masks, counts).items():
         gradient, mask = gradients[name].flatten(), masks[name].flatten()
         assert len(places.unique()) == counts[name]
         assert not mask[places.long()].any()
@@ -133,32 +149,98 @@ def test_in_single_precision_up_to_rounding(network: str) -> None:
         assert values.abs().min() >= others.abs().max() - rounding
 
 
+WAYS = (dense_largest_gradients, sliced_largest_gradients)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3], ids=lambda share: f"count_{share}")
+@pytest.mark.parametrize("network", NETWORKS)
+def test_both_ways_find_the_same(network: str, share: float) -> None:
+    torch.manual_seed(0)
+    model = NETWORKS[network]().double().train()
+    masks, batch_loss = prune(model), on_images(model)
+    counts = {name: 1 + int(share * (~mask).sum()) for name, mask in masks.items()}
+    dense, sliced = (each(model, batch_loss, masks, counts) for each in WAYS)
+    assert list(dense) == list(sliced)
+    for name, (places, values) in dense.items():
+        assert torch.equal(places, sliced[name][0]), name
+        torch.testing.assert_close(values, sliced[name][1], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5], ids=lambda share: f"count_{share}")
+def test_both_ways_are_equal_bit_for_bit_where_sums_are_exact(share: float) -> None:
+    """Of small whole numbers, in whatever order a kernel adds them; many gradients are equal then."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2, groups=4), nn.ReLU()),
+        *(nn.Conv2d(8, 16, 2, groups=8, padding=1), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(64, 6)),
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randint(-1, 2, parameter.shape))
+    images, signs = torch.randint(-1, 2, (4, 3, 16, 16)).float(), torch.tensor([1.0, -1, 1, -1, 2, 1])
+    masks = prune(model)
+    counts = {name: 1 + int(share * (~mask).sum()) for name, mask in masks.items()}
+    dense, sliced = (each(model, lambda: (model(images) * signs).sum(), masks, counts) for each in WAYS)
+    for name, (places, values) in dense.items():
+        assert torch.equal(places, sliced[name][0]), name
+        assert torch.equal(values, sliced[name][1]), name
+        assert torch.equal(values, values.round())
+    assert share == 0 or any(len(values.abs().unique()) < len(values) for _, values in dense.values())
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_the_argument_chooses_the_way(dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = CNNSmall(5, SMALL)
+    masks, batch_loss = prune(model), on_images(model)
+    chosen: list[str] = []
+    for name in ("dense_largest_gradients", "sliced_largest_gradients"):
+        monkeypatch.setattr(gradients, name, lambda *_, name=name: chosen.append(name))
+    largest_gradients(model, batch_loss, masks, {"head": 1}, dense=dense)
+    assert chosen == ["dense_largest_gradients" if dense else "sliced_largest_gradients"]
+
+
+def test_dense_is_what_is_not_asked_for() -> None:
+    assert inspect.signature(largest_gradients).parameters["dense"].default is True
+
+
+def test_the_largest_are_those_of_a_stable_order() -> None:
+    """Beside a sort, with ties, infinities and numbers that are none."""
+    draw = torch.Generator().manual_seed(0)
+    for size in range(1, 200):
+        sizes = torch.randint(0, 6, (size,), generator=draw).float()
+        sizes[torch.rand(size, generator=draw) < 0.2] = torch.inf
+        sizes[torch.rand(size, generator=draw) < 0.2] = torch.nan
+        for count in {1, (size + 1) // 2, size}:
+            order = sizes.argsort(descending=True, stable=True)[:count].sort().values
+            assert torch.equal(_largest_of(sizes, count), order)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU that torch can use")
 @pytest.mark.parametrize("network", NETWORKS)
-def test_on_a_gpu(network: str) -> None:
+def test_on_a_gpu(network: str, find: Find) -> None:
     torch.manual_seed(0)
     model = NETWORKS[network]().double()
     masks = prune(model)
     model.to("cuda")
     batch_loss, counts = on_images(model), kept(masks)
     gradients = dense_gradients(model, batch_loss)
-    found = largest_gradients(model, batch_loss, {name: mask.cuda() for name, mask in masks.items()}, counts)
+    found = find(model, batch_loss, {name: mask.cuda() for name, mask in masks.items()}, counts)
     assert all(tensor.is_cuda for pair in found.values() for tensor in pair)
     on_cpu = {name: (places.cpu(), values.cpu()) for name, (places, values) in found.items()}
     check(on_cpu, {name: gradient.cpu() for name, gradient in gradients.items()}, masks, counts)
 
 
-def test_one_layer_at_a_time_gives_the_same() -> None:
+def test_one_layer_at_a_time_gives_the_same(find: Find) -> None:
     model = CNNSmall(5, SMALL).double()
     masks, batch_loss = prune(model), on_images(model)
     gradients = dense_gradients(model, batch_loss)
     for name in masks:
         counts = {name: 40}
-        check(largest_gradients(model, batch_loss, masks, counts), gradients, masks, counts)
+        check(find(model, batch_loss, masks, counts), gradients, masks, counts)
 
 
-def test_in_evaluation_mode_and_without_a_batch_dimension() -> None:
+def test_in_evaluation_mode_and_without_a_batch_dimension(find: Find) -> None:
     convolution = nn.Conv2d(2, 4, 3, padding=1)
     model = nn.Sequential(convolution, nn.BatchNorm2d(4), nn.Flatten(0), nn.Linear(100, 3)).double().eval()
     masks, image = prune(model), torch.randn(2, 5, 5, dtype=torch.float64)
@@ -169,10 +251,10 @@ def test_in_evaluation_mode_and_without_a_batch_dimension() -> None:
 
     counts = {"0": 20, "3": 30}
     gradients = dense_gradients(model, batch_loss)
-    check(largest_gradients(model, batch_loss, masks, counts), gradients, masks, counts)
+    check(find(model, batch_loss, masks, counts), gradients, masks, counts)
 
 
-def test_of_equal_gradients_the_first() -> None:
+def test_of_equal_gradients_the_first(find: Find) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 2, bias=False), nn.Flatten(), nn.Linear(4, 6, bias=False))
     masks = {"0": torch.zeros(4, 3, 2, 2, dtype=torch.bool), "2": torch.zeros(6, 4, dtype=torch.bool)}
     masks["0"].view(-1)[[0, 3, 4, 20]] = True
@@ -181,42 +263,42 @@ def test_of_equal_gradients_the_first() -> None:
             parameter.fill_(0.5)
     images = torch.ones(2, 3, 2, 2)
     signs = torch.tensor([1.0, -1, 1, -1, 2, 1])  # of equal size but for the fifth row
-    found = largest_gradients(model, lambda: (model(images) * signs).sum(), masks, {"0": 20, "2": 9})
+    found = find(model, lambda: (model(images) * signs).sum(), masks, {"0": 20, "2": 9})
     expected = [place for place in range(48) if place not in (0, 3, 4, 20)][:20]
     assert found["0"][0].tolist() == expected
     assert found["2"][0].tolist() == [0, 1, 2, 3, 4, 16, 17, 18, 19]
     assert found["2"][1].tolist() == [12.0, 12, 12, 12, -12, 24, 24, 24, 24]
 
 
-def test_all_inactive_weights_where_more_are_wanted() -> None:
+def test_all_inactive_weights_where_more_are_wanted(find: Find) -> None:
     model = CNNSmall(5, SMALL).double()
     masks, batch_loss = prune(model, share=0.9), on_images(model)
     masks["features.4"].fill_(True)
     gradients = dense_gradients(model, batch_loss)
     counts = {name: mask.numel() for name, mask in masks.items()}
-    found = largest_gradients(model, batch_loss, masks, counts)
+    found = find(model, batch_loss, masks, counts)
     check(found, gradients, masks, counts)
     assert found["head"][0].tolist() == (~masks["head"]).flatten().nonzero()[:, 0].tolist()
     assert len(found["features.4"][0]) == 0
 
 
-def test_nothing_wanted_runs_nothing() -> None:
+def test_nothing_wanted_runs_nothing(find: Find) -> None:
     model = CNNSmall(5, SMALL)
     masks = prune(model)
 
     def fail() -> torch.Tensor:
         raise AssertionError
 
-    found = largest_gradients(model, fail, masks, {"head": 0})
+    found = find(model, fail, masks, {"head": 0})
     assert [len(tensor) for tensor in found["head"]] == [0, 0]
-    assert largest_gradients(model, fail, masks, {}) == {}
+    assert find(model, fail, masks, {}) == {}
 
 
-def test_a_gradient_that_is_no_number_comes_first() -> None:
+def test_a_gradient_that_is_no_number_comes_first(find: Find) -> None:
     model = nn.Sequential(nn.Linear(3, 2, bias=False))
     rows = torch.tensor([[1.0, 5.0, float("nan")]])
     masks = {"0": torch.zeros(2, 3, dtype=torch.bool)}
-    found = largest_gradients(model, lambda: model(rows).sum(), masks, {"0": 3})
+    found = find(model, lambda: model(rows).sum(), masks, {"0": 3})
     assert found["0"][0].tolist() == [1, 2, 5]
 
 
@@ -244,16 +326,16 @@ class Twice(nn.Module):
 
 
 @pytest.mark.parametrize("count", [3, 60, 1000])
-def test_a_layer_used_twice_and_a_weight_of_two_layers(count: int) -> None:
+def test_a_layer_used_twice_and_a_weight_of_two_layers(count: int, find: Find) -> None:
     torch.manual_seed(0)
     model = Twice().double()
     masks, batch_loss = prune(model), on_images(model)
     counts = dict.fromkeys(masks, count)
     gradients = dense_gradients(model, batch_loss)
-    check(largest_gradients(model, batch_loss, masks, counts), gradients, masks, counts)
+    check(find(model, batch_loss, masks, counts), gradients, masks, counts)
 
 
-def test_a_layer_without_a_gradient_is_named() -> None:
+def test_a_layer_without_a_gradient_is_named(find: Find) -> None:
     used, unused = nn.Linear(3, 2), nn.Linear(3, 2)
     model = nn.ModuleDict({"used": used, "unused": unused})
     masks, rows = prune(model), torch.ones(1, 3)
@@ -263,12 +345,12 @@ def test_a_layer_without_a_gradient_is_named() -> None:
     ]
     for batch_loss in batch_losses:
         with pytest.raises(RuntimeError, match="reaches the weights of unused"):
-            largest_gradients(model, batch_loss, masks, {"used": 1, "unused": 1})
+            find(model, batch_loss, masks, {"used": 1, "unused": 1})
     with pytest.raises(RuntimeError, match="reaches the weights of used, unused"):
-        largest_gradients(model, lambda: torch.zeros(()), masks, {"used": 1, "unused": 1})
+        find(model, lambda: torch.zeros(()), masks, {"used": 1, "unused": 1})
 
 
-def test_an_input_changed_in_place_is_refused() -> None:
+def test_an_input_changed_in_place_is_refused(find: Find) -> None:
     model = nn.Sequential(nn.Linear(3, 2))
     masks, rows = prune(model), torch.ones(1, 3)
 
@@ -277,8 +359,8 @@ def test_an_input_changed_in_place_is_refused() -> None:
         rows.zero_()
         return loss
 
-    with pytest.raises(RuntimeError, match="in place"):
-        largest_gradients(model, batch_loss, masks, {"0": 1})
+    with pytest.raises(RuntimeError, match=r"in ?place"):
+        find(model, batch_loss, masks, {"0": 1})
     assert model[0].weight.requires_grad
 
 
@@ -287,7 +369,7 @@ def test_an_input_changed_in_place_is_refused() -> None:
 
 @pytest.mark.parametrize("network", ["every_kind", "cosine"])
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_model_is_left_as_it_was(network: str, fails: bool) -> None:
+def test_the_model_is_left_as_it_was(network: str, fails: bool, find: Find) -> None:
     model = NETWORKS[network]()
     masks, batch_loss = prune(model), on_images(model)
     batch_loss().backward()
@@ -311,10 +393,10 @@ def test_the_model_is_left_as_it_was(network: str, fails: bool) -> None:
     counts = dict.fromkeys(masks, 5)
     if fails:
         with pytest.raises(KeyError):
-            largest_gradients(model, loss_or_error, masks, counts)
+            find(model, loss_or_error, masks, counts)
     else:
         with torch.no_grad():  # of no consequence
-            largest_gradients(model, loss_or_error, masks, counts)
+            find(model, loss_or_error, masks, counts)
     assert dict(model.named_parameters()).keys() == parameters.keys()
     for name, parameter in model.named_parameters():
         required, gradient, copy = before[name]
@@ -330,9 +412,9 @@ def test_the_model_is_left_as_it_was(network: str, fails: bool) -> None:
     assert not [layer for layer in model.modules() if layer._forward_hooks]
 
 
-def test_statistics_move_once_as_in_any_forward_pass() -> None:
+def test_statistics_move_once_as_in_any_forward_pass(find: Find) -> None:
     model = CNNSmall(5, SMALL)
-    largest_gradients(model, on_images(model), prune(model), {"head": 5, "features.0": 5})
+    find(model, on_images(model), prune(model), {"head": 5, "features.0": 5})
     assert model.features[1].num_batches_tracked == 1
 
 

@@ -1,4 +1,4 @@
-"""The memory that finding the largest gradients of inactive weights takes."""
+"""The memory that the sliced way of finding the largest gradients of inactive weights takes."""
 
 import gc
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fedsim.methods.sparse.gradients import largest_gradients
+from fedsim.methods.sparse.gradients import sliced_largest_gradients
 from fedsim.norms.scaled_ws import ScaledWSConv2d
 from tests.fedsim.methods.sparse.test_gradients import BatchLoss, prune, weights_of
 
@@ -121,7 +121,9 @@ def test_memory_is_a_few_times_what_is_wanted_and_never_a_dense_gradient(
     weights = weights_of(model)
     model.requires_grad_(False)
     forward, backward = peaks(lambda batch_loss: torch.autograd.grad(batch_loss(), images))
-    searched = peaks(lambda batch_loss: largest_gradients(model, batch_loss, masks, dict.fromkeys(wanted, count)))
+    searched = peaks(
+        lambda batch_loss: sliced_largest_gradients(model, batch_loss, masks, dict.fromkeys(wanted, count))
+    )
     for name in wanted:
         weights[name].requires_grad_()
     _, dense = peaks(lambda batch_loss: batch_loss().backward())
@@ -144,7 +146,7 @@ def test_inputs_are_let_go_as_their_layers_are_done() -> None:
 
     model[0].register_forward_hook(look)
     with live_bytes([*model.parameters(), *masks.values(), images]) as live:
-        largest_gradients(model, lambda: model(images).square().mean(), masks, dict.fromkeys(masks, 4))
+        sliced_largest_gradients(model, lambda: model(images).square().mean(), masks, dict.fromkeys(masks, 4))
     # Of the first layers their outputs and gradients, of the others not what they were given; while the activation
     # functions had theirs to wait for, there were six and more.
     assert at_the_end[0] <= 4 * images.nbytes

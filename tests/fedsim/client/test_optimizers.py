@@ -1,5 +1,7 @@
 """Every optimizer's steps against the published update rules in float64."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -7,9 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from clients.optimizers import make_optimizer
-from fedsim.config.settings import OPTIMIZERS
-from fedsim.cost.workload import OPTIMIZER_STATES
+from fedsim.client.optimizers import OPTIMIZERS, TABLE, make_optimizer, refuse_unused_momentum
+from fedsim.core.errors import UserError
 from fedsim.methods.interfaces import LocalTraining
 
 LR, DECAY, MOMENTUM, EPS = 0.1, 0.05, 0.9, 1e-8
@@ -71,7 +72,7 @@ def trained(name: str, gradients: list[torch.Tensor]) -> np.ndarray:
     return weight.detach().numpy()
 
 
-@pytest.mark.parametrize("name", ["sgd", "sgdp", "adam", "amsgrad", "adamw", "adamp"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("change", [lambda gradient: gradient, tangential], ids=["any", "tangential"])
 def test_the_steps_are_the_published_ones(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     gradients = [change(gradient) for gradient in GRADIENTS]
@@ -89,16 +90,45 @@ def test_amsgrad_divides_by_the_largest_second_moment_so_far() -> None:
     assert (np.abs(amsgrad - WEIGHT.numpy()) < np.abs(adam - WEIGHT.numpy())).mean() > 0.9
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "amsgrad", "adamw", "adamp"])
-def test_what_an_optimizer_keeps_is_counted(name: str) -> None:
-    """All but SGDP, for which timm keeps a buffer of zeros even without momentum."""
+@pytest.mark.parametrize(
+    ("name", "momentum"),
+    [(name, 0.0) for name in OPTIMIZERS if name != "sgdp"]
+    + [(each.name, 0.9) for each in TABLE if each.takes_momentum],
+)
+def test_what_an_optimizer_keeps_is_counted(name: str, momentum: float) -> None:
+    """But of SGDP without momentum, for which timm keeps a buffer of zeros even then."""
     weight = nn.Parameter(WEIGHT.clone())
-    optimizer = make_optimizer([weight], LocalTraining(1, 32, LR, 0.0, name, DECAY))
+    optimizer = make_optimizer([weight], LocalTraining(1, 32, LR, momentum, name, DECAY))
     weight.grad = GRADIENTS[0].clone()
     optimizer.step()
     kept = [each for each in optimizer.state[weight].values() if getattr(each, "shape", ()) == weight.shape]
-    assert len(kept) == OPTIMIZER_STATES[name]
-    assert OPTIMIZER_STATES.keys() == set(OPTIMIZERS)
+    assert len(kept) == OPTIMIZERS[name].numbers_kept(momentum)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_momentum_is_refused_where_it_would_not_be_used(name: str) -> None:
+    refuse_unused_momentum(name, 0)
+    if OPTIMIZERS[name].takes_momentum:
+        refuse_unused_momentum(name, 0.9)
+    else:
+        with pytest.raises(
+            UserError, match=rf"^momentum=0\.9 is not used by optimizer={name}: .* choose sgd or sgdp\.$"
+        ):
+            refuse_unused_momentum(name, 0.9)
+
+
+def test_each_name_is_registered_once() -> None:
+    assert len(OPTIMIZERS) == len(TABLE)
+
+
+def test_an_unknown_optimizer_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"^optimizer=lamb is not known$"):
+        make_optimizer([], LocalTraining(1, 32, LR, 0.0, "lamb", DECAY))
+
+
+def test_timm_is_imported_where_such_an_optimizer_is_made() -> None:
+    code = "import sys, fedsim.client.optimizers; sys.exit('timm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_projected_step_is_another_one() -> None:

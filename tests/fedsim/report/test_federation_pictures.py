@@ -14,9 +14,9 @@ from PIL import Image
 
 from datasets.build import build_federation
 from datasets.federation import Federation
-from datasets.pictures import _name_domains, plot_federation, plot_images, plot_labels, plot_longtail
-from datasets.show import summary
+from fedsim.app.show_data import summary
 from fedsim.config.settings import Settings
+from fedsim.report.federation_pictures import _name_domains, plot_federation, plot_images, plot_labels, plot_longtail
 
 
 @pytest.fixture(autouse=True)

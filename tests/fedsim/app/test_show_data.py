@@ -12,11 +12,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from datasets.build import build_federation
-from datasets.show import clients_table, imbalance_factor, label_entropy, main
+from fedsim.app.show_data import clients_table, imbalance_factor, label_entropy, main
 from fedsim.config.composition import compose, repeatable
 from fedsim.config.settings import Settings
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 SMALL = ("dataset.train_per_domain=40", "dataset.test_per_domain=20")
 
 

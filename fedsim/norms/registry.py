@@ -1,0 +1,116 @@
+"""The norms: all that the rest of the simulator knows of one stands in its line of ``TABLE``.
+
+A new norm is a file of this package with its layer and a function ``(model) -> model``, a line here, and a YAML in
+``configs/norm``. What else asks for norm layers by type, such as ``train_only=norm``, ``norm.policy``, ``tta=`` and
+FedWon's promise to have none, takes the tuples that are derived from the table.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from timm.layers.evo_norm import EvoNorm2dB0, EvoNorm2dS0
+from timm.layers.filter_response_norm import FilterResponseNormTlu2d
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from fedsim.norms.batch import keep_batch_norm
+from fedsim.norms.batch_channel import ChannelNorm, EstimatedBatchNorm, use_batch_channel_norm
+from fedsim.norms.crms import CRMSNorm, use_crms_norm
+from fedsim.norms.evonorm import use_evonorm_b0, use_evonorm_s0
+from fedsim.norms.frn import use_frn
+from fedsim.norms.group import use_group_norm
+from fedsim.norms.ibn import use_ibn_a, use_ibn_b
+from fedsim.norms.instance import use_instance_norm
+from fedsim.norms.layer import use_layer_norm
+from fedsim.norms.moments import OfABatch, instance_moments, mean_square, moments, variance
+from fedsim.norms.none import remove_norm
+from fedsim.norms.power import GroupScaling, PowerNorm, use_power_norm
+from fedsim.norms.replace import TORCH_NORM_LAYERS
+from fedsim.norms.rms import ChannelRMSNorm, use_rms_norm
+from fedsim.norms.scaled_ws import use_scaled_ws
+from fedsim.norms.unified import UnifiedNorm, use_unified_norm
+from fedsim.norms.weight_standardization import use_ws, use_ws_group_norm
+
+
+class Over(Enum):
+    """What a layer normalizes by itself, so that one pixel may leave it a single value."""
+
+    CHANNEL = "channel"
+    """Each channel of an image"""
+    GROUP = "group"
+    """Each group of channels of an image, which may be one channel"""
+
+
+@dataclass(frozen=True)
+class NormLayer:
+    """A layer that normalizes activations, by its type, and what it has or needs."""
+
+    type: type[nn.Module]
+    has_statistics: bool = False
+    """Whether it always has running statistics, which ``norm.policy`` is about"""
+    of_a_batch: OfABatch | None = None
+    """What a batch lets running statistics move towards that evaluation uses; BatchNorm measures that itself"""
+    needs_batch: bool = False
+    """Whether it cannot train on one image at a time: behind a linear layer it would have no deviation"""
+    over: Over | None = None
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A choice of ``norm=``."""
+
+    name: str
+    use: Callable[..., nn.Module]
+    """``(model, **options) -> model``, which the ``_target_`` of its YAML names"""
+    layers: tuple[NormLayer, ...] = ()
+    """What it may put into a model, or leave there, that normalizes activations"""
+    grouped: bool = False
+    """Whether it has groups of channels by default"""
+
+
+BATCH_NORM = NormLayer(_BatchNorm, has_statistics=True, needs_batch=True)
+ESTIMATED = NormLayer(EstimatedBatchNorm, has_statistics=True, of_a_batch=moments)
+EVONORM_B0 = NormLayer(EvoNorm2dB0, has_statistics=True, of_a_batch=variance, needs_batch=True)
+INSTANCE_NORM = NormLayer(_InstanceNorm, of_a_batch=instance_moments, over=Over.CHANNEL)
+"""It has running statistics only where a model asks it to track them; no norm of the table does."""
+GROUP_NORM = NormLayer(nn.GroupNorm, over=Over.GROUP)
+POWER_NORM = NormLayer(PowerNorm, has_statistics=True, of_a_batch=mean_square("phi"))
+UNIFIED_NORM = NormLayer(UnifiedNorm, has_statistics=True, of_a_batch=mean_square("running_var"))
+
+TABLE = (
+    Norm("bcn", use_batch_channel_norm, (BATCH_NORM, ESTIMATED, NormLayer(ChannelNorm, over=Over.GROUP)), grouped=True),
+    Norm("bn", keep_batch_norm, (BATCH_NORM,)),
+    Norm("crms", use_crms_norm, (NormLayer(CRMSNorm),)),
+    Norm("evonorm_b0", use_evonorm_b0, (EVONORM_B0,)),
+    Norm("evonorm_s0", use_evonorm_s0, (NormLayer(EvoNorm2dS0, over=Over.GROUP),), grouped=True),
+    Norm("frn", use_frn, (NormLayer(FilterResponseNormTlu2d, over=Over.CHANNEL),)),
+    Norm("gn", use_group_norm, (GROUP_NORM,), grouped=True),
+    Norm("ibn_a", use_ibn_a, (BATCH_NORM, INSTANCE_NORM)),
+    Norm("ibn_b", use_ibn_b, (BATCH_NORM, INSTANCE_NORM)),
+    Norm("in", use_instance_norm, (INSTANCE_NORM,)),
+    Norm("ln", use_layer_norm, (GROUP_NORM,)),
+    Norm("none", remove_norm),
+    Norm("powernorm", use_power_norm, (POWER_NORM, NormLayer(GroupScaling, over=Over.GROUP))),
+    Norm("rms", use_rms_norm, (NormLayer(ChannelRMSNorm),)),
+    Norm("sws", use_scaled_ws),
+    Norm("unified", use_unified_norm, (UNIFIED_NORM,)),
+    Norm("ws", use_ws),
+    Norm("ws_gn", use_ws_group_norm, (GROUP_NORM,), grouped=True),
+)
+"""Every norm of ``configs/norm``, in the order of their names."""
+
+
+def _types(layers: Iterable[NormLayer]) -> tuple[type[nn.Module], ...]:
+    return tuple(dict.fromkeys(layer.type for layer in layers))
+
+
+LAYERS = tuple(dict.fromkeys(layer for norm in TABLE for layer in norm.layers))
+"""What is known of the layers of all norms"""
+NORM_LAYERS = tuple(dict.fromkeys((*TORCH_NORM_LAYERS, *_types(LAYERS))))
+"""Every layer that normalizes activations, by type; FedWon's models hold none of them."""
+STATISTICS_LAYERS = _types(layer for layer in LAYERS if layer.has_statistics)
+"""Every layer that always has running statistics, by type"""
+BATCH_LAYERS = _types(layer for layer in LAYERS if layer.needs_batch)
+"""Every layer that cannot train on one image at a time, by type"""

@@ -1,0 +1,118 @@
+"""What the table says of the norms is what the layers in the models do: nothing that normalizes is forgotten."""
+
+import copy
+import re
+
+import pytest
+import torch
+from timm.layers.evo_norm import EvoNorm2dB0
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedsim.core.errors import UserError
+from fedsim.models.freeze import train_only
+from fedsim.norms import norm_names, refuse_batch_of_one, use_norm
+from fedsim.norms.registry import LAYERS, NORM_LAYERS, STATISTICS_LAYERS, TABLE
+from tests.fedsim.norms.test_every_norm import IMAGES, IN_RESNETS_ONLY, small, three_stages
+
+NORM = {norm.name: norm for norm in TABLE}
+WITH_OPTIONS = {"bcn": {"estimated": True}, "powernorm": {"groups": 4}}
+"""Options with which a norm puts further layers into a model"""
+
+
+def models_with(name: str) -> list[nn.Module]:
+    models = [small(name)] if name in IN_RESNETS_ONLY else [small(name), *_resnets(name)]
+    if name in WITH_OPTIONS:
+        models.append(use_norm(small("bn"), name, **WITH_OPTIONS[name]))
+    return models
+
+
+def _resnets(name: str) -> list[nn.Module]:
+    replaces_relus = name in ("evonorm_b0", "evonorm_s0", "frn")
+    return [] if replaces_relus else [use_norm(three_stages(), name)]
+
+
+def spread(layer: nn.Module, given: torch.Tensor) -> float:
+    """Of what the layer makes of a batch, once running statistics have had the time to follow it."""
+    layer = copy.deepcopy(layer).train()
+    with torch.no_grad():
+        for _ in range(40):
+            output = layer(given)
+    return output.std().item()
+
+
+def normalizing(model: nn.Module) -> list[nn.Module]:
+    """One layer of each type without layers of its own whose output does not grow as its input does, by trying."""
+    leaves = list({type(module): module for module in model.modules() if not list(module.children())}.values())
+    seen: dict[nn.Module, torch.Tensor] = {}
+
+    def remember(leaf: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        seen.setdefault(leaf, args[0])
+
+    hooks = [leaf.register_forward_pre_hook(remember) for leaf in leaves]
+    with torch.no_grad():
+        model.train()(IMAGES)
+    for hook in hooks:
+        hook.remove()
+    return [leaf for leaf, given in seen.items() if spread(leaf, 100 * given) < 10 * spread(leaf, given)]
+
+
+@pytest.mark.parametrize("name", norm_names())
+def test_every_layer_that_normalizes_is_known(name: str) -> None:
+    own = tuple(layer.type for layer in NORM[name].layers)
+    found = [layer for model in models_with(name) for layer in normalizing(model)]
+    assert not {type(layer) for layer in found if not isinstance(layer, NORM_LAYERS)}
+    assert not {type(layer) for layer in found if not isinstance(layer, own)}
+    assert not {kind for kind in own if not any(isinstance(layer, kind) for layer in found)}
+
+
+@pytest.mark.parametrize("name", norm_names())
+def test_every_layer_with_running_statistics_is_known(name: str) -> None:
+    """A buffer in the state is one; what is held constant (``affine=False``) is in no state."""
+    for model in models_with(name):
+        for layer in model.modules():
+            stored = layer.state_dict().keys() - dict(layer.named_parameters()).keys()
+            own = {name for name in stored if "." not in name}
+            assert bool(own) == isinstance(layer, STATISTICS_LAYERS), type(layer)
+
+
+@pytest.mark.parametrize("name", norm_names())
+def test_training_the_norms_trains_every_parameter_that_a_norm_brings(name: str) -> None:
+    convolutions = (nn.Conv2d, nn.Linear)
+    for model in models_with(name):
+        others = [layer for layer in model.modules() if not isinstance(layer, convolutions)]
+        brought = {id(each) for layer in others for each in layer.parameters(recurse=False)}
+        if brought:
+            trained = {id(each) for each in train_only(model, "norm").parameters() if each.requires_grad}
+            assert trained == brought
+
+
+def test_the_names_are_in_order_and_each_there_once() -> None:
+    assert [norm.name for norm in TABLE] == norm_names()
+    assert len({norm.name for norm in TABLE}) == len(TABLE)
+
+
+def test_a_layer_is_described_once() -> None:
+    assert len({layer.type for layer in LAYERS}) == len(LAYERS)
+
+
+@pytest.mark.parametrize("name", norm_names())
+def test_what_has_statistics_says_how_a_batch_moves_them(name: str) -> None:
+    """But BatchNorm, which measures that itself."""
+    for model in models_with(name):
+        for layer in NORM[name].layers:
+            made = next((each for each in model.modules() if isinstance(each, layer.type)), None)
+            if made is not None and layer.has_statistics and layer.type is not _BatchNorm:
+                assert layer.of_a_batch is not None
+                assert layer.of_a_batch(IMAGES).keys() <= dict(made.named_buffers()).keys()
+
+
+@pytest.mark.parametrize("name", norm_names())
+def test_one_image_at_a_time_is_refused_where_the_batch_is_normalized_over(name: str) -> None:
+    for model in models_with(name):
+        if any(isinstance(layer, (_BatchNorm, EvoNorm2dB0)) for layer in model.modules()):
+            sentence = f"batch_size=1 gives norm={name} no batch to normalize over: choose at least 2, or another norm."
+            with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+                refuse_batch_of_one(model, name)
+        else:
+            refuse_batch_of_one(model, name)
