@@ -1,13 +1,33 @@
 """The client's half of each federated method, only where it differs from plain local SGD."""
 
 from clients.clipped_sgd import ClippedSGD
+from clients.ditto import Ditto
 from clients.feddst import FedDST
+from clients.feddyn import FedDyn
 from clients.fedloge import FedLoGe
+from clients.fednova import FedNova
 from clients.fedprox import FedProx
 from clients.fedrep import FedRep
+from clients.fedsam import FedSAM
 from clients.local_sgd import LocalSGD
 from clients.masked_sgd import MaskedSGD
+from clients.moon import MOON
 from clients.prunefl import PruneFL
 from clients.scaffold import Scaffold
 
-__all__ = ["ClippedSGD", "FedDST", "FedLoGe", "FedProx", "FedRep", "LocalSGD", "MaskedSGD", "PruneFL", "Scaffold"]
+__all__ = [
+    "MOON",
+    "ClippedSGD",
+    "Ditto",
+    "FedDST",
+    "FedDyn",
+    "FedLoGe",
+    "FedNova",
+    "FedProx",
+    "FedRep",
+    "FedSAM",
+    "LocalSGD",
+    "MaskedSGD",
+    "PruneFL",
+    "Scaffold",
+]

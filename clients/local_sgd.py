@@ -60,7 +60,7 @@ class LocalSGD:
         seen = 0
         for _ in range(epochs):
             for indices in self.batches(len(data), context.generator):
-                images, labels = data.batch(indices.to(device, non_blocking=True), context.generator)
+                images, labels = context.batch = data.batch(indices.to(device, non_blocking=True), context.generator)
                 optimizer.zero_grad(set_to_none=True)
                 logits = model(images)
                 loss = self.loss(model, logits, labels, context)

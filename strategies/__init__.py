@@ -4,35 +4,49 @@ They run in this simulator and in any Flower app, which imports them as ``fedsim
 ``from fedsim.strategies import FedBN; FedBN(model).start(grid, arrays)``. So they import each other by relative names.
 """
 
+from .ditto import Ditto
+from .fedadagrad import FedAdagrad
 from .fedadam import FedAdam
 from .fedavg import FedAvg
 from .fedavgm import FedAvgM
 from .fedbn import FedBN
 from .feddst import FedDST
+from .feddyn import FedDyn
 from .fedloge import FedLoGe
+from .fednova import FedNova
 from .fedper import FedPer
 from .fedprox import FedProx
 from .fedrep import FedRep
+from .fedsam import FedSAM
 from .fedtiny import FedTiny
 from .fedwon import FedWon
+from .fedyogi import FedYogi
 from .flower import FlowerStrategy
 from .local import Local
+from .moon import MOON
 from .pruned import Pruned
 from .prunefl import PruneFL
 from .scaffold import Scaffold
 
 __all__ = [
+    "MOON",
+    "Ditto",
+    "FedAdagrad",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
     "FedBN",
     "FedDST",
+    "FedDyn",
     "FedLoGe",
+    "FedNova",
     "FedPer",
     "FedProx",
     "FedRep",
+    "FedSAM",
     "FedTiny",
     "FedWon",
+    "FedYogi",
     "FlowerStrategy",
     "Local",
     "PruneFL",

@@ -61,9 +61,13 @@ class FedAdam(FedAvg):
             first = self.first.get(name, torch.zeros_like(start)).to(start)
             second = self.second.get(name, torch.full_like(start, self.tau**2)).to(start)
             self.first[name] = self.beta_1 * first + (1 - self.beta_1) * change
-            self.second[name] = self.beta_2 * second + (1 - self.beta_2) * change.square()
+            self.second[name] = self.second_moment(second, change.square())
             updated[name] = start + self.server_lr * self.first[name] / (self.second[name].sqrt() + self.tau)
         return updated
+
+    def second_moment(self, second: torch.Tensor, square: torch.Tensor) -> torch.Tensor:
+        r"""Return the new v of one entry, of the old one and :math:`\Delta^2`."""
+        return self.beta_2 * second + (1 - self.beta_2) * square
 
     def state(self) -> RecordDict:
         """Return both moments."""

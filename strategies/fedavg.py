@@ -67,6 +67,8 @@ class FedAvg(Strategy):
     """What a round of training takes on a device: of a method that is more than plain training, what more there is."""
     sends_one_model: bool = True
     """Whether all clients are sent the same model."""
+    own_models: bool = False
+    """Whether clients are evaluated with more of their own than the entries that are personal."""
     queried_share: float = 0.0
     """The share of its training images that a client is asked about before it trains."""
 
@@ -104,6 +106,11 @@ class FedAvg(Strategy):
     def keep_on_clients(self, entries: Iterable[str]) -> None:
         """Make further entries personal: those that the norm's policy keeps local."""
         self.personal |= frozenset(entries)
+
+    @property
+    def sent_tensors(self) -> Tensors:
+        """What the cohort of this round was sent, as tensors."""
+        return to_tensors(self.sent)
 
     def cohort(self, server_round: int, grid: Grid) -> list[int]:
         """Return the clients of a round."""
@@ -143,7 +150,7 @@ class FedAvg(Strategy):
 
         Where the aggregation is an average, too, each reply is let go before the next is read.
         """
-        before = to_tensors(self.sent)
+        before = self.sent_tensors
         aggregate, metrics = self.aggregation.start(server_round, before), _MetricAverage()
         self.num_successful = 0
         for reply in replies:

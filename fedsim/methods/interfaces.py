@@ -35,6 +35,8 @@ class ServerStrategy(Protocol):
     """What the method asks its clients before training, each with the check of the reply's arrays."""
     sends_one_model: bool
     """Whether all clients are sent the same model: not where small devices have a part of it."""
+    own_models: bool
+    """Whether clients are evaluated with more of their own than the entries that are personal."""
     queried_share: float
     """The share of its training images that a client is asked about before it trains, 0 for none."""
 
@@ -121,6 +123,8 @@ class TrainingContext(ClientContext):
     """How many steps of the optimizer this round's training has, in all its parts."""
     step: int = 0
     """How many of them are done."""
+    batch: tuple[torch.Tensor, torch.Tensor] | None = None
+    """The images (N, channels, height, width) and labels (N,) of the step that is being made."""
     reply: RecordDict = field(default_factory=RecordDict)
     """For the records that the method declares as ``reply_records``."""
 

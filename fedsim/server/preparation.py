@@ -103,7 +103,13 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
     policy.refuse_contradiction(model, strategy.personal, settings.strategy["name"])
     strategy.keep_on_clients(policy.local_entries(model))
     refuse_noise_on_statistics(settings.privacy, model, strategy.personal)
-    own = strategy.personal or policy.reestimates or adaptation is not None or settings.mask_absent_classes
+    own = (
+        strategy.personal
+        or strategy.own_models
+        or policy.reestimates
+        or adaptation is not None
+        or settings.mask_absent_classes
+    )
     return Prepared(
         settings,
         federation,
@@ -112,7 +118,7 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
         devices,
         costs,
         diagnosis=_diagnosis(settings, model, federation, strategy) if settings.diagnostics else None,
-        one_model=strategy.sends_one_model and not own,
+        one_model=strategy.sends_one_model and not any(own),
         by_batch=try_smallest_batches(settings, federation, model, trainer, strategy.queried_share),
         size_option=method.size_option,
         sizes=sizes,

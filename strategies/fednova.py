@@ -1,0 +1,50 @@
+"""FedNova (Wang et al., NeurIPS 2020, arXiv 2007.07481): updates are normalized by how many steps were made."""
+
+from flwr.app import Message
+from torch import nn
+
+from fedsim.core.errors import UserError
+from fedsim.messages.schema import metrics_of, number
+from fedsim.methods.training import ServerTraining
+
+from .fedavg import FedAvg, Tensors
+
+NORMALIZER = "normalizer"
+"""The metric of a reply with the client's :math:`a_i`."""
+
+
+class FedNova(FedAvg):
+    r"""Averages the clients' updates per step, and takes the average number of steps of them:
+
+    .. math:: x \leftarrow x - \tau_{\text{eff}} \sum_i p_i d_i, \qquad d_i = \frac{x - y_i}{a_i}, \qquad
+              \tau_{\text{eff}} = \sum_i p_i a_i
+
+    where client i of weight :math:`p_i` reports :math:`a_i = \lVert \mathbf a_i \rVert_1` of its :math:`\tau_i` steps
+    (``clients/fednova.py``). So clients that make more steps do not pull the model towards their own optimum. With as
+    many steps on every client it is FedAvg. Statistics are averaged plainly.
+    """
+
+    def __init__(self, model: nn.Module, training: ServerTraining | None = None) -> None:
+        super().__init__(model, training)
+        if self.aggregation.noisy:
+            raise UserError(
+                "strategy=fednova has clients report their numbers of steps, which privacy.noise_multiplier adds no "
+                "noise to: choose privacy.noise_multiplier=0, or another strategy."
+            )
+        self._normalizers = self._weights = 0.0
+
+    def reply_tensors(self, reply: Message) -> Tensors:
+        """Return the model that the client would have after one step of its mean update."""
+        tensors, normalizer = super().reply_tensors(reply), number(metrics_of(reply), NORMALIZER)
+        self._normalizers += self.weight(reply) * normalizer
+        self._weights += self.weight(reply)
+        sent = self.sent_tensors
+        return {
+            name: sent[name] + (tensor - sent[name].to(tensor)) / normalizer if name in self.parameters else tensor
+            for name, tensor in tensors.items()
+        }
+
+    def server_update(self, server_round: int, before: Tensors, average: Tensors) -> Tensors:
+        """Take as many steps as clients made on average."""
+        steps, self._normalizers, self._weights = self._normalizers / self._weights, 0.0, 0.0
+        return {name: before[name] + steps * (average[name].to(before[name]) - before[name]) for name in average}
