@@ -118,7 +118,7 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
         devices,
         costs,
         diagnosis=_diagnosis(settings, model, federation, strategy) if settings.diagnostics else None,
-        one_model=strategy.sends_one_model and not any(own),
+        one_model=strategy.sends_one_model and not own,
         by_batch=try_smallest_batches(settings, federation, model, trainer, strategy.queried_share),
         size_option=method.size_option,
         sizes=sizes,
