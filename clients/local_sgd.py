@@ -52,7 +52,6 @@ class LocalSGD:
 
     def fit(self, model: nn.Module, context: TrainingContext, epochs: int) -> dict[str, float]:
         """Make so many passes, with an optimizer of their own, over what needs a gradient; the metrics are theirs."""
-        model.train()
         optimizer = make_optimizer(model.parameters(), self.training)
         data, device = context.data, context.data.labels.device
         # Sums stay on the device, so that a GPU is not made to wait for every batch.

@@ -49,6 +49,7 @@ from fedsim.methods.state_split import frozen_entries
 from fedsim.metrics.registry import FURTHER_METRICS
 from fedsim.models import build_model
 from fedsim.models.layer_map import as_written, norm_sites
+from fedsim.models.loading import StateLoader
 from fedsim.norms.policy import NormPolicy
 from fedsim.tta import adaptation_of
 
@@ -91,6 +92,7 @@ class ClientHost:
         self.policy = NormPolicy.of(settings.norm, settings.rounds)
         self.policy.apply(self.model)
         self.initial = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.loader = StateLoader(self.model)
         self.frozen = frozen_entries(self.model)
         self.diagnostics_images = settings.diagnostics_images
         self.layers: dict[str, nn.Module] = {}
@@ -294,7 +296,7 @@ class ClientHost:
         if context is not None and ENTRIES in context.cached:
             fixed = to_tensors(context.cached[ENTRIES])
         # Names that are not the model's raise here, with the names in the error.
-        self.model.load_state_dict({**self.initial, **fixed, **state.personal, **received})
+        self.loader.load({**self.initial, **fixed, **state.personal, **received})
 
     def examples(self, client: int, part: Part) -> Examples:
         """Return a client's images of one part, on the device."""

@@ -86,8 +86,10 @@ def moved_entries(config: ConfigRecord) -> frozenset[str]:
 
 def arrays_of(message: Message) -> ArrayRecord:
     """Return the ``ArrayRecord`` with the model, or else the first one, under whatever name; empty without any."""
-    records = message.content.array_records
-    return records[ARRAYS] if ARRAYS in records else next(iter(records.values()), ArrayRecord())
+    arrays = message.content.get(ARRAYS)  # at once: Flower makes ``array_records`` anew whenever it is asked for
+    if isinstance(arrays, ArrayRecord):
+        return arrays
+    return next(iter(message.content.array_records.values()), ArrayRecord())
 
 
 def metrics_of(message: Message) -> MetricRecord:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 
 import torch
-from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from datasets.federation import Federation
 from datasets.source import Part
@@ -112,7 +112,7 @@ class ReplyChecks:
         asked = config.get(EVALUATE_PARTS, [])
         assert isinstance(asked, list)
         _only(content, METRICS, ARRAYS, *self.reply_records, *(EVALUATION + str(part) for part in asked))
-        answered, round = content.config_records.get(CONFIG, ConfigRecord()).get(ROUND), config.get(ROUND)
+        answered, round = _config(content).get(ROUND), config.get(ROUND)
         if answered != round:
             raise ReplyFault(f"it answered for round {answered!r} in round {round!r}")
         metrics, images = _metrics(content, METRICS), self.federation.num_images(client, Part.TRAIN)
@@ -313,9 +313,10 @@ def _only(content: RecordDict, *allowed: str) -> None:
 
 
 def _metrics(content: RecordDict, name: str) -> MetricRecord:
-    if name not in content.metric_records:
+    metrics = content.get(name)
+    if not isinstance(metrics, MetricRecord):
         raise ReplyFault(f"it sent no {name}")
-    return content.metric_records[name]
+    return metrics
 
 
 def _number(metrics: MetricRecord, name: str) -> float:
@@ -345,7 +346,8 @@ def _config(content: RecordDict) -> ConfigRecord:
 
 
 def _arrays(content: RecordDict, record: str) -> Tensors:
-    return to_tensors(content.array_records[record]) if record in content.array_records else {}
+    arrays = content.get(record)
+    return to_tensors(arrays) if isinstance(arrays, ArrayRecord) else {}
 
 
 def _finite_arrays(content: RecordDict, record: str) -> Tensors:
