@@ -35,18 +35,23 @@ from fedsim.server.simulation import run
 def check(
     jobs: Sequence[Sequence[str]], configs: Sequence[dict[str, Any]], options: argparse.Namespace
 ) -> tuple[list[Settings], Prepared | None]:
-    """Try the settings of every job, and only then whether their directories can be written.
+    """Check the settings of every job, and only then whether their run directories can be written.
 
-    ``jobs`` are the words of each job, ``configs`` what they compose to.
+    Args:
+        jobs: The words of each job.
+        configs: The configurations to which they compose.
+        options: The flags of the command line.
 
-    Of a single job that is not for other machines, what the run would have to prepare again is returned beside them.
+    Returns:
+        The settings of each job, and what was prepared on the way, so that the run need not repeat it: only for a
+        single job that runs on this machine.
     """
     prepared: Prepared | None = None
     settings = [settings_of(config, words) for words, config in zip(jobs, configs, strict=True)]
     for each in settings:
         if each.engine["name"] == SUPERLINK:
             _refuse_other_configuration(options)
-            SuperLink.check([], each.engine)  # the rest is where the images are: there
+            SuperLink.check([], each.engine)  # the rest is checked on the SuperLink's side, where the images are
         else:
             made = prepare(each)
             prepared = made if len(jobs) == 1 else None
@@ -86,10 +91,10 @@ def run_job(config: DictConfig, prepared: Prepared | None, failed: list[FedsimEr
 def _result(settings: Settings, prepared: Prepared | None, run_dir: Path) -> Result:
     """Return the result of a run on this machine, or on the devices of a SuperLink.
 
-    ``prepared`` is what the check has left, if anything.
+    ``prepared`` is what ``check`` has returned, if anything.
 
     Raises:
-        FedsimError: If it fails.
+        FedsimError: If the run fails.
     """
     if settings.engine["name"] == SUPERLINK:
         words = list(HydraConfig.get().overrides.task)
@@ -108,7 +113,14 @@ def _tell_how_to_go_on(run_dir: Path) -> None:
 
 
 def _refuse_other_configuration(options: argparse.Namespace) -> None:
-    """Only words are sent to a SuperLink: what a file here says would be checked here and unknown there."""
+    """Refuse ``--config-name`` and ``--config-path`` with ``engine=superlink``.
+
+    Only the words of the command line are sent to a SuperLink, so a configuration file of this machine would be checked
+    here and unknown there.
+
+    Raises:
+        UserError: If the configuration is not the checkout's own.
+    """
     folder, name = options.configuration
     if folder.resolve() == CONFIG_DIR and name == CONFIG_NAME:
         return
