@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def peak_memory_mb() -> float:
-    """Return the largest resident set of this process so far in MB (10^6 bytes); 0 on Windows, where it is not measured."""
+    """Return the peak resident set of this process so far in MB (10^6 bytes); 0 on Windows: not measured there."""
     status = Path("/proc/self/status")
     if status.exists():  # what getrusage says on Linux is inherited from the process that started this one
         peak = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
