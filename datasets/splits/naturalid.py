@@ -8,7 +8,7 @@ from fedsim.core.errors import UserError
 
 
 class ByNaturalId(Grouping):
-    """One client for each id in ascending order; with ``split.test=natural`` it is tested on its own test images."""
+    """Makes one client for each id, in ascending order; ``split.test=natural`` tests it on its own test images."""
 
     def group(self, pool: Pool, source: Source) -> list[Pool]:
         if source.writers is None:

@@ -14,7 +14,7 @@ from fedsim.core.errors import UserError
 
 @dataclass(frozen=True)
 class Shards(Dividing):
-    """``shards_per_client`` shards of equal size each, or in proportion to the weights that ``quantity`` draws."""
+    """Deals ``shards_per_client`` shards to each client, of equal size or in proportion to ``quantity``'s weights."""
 
     shards_per_client: int = 2
 
