@@ -39,7 +39,7 @@ from datasets.transforms import PLUS_MINUS_ONE
 from fedsim.core.errors import UserError
 
 POOL = 7438
-"""Training images of USPS, the smallest domain; the others are cut to as many."""
+"""Number of training images of USPS, the smallest domain; the others are cut to the same number."""
 PARTITIONS = 10
 CLASSES = tuple(map(str, range(10)))
 
@@ -59,9 +59,10 @@ def load(
     percent: float = 0.1,
     image_size: int = 28,
 ) -> Source:
-    """The source; all of a domain's test images are kept.
+    """Load the source, with ``percent`` of each domain's training pool and all of its test images.
 
-    Errors: ``UserError`` for a domain that is not there, naming the files that were looked for, or for a damaged file.
+    Raises:
+        UserError: If a domain is missing, with the files that were looked for, or a file is damaged.
     """
     check_share("percent", percent)
     names = check_domains(domains)
@@ -108,7 +109,7 @@ def _archive(folder: Path) -> OnDisk:
 
 
 def _read_archive(train: Sequence[Path], test: Path) -> Labelled:
-    """The partitions as one training set, in their order."""
+    """Read the partitions of FedBN's archive as one training set, in their order, and its test set."""
     parts = [_read_pair(path) for path in train]
     first = parts[0][0].shape[1:]
     for path, (images, _) in zip(train, parts, strict=True):

@@ -32,7 +32,11 @@ def load(
     image_size: int = 256,
     augment: bool = True,
 ) -> Source:
-    """Errors: ``UserError`` for a domain or a class that is not there, or a damaged file."""
+    """Load the source.
+
+    Raises:
+        UserError: If a domain or a class is missing, or a file is damaged.
+    """
     transform = Transform((0.0,), (1.0,), (HorizontalFlip(), Rotation(30)) if augment else ())
     source = SET.load(data_dir, domains, image_size=image_size, transform=transform)
     return share_of_smallest(source, percent, validation_percent)

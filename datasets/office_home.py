@@ -36,6 +36,10 @@ def load(
     image_size: int = 224,
     augment: bool = True,
 ) -> Source:
-    """Errors: ``UserError`` for a domain or a class that is not there, or a damaged file."""
+    """Load the source.
+
+    Raises:
+        UserError: If a domain or a class is missing, or a file is damaged.
+    """
     transform = Transform(IMAGENET_MEAN, IMAGENET_STD, (HorizontalFlip(),) if augment else ())
     return share_of_each(SET.load(data_dir, domains, image_size=image_size, transform=transform), percent)

@@ -27,7 +27,7 @@ from fedsim.core.files import write_atomically, writing
 from fedsim.output.terminal import console, never_fail_to_print, print_whole
 
 OF_CLASS = "train."
-"""Begins the columns of the classes, which may be called as any other column."""
+"""The beginning of the columns of classes, since a class may have the name of another column."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def clients_table(federation: Federation) -> pd.DataFrame:
-    """One row per client: client, domain, images by part, label entropy, and its training images of each class."""
+    """Return a row per client: client, domain, images by part, label entropy, and training images of each class."""
     counts = federation.label_counts()
     clients = pd.DataFrame(
         {
@@ -69,20 +69,20 @@ def clients_table(federation: Federation) -> pd.DataFrame:
 
 
 def label_entropy(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Of each row of (clients, classes), in nats: 0 for one class only, log(classes) for all equally."""
+    """Return the entropy of each row of (clients, classes) in nats: 0 for one class only, log(classes) if all equal."""
     shares = counts / counts.sum(axis=1, keepdims=True)
     entropy: npt.NDArray[np.float64] = -np.sum(shares * np.log(np.where(shares > 0, shares, 1.0)), axis=1)
     return entropy
 
 
 def imbalance_factor(counts: npt.NDArray[np.int64]) -> float:
-    """The smallest class that has images as a share of the largest, from images per class."""
+    """Return the size of the smallest class that has images, as a share of the largest, from images per class."""
     present = counts[counts > 0]
     return float(present.min() / present.max())
 
 
 def render(table: pd.DataFrame, federation: Federation) -> Table:
-    """All clients and classes, or the spread of the clients where they are too many."""
+    """Return a table of all clients and classes, or of quantiles over clients where these are too many."""
     shown = table if federation.num_classes <= NAMED_CLASSES else table.iloc[:, :7]
     if len(table) > NAMED_CLIENTS:
         spread = shown.drop(columns=["client", "domain"]).quantile([0, 0.25, 0.5, 0.75, 1])
@@ -118,7 +118,11 @@ def summary(federation: Federation, shots: str = "share") -> str:
 
 
 def write(federation: Federation, table: pd.DataFrame, folder: Path, shots: str) -> None:
-    """``federation.csv`` and the pictures. Errors: ``UserError`` if the folder cannot be written."""
+    """Write ``federation.csv`` and the pictures.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
     try:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
