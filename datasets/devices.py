@@ -1,4 +1,4 @@
-"""``dataset=devices``: images that are where they were made, each device's in its own ``data-dir``.
+"""``dataset=devices``: images that stay on real devices, each device's in its own ``data-dir``.
 
 A device's folder holds either ``data.npz`` (``train_images``, ``train_labels``, ``test_images``, ``test_labels``) or
 image files in ``train/CLASS/`` and ``test/CLASS/``; a class may be missing. The server's settings name the classes and

@@ -1,4 +1,4 @@
-"""``dataset=digits``: six domains of digits that are made on this machine, without a download and always the same.
+"""``dataset=digits``: six domains of digits that are generated on this machine, always the same, without a download.
 
 Five domains hold real handwritten digits, scikit-learn's copy of 1797 digits of the UCI set (8x8), each
 image in one domain only; the sixth is rendered with the fonts that matplotlib ships. Photographs for the textures are

@@ -1,12 +1,12 @@
 """``dataset=digits5``: MNIST, SVHN, USPS, SynthDigits and MNIST-M, prepared as FedBN does.
 
-The paper is arXiv 2102.07623 (section 5.1). Each domain is read from the first of these that lies in ``data_dir``:
+The paper is arXiv 2102.07623 (section 5.1). Each domain is read from the first of these that is in ``data_dir``:
 
-1. FedBN's archive: ``MNIST/partitions/train_part0.pkl`` and its nine like, and ``MNIST/test.pkl``;
-2. ``mnist.npz`` with ``train_images``, ``train_labels``, ``test_images``, ``test_labels``, taken as split already;
-3. the official files of MNIST (the four idx files, packed or not, in ``MNIST/raw``, ``MNIST`` or ``data_dir`` itself),
-   SVHN and USPS, fetched first with ``download=true``: the official sets pooled and split 80 to 20, stratified by class
-   with seed 0.
+1. FedBN's archive: ``MNIST/partitions/train_part0.pkl`` to ``train_part9.pkl``, and ``MNIST/test.pkl``;
+2. ``mnist.npz`` with ``train_images``, ``train_labels``, ``test_images``, ``test_labels``, whose split is used;
+3. the official files of MNIST (the four idx files, compressed or not, in ``MNIST/raw``, ``MNIST`` or ``data_dir``
+   itself), SVHN and USPS, fetched first with ``download=true``: the official sets are pooled and split 80 to 20,
+   stratified by class with seed 0.
 
 The first 7438 training images of a domain are its pool, of which ``percent`` is trained on: 743 at 0.1. Images are
 28x28 with three channels, normalized to plus or minus one. A name beyond the five is a domain if its ``.npz`` is there.

@@ -1,9 +1,9 @@
-"""``dataset=femnist``: handwritten characters with the id of who wrote each (LEAF, Caldas et al. 2018, arXiv
+"""``dataset=femnist``: handwritten characters with the ids of their writers (LEAF, Caldas et al. 2018, arXiv
 1812.01097).
 
-Read from parquet files with the columns image, ``label_column`` and ``writer_column``, as the hub has them under
+Read from parquet files with the columns image, ``label_column`` and ``writer_column``, as in
 ``hf://datasets/flwrlabs/femnist``: from the address or folder ``dataset.parquet``, else from ``data_dir``. Of each
-writer's images the first 90 % in a random order (seed 0) are for training. ``split=naturalid`` makes every writer a
+writer's images, the first 90 % in a random order (seed 0) are for training. ``split=naturalid`` makes every writer a
 client.
 """
 

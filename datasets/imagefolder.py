@@ -1,7 +1,7 @@
-"""``dataset=imagefolder``: any folder ``DOMAIN/CLASS/*.jpg``, with nothing to write.
+"""``dataset=imagefolder``: any folder ``DOMAIN/CLASS/*.jpg``, without any code.
 
 Domains and classes are the folders' names, in alphabetical order; a domain may lack a class. The images of a class may
-lie in folders inside its own. Names that differ only in how macOS and Linux write an accent are one class. Each domain
+be in folders inside its own. Names that differ only in how macOS and Linux write an accent are one class. Each domain
 is split 80 to 20, stratified by class with seed 0. Images are resized to a square, normalized with ImageNet's mean and
 deviation, and flipped in training where ``augment`` is true.
 """

@@ -99,7 +99,7 @@ def plot_longtail(federation: Federation, path: Path, shots: str) -> None:
                 axes.axvline(left + 0.5, color="black", linewidth=0.8, linestyle=":")
         by_domain = _counts_by_domain(federation)
         if len(by_domain) > 1:
-            line = ".-" if len(counts) <= NAMED_CLASSES else "."  # with heads of their own, many lines only cross
+            line = ".-" if len(counts) <= NAMED_CLASSES else "."  # of many classes, lines would only cross
             for number, (domain, mine) in enumerate(by_domain.items()):
                 axes.plot(
                     places, np.where(mine > 0, mine, np.nan)[order], line, color=colour(number), label=label(domain)

@@ -1,6 +1,7 @@
-"""``split=dirichlet``: each class is shared out over the clients by a draw of a Dirichlet distribution.
+"""``split=dirichlet``: each class is divided among the clients by a draw from a Dirichlet distribution.
 
-Yurochkin et al. 2019 (arXiv 1905.12022); Hsu et al. 2019 draw the other way round, see ``inner_dirichlet.py``.
+Yurochkin et al. 2019 (arXiv 1905.12022). Hsu et al. 2019 draw a mixture of classes for each client instead, see
+``inner_dirichlet.py``.
 """
 
 from dataclasses import dataclass

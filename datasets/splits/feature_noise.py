@@ -1,4 +1,4 @@
-"""``split=feature_noise``: the images of every client are as noisy as its number says (NIID-Bench, arXiv
+"""``split=feature_noise``: the noise on a client's images grows with the client's number (NIID-Bench, arXiv
 2102.02079)."""
 
 from dataclasses import dataclass

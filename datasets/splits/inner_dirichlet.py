@@ -1,4 +1,4 @@
-"""``split=inner_dirichlet``: sizes are given, and each client draws its own mixture of classes (Hsu et al. 2019,
+"""``split=inner_dirichlet``: the clients' sizes are fixed, and each draws its own mixture of classes (Hsu et al. 2019,
 FedDyn)."""
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""``split=longtail``: the images of each class thinned to an exponential long tail (Cui et al. 2019, arXiv
+"""``split=longtail``: the classes are thinned to an exponential long tail of sizes (Cui et al. 2019, arXiv
 1901.05555)."""
 
 from dataclasses import dataclass

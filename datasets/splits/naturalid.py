@@ -1,4 +1,4 @@
-"""``split=naturalid``: every client is one writer, hospital or device, as the data set says."""
+"""``split=naturalid``: every client is one writer, hospital or device, as recorded in the data set."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""``split=quantity``: clients of different size."""
+"""``split=quantity``: clients have different numbers of images."""
 
 from dataclasses import dataclass
 

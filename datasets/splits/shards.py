@@ -1,4 +1,4 @@
-"""``split=shards``: the images sorted by class, cut into shards, and dealt out.
+"""``split=shards``: the images are sorted by class and cut into shards, which are dealt to the clients.
 
 McMahan et al. 2017, arXiv 1602.05629.
 """

@@ -84,7 +84,7 @@ def sizes(images: int, weights: Weights) -> Indices:
     """
     weights = weights if weights.any() else even(len(weights))
     exact = images * weights / weights.sum()
-    # Rounded, so that numbers that differ in the last bits only count as equal.
+    # Rounded, so that numbers that differ only in their last bits count as equal.
     counts: Indices = np.floor(exact.round(9)).astype(np.int64)
     order = np.argsort(-(exact - counts).round(9), kind="stable")
     counts[order[: images - counts.sum()]] += 1

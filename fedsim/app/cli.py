@@ -46,7 +46,7 @@ FLAGS = (*SHOWING, "run", "multirun", "resolve", "package", "config_path", "conf
 
 def main() -> None:
     """Run what ``sys.argv`` says and exit."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a bug of ours shows its whole traceback
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a bug of fedsim shows its whole traceback
     never_fail_to_print()
     failed: list[FedsimError] = []
     try:
@@ -184,7 +184,7 @@ def _jobs(overrides: list[str], options: argparse.Namespace) -> Iterator[list[st
     with hydra_at(options.configuration[0]) as hydra_here:
         for text in overrides:
             override = parse(text)
-            override.config_loader = hydra_here.config_loader()  # glob asks it what there is
+            override.config_loader = hydra_here.config_loader()  # glob lists choices with it
             refuse_continuous(override)
             key = override.get_key_element()
             alternatives[key] = [text]

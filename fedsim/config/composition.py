@@ -148,7 +148,7 @@ def load(run_dir: Path) -> dict[str, Any]:
             raise UserError(f"{run_dir} is not a run directory: choose one that holds a config.yaml.") from error
         if not isinstance(config, dict):
             raise ValueError("it is no configuration")
-        younger = _defaults() if "hydra" in config else {}  # which stands at the end: without it, the file was cut off
+        younger = _defaults() if "hydra" in config else {}  # the last key: without it, the file was cut off
         return younger | {str(key): _moved(value) for key, value in config.items() if key not in ("defaults", "hydra")}
 
 
@@ -213,7 +213,7 @@ def _refuse_unknown_choice(override: Override, config_dir: Path) -> None:
         return
     if override.is_delete():
         return
-    if chosen is None and group in OPTIONAL_GROUPS:  # Hydra cannot take it from the command line
+    if chosen is None and group in OPTIONAL_GROUPS:  # Hydra does not accept it on the command line
         raise UserError(f"{group}=null is not possible: leave it out, or choose {', '.join(known)}.")
     names = chosen if group in COMPOSED_GROUPS and isinstance(chosen, list) and chosen else [chosen]
     value = override.get_value_element_as_str()

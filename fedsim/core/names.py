@@ -52,7 +52,7 @@ def find_name(given: object, known: Collection[str]) -> str | None:
     command line reads a name of digits as one.
     """
     text = str(given)
-    if isinstance(given, bool | float) or given is None:  # 1e5, true and null have lost how they were written
+    if isinstance(given, bool | float) or given is None:  # how 1e5, true and null were written is not known
         return None
     if text in known:
         return text
@@ -85,6 +85,6 @@ def _hidden(character: str) -> bool:
 
 
 def _written_out(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # a byte of a file name that is no UTF-8
+    if "\udc80" <= character <= "\udcff":  # a byte of a file name that is not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")

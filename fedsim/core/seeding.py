@@ -53,7 +53,7 @@ def global_seed(
 
 def cohort_size(clients: int, fraction: float) -> int:
     """Return how many clients are in a cohort: ``fraction`` of all, halves rounded up, and at least one."""
-    # Not Python's round, which takes halves to the even number; 0.29 * 50 falls just short of its half in binary.
+    # Not Python's round, which rounds halves to even; and 0.29 * 50 is slightly below 14.5 in binary.
     return min(clients, max(1, int(round(fraction * clients, 9) + 0.5)))
 
 
@@ -62,7 +62,7 @@ def draw_cohort(clients: list[int], fraction: float, seed: int, round: int) -> l
     size = cohort_size(len(clients), fraction)
     if size == len(clients):
         return sorted(clients)
-    # Places and not ids are drawn: numpy would turn 64-bit node ids into floats.
+    # Indices are drawn instead of ids: numpy would convert 64-bit node ids to floats.
     places = numpy_generator(seed, "cohort", round=round).choice(len(clients), size, replace=False)
     ordered = sorted(clients)
     return sorted(ordered[place] for place in places)

@@ -1,4 +1,4 @@
-"""Grids around a grid: one counts bytes, one remembers who failed."""
+"""Grids around a grid: one counts bytes, one records which clients failed."""
 
 from flwr.app import Message, MessageType
 

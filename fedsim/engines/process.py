@@ -127,7 +127,7 @@ class ProcessGrid(LocalGrid):
                 worker = busy[connection]  # type: ignore[index]  # wait returns what it was given
                 assert worker.task is not None
                 done, answer = worker.task, self._collect(worker, worker.task)
-                if answer is not None and done in in_flight:  # not one that an earlier caller stopped waiting for
+                if answer is not None and done in in_flight:  # else the caller of that message has stopped waiting
                     in_flight.remove(done)
                     replies[done.index], self.contexts[done.client].state = answer
 
@@ -177,7 +177,7 @@ class ProcessGrid(LocalGrid):
         task.attempts += 1
         worker.task = task
         envelope = copy(task.message)
-        envelope.content = RecordDict()  # the content is packed once for all clients that are sent the same
+        envelope.content = RecordDict()  # the content is packed once for all clients that receive the same
         context: Context = self.contexts[task.client]
         try:
             send(worker.connection, task.content, _process_id(worker))

@@ -151,7 +151,7 @@ def logging_to(reporter: Reporter, *, verbose: bool) -> Iterator[None]:
     levels = {logger: logger.level for logger in (*ours, flower)}
     for logger in ours:
         logger.addHandler(handler)
-        logger.propagate = False  # Hydra listens at the root, and would print the line again
+        logger.propagate = False  # Hydra has a handler at the root, which would print the line again
         logger.setLevel(logging.INFO if verbose else logging.WARNING)
     flower.setLevel(logging.INFO if verbose else logging.ERROR)
     try:

@@ -65,7 +65,7 @@ class Recorder:
         if self.settings.resume is None:
             check_run_dir(self.run_dir)
             try:
-                self._config.touch(exist_ok=False)  # of two runs that start at once, one has it
+                self._config.touch(exist_ok=False)  # if two runs start at once, only one succeeds
             except FileExistsError as error:
                 raise _already_holds_a_run(self.run_dir) from error
             except OSError as error:

@@ -66,5 +66,5 @@ def _not_writable(folder: Path, error: OSError) -> UserError:
 
 def remove_if_empty(folder: Path) -> None:
     """Remove the folder if it exists and is empty."""
-    with suppress(OSError):  # it was never made, or it is in use: nothing is lost
+    with suppress(OSError):  # it does not exist or is not empty
         folder.rmdir()

@@ -159,7 +159,7 @@ def _final_row(final: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers of one run for each domain and over all of them, by their heads in the table."""
     row = {title(domain): accuracy for domain, accuracy in final["client_domain_accuracy"].items()}
     row |= {left_out(domain): accuracy for domain, accuracy in final.get("unseen_accuracy", {}).items()}
-    for total, metric in TOTALS.items():  # no domain's title is one of these
+    for total, metric in TOTALS.items():  # titles of domains differ from these
         for name in predictors_in(final):
             if joined(name, metric) in final:
                 row[_title(total, name)] = final[joined(name, metric)]
