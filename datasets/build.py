@@ -1,4 +1,4 @@
-"""``dataset=`` and ``split=`` made into a federation."""
+"""From ``dataset=`` and ``split=`` to a federation."""
 
 from pathlib import Path
 
@@ -12,9 +12,10 @@ from fedsim.core.errors import UserError
 
 
 def build_federation(settings: Settings) -> Federation:
-    """Loads the images and cuts them into clients; the seed decides the cut, not the images.
+    """Load the images and split them into clients; the seed determines the split, not the images.
 
-    Errors: ``UserError`` for files that are missing or damaged, and options that are wrong or do not go together.
+    Raises:
+        UserError: If files are missing or damaged, or options are wrong or contradict each other.
     """
     data_dir = None if settings.data_dir is None else Path(settings.data_dir)
     offered = {"data_dir": data_dir, "download": settings.download}

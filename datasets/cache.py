@@ -1,11 +1,12 @@
-"""Decoded once: arrays in a user cache directory, memory-mapped, checked, and safe under several processes.
+"""The cache of decoded images: memory-mapped arrays in a user cache directory, with checksums, safe for many processes.
 
-An entry is a folder of ``.npy`` files whose name holds a fingerprint of what it was made from, so that changed files or
-options make a new one. The first process to ask makes it under a lock, in a folder of its own that is put in place in
-one step; the others wait and map the same files. Checksums tell a damaged entry, which is made anew.
+An entry is a folder of ``.npy`` files whose name has a fingerprint of the files and options it was made from, so that
+changed ones result in a new entry. The first process that needs an entry makes it under a lock, in a temporary folder
+that is renamed in one step; the others wait and map the same files. Checksums detect a damaged entry, which is made
+again.
 
-The folder may be shared: what is there can be used by all who may read it, and locks are one user's own, since nobody
-may open another's in a folder like ``/tmp``. Two users who make the same entry at once both do, and one is kept.
+The folder may be shared: all users who can read an entry can use it. Each user has locks of its own, since in a folder
+like ``/tmp`` nobody may open those of others. If two users make the same entry at once, one of the two stays.
 """
 
 import hashlib
@@ -29,15 +30,15 @@ from fedsim.core.files import DAMAGED, why
 log = logging.getLogger(__name__)
 
 VARIABLE = "FEDSIM_CACHE"
-"""The environment variable that names another folder."""
+"""The environment variable that sets another folder."""
 FORMAT = 2
-"""Raised when the arrays of an entry come to mean something else."""
+"""Version of the format, increased when the meaning of the arrays changes."""
 CHECKSUMS = "checksums.json"
 CHUNK = 1 << 24
 NEW_FILE = 0o666
-"""The permissions of a file for the umask to take from."""
+"""The permissions of a lock file before the umask is applied."""
 _checked: set[Path] = set()
-"""Entries whose checksums this process has computed: the jobs of a sweep need not do it again."""
+"""Entries whose checksums this process has computed: later jobs of a sweep need not compute them again."""
 
 
 def cache_dir() -> Path:
@@ -45,9 +46,10 @@ def cache_dir() -> Path:
 
 
 def fingerprint(options: object, files: Iterable[Path]) -> str:
-    """Of the options' text, and of every file's path, size and time of change.
+    """Return a digest of the options' text, and of the path, size and modification time of every file.
 
-    Raises: ``UserError`` naming a file that is gone or may not be looked at.
+    Raises:
+        UserError: If a file does not exist or cannot be examined; names it.
     """
     digest = hashlib.blake2b(f"{FORMAT} {options!r}".encode(), digest_size=16)
     for file in sorted(files):
@@ -61,9 +63,12 @@ def fingerprint(options: object, files: Iterable[Path]) -> str:
 
 
 def cached(name: str, digest: str, make: Callable[[Path], None]) -> Path:
-    """The folder that ``make`` has filled with ``.npy`` files, now or earlier.
+    """Return the folder that ``make`` has filled with ``.npy`` files, now or earlier.
 
-    Errors: ``UserError`` if the cache cannot be written; what ``make`` raises, and then nothing is kept.
+    If ``make`` raises, no entry is made and the exception passes, an ``OSError`` as a ``UserError``.
+
+    Raises:
+        UserError: If the cache cannot be written.
     """
     root = cache_dir()
     entry = root / f"{name}-{digest}"
@@ -80,7 +85,7 @@ def cached(name: str, digest: str, make: Callable[[Path], None]) -> Path:
                 log.warning("the cached images in %s are damaged (%s) and made anew", entry, fault)
                 _remove(entry)
             temporary = root / f"{mine}.new"
-            shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed: who makes it holds the lock
+            shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed: this one has the lock
             temporary.mkdir()
             try:
                 make(temporary)
@@ -98,7 +103,7 @@ def cached(name: str, digest: str, make: Callable[[Path], None]) -> Path:
 
 
 def mapped(entry: Path, name: str) -> npt.NDArray[np.uint8]:
-    """An array of an entry, read from the disk as it is used."""
+    """Return an array of an entry as a memory map, which is read from the disk as it is used."""
     array: npt.NDArray[np.uint8] = np.load(entry / f"{name}.npy", mmap_mode="r")
     return array
 
@@ -107,7 +112,7 @@ def _put_in_place(temporary: Path, entry: Path) -> None:
     try:
         temporary.rename(entry)
     except OSError:
-        if not entry.exists() or _fault(entry) is not None:  # else another user has been faster
+        if not entry.exists() or _fault(entry) is not None:  # if it is intact, another user has been faster
             raise
 
 
@@ -119,7 +124,7 @@ def _remove(entry: Path) -> None:
 
 
 def _fault(entry: Path) -> str | None:
-    """What is wrong with an entry; None if nothing is."""
+    """Return the fault of an entry as a text; ``None`` if it is intact."""
     try:
         sums = json.loads((entry / CHECKSUMS).read_text(encoding="utf-8"))
         if not sums:

@@ -1,7 +1,7 @@
-"""``dataset=cifar10``: CIFAR-10 (Krizhevsky 2009) in its official halves.
+"""``dataset=cifar10``: CIFAR-10 (Krizhevsky 2009) with its official training and test set.
 
 Read from the first of these: ``dataset.parquet``, a folder or hub address with ``train*.parquet`` and
-``test*.parquet``; ``cifar10.npz`` in ``data_dir``, or as ``dataset.npz`` calls it; torchvision's files, fetched first
+``test*.parquet``; ``cifar10.npz`` in ``data_dir``, or the name in ``dataset.npz``; torchvision's files, fetched first
 with ``download=true``. Training images are shifted by up to 4 pixels and flipped; ``cutout=16`` also cuts a square of
 16 pixels out of each.
 """

@@ -1,8 +1,8 @@
-"""``dataset=devices``: images that are where they were made, each device's in its own ``data-dir``.
+"""``dataset=devices``: images that stay on real devices, each device's in its own ``data-dir``.
 
 A device's folder holds either ``data.npz`` (``train_images``, ``train_labels``, ``test_images``, ``test_labels``) or
-image files in ``train/CLASS/`` and ``test/CLASS/``; a class may be missing. The server's settings say what classes and
-what size the images have, and nothing about where they lie. The server learns how many images a device has, no label.
+image files in ``train/CLASS/`` and ``test/CLASS/``; a class may be missing. The server's settings name the classes and
+the size of the images, but not their folder. The server learns how many images a device has, but no label.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,12 +36,16 @@ SPLIT = {
     "validation": 0.0,
     "drop_empty": False,
 }
-"""What ``split`` says if nobody has said anything: devices are not divided any further."""
+"""The default of ``split``, the only one that makes sense: images of a device are not divided further."""
 
 
 @dataclass(frozen=True)
 class DeviceData:
-    """What all devices' images have in common."""
+    """The properties that the images of all devices have in common.
+
+    Raises:
+        UserError: If an option is not possible.
+    """
 
     classes: int | Sequence[str] = 10
     image_size: int = 32
@@ -71,7 +75,11 @@ class DeviceData:
         return Transform.of(self.mean, self.std, (HorizontalFlip(),) if self.augment else ())
 
     def read(self, folder: Path, domain: str) -> Source:
-        """What a device holds. Errors: ``UserError`` naming what is missing, damaged or of no class."""
+        """Read the images in a device's folder as a source of one domain.
+
+        Raises:
+            UserError: If a file or folder is missing, damaged or of no class; names it.
+        """
         archive = folder / ARCHIVE
         if archive.is_file():
             on_disk = OnDisk((archive,), lambda: read_npz(archive))
@@ -105,9 +113,10 @@ class DeviceData:
 
 
 def classes_found(folder: Path) -> int | list[str]:
-    """The value of ``dataset.classes`` for the images in a device's folder, where no setting has named them.
+    """Return a value of ``dataset.classes`` for the images in a device's folder, where no setting names the classes.
 
-    Raises: ``UserError`` for a folder that is missing, or a damaged archive.
+    Raises:
+        UserError: If a folder cannot be read, or the archive is damaged.
     """
     archive = folder / ARCHIVE
     if archive.is_file():
@@ -118,9 +127,10 @@ def classes_found(folder: Path) -> int | list[str]:
 
 
 def own_federation(settings: Settings, node: NodeConfig) -> Federation:
-    """A device's own images as a federation of which it knows only itself.
+    """Return a device's own images as a federation in which all clients with lower numbers are empty.
 
-    Errors: ``UserError`` where it has no ``data-dir``, or nothing that can be used lies there.
+    Raises:
+        UserError: If the device has no ``data-dir``, or there are no usable images in it.
     """
     if node.data_dir is None:
         raise UserError(
@@ -134,7 +144,7 @@ def own_federation(settings: Settings, node: NodeConfig) -> Federation:
 
 
 class DeviceFederation(Federation):
-    """What the server knows of such a federation: whose images are how many, and no image."""
+    """The server's view of a federation of devices: the numbers of images of each client, and no image."""
 
     on_devices = True
 
@@ -163,9 +173,15 @@ class DeviceFederation(Federation):
 def device_federation(
     settings: Settings, nodes: Mapping[int, NodeProfile], strangers: Sequence[str] = ()
 ) -> DeviceFederation:
-    """The federation of the devices in ``nodes``, by client; ``strangers`` says who is online and in none of them.
+    """Return the federation of the devices.
 
-    Raises: ``UserError`` where a client has no device, or that no images to train or to test on.
+    Args:
+        settings: The settings of the run.
+        nodes: The profile of each client's node.
+        strangers: Phrases about nodes that are online and have not reported their client, for the error message.
+
+    Raises:
+        UserError: If a client has no device, or the device has no images to train or to test on.
     """
     clients = range(count_of_devices(settings) or len(nodes))
     for client in clients:
@@ -182,9 +198,10 @@ def device_federation(
 
 
 def count_of_devices(settings: Settings) -> int | None:
-    """How many clients there are; ``None`` for as many as there are devices.
+    """Return the number of clients; ``None`` for as many as there are devices.
 
-    Raises: ``UserError`` for a ``split`` that devices have no use for.
+    Raises:
+        UserError: If an option of ``split`` has no meaning for devices, or the number is not possible.
     """
     count = settings.split["num_clients"]
     odd = {key: settings.split.get(key) for key, usual in SPLIT.items() if settings.split.get(key) != usual}

@@ -1,4 +1,4 @@
-"""``dataset=digits``: six domains of digits that are made on this machine, without a download and always the same.
+"""``dataset=digits``: six domains of digits that are generated on this machine, always the same, without a download.
 
 Five domains hold real handwritten digits, scikit-learn's copy of 1797 digits of the UCI set (8x8), each
 image in one domain only; the sixth is rendered with the fonts that matplotlib ships. Photographs for the textures are
@@ -33,7 +33,7 @@ from fedsim.core.errors import UserError
 SIZE = 28
 HANDWRITTEN_DIGITS = 1797
 MARGIN = 4
-"""Images per domain that are never used, since what is left at the end of the deal is not of all classes."""
+"""Images per domain that are never used, since the last ones of a domain do not have all classes."""
 FONTS = (
     *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSansMono-BoldOblique"),
     *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic"),
@@ -41,7 +41,7 @@ FONTS = (
 )
 
 Grey = npt.NDArray[np.float64]
-"""(28, 28), 0 for ground and 1 for stroke"""
+"""(28, 28), 0 for the ground and 1 for a stroke"""
 Colour = npt.NDArray[np.float64]
 """(28, 28, 3), from 0 to 1"""
 Style = Callable[[Grey, np.random.Generator], Colour]
@@ -51,9 +51,10 @@ Style = Callable[[Grey, np.random.Generator], Colour]
 def load(train_per_domain: int = 240, test_per_domain: int = 110, image_size: int = SIZE) -> Source:
     """Return ``train_per_domain`` and ``test_per_domain`` images of each of the six domains, 3 x size x size.
 
-    They are drawn at 28x28, and resized from that.
+    They are drawn at 28x28 and then resized.
 
-    Raises: ``UserError`` if there are not so many.
+    Raises:
+        UserError: If there are not that many images.
     """
     check_image_size(image_size)
     per_domain = train_per_domain + test_per_domain
@@ -92,10 +93,10 @@ def load(train_per_domain: int = 240, test_per_domain: int = 110, image_size: in
 
 
 def _deal_handwritten(domains: int, per_domain: int) -> list[tuple[Grey, npt.NDArray[np.int64]]]:
-    """Deals the 1797 digits, sorted by class, out to the domains in turn, so that no two share an image.
+    """Deal the 1797 digits, sorted by class, to the domains in turn, so that no two domains share an image.
 
-    Inside a domain the classes then alternate, so that its first images, which are for training, and its last, which
-    are for the test, hold every class about equally often.
+    Within a domain the classes then alternate. So its first images, which are for training, and its last, which are for
+    the test, have every class about equally often.
     """
     bunch = load_digits()
     assert isinstance(bunch, Bunch)
@@ -110,7 +111,7 @@ def _deal_handwritten(domains: int, per_domain: int) -> list[tuple[Grey, npt.NDA
 
 
 def _handwritten_stroke(image: Grey, rng: np.random.Generator) -> Grey:
-    """8x8 enlarged to 28x28, turned, shifted and sharpened a little."""
+    """Enlarge an image from 8x8 to 28x28, and rotate, shift and sharpen it slightly."""
     small = Image.fromarray(np.round(image * 255).astype(np.uint8))
     large = small.resize((22, 22), Image.Resampling.BICUBIC)
     canvas = Image.new("L", (SIZE, SIZE))
@@ -156,7 +157,7 @@ def _texture(stroke: Grey, rng: np.random.Generator) -> Colour:
 
 @lru_cache
 def _photos() -> tuple[Colour, Colour]:
-    """The two photographs at a third of their size, so that a patch of 28x28 shows some structure."""
+    """Return the two photographs at a third of their size, so that a patch of 28x28 shows some structure."""
     sample = load_sample_images()
     assert isinstance(sample, Bunch)
     small = [Image.fromarray(photo).reduce(3) for photo in sample.images]
@@ -165,7 +166,7 @@ def _photos() -> tuple[Colour, Colour]:
 
 def _street(stroke: Grey, rng: np.random.Generator) -> Colour:
     ground, ink = rng.uniform(0, 1, 3), rng.uniform(0, 1, 3)
-    while abs(float(np.mean(ground - ink))) < 0.25:  # the number on a house is meant to be read
+    while abs(float(np.mean(ground - ink))) < 0.25:  # the digit has to be legible
         ground, ink = rng.uniform(0, 1, 3), rng.uniform(0, 1, 3)
     coverage = stroke.copy()
     for side in (-1, 1):  # the digits to the left and right of the one in the middle, cut by the border

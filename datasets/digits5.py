@@ -1,12 +1,12 @@
 """``dataset=digits5``: MNIST, SVHN, USPS, SynthDigits and MNIST-M, prepared as FedBN does.
 
-The paper is arXiv 2102.07623 (section 5.1). Each domain is read from the first of these that lies in ``data_dir``:
+The paper is arXiv 2102.07623 (section 5.1). Each domain is read from the first of these that is in ``data_dir``:
 
-1. FedBN's archive: ``MNIST/partitions/train_part0.pkl`` and its nine like, and ``MNIST/test.pkl``;
-2. ``mnist.npz`` with ``train_images``, ``train_labels``, ``test_images``, ``test_labels``, taken as split already;
-3. the official files of MNIST (the four idx files, packed or not, in ``MNIST/raw``, ``MNIST`` or ``data_dir`` itself),
-   SVHN and USPS, fetched first with ``download=true``: the official sets pooled and split 80 to 20, stratified by class
-   with seed 0.
+1. FedBN's archive: ``MNIST/partitions/train_part0.pkl`` to ``train_part9.pkl``, and ``MNIST/test.pkl``;
+2. ``mnist.npz`` with ``train_images``, ``train_labels``, ``test_images``, ``test_labels``, whose split is used;
+3. the official files of MNIST (the four idx files, compressed or not, in ``MNIST/raw``, ``MNIST`` or ``data_dir``
+   itself), SVHN and USPS, fetched first with ``download=true``: the official sets are pooled and split 80 to 20,
+   stratified by class with seed 0.
 
 The first 7438 training images of a domain are its pool, of which ``percent`` is trained on: 743 at 0.1. Images are
 28x28 with three channels, normalized to plus or minus one. A name beyond the five is a domain if its ``.npz`` is there.
@@ -39,7 +39,7 @@ from datasets.transforms import PLUS_MINUS_ONE
 from fedsim.core.errors import UserError
 
 POOL = 7438
-"""Training images of USPS, the smallest domain; the others are cut to as many."""
+"""Number of training images of USPS, the smallest domain; the others are cut to the same number."""
 PARTITIONS = 10
 CLASSES = tuple(map(str, range(10)))
 
@@ -59,9 +59,10 @@ def load(
     percent: float = 0.1,
     image_size: int = 28,
 ) -> Source:
-    """The source; all of a domain's test images are kept.
+    """Load the source, with ``percent`` of each domain's training pool and all of its test images.
 
-    Errors: ``UserError`` for a domain that is not there, naming the files that were looked for, or for a damaged file.
+    Raises:
+        UserError: If a domain is missing, with the files that were looked for, or a file is damaged.
     """
     check_share("percent", percent)
     names = check_domains(domains)
@@ -108,7 +109,7 @@ def _archive(folder: Path) -> OnDisk:
 
 
 def _read_archive(train: Sequence[Path], test: Path) -> Labelled:
-    """The partitions as one training set, in their order."""
+    """Read the partitions of FedBN's archive as one training set, in their order, and its test set."""
     parts = [_read_pair(path) for path in train]
     first = parts[0][0].shape[1:]
     for path, (images, _) in zip(train, parts, strict=True):

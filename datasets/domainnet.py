@@ -1,9 +1,9 @@
 """``dataset=domainnet``: six domains of DomainNet (Peng et al. 2019) with the ten classes that FedBN uses.
 
-Folders ``DOMAIN/CLASS/*`` in ``data_dir`` or its ``DomainNet``; FedBN's lists of the split are used where they lie
-beside the domains, see ``datasets/readers/domain_folders.py``. Every domain trains on as many images: ``percent`` of
-the smallest one's training set, and ``validation_percent`` of it for validation.
-Images are 256x256, flipped and turned by up to 30 degrees in training, and not normalized.
+Folders ``DOMAIN/CLASS/*`` in ``data_dir`` or its ``DomainNet``; FedBN's lists of the split are used where they are
+beside the domains, see ``datasets/readers/domain_folders.py``. Every domain trains on the same number of images,
+``percent`` of the smallest one's training set, and validates on ``validation_percent`` of it. Images are 256x256,
+flipped and rotated by up to 30 degrees in training, and not normalized.
 """
 
 from datasets.readers.domain_folders import DomainFolders

@@ -1,4 +1,4 @@
-"""The images and labels that a client half works on."""
+"""Images and labels as a client uses them, and their batches."""
 
 from dataclasses import dataclass
 
@@ -10,20 +10,20 @@ EVALUATION_BATCH = 512
 
 
 def evaluation_batches(examples: int) -> list[torch.Tensor]:
-    """Indices of all examples in as few batches as possible, of sizes that differ by one at most.
+    """Return the indices of all examples in as few batches as possible, whose sizes differ by at most one.
 
-    Every n-th example is in one batch, so that a batch of a set that is sorted by class has images of all classes: what
-    is normalized by the batch depends on that.
+    With n batches, each has every n-th example. So every batch has images of all classes even if the set is sorted by
+    class; this matters for layers that normalize by statistics of the batch.
     """
     batches = -(-examples // EVALUATION_BATCH)
     return [torch.arange(first, examples, batches) for first in range(batches)]
 
 
 def training_batches(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
-    """Return the batches of one pass over the images in that order; a last batch of a single image is left out.
+    """Return the batches of one pass over the images in this order; a last batch of a single image is left out.
 
-    BatchNorm over a linear layer cannot estimate a variance from one image. The rule holds for every norm, so that
-    all of them see the same images; it does not apply where one image is the batch size or all there is.
+    BatchNorm after a linear layer cannot estimate a variance from one image. The rule holds for every norm, so that
+    all of them are trained on the same images; it does not apply if the batch size or the number of images is one.
     """
     batches = list(order.split(batch_size))
     if len(batches) > 1 and len(batches[-1]) == 1 and batch_size > 1:
@@ -47,7 +47,7 @@ class Examples:
     def batch(
         self, indices: torch.Tensor, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The normalized images, float32, and their labels; augmented by draws of ``generator`` where one is given."""
+        """Return the normalized images, float32, and their labels; with a ``generator`` the images are augmented."""
         return self.transform(self.images[indices], generator), self.labels[indices]
 
     def to(self, device: torch.device) -> "Examples":

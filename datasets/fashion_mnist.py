@@ -1,9 +1,9 @@
-"""``dataset=fashion_mnist``: Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747) in its official halves, three equal
-channels.
+"""``dataset=fashion_mnist``: Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747) with its official training and test
+set, in three equal channels.
 
 Read from the first of these: ``dataset.parquet``, a folder or hub address with ``train*.parquet`` and
-``test*.parquet``; ``fashion_mnist.npz`` in ``data_dir``, or as ``dataset.npz`` calls it; the four idx files, packed or
-not, in ``FashionMNIST/raw``, ``FashionMNIST`` or ``data_dir`` itself, fetched first with ``download=true``.
+``test*.parquet``; ``fashion_mnist.npz`` in ``data_dir``, or the name in ``dataset.npz``; the four idx files, compressed
+or not, in ``FashionMNIST/raw``, ``FashionMNIST`` or ``data_dir`` itself, fetched first with ``download=true``.
 """
 
 from torchvision.datasets import FashionMNIST

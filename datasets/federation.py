@@ -13,19 +13,19 @@ from datasets.source import Indices, Part, Source
 
 NONE: Indices = np.empty(0, np.int64)
 MIXED = "mixed"
-"""What tables say where a client whose images are of several domains has none of its own; see ``domain_of``"""
+"""The name in tables for the domain of a client whose images are of several domains; see ``domain_of``"""
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Gaussian noise on all images of a client, the same whenever they are used."""
+    """Gaussian noise on all images of a client, the same each time they are used."""
 
     deviation: float
-    """in units of the pixels' range"""
+    """Standard deviation, in units of the pixels' range"""
     seed: int
 
     def added(self, images: torch.Tensor, part: Part) -> torch.Tensor:
-        """uint8 from uint8, rounded and cut to the range of pixels."""
+        """Return the uint8 images with noise as uint8, rounded and clipped to the range of pixels."""
         rng = np.random.default_rng([self.seed, part])
         noise = rng.standard_normal(images.shape, np.float32) * np.float32(255 * self.deviation)
         return (images.float() + torch.from_numpy(noise)).round_().clamp_(0, 255).byte()
@@ -33,14 +33,14 @@ class Noise:
 
 @dataclass(frozen=True)
 class Partition:
-    """One client's share: indices into the source."""
+    """One client's images: indices into the source."""
 
     client: int
     domain: str | None
-    """Its domain's name; None where its images are of several"""
+    """The name of its domain; ``None`` if its images are of several"""
     train: Indices
     test: Indices | None = None
-    """Test images of its own; None for the whole test set of its domain, or of all domains if it is mixed"""
+    """Its own test images; ``None`` for the whole test set of its domain, or of all domains if it is mixed"""
     validation: Indices = field(default_factory=lambda: NONE)
     noise: Noise | None = None
 
@@ -49,16 +49,16 @@ class Federation:
     """The source and its partitions; client ids count from zero."""
 
     on_devices = False
-    """Whether the images are where only the clients can see them (``datasets/devices.py``)"""
+    """Whether the images are on devices, where only the clients can read them (``datasets/devices.py``)"""
 
     def __init__(self, source: Source, partitions: Sequence[Partition], unseen: Sequence[str] = ()) -> None:
-        """``unseen`` names the domains that no client trains on and the global model is tested on nevertheless."""
+        """Make a federation; ``unseen`` are domains that nobody trains on and only the global model is tested on."""
         self.source = source
         self.partitions = tuple(partitions)
         held = {partition.domain for partition in self.partitions}
         seen = [name for name in source.domain_names if name not in unseen and (name in held or None in held)]
         self.domain_tests = {name: self._test(name) for name in seen}
-        """The test images of each domain that a client belongs to; together the union that global accuracy is over."""
+        """The test images of each domain that a client belongs to; global accuracy is measured on their union."""
         self.unseen_tests = {name: self._test(name) for name in unseen}
         """The test images of each domain that was left out."""
 
@@ -80,12 +80,15 @@ class Federation:
 
     @property
     def domain_hosts(self) -> list[tuple[str, int]]:
-        """Each domain and a client that can test the global model on its test images."""
+        """Each domain, with a client that can test the global model on its test images."""
         first: dict[str | None, int] = {each.domain: each.client for each in reversed(self.partitions)}
         return [(name, first.get(name, 0)) for name in (*self.domain_tests, *self.unseen_tests)]
 
     def domain_of(self, client: int) -> str:
-        """The client's domain as tables have it: ``mixed``, in parentheses where a domain is called so, for several."""
+        """Return the name of the client's domain for tables; for several domains ``mixed``.
+
+        If a domain has that name itself, ``mixed`` is put in parentheses.
+        """
         domain = self.partitions[client].domain
         return self._mixed if domain is None else domain
 
@@ -97,10 +100,11 @@ class Federation:
         return name
 
     def test_domains(self, client: int, by_batch: bool = False) -> tuple[str, ...]:
-        """Return the domains whose test sets together are the client's, so that one evaluation serves both; else none.
+        """Return the domains whose test sets together are the client's, so that one evaluation serves both.
 
-        Where a result depends on the batch, ``by_batch``, these are at most one: a client of several domains is tested
-        on batches in which they are mixed, and theirs are batches of one.
+        There are none if the client has own test images or noise. ``by_batch`` is for models whose predictions depend
+        on the batch: a client of several domains is then tested on batches that mix the domains, while a domain is
+        tested on batches of its own, so that there are none for such a client.
         """
         partition = self.partitions[client]
         if partition.test is not None or partition.noise is not None:
@@ -120,13 +124,13 @@ class Federation:
         return np.concatenate(list(self.domain_tests.values()))
 
     def trained_on(self, domains: Iterable[str]) -> Examples:
-        """The training images of these domains that any client holds, without the clients' noise."""
+        """Return the training images of these domains that any client holds, without the clients' noise."""
         train = np.concatenate([partition.train for partition in self.partitions])
         numbers = [self.source.domain_names.index(domain) for domain in domains]
         return self.examples(train[np.isin(self.source.domains[train], numbers)])
 
     def examples_of(self, client: int, part: Part) -> Examples:
-        """What the client trains, is validated or is tested on, with the noise that its images have."""
+        """Return the images that the client trains, is validated or is tested on, with the client's noise."""
         partition = self.partitions[client]
         examples = self.examples(self._indices_of(partition, part))
         if partition.noise is None:
@@ -134,7 +138,7 @@ class Federation:
         return replace(examples, images=partition.noise.added(examples.images, part))
 
     def indices(self, client: int, part: Part) -> Indices:
-        """Where in the source that part of the client's images is; one array for all clients that share a test set."""
+        """Return the indices of that part of the client's images; clients with the same test set share one array."""
         return self._indices_of(self.partitions[client], part)
 
     def _indices_of(self, partition: Partition, part: Part) -> Indices:
@@ -149,14 +153,14 @@ class Federation:
         return self.domain_tests[partition.domain]
 
     def domain_examples(self, domain: str) -> Examples:
-        """The test images of a domain, also of one that was left out."""
+        """Return the test images of a domain, also of one that was left out."""
         return self.examples({**self.domain_tests, **self.unseen_tests}[domain])
 
     def num_images(self, client: int, part: Part) -> int:
         return len(self._indices_of(self.partitions[client], part))
 
     def label_counts(self) -> npt.NDArray[np.int64]:
-        """Training images per client and class, (clients, classes)."""
+        """Return the numbers of training images per client and class, (clients, classes)."""
         owner = np.repeat(np.arange(len(self.partitions)), [len(p.train) for p in self.partitions])
         labels = self.source.labels[np.concatenate([p.train for p in self.partitions])]
         cells = np.bincount(owner * self.num_classes + labels, minlength=len(self.partitions) * self.num_classes)

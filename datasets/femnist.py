@@ -1,9 +1,9 @@
-"""``dataset=femnist``: handwritten characters with the id of who wrote each (LEAF, Caldas et al. 2018, arXiv
+"""``dataset=femnist``: handwritten characters with the ids of their writers (LEAF, Caldas et al. 2018, arXiv
 1812.01097).
 
-Read from parquet files with the columns image, ``label_column`` and ``writer_column``, as the hub has them under
+Read from parquet files with the columns image, ``label_column`` and ``writer_column``, as in
 ``hf://datasets/flwrlabs/femnist``: from the address or folder ``dataset.parquet``, else from ``data_dir``. Of each
-writer's images the first 90 % in a random order (seed 0) are for training. ``split=naturalid`` makes every writer a
+writer's images, the first 90 % in a random order (seed 0) are for training. ``split=naturalid`` makes every writer a
 client.
 """
 
@@ -32,7 +32,11 @@ def load(
     writer_column: str = "writer_id",
     image_size: int = 28,
 ) -> Source:
-    """Errors: ``UserError`` naming the file that is missing, damaged or lacks a column."""
+    """Load the source.
+
+    Raises:
+        UserError: If a file is missing, damaged or lacks a column; names it.
+    """
     folder = str(data_folder("femnist", data_dir, "its *.parquet")) if parquet is None else parquet
     files = find_parquet(folder, "")
     if not files:
@@ -50,7 +54,7 @@ def load(
 
 
 def _parts(writers: Indices) -> npt.NDArray[np.uint8]:
-    """A tenth of each writer's images for the test, rounded down."""
+    """Return the part of each image: a tenth of each writer's images, rounded down, is for the test."""
     shuffled = np.random.default_rng(0).permutation(len(writers))
     by_writer = shuffled[np.argsort(writers[shuffled], kind="stable")]
     counts = np.bincount(writers)

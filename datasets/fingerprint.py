@@ -1,8 +1,9 @@
-"""What a federation holds, in a few bytes for each client: to tell whether a resumed run still has the same.
+"""A fingerprint of a federation, a few bytes for each client, to check whether a resumed run still has the same data.
 
-Made of the decoded images in their order, their labels, and who holds them; of no path and no time of a file, so that a
-run directory may go on where the same images lie elsewhere. Each image is a CRC-32, which one read at a gigabyte a
-second yields and which tells any accident from the image it was; a client's digest is over those of its images.
+It is computed from the decoded images in their order, their labels, and their clients; not from paths or times of
+files, so that a run may be resumed where the same images are in another folder. Each image is represented by its
+CRC-32, which takes one read at a gigabyte a second and detects any accidental change; a client's digest is over those
+of its images.
 """
 
 import hashlib
@@ -19,20 +20,20 @@ from datasets.source import Indices, Part, Source
 
 PARTS = (Part.TRAIN, Part.VALIDATION, Part.TEST)
 NAMED = 3
-"""Clients that a sentence names one by one."""
+"""How many clients a sentence names one by one."""
 
 
 @dataclass(frozen=True)
 class Holding:
-    """What one client has: its domain, how many training, validation and test images, and a digest of them."""
+    """The data of one client: its domain, the numbers of training, validation and test images, and a digest of them."""
 
     domain: str
     images: tuple[int, int, int]
     digest: str | None
-    """None where a device alone can see its images"""
+    """``None`` where the images are on a device"""
 
     def difference(self, now: "Holding") -> str:
-        """What was, and what is ``now``, as the end of a sentence about the client."""
+        """Return the difference between this and ``now`` as the end of a sentence about the client."""
         if self.domain != now.domain:
             return f"of {now.domain} instead of {self.domain}"
         for part, before, after in zip(("training", "validation", "test"), self.images, now.images, strict=True):
@@ -43,7 +44,7 @@ class Holding:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Of a federation."""
+    """The fingerprint of a federation."""
 
     classes: tuple[str, ...]
     image_shape: tuple[int, ...]
@@ -53,7 +54,10 @@ class Fingerprint:
 
     @classmethod
     def of(cls, federation: Federation) -> Self:
-        """Read every image that a client or a domain's test set has; of those of devices only how many there are."""
+        """Compute the fingerprint: read every image of a client or of a domain's test set.
+
+        Images on devices are not read; only their numbers count.
+        """
         source = federation.source
         counts = [tuple(federation.num_images(client, part) for part in PARTS) for client in federation.clients]
         domains = [federation.domain_of(client) for client in federation.clients]
@@ -81,7 +85,13 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Raises: ``KeyError``, ``TypeError`` or ``ValueError`` for what ``to_json`` does not make."""
+        """Read the form that ``to_json`` returns.
+
+        Raises:
+            KeyError: If an entry is missing.
+            TypeError: If an entry is of another type.
+            ValueError: If a client has another number of entries.
+        """
         clients = [
             Holding(domain, (train, validation, test), digest)
             for domain, train, validation, test, digest in value["clients"]
@@ -89,7 +99,7 @@ class Fingerprint:
         return cls(tuple(value["classes"]), tuple(value["image_shape"]), dict(value["tests"]), tuple(clients))
 
     def differences(self, now: "Fingerprint") -> list[str]:
-        """What is not ``now`` as it was here, as parts of a sentence; empty if nothing has changed."""
+        """Return the differences between this and ``now`` as parts of a sentence; empty if there are none."""
         found = []
         if self.classes != now.classes:
             before, after = len(self.classes), len(now.classes)
@@ -110,17 +120,20 @@ class Fingerprint:
 
 
 def _digests(source: Source, used: Iterable[Indices]) -> Callable[[Indices], str]:
-    """A function that tells the images and labels at some places by sixteen letters, each array of places once."""
+    """Return a function that computes a digest, 16 hexadecimal digits, of the images and labels at some indices.
+
+    ``used`` are all indices that it will be called with. The digest of each array is computed once.
+    """
     mask = np.zeros(len(source.labels), bool)
     for indices in used:
         mask[indices] = True
     sums = np.zeros(len(mask), np.uint32)
-    for place in np.flatnonzero(mask):  # in the order of the file, where it is one
+    for place in np.flatnonzero(mask):  # in the order of the memory-mapped file, if it is one
         sums[place] = zlib.crc32(source.images[place])
     known: dict[int, str] = {}
 
     def digest_of(indices: Indices) -> str:
-        if id(indices) not in known:  # of a test set that all clients share there is one array
+        if id(indices) not in known:  # clients with the same test set share one array
             known[id(indices)] = _digest([sums[indices], source.labels[indices]])
         return known[id(indices)]
 

@@ -1,7 +1,7 @@
-"""``dataset=imagefolder``: any folder ``DOMAIN/CLASS/*.jpg``, with nothing to write.
+"""``dataset=imagefolder``: any folder ``DOMAIN/CLASS/*.jpg``, without any code.
 
 Domains and classes are the folders' names, in alphabetical order; a domain may lack a class. The images of a class may
-lie in folders inside its own. Names that differ only in how macOS and Linux write an accent are one class. Each domain
+be in folders inside its own. Names that differ only in how macOS and Linux write an accent are one class. Each domain
 is split 80 to 20, stratified by class with seed 0. Images are resized to a square, normalized with ImageNet's mean and
 deviation, and flipped in training where ``augment`` is true.
 """
@@ -30,7 +30,11 @@ def load(
     image_size: int = 64,
     augment: bool = True,
 ) -> Source:
-    """All domains, or those named. Errors: ``UserError`` for a domain that is not there, or a damaged file."""
+    """Load all domains of a folder, or those in ``domains``.
+
+    Raises:
+        UserError: If a domain is missing, or a file is damaged.
+    """
     folder = data_folder("imagefolder", data_dir, "a folder for each domain, and in it one for each class")
     asked = None if domains is None else check_domains(domains)
     known = subfolders(folder, asked)
@@ -60,7 +64,7 @@ def load(
 
 
 def _folders(folder: Path) -> list[str]:
-    """The names of what may be domains, whatever they hold."""
+    """Return the names of all visible folders, which may be domains, whatever they contain."""
     with reading(folder):
         names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     return list(map(readable, names))

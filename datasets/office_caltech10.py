@@ -1,9 +1,10 @@
 """``dataset=office_caltech10``: amazon, caltech, dslr and webcam, ten classes (Gong et al. 2012), as FedBN uses them.
 
 Folders ``DOMAIN/CLASS/*.jpg`` in ``data_dir`` or its ``office_caltech_10``; FedBN's lists of the split are used where
-they lie beside the domains, see ``datasets/readers/domain_folders.py``. Every domain trains on as many images:
-``percent`` of the smallest one's training set from the front of its list, and ``validation_percent`` from its end (62
-and 50). Images are 256x256, flipped and turned by up to 30 degrees in training, and not normalized.
+they are beside the domains, see ``datasets/readers/domain_folders.py``. Every domain trains on the same number of
+images: ``percent`` of the smallest one's training set from the front of its list, and ``validation_percent`` from its
+end for validation (62 and 50). Images are 256x256, flipped and rotated by up to 30 degrees in training, and not
+normalized.
 """
 
 from datasets.readers.domain_folders import DomainFolders

@@ -1,4 +1,4 @@
-"""All images of a dataset in one array, and what is known about each."""
+"""All images of a data set in one array, with the label, domain and part of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,7 +17,7 @@ Indices = npt.NDArray[np.int64]
 
 
 class Part(IntEnum):
-    """What an image is for, as the dataset says; a split never moves an image from one part to another."""
+    """The use of an image, which the data set determines; only ``split.validation`` holds out training images."""
 
     TRAIN = 0
     VALIDATION = 1
@@ -27,10 +27,10 @@ class Part(IntEnum):
 
 @dataclass(frozen=True)
 class Source:
-    """What a function under ``datasets/`` loads for ``dataset=``."""
+    """The result of a function under ``datasets/`` that ``dataset=`` names."""
 
     images: npt.NDArray[np.uint8]
-    """(N, channels, height, width), contiguous in that order; where it is a memory map, workers map the same file"""
+    """(N, channels, height, width), contiguous in this order; if it is a memory map, workers map the same file"""
     labels: Indices
     """(N,), from 0 to ``num_classes - 1``"""
     domains: Indices
@@ -38,11 +38,11 @@ class Source:
     parts: npt.NDArray[np.uint8]
     """(N,), a ``Part`` each"""
     domain_names: tuple[str, ...]
-    """As they can be shown (``fedsim/core/names.py``), whatever the folders are called"""
+    """The names in a form that can be shown (``fedsim/core/names.py``), whatever the names of the folders are"""
     class_names: tuple[str, ...]
     transform: Transform = PLUS_MINUS_ONE
     writers: Indices | None = None
-    """(N,), who made the image, for ``split=naturalid``; None where that is not known"""
+    """(N,), the number of the image's author, for ``split=naturalid``; ``None`` where it is not known"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "domain_names", all_readable("domains", self.domain_names))
@@ -71,13 +71,14 @@ class Source:
         }
 
     def training_sizes(self) -> list[int]:
-        """Training images of each domain."""
+        """Return the number of training images of each domain."""
         return [len(self.indices(domain, Part.TRAIN)) for domain in range(len(self.domain_names))]
 
     def limited(self, train: Sequence[int], validation: Sequence[int] | None = None) -> "Source":
-        """Of each domain's training images the first ``train``, and its last ``validation`` for validation.
+        """Return a source that trains on the first ``train`` training images of each domain.
 
-        Both hold a number for each domain. The rest is not used; a domain that has fewer gives all it has.
+        The last ``validation`` ones are for validation, but none of the first. Both arguments have a number for each
+        domain; a domain that has fewer images uses all of them. The rest is unused.
         """
         parts = self.parts.copy()
         for domain in range(len(self.domain_names)):
@@ -88,7 +89,7 @@ class Source:
         return replace(self, parts=parts)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A mapped file is sent to a worker by its path: the worker maps it too, and the images are not copied."""
+        """Return the state for pickling, with the path of a memory map: a worker maps it too, and nothing is copied."""
         state = {field.name: getattr(self, field.name) for field in fields(self)}
         if isinstance(self.images, np.memmap) and self.images.filename is not None:
             state["images"] = Path(self.images.filename)

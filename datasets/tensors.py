@@ -19,9 +19,12 @@ from fedsim.core.errors import UserError
 
 
 def load(function: str | None, image_size: int | None = None) -> Source:
-    """The arrays as a source, resized to a square if ``image_size`` is given.
+    """Load the arrays that the function returns as a source of square images.
 
-    Errors: ``UserError`` if the function cannot be imported, or for an array that is missing or of another shape.
+    Their size is ``image_size``, or else the largest height or width.
+
+    Raises:
+        UserError: If the function cannot be imported or fails, or an array is missing or of another shape.
     """
     if function is None:
         raise UserError(
@@ -48,7 +51,7 @@ def load(function: str | None, image_size: int | None = None) -> Source:
 
 
 def _domains(origin: str, arrays: Mapping[str, Any]) -> tuple[tuple[str, ...], Indices]:
-    """The names, and for each training image and then each test image the place of its own among them."""
+    """Return the names of the domains, and an index into them for each training and then each test image."""
     images = {half: len(arrays[f"{half}_labels"]) for half in ("train", "test")}
     if not any(f"{half}_domains" in arrays for half in images):
         return ("tensors",), np.zeros(sum(images.values()), np.int64)

@@ -1,7 +1,7 @@
-"""From stored pixels to what the model sees: augmentation and normalization of whole batches.
+"""From stored pixels to the input of the model: augmentation and normalization of whole batches.
 
 An augmentation takes images (N, channels, height, width), as floats from 0 to 255 or normalized already, and the
-client's own generator, and draws for each image on its own. The draws are made on the CPU, so that they are the same
+client's own generator, and draws separately for each image. The draws are made on the CPU, so that they are the same
 whatever device trains.
 """
 
@@ -18,14 +18,14 @@ Augmentation = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 @dataclass(frozen=True)
 class Transform:
-    """``(x / 255 - mean) / std`` per channel, between the augmentations before and after it where a client trains."""
+    """Normalization, ``(x / 255 - mean) / std`` per channel, with augmentations before and after it in training."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentations: tuple[Augmentation, ...] = ()
-    """Of pixels from 0 to 255"""
+    """Augmentations of pixels from 0 to 255"""
     on_normalized: tuple[Augmentation, ...] = ()
-    """Of normalized images, where zero is the mean colour"""
+    """Augmentations of normalized images, where zero is the mean colour"""
 
     @classmethod
     def of(
@@ -35,7 +35,11 @@ class Transform:
         augmentations: tuple[Augmentation, ...],
         on_normalized: tuple[Augmentation, ...] = (),
     ) -> "Transform":
-        """Errors: ``UserError`` unless mean and deviation are lists of one number, or of one for each channel."""
+        """Make a transform from options of a data set.
+
+        Raises:
+            UserError: If mean or deviation is not a list of one or of three numbers, or a deviation is not above 0.
+        """
         for key, values in (("mean", mean), ("std", std)):
             if not isinstance(values, Sequence) or isinstance(values, str) or len(values) not in (1, 3):
                 raise UserError(f"dataset.{key}={values} is not possible: choose a list of three numbers, or of one.")
@@ -44,7 +48,7 @@ class Transform:
         return cls(tuple(mean), tuple(std), augmentations, on_normalized)
 
     def __call__(self, pixels: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """float32 from uint8, both (N, channels, height, width); without a generator nothing is augmented."""
+        """Return uint8 pixels as float32, both (N, channels, height, width); without a generator not augmented."""
         images = _augmented(pixels.float(), self.augmentations, generator)
         mean, std = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (self.mean, self.std))
         scale, shift = (255 * std).float(), (mean / std).float()
@@ -96,7 +100,7 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class Rotation:
-    """Turns each image about its centre by up to ``degrees`` either way, nearest pixel, black where nothing was."""
+    """Rotates each image about its centre by up to ``degrees`` either way: nearest pixel, black outside the image."""
 
     degrees: float
 
@@ -115,7 +119,7 @@ class Rotation:
 class Cutout:
     """Sets one square of ``size`` pixels a side to zero, cut off at the borders (DeVries & Taylor, arXiv 1708.04552).
 
-    Each pixel is its centre with the same probability. As in the authors' code a square of even size reaches one pixel
+    Each pixel is its centre with the same probability. As in the authors' code, a square of even size reaches one pixel
     further up and left, and zero is the mean colour if this follows normalization.
     """
 
@@ -129,7 +133,7 @@ class Cutout:
         return images.masked_fill(hole.to(images.device), 0.0)
 
     def _covered(self, centres: torch.Tensor, length: int) -> torch.Tensor:
-        """(N, length): which rows, or columns, the square of each image covers; the centres are (N, 1)."""
+        """Return (N, length): which rows, or columns, the square of each image covers; the centres are (N, 1)."""
         first = centres - self.size // 2
         places = torch.arange(length)
         return (places >= first) & (places < first + self.size)

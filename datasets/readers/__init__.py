@@ -1,1 +1,1 @@
-"""Images as people have them on disk: one file for each form. What they read is a ``Labelled``."""
+"""Readers of images, one module for each form on disk. They return a ``Labelled``."""

@@ -14,16 +14,21 @@ NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def read_npz(path: Path) -> Labelled:
-    """Errors: ``UserError`` naming the file if it is damaged, lacks an array or holds one of another shape."""
-    # Opened here, since numpy leaves a damaged archive open.
+    """Read the arrays of an ``.npz`` file.
+
+    Raises:
+        UserError: If the file is damaged, lacks an array or has one of another shape; names it.
+    """
+    # Opened here, since numpy does not close a damaged archive.
     with reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return labelled_arrays(str(path), {name: archive[name] for name in archive.files if name in NAMES})
 
 
 def labelled_arrays(origin: str, arrays: Mapping[str, Any]) -> Labelled:
-    """Images uint8 (N, H, W) or (N, H, W, 3) and whole-numbered labels (N,), under the four ``NAMES``.
+    """Return the arrays under the four ``NAMES``: images uint8 (N, H, W) or (N, H, W, 3), and integer labels (N,).
 
-    Errors: ``UserError`` naming the origin and the array.
+    Raises:
+        UserError: If an array is missing, or of another type or shape; names the origin and the array.
     """
     for name in NAMES:
         if name not in arrays:
@@ -36,7 +41,11 @@ def labelled_arrays(origin: str, arrays: Mapping[str, Any]) -> Labelled:
 
 
 def checked_arrays(origin: str, images_name: str, images: Any, labels_name: str, labels: Any) -> tuple[Pixels, Indices]:
-    """The two as arrays. Errors: ``UserError`` naming the origin and the one whose type or shape is wrong."""
+    """Return images and labels as arrays, the labels as int64.
+
+    Raises:
+        UserError: If a type or shape is wrong; names the origin and the array.
+    """
     images, labels = np.asarray(images), np.asarray(labels)
     grey_or_colour = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
     if images.dtype != np.uint8 or not grey_or_colour or 0 in images.shape[1:]:
@@ -53,7 +62,11 @@ def checked_arrays(origin: str, images_name: str, images: Any, labels_name: str,
 
 
 def check_range(origin: str, labels: Indices, num_classes: int) -> None:
-    """Errors: ``UserError`` naming the origin of a label that is of no class."""
+    """Check that all labels are from 0 to ``num_classes - 1``.
+
+    Raises:
+        UserError: If one is not; names the origin.
+    """
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     if len(wrong):
         raise UserError(f"{origin} holds the label {wrong[0]}: allowed are 0 to {num_classes - 1}.")

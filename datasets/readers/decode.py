@@ -1,4 +1,4 @@
-"""From what the readers return to a source: decoded by all cores, resized, and kept in the cache."""
+"""From the results of the readers to a source: images are decoded on all cores, resized, and stored in the cache."""
 
 import logging
 import os
@@ -23,9 +23,9 @@ from fedsim.core.errors import UserError
 log = logging.getLogger(__name__)
 
 ALMOST_BLACK = 16
-"""The lightest pixel of a domain that 12 bits in a file of 16 make: 4095 / 257."""
+"""The largest possible pixel of a domain whose 16-bit files hold 12 bits: 4095 / 257."""
 CHUNK = 256
-"""Images that one thread decodes at a time."""
+"""How many images one thread decodes at a time."""
 
 
 def load_source(
@@ -37,9 +37,10 @@ def load_source(
     transform: Transform,
     channels: int = 3,
 ) -> Source:
-    """All domains in one memory-mapped array of (N, channels, image_size, image_size).
+    """Return all domains as a source, in one memory-mapped array of (N, channels, image_size, image_size).
 
-    Errors: ``UserError`` naming the file that cannot be read, or whose labels are not of the classes.
+    Raises:
+        UserError: If a file cannot be read, or has labels of no class; names it.
     """
     check_image_size(image_size)
     _tell_what_lies_elsewhere(list(domains.values()))
@@ -67,15 +68,20 @@ def load_source(
 
 
 def check_image_size(image_size: int) -> None:
-    """Errors: ``UserError`` for one that no image can have."""
+    """Check the size of images.
+
+    Raises:
+        UserError: If it is below 1.
+    """
     if image_size < 1:
         raise UserError(f"dataset.image_size={image_size} is not possible: choose a whole number of at least 1.")
 
 
 def check_labels(labelled: Labelled, num_classes: int) -> None:
-    """Errors: ``UserError`` naming the origin of a label that is none, or of labels and images that do not pair up.
+    """Check that each image has a label of a class, and that there are images to train and to test on.
 
-    Also where there is nothing to train or to test on.
+    Raises:
+        UserError: If that is not so; names the origin.
     """
     images, labels = len(labelled.images), labelled.labels
     if len(labels) != images or len(labelled.parts) != images:
@@ -87,7 +93,7 @@ def check_labels(labelled: Labelled, num_classes: int) -> None:
 
 
 def fill(out: npt.NDArray[np.uint8], images: Images) -> None:
-    """Writes every image into its row of ``out`` (N, channels, size, size), with all cores: decoding frees the GIL."""
+    """Write every image into its row of ``out`` (N, channels, size, size), on all cores: decoding releases the GIL."""
 
     def rows(first: int) -> None:
         for row in range(first, min(first + CHUNK, len(images))):
@@ -99,9 +105,10 @@ def fill(out: npt.NDArray[np.uint8], images: Images) -> None:
 
 
 def resized(image: Pixels, channels: int, size: int) -> Pixels:
-    """(channels, size, size): grey repeated or colour made grey as needed, and Pillow's bilinear, antialiased resize.
+    """Return the image as (channels, size, size), by Pillow's bilinear, antialiased resize.
 
-    The same pixels as torchvision's ``Resize`` and ``Grayscale`` give on a Pillow image.
+    Grey is repeated over three channels, or colour converted to grey, as needed. The pixels are the same as those of
+    torchvision's ``Resize`` and ``Grayscale`` of a Pillow image.
     """
     picture = Image.fromarray(np.asarray(image))
     if picture.size != (size, size):
@@ -144,7 +151,7 @@ def _store(
 
 
 def _tell_what_lies_elsewhere(domains: Sequence[OnDisk]) -> None:
-    """Warn of files that are not read, and of classes whose folders hold no image themselves."""
+    """Warn of files that are not read, and of classes whose images are all in folders inside that of the class."""
     left_out = [file for domain in domains for file in domain.left_out]
     if left_out:
         log.warning(
@@ -169,7 +176,10 @@ def _refuse_darkness(origin: str, images: npt.NDArray[np.uint8]) -> None:
 
 
 def _reserve(file: Path) -> None:
-    """Takes the space of a file that is still empty: on a full disk, writing to its map would kill the process."""
+    """Allocate the disk space of a file that is still empty: on a full disk, writing to its map would kill the process.
+
+    Does nothing on systems without ``posix_fallocate``.
+    """
     if hasattr(os, "posix_fallocate"):  # not on macOS
         with file.open("r+b") as opened:
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)

@@ -1,8 +1,9 @@
 """Sets of several domains as image files: ``DOMAIN/CLASS/*.jpg``, with FedBN's lists of a split where they are present.
 
 FedBN publishes for Office-Caltech-10 and DomainNet a ``DOMAIN_train.pkl`` and ``DOMAIN_test.pkl`` with the paths and
-class names of a stratified 80/20 split. Where they lie beside the folders they decide the split and the order; else it
-is made here by the same rule (80/20, stratified by class, seed 0), which deals the images differently than the lists.
+class names of a stratified 80/20 split. Where they are beside the folders, they determine the split and the order.
+Otherwise the split is made here by the same rule (80/20, stratified by class, seed 0), with another result than the
+lists.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ class DomainFolders:
 
     dataset: str
     folder: str
-    """What the folder of the set is called: the domains lie in ``data_dir`` or in this folder of it"""
+    """The name of the set's folder: the domains are in ``data_dir`` or in this folder of it"""
     domains: tuple[str, ...]
     classes: tuple[tuple[str, ...], ...]
     """For each label the names of its class: the first is the official one, the others those of common copies"""
@@ -91,9 +92,17 @@ class DomainFolders:
 
 
 def share_of_smallest(source: Source, percent: float | None, validation_percent: float | None) -> Source:
-    """Gives every domain as many training images: a share of the smallest one's, as FedBN does; None for all of each.
+    """Return a source with the same number of training images in every domain, as FedBN does.
 
-    Validation images are taken from the end of a domain's list, as many as that share of the smallest one's says.
+    Args:
+        source: All images.
+        percent: The share of the smallest domain's training images, from the front of each domain's list; ``None`` for
+            all of each domain.
+        validation_percent: The share of the smallest domain's training images for validation, from the end of each
+            domain's list.
+
+    Raises:
+        UserError: If a share is not possible, or both are more than the images of the smallest domain.
     """
     check_share("percent", percent)
     check_share("validation_percent", validation_percent)
@@ -116,7 +125,11 @@ def share_of_smallest(source: Source, percent: float | None, validation_percent:
 
 
 def share_of_each(source: Source, percent: float | None) -> Source:
-    """The first ``percent`` of every domain's training images; None for all."""
+    """Return a source with the first ``percent`` of every domain's training images; ``None`` for all.
+
+    Raises:
+        UserError: If the share is not possible, or leaves a domain no image.
+    """
     check_share("percent", percent)
     if percent is None:
         return source
@@ -125,8 +138,13 @@ def share_of_each(source: Source, percent: float | None) -> Source:
 
 
 def find_domain(root: Path, domain: str, classes: Mapping[str, int]) -> OnDisk:
-    """A domain's images by its lists, or all of its folder; ``classes`` maps every name a class goes by to its
-    label."""
+    """Return a domain's images, those of its lists or else all in its folder; ``classes`` maps class names to labels.
+
+    A class may have several names.
+
+    Raises:
+        UserError: If one of the two lists is missing, or a class or a listed file is.
+    """
     lists = tuple(root / f"{domain}_{half}.pkl" for half in ("train", "test"))
     there = [path for path in lists if path.is_file()]
     if len(there) == 1:
@@ -145,7 +163,7 @@ def find_domain(root: Path, domain: str, classes: Mapping[str, int]) -> OnDisk:
 
 
 def _folders(domain: Path, classes: Mapping[str, int]) -> dict[str, int]:
-    """The folder of each label: of the names that a class goes by the one that is there, or the first of them."""
+    """Return the folder of each label: of the names of a class the one that exists, or else the first."""
     names: dict[int, list[str]] = {}
     for name, label in classes.items():
         names.setdefault(label, []).append(name)
@@ -165,6 +183,8 @@ def _read_list(path: Path, root: Path, classes: Mapping[str, int]) -> tuple[list
 
 
 def _listed_path(root: Path, name: str) -> Path:
-    """FedBN's paths begin with the folder of the data set: ``office_caltech_10/amazon/...``; the folder may be
-    renamed."""
+    """Return the path of a file in FedBN's lists, where it is ``office_caltech_10/amazon/...``.
+
+    The folder of the data set, with which it begins, may have been renamed.
+    """
     return root.joinpath(*Path(name).parts[-3:])

@@ -1,4 +1,4 @@
-"""Where a set lies under ``data_dir``, and which of its domains are wanted."""
+"""Finding the files of a data set under ``data_dir``, and checks of the domains and shares that are asked for."""
 
 import math
 from collections.abc import Sequence
@@ -10,9 +10,16 @@ from fedsim.core.names import quoting_hint
 
 
 def data_folder(dataset: str, data_dir: Path | None, holds: str, *, make: bool = False) -> Path:
-    """Return the folder of a data set; ``holds`` says in words which files it needs.
+    """Return the folder of a data set.
 
-    Raises: ``UserError`` if ``data_dir`` is not given or no folder; with ``make`` it may be new.
+    Args:
+        dataset: The name of the data set, for error messages.
+        data_dir: The folder.
+        holds: A phrase about the files that it needs, for error messages.
+        make: Whether the folder need not exist yet.
+
+    Raises:
+        UserError: If ``data_dir`` is not given or not a folder.
     """
     if data_dir is None:
         raise UserError(f"dataset={dataset} is read from data_dir=null: choose the folder that holds {holds}.")
@@ -23,7 +30,11 @@ def data_folder(dataset: str, data_dir: Path | None, holds: str, *, make: bool =
 
 
 def check_domains(domains: Sequence[str]) -> list[str]:
-    """Errors: ``UserError`` unless it is a list of names, each one once."""
+    """Check ``dataset.domains`` and return the names as texts.
+
+    Raises:
+        UserError: If it is not a list of different names.
+    """
     given = list(domains) if isinstance(domains, Sequence) and not isinstance(domains, str) else []
     unread = next((name for name in given if isinstance(name, bool) or not isinstance(name, str | int)), "")
     names = list(map(str, given))  # a name like 2019 comes as a number
@@ -36,7 +47,11 @@ def check_domains(domains: Sequence[str]) -> list[str]:
 
 
 def check_share(key: str, value: float | None) -> None:
-    """Errors: ``UserError`` for a share of nothing or of more than all."""
+    """Check a share of images; ``None`` is allowed.
+
+    Raises:
+        UserError: If it is not above 0 and at most 1.
+    """
     if value is not None and not 0 < value <= 1:
         raise UserError(f"dataset.{key}={value} is not possible: choose a number above 0 and at most 1.")
 
@@ -44,7 +59,8 @@ def check_share(key: str, value: float | None) -> None:
 def share_of(key: str, share: float, images: int, domain: str) -> int:
     """Return how many of a domain's training images a share is, rounded down.
 
-    Raises: ``UserError`` where it is none, since the domain would vanish.
+    Raises:
+        UserError: If it is none, since the domain would vanish.
     """
     count = int(images * share)
     if not count:
@@ -56,23 +72,24 @@ def share_of(key: str, share: float, images: int, domain: str) -> int:
 
 
 def _least_share(images: int) -> float:
-    """Return the least share with three digits that is an image."""
+    """Return the smallest share with three digits that amounts to one image."""
     unit = 10.0 ** -(2 + len(str(images)))
     steps = math.ceil(1 / (images * unit))
-    while int(images * float(f"{steps * unit:g}")) < 1:  # as it is when it is read again
+    while int(images * float(f"{steps * unit:g}")) < 1:  # rounded as in the message, which the user will copy
         steps += 1
     return steps * unit
 
 
 def present(forms: Sequence[OnDisk]) -> OnDisk | None:
-    """Return the first form whose files are all there."""
+    """Return the first form whose files all exist; ``None`` if there is none."""
     return next((form for form in forms if form.is_there()), None)
 
 
 def first_there(name: str, forms: Sequence[OnDisk], *, downloadable: bool = False) -> OnDisk:
-    """Return the first form whose files are all there.
+    """Return the first form whose files all exist.
 
-    Raises: ``UserError`` naming the files that were looked for, and what to set.
+    Raises:
+        UserError: If there is none; names the files that were looked for, and the setting to change.
     """
     form = present(forms)
     if form is None:
@@ -82,9 +99,9 @@ def first_there(name: str, forms: Sequence[OnDisk], *, downloadable: bool = Fals
 
 
 def missing_domains(missing: Sequence[str], files: str, found: Sequence[str], *, fetch: str = "") -> UserError:
-    """Return the refusal for domains that are not there; ``files`` tells what the first of them is read from.
+    """Return the error for domains that are missing; ``files`` are the files of the first of them, in words.
 
-    It advises the domains that were found, so that a set of which people have a part can be used.
+    Its advice lists the domains that were found, so that an incomplete data set can be used.
     """
     are = f"the domain {missing[0]} is" if len(missing) == 1 else f"the domains {', '.join(missing)} are"
     first = "" if len(missing) == 1 else f"for {missing[0]}, "

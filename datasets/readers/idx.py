@@ -1,4 +1,4 @@
-"""Sets in the idx files of MNIST, packed (``.gz``) as their authors offer them or unpacked."""
+"""Data sets in the idx files of MNIST, compressed (``.gz``) as their authors publish them or not."""
 
 import gzip
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from fedsim.core.errors import UserError
 
 FILES = tuple(f"{half}-{what}-ubyte" for half in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
 UNSIGNED_BYTES = 8
-"""The only type of numbers that these sets have."""
+"""The code of the only type of numbers that these sets have."""
 
 
 @dataclass(frozen=True)
 class IdxSet(OfficialSet):
-    """Images and labels of both halves in four files, which lie together in one folder.
+    """Images and labels of the training and the test set in four files, which are in one folder.
 
-    ``file_names`` are those that torchvision makes; the files are also looked for in the folders above.
+    ``file_names`` are the paths that torchvision makes; the files are also looked for in the folders above.
     """
 
     def files(self, root: Path) -> tuple[Path, ...]:
@@ -59,9 +59,10 @@ def idx_set(dataset: type, folder: str) -> IdxSet:
 
 
 def read_idx(file: Path) -> npt.NDArray[np.uint8]:
-    """Return the array of a file: four bytes tell type and dimensions, four each their sizes, then come the numbers.
+    """Return the array of a file: four bytes with type and number of dimensions, four for each size, then the numbers.
 
-    Raises: ``UserError`` naming a file that is cut off, longer than it says, or of another kind.
+    Raises:
+        UserError: If the file is cut off, longer than its header says, or of another kind; names it.
     """
     with reading(file):
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
@@ -76,7 +77,7 @@ def read_idx(file: Path) -> npt.NDArray[np.uint8]:
 
 
 def _present(folder: Path, name: str) -> Path | None:
-    """Return the file of that name, unpacked or packed; a dot in the place of the first dash of its type will do."""
+    """Return the file of that name, also compressed or with a dot before ``idx`` instead of a dash; else ``None``."""
     dotted = name.replace("-idx", ".idx")
     for file in (folder / each for each in (name, f"{name}.gz", dotted, f"{dotted}.gz")):
         with reading(file):

@@ -1,4 +1,4 @@
-"""Image files in one folder per class, and the split of a domain that comes without one."""
+"""Image files in one folder per class, and the split of a domain that has none."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from datasets.source import Indices
 from fedsim.core.errors import UserError
 
 BEGINNING = 60
-"""Bytes of a file that is no image, of which a sentence tells the first line."""
+"""How many bytes of a file that is no image are read to show its first line in the error."""
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Decodes a file when it is asked for."""
+    """A sequence of images that decodes a file when it is indexed."""
 
     paths: Sequence[Path]
 
@@ -32,11 +32,12 @@ class ImageFiles:
 
 
 def decode(path: Path) -> Pixels:
-    """Return what ``pixels`` makes of a file.
+    """Return the pixels of a file, as ``pixels`` converts them.
 
-    Raises: ``UserError`` naming a file that is cut off or no image.
+    Raises:
+        UserError: If the file is cut off or no image; names it.
     """
-    # Of a name, Pillow would map the file, and mix up height and width of a TIFF that lies on its side.
+    # Given a path, Pillow would memory-map the file, and confuse height and width of a TIFF that EXIF rotates.
     with reading(path), path.open("rb") as file:
         try:
             with Image.open(file) as image:
@@ -46,7 +47,10 @@ def decode(path: Path) -> Pixels:
 
 
 def _no_image(path: Path) -> str:
-    """Say of a file that Pillow does not know what it is: most often a note of where the image is, or a web page."""
+    """Return the reason for a file that Pillow does not know, with its first line.
+
+    Mostly it is a pointer to the image, as of Git LFS, or a web page.
+    """
     with path.open("rb") as file:
         begin = file.read(BEGINNING)
     if not begin:
@@ -64,7 +68,7 @@ class FolderFiles:
     left_out: tuple[Path, ...] = ()
     """Files beside them that are not read"""
     deeper: tuple[Path, ...] = ()
-    """Folders of classes whose images all lie in folders of theirs"""
+    """Folders of classes whose images are all in folders inside them"""
 
     def as_set(self) -> tuple[list[Path], Indices]:
         """Return the files and their labels."""
@@ -72,9 +76,10 @@ class FolderFiles:
 
 
 def image_paths(domain: Path, classes: Mapping[str, int]) -> FolderFiles:
-    """Return every image of a domain and its label; ``classes`` are folder names.
+    """Return every image of a domain and its label; ``classes`` maps names of folders to labels.
 
-    Raises: ``UserError`` naming a class folder that is missing or holds fewer than two images.
+    Raises:
+        UserError: If the folder of a class is missing or has fewer than two images; names it.
     """
     labels: dict[Path, int] = {}
     left_out = loose_images(domain)
@@ -98,12 +103,13 @@ def image_paths(domain: Path, classes: Mapping[str, int]) -> FolderFiles:
 
 
 def split_folder(origin: Path, files: FolderFiles) -> Labelled:
-    """All images of a domain, 80 % for training and 20 % for the test: stratified by class with seed 0.
+    """Return all images of a domain, 80 % for training and 20 % for the test: stratified by class with seed 0.
 
-    They stand in the random order of that split, the training images first, so that the first of them are of all
+    They are in the random order of that split, the training images first, so that a part from the front has all
     classes.
 
-    Errors: ``UserError`` naming a domain that has too few images for each class to be among the 20 %.
+    Raises:
+        UserError: If the domain has too few images for each class to be among the 20 %; names it.
     """
     paths, classes = files.as_set()
     needed = 5 * len(np.unique(classes)) - 4
@@ -117,5 +123,5 @@ def split_folder(origin: Path, files: FolderFiles) -> Labelled:
 
 
 def listed(origin: Path, train: tuple[Sequence[Path], Indices], test: tuple[Sequence[Path], Indices]) -> Labelled:
-    """Images that have been split already."""
+    """Return images that are split already."""
     return Labelled.train_test(str(origin), (ImageFiles(train[0]), train[1]), (ImageFiles(test[0]), test[1]))

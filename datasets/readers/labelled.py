@@ -1,4 +1,4 @@
-"""What every reader returns: the images of one domain, decoded as they are asked for."""
+"""The result of every reader: the images of one domain, decoded when they are indexed."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +18,12 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Images(Protocol):
-    """An array of images, or a sequence that decodes the one it is asked for."""
+    """An array of images, or a sequence that decodes an image when it is indexed."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Any:
-        """``Pixels``"""
+        """Return ``Pixels``."""
 
 
 Set = tuple[Images, Indices]
@@ -32,10 +32,10 @@ Set = tuple[Images, Indices]
 
 @dataclass(frozen=True)
 class Labelled:
-    """The images of one domain, decoded as they are asked for, in an order that does not depend on the disk."""
+    """The images of one domain, decoded when they are indexed, in an order that does not depend on the disk."""
 
     origin: str
-    """The file or folder, for errors"""
+    """The file or folder, for error messages"""
     images: Images
     labels: Indices
     parts: npt.NDArray[np.uint8]
@@ -44,7 +44,7 @@ class Labelled:
 
     @classmethod
     def train_test(cls, origin: str, train: Set, test: Set) -> "Labelled":
-        """A domain whose training and test images are known."""
+        """Return a domain whose training and test images are known."""
         return cls(
             origin,
             images=_Chained(train[0], test[0]),
@@ -53,7 +53,7 @@ class Labelled:
         )
 
     def capped(self, train: int) -> "Labelled":
-        """Without the training images beyond the first ``train``."""
+        """Return the domain without the training images after the first ``train``."""
         is_train = self.parts == Part.TRAIN
         kept = np.flatnonzero(~is_train | (np.cumsum(is_train) <= train))
         writers = None if self.writers is None else self.writers[kept]
@@ -62,22 +62,26 @@ class Labelled:
 
 @dataclass(frozen=True)
 class OnDisk:
-    """One domain in one form, not read yet."""
+    """One domain in one form on disk, not read yet."""
 
     files: tuple[Path, ...]
-    """All that the images depend on: when one changes, they are read again"""
+    """All files that the images depend on: if one changes, they are read again"""
     read: Callable[[], Labelled]
     version: str = ""
-    """Changes with what is not a file on this machine"""
+    """A text that changes with data that are not files on this machine"""
     looked_for: str = ""
-    """What a sentence says where it is not there; empty for the names of the files"""
+    """The phrase for the files in an error message; empty for their names"""
     left_out: tuple[Path, ...] = ()
-    """Files that lie among the images and are not read"""
+    """Files among the images that are not read"""
     deeper: tuple[Path, ...] = ()
-    """Folders of classes whose images all lie in folders of theirs"""
+    """Folders of classes whose images are all in folders inside them"""
 
     def is_there(self) -> bool:
-        """Raises: ``UserError`` naming a file of which nobody may know whether it is there."""
+        """Return whether all files exist.
+
+        Raises:
+            UserError: If that cannot be determined for a file, such as for lack of permission; names it.
+        """
         for file in self.files:
             with reading(file):
                 if not file.is_file():
@@ -110,7 +114,7 @@ class _Chosen:
 
 
 def already_bytes(images: Images) -> bool:
-    """Return whether they are arrays of 8 bits, of which no shade can get lost, and no files that are decoded."""
+    """Return whether the images are arrays of 8 bits, which lose no shades, and not files that are decoded."""
     if isinstance(images, _Chained):
         return already_bytes(images.first) and already_bytes(images.second)
     if isinstance(images, _Chosen):
@@ -120,12 +124,15 @@ def already_bytes(images: Images) -> bool:
 
 @contextmanager
 def reading(path: Path | str) -> Iterator[None]:
-    """As ``fedsim.core.files.reading``, for the files and functions of others, which raise almost anything.
+    """Convert errors as ``fedsim.core.files.reading`` does, but of any class.
 
-    Raises: ``UserError``.
+    For files and functions of users, which may raise almost anything.
+
+    Raises:
+        UserError: If the block raises.
     """
     with files.reading(path, errors=Exception):
         try:
             yield
-        except UnidentifiedImageError as error:  # which names the address of a buffer
+        except UnidentifiedImageError as error:  # whose message has the address of a buffer
             raise ValueError("it is no image that Pillow knows") from error

@@ -1,7 +1,7 @@
-"""Which files of a folder are its images, and which are left out; where links lead.
+"""Lists which files of a folder are its images, and which are left out.
 
-Folders inside a folder are looked through, and links are followed. Hidden files and folders, and those that operating
-systems leave behind, are passed over; every other file that is not read is told.
+Folders inside a folder are searched too, and symbolic links are followed. Hidden files and folders, and those that
+operating systems leave behind, are ignored; every other file that is not read is reported.
 """
 
 import os
@@ -21,16 +21,16 @@ PICTURES = (
     *(".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".tif", ".tiff", ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
     *(".ico", ".icns", ".pcx", ".qoi", ".tga", ".sgi", ".rgb", ".rgba", ".bw", ".ras", ".xbm", ".xpm", ".dds", ".psd"),
 )
-"""How the names of image files end. Pillow opens more, such as films, of which it reads no picture."""
+"""The endings of image files. Pillow opens others too, such as films, but reads no picture from them."""
 LEFT_BEHIND = frozenset(
     {"Thumbs.db", "desktop.ini", "Icon\r", "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN"}
     | {"System Volume Information"}
 )
-"""What Windows, macOS and network disks put beside the files of their users; with the hidden ones they are no data."""
+"""Files and folders that Windows, macOS and network disks put beside those of users; like hidden ones, no data."""
 
 
 def suffixes() -> frozenset[str]:
-    """Return the endings of ``PICTURES`` that this machine's Pillow opens; not every one is built with AVIF."""
+    """Return the endings in ``PICTURES`` that this machine's Pillow opens; not every Pillow is built with AVIF."""
     formats = Image.registered_extensions()
     return frozenset(suffix for suffix in PICTURES if formats.get(suffix) in Image.OPEN)
 
@@ -40,14 +40,15 @@ class Listing:
     """The files of one folder and of those inside it."""
 
     images: list[Path] = field(default_factory=list)
-    """In the order of their paths"""
+    """Sorted by path"""
     left_out: list[Path] = field(default_factory=list)
 
 
 def list_images(folder: Path) -> Listing:
-    """Return what lies in a folder.
+    """Return the files in a folder and in those inside it.
 
-    Raises: ``UserError`` naming a folder that cannot be read, a link to nothing or one that leads in a circle.
+    Raises:
+        UserError: If a folder cannot be read, or a link leads to nothing or in a circle; names it.
     """
     listing, endings = Listing(), suffixes()
     with reading(folder):
@@ -61,10 +62,12 @@ def list_images(folder: Path) -> Listing:
 
 
 def subfolders(folder: Path, among: Sequence[str] | None = None) -> list[str]:
-    """Return the names of the folders in a folder, or of those that read as one of ``among``, sorted, without what is
-    no data.
+    """Return the sorted names of the folders in a folder, without hidden ones and those of ``LEFT_BEHIND``.
 
-    Raises: ``UserError`` naming a folder that cannot be read, a link to nothing or one that leads in a circle.
+    With ``among``, only those that have the same readable form as one of these names are returned.
+
+    Raises:
+        UserError: If a folder cannot be read, or a link leads to nothing or in a circle; names it.
     """
     asked = None if among is None else {readable(name) for name in among}
     with reading(folder):
@@ -75,7 +78,7 @@ def subfolders(folder: Path, among: Sequence[str] | None = None) -> list[str]:
 
 
 def loose_images(folder: Path) -> list[Path]:
-    """Return the images that lie in a folder of class folders and so are of no class, sorted."""
+    """Return the images that are directly in a folder of class folders and so are of no class, sorted."""
     endings = suffixes()
     with reading(folder):
         found = [Path(entry.path) for entry in _entries(folder) if entry.is_file()]
@@ -83,7 +86,7 @@ def loose_images(folder: Path) -> list[Path]:
 
 
 def told(left_out: Iterable[Path]) -> str:
-    """Return in a few words which files are left out: how many of which ending, and the first of them."""
+    """Return a phrase about files that are left out: how many with which ending, and the first of them."""
     files = sorted(left_out)
     endings = Counter(file.suffix.lower() or "without an ending" for file in files).most_common()
     shown = [f"{count} {ending}" for ending, count in endings[:4]]
@@ -97,7 +100,7 @@ def _files(folder: Path | str, above: set[Path]) -> Iterator[str]:
     for entry in _entries(folder):
         if _is_folder(entry, here):
             yield from _files(entry.path, here)
-        elif entry.is_file():  # no socket or pipe, which could be waited for without an end
+        elif entry.is_file():  # not a socket or pipe, which could block for ever
             yield entry.path
 
 
@@ -107,7 +110,11 @@ def _entries(folder: Path | str) -> list["os.DirEntry[str]"]:
 
 
 def _is_folder(entry: "os.DirEntry[str]", above: set[Path]) -> bool:
-    """Tell whether it is one. Raises: ``UserError`` for a link to nothing, or to a folder that it lies in."""
+    """Return whether an entry is a folder.
+
+    Raises:
+        UserError: If it is a link to nothing, or to a folder that contains it.
+    """
     if entry.is_symlink():
         with reading(entry.path):
             try:

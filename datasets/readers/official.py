@@ -1,4 +1,4 @@
-"""Sets of one domain with an official training and test half, in whichever form they are at hand."""
+"""Data sets of one domain with an official training and test set, in any of several forms on disk."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from fedsim.core.errors import UserError
 
 @dataclass(frozen=True)
 class OfficialHalves:
-    """A set that everyone uses in the same two halves; its ``load`` is what ``dataset=`` calls."""
+    """A data set with an official training and test set; ``dataset=`` calls its ``load``."""
 
     name: str
     classes: Sequence[str]
     official: OfficialSet
     augmentations: tuple[Augmentation, ...]
     label_column: str = "label"
-    """What the hub's files call the labels"""
+    """The column of the labels in the files of the Hugging Face hub"""
 
     def load(
         self,
@@ -39,9 +39,10 @@ class OfficialHalves:
         parquet: str | None = None,
         cutout: int | None = None,
     ) -> Source:
-        """From ``parquet`` where that is given, else ``npz`` in ``data_dir``, else torchvision's files there.
+        """Load the source from ``parquet`` if it is set, else ``npz`` in ``data_dir``, else torchvision's files there.
 
-        Errors: ``UserError`` naming the files that were looked for, or the one that is damaged.
+        Raises:
+            UserError: If an option is not possible, no files are found, or a file is damaged; names the files.
         """
         check_image_size(image_size)
         transform = Transform.of(mean, std, self.augmentations if augment else (), _cutout(cutout, image_size, augment))

@@ -1,4 +1,4 @@
-"""Parquet files with encoded images, as the Hugging Face hub serves every set; read with pandas.
+"""Parquet files with encoded images, the form in which the Hugging Face hub serves data sets; read with pandas.
 
 The folder is local or any address that fsspec knows (``hf://datasets/uoft-cs/cifar10/plain_text``, which needs the
 package huggingface_hub).
@@ -27,11 +27,11 @@ IMAGE_COLUMNS = ("img", "image")
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """Decodes the bytes of an image when it is asked for."""
+    """A sequence of images that decodes the bytes of one when it is indexed."""
 
     files: Sequence[str]
     starts: Sequence[int]
-    """The place of each file's first image"""
+    """The index of each file's first image"""
     encoded: Sequence[bytes]
 
     def __len__(self) -> int:
@@ -45,8 +45,7 @@ class EncodedImages:
 
 
 def find_parquet(folder: str, part: str) -> dict[str, str]:
-    """Addresses of ``PART*.parquet`` in a folder and below, sorted, and for each a key that changes with its
-    content."""
+    """Return the sorted addresses of ``PART*.parquet`` in a folder and below, each with a key that changes with it."""
     with reading(folder):
         system, root = fsspec.core.url_to_fs(folder)
         found = sorted({*system.glob(f"{root}/{part}*.parquet"), *system.glob(f"{root}/**/{part}*.parquet")})
@@ -56,9 +55,10 @@ def find_parquet(folder: str, part: str) -> dict[str, str]:
 def read_parquet(
     files: Iterable[str], label: str, num_classes: int, *others: str
 ) -> tuple[EncodedImages, Indices, pd.DataFrame]:
-    """The images, their labels from the column ``label``, and the columns ``others`` beside each other.
+    """Return the images, their labels from the column ``label``, and a frame of the columns ``others``.
 
-    Errors: ``UserError`` naming the file that is damaged, lacks a column or a cell, or holds a label of no class.
+    Raises:
+        UserError: If a file is damaged, lacks a column or a cell, or has a label of no class; names it.
     """
     frames, starts = [], [0]
     for file in files:
@@ -84,6 +84,6 @@ def read_parquet(
 
 
 def _bytes(cell: Any) -> bytes:
-    """The hub writes {bytes, path}."""
+    """Return the bytes of an image's cell: the hub writes ``{bytes, path}``, other files the bytes themselves."""
     found = cell.get("bytes") if isinstance(cell, dict) else cell
     return bytes(found) if found is not None else b""

@@ -1,4 +1,4 @@
-"""Pickles of arrays, as the authors of FedBN publish them, read without running what else a pickle can hold."""
+"""Pickles of arrays, as the authors of FedBN publish them, read without executing other content of a pickle."""
 
 import pickle
 from pathlib import Path
@@ -21,9 +21,10 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def read_arrays(path: Path) -> Any:
-    """The arrays, lists, tuples, texts and numbers of a pickle.
+    """Return the arrays, lists, tuples, texts and numbers of a pickle.
 
-    Errors: ``pickle.UnpicklingError`` for one that asks for anything else, before that is imported.
+    Raises:
+        pickle.UnpicklingError: If it needs anything else, before that is imported.
     """
     with path.open("rb") as file:
         return _ArraysOnly(file).load()

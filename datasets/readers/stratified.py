@@ -1,4 +1,4 @@
-"""FedBN's split of a domain that is to be split anew."""
+"""FedBN's split of a domain into training and test images."""
 
 import numpy as np
 
@@ -6,8 +6,8 @@ from datasets.source import Indices
 
 
 def stratified_split(labels: Indices, test_share: float = 0.2) -> tuple[Indices, Indices]:
-    """Places of the training and of the test images, each in random order: scikit-learn's split with seed 0."""
-    # Here, since a real device would load it, for seconds, with every message.
+    """Return the indices of training and test images, each in random order: scikit-learn's split with seed 0."""
+    # Imported here, since otherwise a real device would load it with every message, which takes seconds.
     from sklearn.model_selection import StratifiedShuffleSplit
 
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=test_share, random_state=0)

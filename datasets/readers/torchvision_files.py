@@ -1,4 +1,4 @@
-"""Sets in the files that torchvision downloads, read by torchvision."""
+"""Data sets in the files that torchvision downloads, read by torchvision."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ Arrays = tuple[npt.NDArray[np.uint8], Indices]
 """(N, H, W) or (N, H, W, 3), and (N,)"""
 
 HALVES: tuple[dict[str, Any], dict[str, Any]] = ({"train": True}, {"train": False})
-"""How most of torchvision's classes call them."""
+"""The arguments by which most of torchvision's classes select the training and the test set."""
 
 
 @dataclass(frozen=True)
 class OfficialSet:
-    """One of torchvision's data sets, its files below the root, and how its two halves are called."""
+    """One of torchvision's data sets, its files below the root, and the arguments for its training and test set."""
 
     dataset: type[Any]
     file_names: tuple[str, ...]
@@ -32,11 +32,15 @@ class OfficialSet:
         return tuple(root / name for name in self.file_names)
 
     def looked_for(self, root: Path) -> str:
-        """Return what a sentence says where they are not there; empty for the names of the files."""
+        """Return the phrase for missing files in an error message; empty for their names."""
         return ""
 
     def download(self, root: Path) -> None:
-        """Fetches what is missing. Errors: ``UserError`` if it cannot be had."""
+        """Download missing files.
+
+        Raises:
+            UserError: If that fails.
+        """
         if all(file.is_file() for file in self.files(root)):
             return
         with reading(f"download=true: {self.dataset.__name__} into {root}"):
@@ -45,12 +49,20 @@ class OfficialSet:
                 self.dataset(str(root), download=True, **half)
 
     def read(self, root: Path) -> Labelled:
-        """The official halves. Errors: ``UserError`` if a file is damaged."""
+        """Read the official training and test set.
+
+        Raises:
+            UserError: If a file is damaged.
+        """
         train, test = self._halves(root)
         return Labelled.train_test(self._origin(root), train, test)
 
     def read_pooled(self, root: Path) -> Labelled:
-        """The halves pooled and split anew, 80 to 20, stratified by class with seed 0: FedBN's preparation."""
+        """Read both sets, pool them and split them again, 80 to 20, stratified by class with seed 0, as FedBN does.
+
+        Raises:
+            UserError: If a file is damaged.
+        """
         (images, labels), (more_images, more_labels) = self._halves(root)
         images, labels = np.concatenate([images, more_images]), np.concatenate([labels, more_labels])
         with reading(self._origin(root)):

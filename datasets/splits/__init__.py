@@ -1,2 +1,1 @@
-"""``split=``: how a source becomes clients, in steps that compose. ``pipeline.py`` runs them, ``steps.py`` says what
-they are."""
+"""``split=``: from a source to clients, in steps that compose. ``pipeline.py`` runs them, ``steps.py`` defines them."""

@@ -21,9 +21,10 @@ log = logging.getLogger(__name__)
 
 
 def build_split(source: Source, split: Mapping[str, Any], seed: int) -> Federation:
-    """Makes the steps that ``split["steps"]`` names, each with those of the options that it takes, and runs them.
+    """Make the steps that ``split["steps"]`` names, each with those of the options that it takes, and run them.
 
-    Errors: ``UserError`` for options that are wrong or do not go together, or for a client without images.
+    Raises:
+        UserError: If options are wrong or contradict each other, or a client has no images.
     """
     named: Mapping[str, str] = split.get("steps") or {}
     factories = {name: locate("split", f"steps.{name}", target) for name, target in named.items()}
@@ -33,7 +34,11 @@ def build_split(source: Source, split: Mapping[str, Any], seed: int) -> Federati
 
 
 def split_source(source: Source, steps: Mapping[str, Step], options: SplitOptions, seed: int) -> Federation:
-    """The federation that the steps make, in the order of the mapping."""
+    """Run the steps in the order of the mapping and return the federation.
+
+    Raises:
+        UserError: If a domain has no test image, steps contradict each other, or a client has no images.
+    """
     for number, name in enumerate(source.domain_names):
         if not len(source.indices(number, Part.TEST)):
             raise UserError(f"the domain {name} has no test image, so no accuracy could be measured: leave it out.")
@@ -62,7 +67,11 @@ def split_source(source: Source, steps: Mapping[str, Step], options: SplitOption
 
 
 def _check_validation(share: float, partitions: Sequence[Partition]) -> None:
-    """Refuse a share that holds nothing out, and tell how many clients it leaves without validation images."""
+    """Refuse a share that holds nothing out, and warn if it leaves some clients without validation images.
+
+    Raises:
+        UserError: If no client has a validation image.
+    """
     without = sum(not len(partition.validation) for partition in partitions)
     if not share or not without:
         return
@@ -81,7 +90,7 @@ def _check_validation(share: float, partitions: Sequence[Partition]) -> None:
 
 
 def _tell_of_untested_classes(source: Source, partitions: Sequence[Partition], seen: Sequence[str]) -> None:
-    """Warn of classes that a domain's clients train on and no test image of the domain shows."""
+    """Warn of classes that are trained on in a domain and have no test image there."""
     train = np.concatenate([partition.train for partition in partitions])
     found = []
     for name in seen:
@@ -104,7 +113,11 @@ def _deviations(steps: Mapping[str, Step], clients: int) -> npt.NDArray[np.float
 
 
 def _not_empty(clients: Sequence[Pool], *, drop: bool) -> list[int]:
-    """The clients that have images. Errors: ``UserError`` if one has none and is not to be dropped."""
+    """Return the indices of the clients that have images.
+
+    Raises:
+        UserError: If a client has none and is not to be dropped, or if no client has any.
+    """
     kept = [number for number, pool in enumerate(clients) if len(pool.train)]
     empty = len(clients) - len(kept)
     if empty and (not drop or not kept):
@@ -116,13 +129,13 @@ def _not_empty(clients: Sequence[Pool], *, drop: bool) -> list[int]:
 
 
 def _by_domain(source: Source, seen: Sequence[str], part: Part) -> dict[str | None, Indices]:
-    """The images of that part for each domain, and all of them (None) for the clients that are mixed."""
+    """Return the images of that part for each domain, and under ``None`` all of them, for mixed clients."""
     images: dict[str | None, Indices] = {name: source.indices(source.domain_names.index(name), part) for name in seen}
     return images | {None: np.concatenate(list(images.values()))}
 
 
 def _held_out(train: Indices, share: float, rng: np.random.Generator) -> tuple[Indices, Indices]:
-    """Training and validation images: a random share of the client's, rounded down, is held out."""
+    """Return training and validation images: a random share of the client's, rounded down, is held out."""
     shuffled = rng.permutation(train)
     held = int(len(train) * share)
     return np.sort(shuffled[held:]), np.sort(shuffled[:held])

@@ -1,6 +1,7 @@
-"""``split=dirichlet``: each class is shared out over the clients by a draw of a Dirichlet distribution.
+"""``split=dirichlet``: each class is divided among the clients by a draw from a Dirichlet distribution.
 
-Yurochkin et al. 2019 (arXiv 1905.12022); Hsu et al. 2019 draw the other way round, see ``inner_dirichlet.py``.
+Yurochkin et al. 2019 (arXiv 1905.12022). Hsu et al. 2019 draw a mixture of classes for each client instead, see
+``inner_dirichlet.py``.
 """
 
 from dataclasses import dataclass
@@ -14,17 +15,17 @@ from fedsim.core.errors import UserError
 
 ATTEMPTS = 200
 DRAWN = 10**8
-"""Numbers after which no other attempt is made: a quarter of a minute's work."""
+"""Number of drawn shares after which there is no further attempt: they take a quarter of a minute."""
 
 
 @dataclass(frozen=True)
 class Dirichlet(Dividing):
     """For each class c, p_c ~ Dir(alpha, ..., alpha) over the clients, times their weights.
 
-    ``assign=cut`` gives client k the share p_ck of the class's images, rounded up or down (NIID-Bench and most others);
-    ``assign=sample`` draws each image's client from p_c (FedLoGe's code). ``balance=true`` gives nothing more to a
-    client that already holds its share of all images (NIID-Bench, FedML and Flower do). All is drawn again, at most 200
-    times and less often for millions of shares, until every client has ``min_size`` images.
+    With ``assign=cut``, client k receives the share p_ck of the class's images, rounded up or down (NIID-Bench and most
+    others); ``assign=sample`` draws each image's client from p_c (FedLoGe's code). With ``balance=true``, a client that
+    already holds its share of all images receives no more (as in NIID-Bench, FedML and Flower). The whole draw is
+    repeated until every client has ``min_size`` images, at most 200 times and fewer for millions of shares.
     """
 
     alpha: float = 0.5
@@ -57,7 +58,7 @@ class Dirichlet(Dividing):
         )
 
     def _draw(self, class_sizes: Indices, weights: Weights, rng: np.random.Generator) -> Indices:
-        """Images of each class for each client, (classes, clients)."""
+        """Draw the numbers of images of each class for each client, (classes, clients)."""
         counts = np.zeros((len(class_sizes), len(weights)), np.int64)
         held = np.zeros(len(weights), np.int64)
         for label, images in enumerate(class_sizes):

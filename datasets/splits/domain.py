@@ -5,8 +5,7 @@ from datasets.splits.steps import Grouping, Pool
 
 
 class ByDomain(Grouping):
-    """One pool for each domain. What divides a pool further deals its images out to ``split.clients_per_domain``
-    clients."""
+    """Makes one pool for each domain. A step that divides a pool further makes ``split.clients_per_domain`` clients."""
 
     def group(self, pool: Pool, source: Source) -> list[Pool]:
         domains = source.domains[pool.train]

@@ -1,4 +1,4 @@
-"""``split=feature_noise``: the images of every client are as noisy as its number says (NIID-Bench, arXiv
+"""``split=feature_noise``: the noise on a client's images grows with the client's number (NIID-Bench, arXiv
 2102.02079)."""
 
 from dataclasses import dataclass
@@ -14,8 +14,9 @@ from fedsim.core.errors import UserError
 class FeatureNoise(Disturbing):
     """Client k of K has Gaussian noise of standard deviation ``noise`` * k/(K-1), as NIID-Bench's code does it.
 
-    In units of the pixels' range, on training and test images, the same in every round; pixels are rounded and cut to
-    their range as a camera would. The global model is evaluated on the clean images of the domains.
+    The deviation is in units of the pixels' range. The noise is on training, validation and test images, and the same
+    in every round; pixels are rounded and clipped to their range, as in a camera. The global model is evaluated on the
+    clean images of the domains.
     """
 
     noise: float = 0.1

@@ -7,8 +7,10 @@ from datasets.splits.steps import Dividing, Weights, sizes
 
 
 class Iid(Dividing):
-    """Sizes that differ by at most one, or those that ``quantity`` says. It is also what divides where nothing else
-    does."""
+    """Deals images at random, to sizes that differ by at most one, or to those that ``quantity`` draws.
+
+    It is also used where no other step divides.
+    """
 
     def divide(self, labels: Indices, weights: Weights, rng: np.random.Generator) -> Indices:
         owner = np.empty(len(labels), np.int64)

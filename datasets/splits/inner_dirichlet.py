@@ -1,4 +1,4 @@
-"""``split=inner_dirichlet``: sizes are given, and each client draws its own mixture of classes (Hsu et al. 2019,
+"""``split=inner_dirichlet``: the clients' sizes are fixed, and each draws its own mixture of classes (Hsu et al. 2019,
 FedDyn)."""
 
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from datasets.splits.steps import Dividing, Weights, deal, sizes
 class InnerDirichlet(Dividing):
     """For each client k, q_k ~ Dir(alpha, ..., alpha) over the classes of the pool.
 
-    Clients are served together: each asks for what a multinomial draw of its mixture says; a class of which more is
-    asked for than there is goes to random askers; who was turned down asks again, among the classes that are left.
-    FedDyn's code serves one random client with one image at a time, to the same end.
+    All clients are served at once: each requests the numbers of a multinomial draw from its mixture. If the requests
+    for a class exceed its images, these go to random requests; clients that lack images repeat the draw over the
+    classes that are left. FedDyn's code serves one random client with one image at a time, to the same end.
     """
 
     alpha: float = 0.5
@@ -43,7 +43,10 @@ class InnerDirichlet(Dividing):
 
 
 def _left(mixture: Weights, stock: Indices) -> Weights:
-    """Mixtures over the classes of which images are left; by what is left where a client wanted none of those."""
+    """Return the mixtures restricted to the classes with images left.
+
+    A client whose mixture has none of these classes gets them in proportion to the images left.
+    """
     left = np.where(stock > 0, mixture, 0.0)
     total = left.sum(axis=1, keepdims=True)
     by_stock = stock / stock.sum()

@@ -1,4 +1,4 @@
-"""``split=longtail``: the images of each class thinned to an exponential long tail (Cui et al. 2019, arXiv
+"""``split=longtail``: the classes are thinned to an exponential long tail of sizes (Cui et al. 2019, arXiv
 1901.05555)."""
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from fedsim.core.errors import UserError
 
 @dataclass(frozen=True)
 class LongTail(Keeping):
-    """Of the class of rank c = 0 ... C-1, n_c = floor(n_max * IF^(c/(C-1))) images are kept, drawn at random.
+    """Leaves n_c = floor(n_max * IF^(c/(C-1))) random images of the class of rank c = 0 ... C-1.
 
-    n_max is the size of the pool's largest class and IF = ``imbalance_factor`` the share that the last class keeps. A
-    class that has fewer keeps all, and one that has any keeps at least one. ``head=order`` ranks the classes by their
-    labels, as the published CIFAR-LT sets do; ``head=permutation`` draws the ranks, for each pool anew: after
-    ``domain``, every domain has other head classes.
+    n_max is the size of the pool's largest class and IF = ``imbalance_factor`` the share of it that the last class
+    retains. A class that has fewer images retains all, and one that has any retains at least one. ``head=order`` ranks
+    the classes by their labels, as in the published CIFAR-LT sets; ``head=permutation`` draws the ranks separately for
+    each pool: after ``domain``, every domain has other head classes.
     """
 
     imbalance_factor: float = 0.01
@@ -43,6 +43,6 @@ class LongTail(Keeping):
         return np.sort(np.concatenate(kept))
 
     def size(self, largest: int, rank: int, num_classes: int) -> int:
-        """n_c, before what a class really has is considered."""
+        """Return n_c, without regard to how many images the class has."""
         exponent = rank / (num_classes - 1) if num_classes > 1 else 0.0
         return int(largest * self.imbalance_factor**exponent)

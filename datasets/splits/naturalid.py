@@ -1,4 +1,4 @@
-"""``split=naturalid``: every client is one writer, hospital or device, as the data set says."""
+"""``split=naturalid``: every client is one writer, hospital or device, as recorded in the data set."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from fedsim.core.errors import UserError
 
 
 class ByNaturalId(Grouping):
-    """One client for each id in ascending order; with ``split.test=natural`` it is tested on its own test images."""
+    """Makes one client for each id, in ascending order; ``split.test=natural`` tests it on its own test images."""
 
     def group(self, pool: Pool, source: Source) -> list[Pool]:
         if source.writers is None:

@@ -1,4 +1,4 @@
-"""The options that every split has, whatever its steps are."""
+"""The options that all splits have, whatever their steps are."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,15 @@ TEST_SETS = ("domain", "matched", "natural")
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """``split.*`` beside the options of the steps."""
+    """The options ``split.*`` that do not belong to a step.
+
+    Raises:
+        UserError: If a value is not possible.
+    """
 
     num_clients: int | None = None
-    """Clients in all. null: ten, or as ``clients_per_domain`` says; with ``naturalid`` every id, else so many of
-    them."""
+    """Clients in all. null: ten, or as ``clients_per_domain`` says. With ``naturalid``, null is every id, and a number
+    draws that many of them."""
     clients_per_domain: int | None = None
     """Clients in each domain, with ``domain``. null: one, or five where another step divides the domains."""
     test: str = "domain"
@@ -23,7 +27,7 @@ class SplitOptions:
     leave_out: str | list[str] | None = None
     """Domains that nobody trains on; the global model's accuracy on them is reported."""
     validation: float = 0.0
-    """Share of each client's training images that is kept for validation."""
+    """Share of each client's training images that is held out for validation."""
     drop_empty: bool = False
     """Leave clients without images out, instead of refusing the split."""
 
@@ -37,7 +41,11 @@ class SplitOptions:
             raise UserError(f"split.validation={self.validation} is not possible: choose a number from 0 to below 1.")
 
     def left_out(self, domain_names: tuple[str, ...]) -> list[str]:
-        """The domains that ``leave_out`` names. Errors: ``UserError`` for one that is not there, or for all of them."""
+        """Return the domains that ``leave_out`` names.
+
+        Raises:
+            UserError: If one does not exist, or all are left out.
+        """
         if self.leave_out is None:
             return []
         given = self.leave_out if isinstance(self.leave_out, list) else [self.leave_out]

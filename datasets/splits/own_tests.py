@@ -1,4 +1,4 @@
-"""What each client is tested on where that is not the test set of its domain: ``split.test=matched|natural``."""
+"""Test images of each client other than the test set of its domain: ``split.test=matched|natural``."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,14 @@ from fedsim.core.seeding import numpy_generator
 def matched_tests(
     clients: Sequence[Pool], source: Source, test_of: Mapping[str | None, Indices], seed: int
 ) -> list[Indices]:
-    """FedLoGe's local test sets: as many images of each class as the client's share of the training images says.
+    """Return FedLoGe's local test sets, in which classes are distributed as in the client's training images.
 
-    Client k gets floor(n_kc / N * T) test images of class c, but not more than there are: n_kc are its training images
-    of the class, N the training images and T the test images of its domain (of all domains if it is mixed). Drawn
-    without replacement, for each client anew. A client whom that leaves nothing gets one image of its largest class.
-    ``test_of`` holds the test images of each domain and, for None, of the mixed clients.
+    Client k gets floor(n_kc / N * T) test images of class c, but not more than exist: n_kc is the number of its
+    training images of the class, N the number of training images of all clients of its domain (of all mixed clients if
+    it is mixed) and T the number of test images of the domain (of all domains). They are drawn without replacement,
+    separately for each client. A client that would have none gets one image of the class of which it has most training
+    images, among those with test images. ``test_of`` has the test images of each domain and, under ``None``, those of
+    mixed clients.
     """
     train_images = Counter[str | None]()
     for pool in clients:
@@ -41,7 +43,11 @@ def matched_tests(
 
 
 def natural_tests(clients: Sequence[Pool]) -> list[Indices]:
-    """The test images of each client's own id. Errors: ``UserError`` where there are none."""
+    """Return the test images of each client's own id.
+
+    Raises:
+        UserError: If there are no ids, or an id has no test image.
+    """
     for pool in clients:
         if pool.natural_test is None:
             raise UserError("split.test=natural is not possible without split=naturalid: choose domain or matched.")

@@ -11,11 +11,11 @@ from fedsim.core.errors import UserError
 
 @dataclass(frozen=True)
 class Pathological(Dividing):
-    """Exactly ``classes_per_client`` classes each; the images of a class are shared by the clients that have it.
+    """Assigns exactly ``classes_per_client`` classes to each client; the clients of a class share its images.
 
-    A class that has fewer images than such clients, as the end of a long tail may, leaves some of them without it.
-    Clients choose in turn among the classes that were chosen least, at random among equals, so that every class is held
-    and about equally often.
+    If a class has fewer images than clients, as may happen at the end of a long tail, some of them receive none of it.
+    Clients choose one after the other among the classes that were chosen least, at random among equals, so that every
+    class is assigned, and all about equally often.
     """
 
     classes_per_client: int = 2

@@ -1,8 +1,8 @@
-"""The steps of ``split=``, run: from all training images to the images of each client.
+"""Runs the steps of ``split=``: from all training images to the images of each client.
 
-The steps run in the order in which they are written, with one exception: what groups comes before what divides, since
-clients are made inside the groups. So ``[longtail,domain]`` makes the whole long-tailed and ``[domain,longtail]`` each
-domain, while ``[dirichlet,domain]`` is ``[domain,dirichlet]``.
+The steps run in the order in which they are written, with one exception: steps that group come before the one that
+divides, since clients are made inside the groups. So ``[longtail,domain]`` makes the whole data set long-tailed and
+``[domain,longtail]`` each domain, while ``[dirichlet,domain]`` is the same as ``[domain,dirichlet]``.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from fedsim.core.seeding import numpy_generator
 
 NUM_CLIENTS = 10
 CLIENTS_PER_DOMAIN = 5
-"""What stands for null where something divides."""
+"""The numbers of clients for null: in all without ``domain``, and in each domain if a step divides it."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ class Pipeline:
     seed: int
 
     def clients(self) -> list[Pool]:
-        """One pool for each client, numbered group by group; some may be empty.
+        """Return one pool for each client, in the order of the groups; some may be empty.
 
-        Errors: ``UserError`` for steps or options that do not go together.
+        Raises:
+            UserError: If steps or options contradict each other.
         """
         self._check()
         pools, divided = [self._everything()], False
@@ -63,7 +64,7 @@ class Pipeline:
                 raise UserError(f"{together}: naturalid says what each client holds, so leave out {same[0]}.")
 
     def _ordered(self) -> list[tuple[str, Step]]:
-        """Groupings that stand after the dividing step are moved before it."""
+        """Return the steps in the order in which they run: groupings after the dividing step are moved before it."""
         steps = list(self.steps.items())
         divides = next((at for at, (_, step) in enumerate(steps) if isinstance(step, Dividing)), len(steps))
         late = [item for item in steps[divides:] if isinstance(item[1], Grouping)]
@@ -91,7 +92,11 @@ class Pipeline:
         return Pool("", seen[0] if len(seen) == 1 else None, train)
 
     def _check_domains(self, pools: list[Pool]) -> None:
-        """Refuse a split under which a domain, and with it its test images, would vanish from the federation."""
+        """Refuse a split under which a domain, and with it its test images, would vanish from the federation.
+
+        Raises:
+            UserError: If a domain has no training image, is not left out, and ``drop_empty`` is false.
+        """
         unseen = self.options.left_out(self.source.domain_names)
         held = {pool.domain for pool in pools}
         gone = [name for name in self.source.domain_names if name not in held and name not in unseen]
@@ -123,7 +128,10 @@ class Pipeline:
         return clients
 
     def _clients_in_each(self, pools: int, *, explicit: bool) -> int:
-        """How many clients each pool is divided among; ``explicit`` where a step that the user wrote does it."""
+        """Return the number of clients of each pool; ``explicit`` is whether the user has written a dividing step.
+
+        A step that weighs counts as one, too.
+        """
         in_all, in_each = self.options.num_clients, self.options.clients_per_domain
         if not self._has(ByDomain):
             if in_each is not None:
@@ -140,7 +148,7 @@ class Pipeline:
         return in_all // pools
 
     def _chosen(self, pools: list[Pool]) -> list[Pool]:
-        """The pools of all natural ids, or of as many as ``num_clients`` says, drawn at random."""
+        """Return the pools of all natural ids, or of ``num_clients`` of them, drawn at random."""
         in_each = self.options.clients_per_domain
         if in_each is not None:
             raise UserError(

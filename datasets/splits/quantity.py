@@ -1,4 +1,4 @@
-"""``split=quantity``: clients of different size."""
+"""``split=quantity``: clients have different numbers of images."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ from fedsim.core.errors import UserError
 
 @dataclass(frozen=True)
 class Quantity(Weighing):
-    """The weights of a pool's clients; what divides by class follows them.
+    """Draws the weights of a pool's clients, which the dividing step uses.
 
     ``sizes=dirichlet`` draws them from Dir(size_alpha, ..., size_alpha) (NIID-Bench, Li et al. 2022, arXiv 2102.02079),
-    at most 200 times until the smallest is worth ``min_size`` images; ``sizes=power_law`` makes them proportional to
+    at most 200 times until the smallest amounts to ``min_size`` images; ``sizes=power_law`` makes them proportional to
     rank^(-size_exponent), with the ranks in random order.
     """
 

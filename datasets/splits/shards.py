@@ -1,4 +1,4 @@
-"""``split=shards``: the images sorted by class, cut into shards, and dealt out.
+"""``split=shards``: the images are sorted by class and cut into shards, which are dealt to the clients.
 
 McMahan et al. 2017, arXiv 1602.05629.
 """
@@ -14,7 +14,7 @@ from fedsim.core.errors import UserError
 
 @dataclass(frozen=True)
 class Shards(Dividing):
-    """``shards_per_client`` shards of equal size each, or in proportion to the weights that ``quantity`` draws."""
+    """Deals ``shards_per_client`` shards to each client, of equal size or in proportion to ``quantity``'s weights."""
 
     shards_per_client: int = 2
 

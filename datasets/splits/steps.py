@@ -1,9 +1,9 @@
-"""What the steps of a split do: five kinds, one file for each step.
+"""The five kinds of steps of a split; each step is a module.
 
-A split begins with one *pool*, all training images. A step that **groups** divides each pool by something that is known
-of its images; one that **keeps** takes some of a pool's images away; one that **divides** deals a pool's images out to
-its clients. A step that **weighs** says how large the clients are meant to be, and one that **disturbs** changes their
-images. Every draw comes from the generator that it is handed, one for each step and pool.
+A split begins with one *pool*, all training images. A step that **groups** divides each pool by a property of its
+images; one that **keeps** removes some of a pool's images; one that **divides** deals a pool's images to its clients. A
+step that **weighs** determines how large the clients should be, and one that **disturbs** changes their images. A step
+draws only from the generator that it is passed, one for each step and pool.
 """
 
 from abc import ABC, abstractmethod
@@ -15,40 +15,46 @@ import numpy.typing as npt
 from datasets.source import Indices, Source
 
 Weights = npt.NDArray[np.float64]
-"""(clients,), with sum 1: the share of a pool's images that each is meant to hold"""
+"""(clients,), with sum 1: the share of a pool's images that each client should hold"""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Training images that are handled together."""
+    """Training images that steps process together."""
 
     name: str
-    """Tells the pool's draws from those of others; does not depend on the order of the pools"""
+    """Makes the pool's draws differ from those of others; does not depend on the order of the pools"""
     domain: str | None
-    """A domain's name; None for images of several"""
+    """The name of the domain; ``None`` for images of several"""
     train: Indices
     natural_test: Indices | None = None
-    """Test images that belong to these training images by nature: the same writer's"""
+    """Test images with the same natural id as these training images, such as the same writer"""
 
 
 class Grouping(ABC):
     @abstractmethod
     def group(self, pool: Pool, source: Source) -> list[Pool]:
-        """Pools without a common image that hold the images of ``pool``."""
+        """Return disjoint pools that together hold the images of ``pool``."""
 
 
 class Keeping(ABC):
     @abstractmethod
     def keep(self, labels: Indices, num_classes: int, rng: np.random.Generator) -> Indices:
-        """Places of the images that stay, ascending."""
+        """Return the indices of the images that stay, ascending."""
 
 
 class Dividing(ABC):
     @abstractmethod
     def divide(self, labels: Indices, weights: Weights, rng: np.random.Generator) -> Indices:
-        """The client, from 0, of each of the images whose labels are given; so none is lost and none dealt twice.
+        """Return the client, from 0, of each image; so no image can be lost or dealt twice.
 
-        Errors: ``UserError`` if the options leave no way to do it.
+        Args:
+            labels: The label of each image, (images,).
+            weights: The share of the images that each client should hold, (clients,).
+            rng: The generator for all draws.
+
+        Raises:
+            UserError: If the options make a division impossible.
         """
 
 
@@ -60,7 +66,7 @@ class Weighing(ABC):
 class Disturbing(ABC):
     @abstractmethod
     def deviations(self, clients: int) -> npt.NDArray[np.float64]:
-        """(clients,), the standard deviation of the noise on each client's images, in units of the pixels' range."""
+        """Return the standard deviation of the noise of each client, (clients,), in units of the pixels' range."""
 
 
 Step = Grouping | Keeping | Dividing | Weighing | Disturbing
@@ -71,15 +77,14 @@ def even(clients: int) -> Weights:
 
 
 def sizes(images: int, weights: Weights) -> Indices:
-    """``images`` shared out by ``weights`` without a remainder: the largest fractions are rounded up, the first of
-    equals.
+    """Return sizes in proportion to ``weights`` that add up to ``images``.
 
-    Equal weights give sizes that differ by at most one, the larger ones first; weights that are all zero, as those of
-    some clients may be, are equal too.
+    The largest fractions are rounded up, of equal ones the first. Equal weights result in sizes that differ by at most
+    one, the larger ones first; weights that are all zero, as may happen for some of the clients, count as equal.
     """
     weights = weights if weights.any() else even(len(weights))
     exact = images * weights / weights.sum()
-    # Rounded, so that what is equal but for the last bit is equal.
+    # Rounded, so that numbers that differ only in their last bits count as equal.
     counts: Indices = np.floor(exact.round(9)).astype(np.int64)
     order = np.argsort(-(exact - counts).round(9), kind="stable")
     counts[order[: images - counts.sum()]] += 1
@@ -87,9 +92,9 @@ def sizes(images: int, weights: Weights) -> Indices:
 
 
 def deal(labels: Indices, counts: Indices, rng: np.random.Generator) -> Indices:
-    """The client of each image, at random: ``counts[c, k]`` images of class c for client k.
+    """Return the client of each image, at random: ``counts[c, k]`` images of class c for client k.
 
-    ``counts`` (classes, clients) must share out every class that is there without a remainder.
+    The row of each class in ``counts`` (classes, clients) must add up to the number of its images.
     """
     owner = np.empty(len(labels), np.int64)
     clients = np.arange(counts.shape[1])
@@ -99,6 +104,6 @@ def deal(labels: Indices, counts: Indices, rng: np.random.Generator) -> Indices:
 
 
 def places_by_class(labels: Indices, num_classes: int) -> list[Indices]:
-    """For each class the places of its images, ascending."""
+    """Return for each class the indices of its images, ascending."""
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.cumsum(np.bincount(labels, minlength=num_classes))[:-1])

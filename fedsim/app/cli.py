@@ -47,7 +47,7 @@ FLAGS = (*SHOWING, "run", "multirun", "resolve", "package", "config_path", "conf
 
 def main() -> None:
     """Run what ``sys.argv`` says and exit."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a bug of ours shows its whole traceback
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a bug of fedsim shows its whole traceback
     never_fail_to_print()
     failed: list[FedsimError] = []
     try:
@@ -100,7 +100,13 @@ def _end(error: FedsimError) -> NoReturn:
 
 
 def _check_shown(overrides: Sequence[str], options: argparse.Namespace) -> None:
-    """The same sentences as for a run, where there would be several of which Hydra shows one."""
+    """Refuse a configuration that ``--cfg`` cannot show, with the sentences that a run would raise.
+
+    Without this check, Hydra would show one of several configurations and hide that there are more.
+
+    Raises:
+        UserError: If a word names several values, or is misspelt.
+    """
     for text in overrides:
         if parse(text).is_sweep_override():
             raise UserError(f"{text} names several values, and --cfg shows one configuration: choose one.")
@@ -109,13 +115,13 @@ def _check_shown(overrides: Sequence[str], options: argparse.Namespace) -> None:
 
 
 def _forget_empty_sweep(folder: Path) -> None:
-    """Hydra's note of a sweep goes if no run is left beside it."""
+    """Delete Hydra's ``multirun.yaml`` if the sweep's folder holds no run beside it."""
     if [path.name for path in folder.iterdir()] == ["multirun.yaml"]:
         (folder / "multirun.yaml").unlink()
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells what is wrong with a flag in a sentence, since most who write one mean a setting."""
+    """Reports a wrong flag in one sentence that shows how a setting is written, since that is mostly what was meant."""
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ")
@@ -127,12 +133,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Hydra's flags, wherever they stand, and the words beside them as Hydra can read them.
+    """Return Hydra's flags, wherever they stand, and the other words in a form that Hydra can read.
 
-    Relative folders are those of where one is, and not, as Hydra has it, of the file that calls it.
+    Relative folders are resolved against the current directory, not, as Hydra does, against the file that calls it.
 
     Raises:
-        UserError: for flags that do not go together.
+        UserError: If flags contradict each other or are unknown.
     """
     parser = _Parser(prog="run.py", add_help=False, allow_abbrev=False)
     for flag, short in (("help", "-h"), ("run", "-r"), ("multirun", "-m"), ("shell-completion", "-sc")):
@@ -155,23 +161,23 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
             "--multirun (-m) out, and give each setting one value."
         )
     options.runs = not shows
-    options.checked = options.runs and options.config_dir is None  # what such a folder adds, Hydra alone knows
+    options.checked = options.runs and options.config_dir is None  # only Hydra knows what --config-dir adds
     name = options.config_name and options.config_name.removesuffix(".yaml")
     options.configuration = (options.config_path or CONFIG_DIR, name or CONFIG_NAME)
     return options, [readable(word) for word in options.overrides]
 
 
 def _flags(options: argparse.Namespace) -> list[str]:
-    """The same flags for Hydra's own parser, which does not take them between overrides."""
+    """Return the flags as words for Hydra's own parser, which does not accept them between overrides."""
     given = {name.replace("_", "-"): value for name, value in vars(options).items() if name in FLAGS and value}
     return [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items()]
 
 
 def _jobs(overrides: list[str], options: argparse.Namespace) -> Iterator[list[str]]:
-    """The overrides of each job of a sweep, as Hydra's basic sweeper forms them: every combination.
+    """Yield the overrides of each job of a sweep: every combination, as Hydra's basic sweeper forms them.
 
     Raises:
-        UserError: for a word that cannot be read, or one that the basic sweeper cannot make jobs of.
+        UserError: If a word cannot be read, or the basic sweeper cannot make jobs of it.
     """
     if not options.multirun:
         yield overrides
@@ -180,7 +186,7 @@ def _jobs(overrides: list[str], options: argparse.Namespace) -> Iterator[list[st
     with hydra_at(options.configuration[0]) as hydra_here:
         for text in overrides:
             override = parse(text)
-            override.config_loader = hydra_here.config_loader()  # glob asks it what there is
+            override.config_loader = hydra_here.config_loader()  # glob lists choices with it
             refuse_continuous(override)
             key = override.get_key_element()
             alternatives[key] = [text]

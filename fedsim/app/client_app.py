@@ -1,8 +1,9 @@
 """The Flower ClientApp: the same client code on SuperNodes, simulated by Flower or real devices.
 
-A simulated node may play several partitions of the federation (``fedsim/deployment/partition_grid.py``); their states
-are kept apart. A device follows the server's settings only as far as ``fedsim/deployment/devices/node.py`` lets it, and
-what goes wrong on it is told in its own log: the server learns that it has, and no name of a file.
+A simulated node may host several partitions of the federation (``fedsim/deployment/partition_grid.py``); their states
+are stored separately. A device follows the server's settings only as far as ``fedsim/deployment/devices/node.py`` lets
+it. An error on a device is written to the device's own log; the server learns only that there was one, so that it sees
+no file names of the device.
 """
 
 import logging
@@ -47,12 +48,16 @@ log = logging.getLogger(__name__)
 
 app = ClientApp()
 MEASURING = (QUERY_STATE, QUERY_ACTIVATIONS, QUERY_CLASS_SCATTER, EVALUATE_GLOBAL)
-"""What no method needs: a device answers only if its node-config says so."""
+"""Messages that no method needs for training: a device answers them only if its node-config allows it."""
 Handler = Callable[[Message, Context], Message]
 
 
 def _discreet(handler: Handler) -> Handler:
-    """Of what goes wrong on a device the server is told that it has, unless it was meant for the server."""
+    """Wrap a handler so that a device hides its errors from the server, except those meant for it.
+
+    The server receives the type of the message and of the exception; the traceback goes to the device's log. A
+    ``Refusal`` and all errors in a simulation pass unchanged.
+    """
 
     @wraps(handler)
     def discreet(message: Message, context: Context) -> Message:
@@ -73,7 +78,7 @@ def _discreet(handler: Handler) -> Handler:
 @app.query("node")
 @_discreet
 def who(message: Message, context: Context) -> Message:
-    """Which clients this node plays; nothing of the device but what the server has to know."""
+    """Report which clients this node hosts, and nothing about the device beyond what the server needs."""
     node = NodeConfig.of(context.node_config, simulated=_in_simulation())
     settings = _settings(str(context.run_config["overrides"]))
     images = (0, 0, 0)
@@ -95,7 +100,11 @@ def who(message: Message, context: Context) -> Message:
 @app.query("class_scatter")
 @_discreet
 def answer(message: Message, context: Context) -> Message:
-    """Lets the partition that the message names answer it."""
+    """Let the client whose partition the message names answer it.
+
+    Raises:
+        Refusal: If this device does not answer such messages, does not host the client, or has lost its state.
+    """
     fix_threads()
     started, type_ = time.monotonic(), message.metadata.message_type
     node = NodeConfig.of(context.node_config, simulated=_in_simulation())
@@ -130,7 +139,7 @@ def answer(message: Message, context: Context) -> Message:
 
 @lru_cache(maxsize=1)
 def _host(words: str, node: NodeConfig) -> ClientApp:
-    """The app that answers for every partition, built once per process."""
+    """Return the app that answers for every partition, built once per process."""
     settings = confined(_settings(words), node)
     factory = ClientAppFactory(settings, federation_of(settings, node), on_device=not node.simulated)
     return factory(resolve_devices(settings.device)[0])
@@ -142,9 +151,9 @@ def _settings(words: str) -> Settings:
 
 
 def _in_simulation() -> bool:
-    """Whether Flower simulates this node: its simulated nodes are Ray's actors, a SuperNode's apps are not.
+    """Return whether Flower simulates this node: simulated nodes are Ray actors, the apps of a SuperNode are not.
 
-    Not by what the node says of itself, since one that is simulated follows the server's settings wherever they lead.
+    The node's own configuration is not asked, since a simulated node follows the server's settings without limits.
     """
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())

@@ -40,7 +40,7 @@ def check(settings: Sequence[Settings], options: argparse.Namespace) -> Prepared
     for each in settings:
         if each.engine["name"] == SUPERLINK:
             _refuse_other_configuration(options)
-            SuperLink.check([], each.engine)  # the rest is where the images are: there
+            SuperLink.check([], each.engine)  # the rest is checked on the SuperLink's side, where the images are
         else:
             made = prepare(each)
             prepared = made if len(settings) == 1 else None
@@ -80,10 +80,10 @@ def run_job(config: DictConfig, prepared: Prepared | None, failed: list[FedsimEr
 def _result(settings: Settings, prepared: Prepared | None, run_dir: Path) -> Result:
     """Return the result of a run on this machine, or on the devices of a SuperLink.
 
-    ``prepared`` is what the check has left, if anything.
+    ``prepared`` is what ``check`` has returned, if anything.
 
     Raises:
-        FedsimError: If it fails.
+        FedsimError: If the run fails.
     """
     if settings.engine["name"] == SUPERLINK:
         words = list(HydraConfig.get().overrides.task)
@@ -102,7 +102,14 @@ def _tell_how_to_go_on(run_dir: Path) -> None:
 
 
 def _refuse_other_configuration(options: argparse.Namespace) -> None:
-    """Only words are sent to a SuperLink: what a file here says would be checked here and unknown there."""
+    """Refuse ``--config-name`` and ``--config-path`` with ``engine=superlink``.
+
+    Only the words of the command line are sent to a SuperLink, so a configuration file of this machine would be checked
+    here and unknown there.
+
+    Raises:
+        UserError: If the configuration is not the checkout's own.
+    """
     folder, name = options.configuration
     if folder.resolve() == CONFIG_DIR and name == CONFIG_NAME:
         return

@@ -14,7 +14,7 @@ from fedsim.server.simulation import run
 
 
 def simulate(overrides: Sequence[str], *, progress: bool) -> Result:
-    """Compose, check and run; the run directory is ``out_dir`` or a new one under ``outputs/``."""
+    """Compose and check the settings and run them; the run directory is ``out_dir`` or a new one under ``outputs/``."""
     reporter = console_reporter() if progress else Reporter()
     settings = settings_of(compose(overrides), overrides)
     named = named_folder(settings.out_dir, settings.resume)

@@ -60,7 +60,14 @@ def _play(grid: Grid, context: Context, reporter: Reporter) -> None:
 
 
 def _prepared(grid: Grid, settings: Settings) -> tuple[PartitionGrid, Prepared]:
-    """The federation is what the settings say, and then the nodes are awaited; or it is what devices say they hold."""
+    """Return the grid, once the nodes have joined, and what was prepared for the run.
+
+    The federation is built from the settings before the nodes are awaited. With ``dataset=devices`` it is the other way
+    round: the nodes are awaited, and the federation is built from the numbers of images that they report.
+
+    Raises:
+        UserError: If diagnostics are asked for and a device does not answer measuring queries.
+    """
     timeout, join_timeout = settings.round_timeout, settings.join_timeout
     if settings.dataset["name"] == DEVICES:
         nodes = PartitionGrid(grid, count_of_devices(settings), timeout, join_timeout=join_timeout)

@@ -1,4 +1,4 @@
-"""Making the objects that the configuration groups describe, with their options checked against what they take."""
+"""Construction of the objects that configuration groups describe, with options checked against the signatures."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -21,11 +21,17 @@ KINDS: dict[Any, str] = {
 def instantiate(
     group: str, options: Mapping[str, Any], *args: Any, offered: Mapping[str, Any] | None = None, **kwargs: Any
 ) -> Any:
-    """Calls ``options["_target_"]`` with the other options of the group; ``name`` is for people and not passed on.
+    """Call ``options["_target_"]`` with the other options of the group, and return the result.
 
-    Of what is ``offered`` the target gets what it names.
+    Args:
+        group: The group, for error messages.
+        options: The group's options; ``name`` is a label for people and not passed on.
+        args: First positional arguments.
+        offered: Arguments that are passed only if the target has parameters of these names.
+        kwargs: Keyword arguments that are always passed.
 
-    Errors: ``UserError`` for an option that the target does not take or that is of another type.
+    Raises:
+        UserError: If the target does not take an option, or the option is of another type.
     """
     factory = locate(group, "_target_", options.get("_target_"))
     given = {key: value for key, value in options.items() if key not in ("_target_", "name")}
@@ -37,12 +43,12 @@ def instantiate(
 
 
 def bind(group: str, options: Mapping[str, Any], factory: Factory, *args: Any) -> Any:
-    """Return what the factory makes of ``args`` and of those options of the group that it names.
+    """Call the factory with ``args`` and those options of the group that it has parameters for.
 
-    For groups whose options several factories share.
+    For groups whose options are shared by several factories.
 
     Raises:
-        UserError: For an option of another type.
+        UserError: If an option is of another type.
     """
     mine = {key: options[key] for key in options_of(factory, len(args)) if key in options}
     check_types(group, mine, factory)
@@ -50,32 +56,37 @@ def bind(group: str, options: Mapping[str, Any], factory: Factory, *args: Any) -
 
 
 def options_of(factory: Factory, handed: int = 0) -> list[str]:
-    """Return the names of a factory's parameters behind the first ones, which the simulator hands over."""
+    """Return the names of a factory's parameters after the first ``handed``, which the simulator passes itself."""
     return _parameters(factory)[handed:]
 
 
 def refuse_unused_options(
     group: str, options: Mapping[str, Any], factories: Iterable[Factory], structure: Iterable[str]
 ) -> None:
-    """Refuse an option that none of the factories takes; ``structure`` names what is no option.
+    """Refuse an option that none of the factories takes; ``structure`` names the entries that are not options.
 
     Raises:
-        UserError: Naming the first such option.
+        UserError: If there is such an option; names the first.
     """
     refuse_options(group, options, options.keys() - set(structure).union(*map(options_of, factories)))
 
 
 def target_of(group: str, options: Mapping[str, Any]) -> Any:
-    """The class or function that ``_target_`` names, once the group's options are of the types it takes."""
+    """Return the class or function that ``_target_`` names, after a check of the types of the group's options.
+
+    Raises:
+        UserError: If there is no such class or function, or an option is of another type.
+    """
     factory = locate(group, "_target_", options.get("_target_"))
     check_types(group, options, factory)
     return factory
 
 
 def check_types(group: str, options: Mapping[str, Any], factory: Factory) -> None:
-    """Compares numbers, texts and nulls with the annotations of the factory; other types are left to the factory.
+    """Compare numbers, texts and nulls with the annotations of the factory; other types are left to the factory.
 
-    Errors: ``UserError`` naming the first option that does not fit.
+    Raises:
+        UserError: If an option does not fit; names the first.
     """
     hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     for key, value in options.items():
@@ -93,10 +104,10 @@ def _is_a(value: Any, kind: Any) -> bool:
 
 
 def refuse_options(group: str, options: Mapping[str, Any], keys: Iterable[str]) -> None:
-    """Refuse these keys of a group, of which nobody takes the value.
+    """Refuse these keys of a group, whose values nothing uses.
 
     Raises:
-        UserError: Naming the first of them.
+        UserError: If there are any; names the first in alphabetical order.
     """
     for key in sorted(keys):
         owner = options.get("name", options.get("_target_"))
@@ -104,7 +115,11 @@ def refuse_options(group: str, options: Mapping[str, Any], keys: Iterable[str]) 
 
 
 def locate(group: str, key: str, name: Any) -> Factory:
-    """The class or function with that dotted name. Errors: ``UserError`` if there is none."""
+    """Return the class or function with that dotted name.
+
+    Raises:
+        UserError: If there is none.
+    """
     if not isinstance(name, str):
         raise UserError(f"{group}.{key}={name} is not possible: choose the dotted name of a class or function.")
     try:

@@ -1,7 +1,7 @@
-"""From ``key=value`` overrides to a resolved configuration, with errors a person can act on.
+"""From ``key=value`` overrides to a resolved configuration, with errors that a user can act on.
 
-Hydra composes; this file finds the configuration folder, registers the resolvers that ``configs/config.yaml`` uses, and
-turns what Hydra reports about a wrong override into one sentence.
+Hydra composes; this module finds the configuration folder, registers the resolvers that ``configs/config.yaml`` uses,
+and converts Hydra's report of a wrong override into one sentence.
 """
 
 import difflib
@@ -46,7 +46,7 @@ GROUPS = (
 )
 OPTIONAL_GROUPS = ("experiment",)
 COMPOSED_GROUPS = ("split",)
-"""Of these several files may be chosen at once: split=[longtail,domain]"""
+"""Groups of which several files may be chosen at once: split=[longtail,domain]"""
 
 PLACEHOLDER = "_name_"
 MOVED = {"fedsim.privacy.": "fedsim.aggregation.privacy.", "fedsim.superlink.": "fedsim.deployment.superlink."}
@@ -56,9 +56,9 @@ NOT_CHOSEN = ("._target_", ".server", ".client", ".steps")
 
 
 def register_resolvers(new: Path | None = None) -> None:
-    """Make known to Hydra where a run and a sweep are written: ``resume``, else ``out_dir``, else the ``new`` folder.
+    """Register with Hydra where a run and a sweep are written: ``resume``, else ``out_dir``, else the ``new`` folder.
 
-    Without one, where nothing will be written, it is called after its parent.
+    Without ``new``, where nothing will be written, the name of the folder's parent is shown.
     """
     OmegaConf.register_new_resolver(
         "fedsim.run_dir", lambda out_dir, resume: named_folder(out_dir, resume) or str(new or RUNS), replace=True
@@ -69,15 +69,16 @@ def register_resolvers(new: Path | None = None) -> None:
 
 
 def named_folder(out_dir: Any, resume: Any) -> str | None:
-    """Return where the settings say that a run is written, if they do."""
+    """Return the folder that ``resume`` or else ``out_dir`` names; ``None`` if neither does."""
     folder: str | None = expanded("out_dir", out_dir) if resume is None else expanded("resume", resume)
     return folder
 
 
 def compose(overrides: Sequence[str], config_dir: Path = CONFIG_DIR, config_name: str = CONFIG_NAME) -> dict[str, Any]:
-    """The resolved configuration as plain dictionaries.
+    """Return the resolved configuration as plain dictionaries.
 
-    Errors: ``UserError`` for an unknown key or choice, or a value that cannot be read.
+    Raises:
+        UserError: If a key or choice is unknown, or a value cannot be read.
     """
     register_resolvers()
     if not config_dir.is_dir():
@@ -103,7 +104,7 @@ def compose(overrides: Sequence[str], config_dir: Path = CONFIG_DIR, config_name
 
 @contextmanager
 def hydra_at(config_dir: Path) -> Iterator[GlobalHydra]:
-    """Let Hydra read ``config_dir`` for a while; a ``@hydra.main`` of somebody else, around us, is undisturbed."""
+    """Let Hydra read ``config_dir`` inside the block, and restore the state of a ``@hydra.main`` of the caller."""
     around, base = GlobalHydra.instance(), VersionBase.instance().getbase()
     hydra = around.hydra
     around.clear()
@@ -117,10 +118,10 @@ def hydra_at(config_dir: Path) -> Iterator[GlobalHydra]:
 
 
 def with_resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the configuration, or that of the run directory which it says is resumed.
+    """Return the configuration, or, with ``resume``, that of the run directory.
 
     Raises:
-        UserError: if that holds none, or if other settings are given beside it.
+        UserError: If the run directory holds none, or if there are other settings beside ``resume``.
     """
     if config.get("resume") is None:
         return config
@@ -134,10 +135,10 @@ def with_resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
 
 
 def load(run_dir: Path) -> dict[str, Any]:
-    """Return the settings a run directory was made with; those that are younger than it have their defaults.
+    """Return the settings of a run directory; settings that did not exist when it was made have their defaults.
 
     Raises:
-        UserError: if it holds none, or a damaged one.
+        UserError: If it holds no configuration, or a damaged one.
     """
     path = run_dir / "config.yaml"
     with reading(path, "put it back whole, or start a new run"):
@@ -147,33 +148,33 @@ def load(run_dir: Path) -> dict[str, Any]:
             raise UserError(f"{run_dir} is not a run directory: choose one that holds a config.yaml.") from error
         if not isinstance(config, dict):
             raise ValueError("it is no configuration")
-        younger = _defaults() if "hydra" in config else {}  # which stands at the end: without it, the file was cut off
+        younger = _defaults() if "hydra" in config else {}  # the last key: without it, the file was cut off
         return younger | {str(key): _moved(value) for key, value in config.items() if key not in ("defaults", "hydra")}
 
 
 def _moved(group: Any) -> Any:
-    """A group of settings whose ``_target_`` is where it is now."""
+    """Return a group of settings in which ``_target_`` is the present name of a class that has moved."""
     target = group.get("_target_") if isinstance(group, dict) else None
     old = next((old for old in MOVED if str(target).startswith(old)), None)
     return group if old is None else {**group, "_target_": str(target).replace(old, MOVED[old], 1)}
 
 
 def _defaults() -> dict[str, Any]:
-    """The settings outside of groups, as ``configs/config.yaml`` has them."""
+    """Return the settings outside of groups, as ``configs/config.yaml`` has them."""
     config = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{CONFIG_NAME}.yaml"))
     assert isinstance(config, dict)
     return {str(key): value for key, value in config.items() if not isinstance(value, dict) and key != "defaults"}
 
 
 def repeatable(settings: dict[str, Any]) -> DictConfig:
-    """The settings as a configuration file of their own, which Hydra can run again into another directory."""
+    """Return the settings as a complete configuration file, which Hydra can run again into another directory."""
     hydra = OmegaConf.load(CONFIG_DIR / f"{CONFIG_NAME}.yaml").hydra
     defaults = ["_self_", {"override hydra/job_logging": "none"}]
     return OmegaConf.create({"defaults": defaults, **settings, "out_dir": None, "resume": None, "hydra": hydra})
 
 
 def choices(group: str, config_dir: Path = CONFIG_DIR) -> list[str]:
-    """The files of a configuration group, what may stand behind ``group=``, and its families as ``FAMILY/NAME``."""
+    """Return the values allowed after ``group=``: the group's files, and its families as ``FAMILY/NAME``."""
     families = [f"{path.parent.name}/NAME" for path in (config_dir / group).glob(f"*/{PLACEHOLDER}.yaml")]
     return sorted(path.stem for path in (config_dir / group).glob("*.yaml")) + sorted(families)
 
@@ -191,10 +192,10 @@ def _one_value(text: str) -> Override:
 
 
 def refuse_continuous(override: Override) -> None:
-    """Refuse what only an optimizer could sweep over.
+    """Refuse a continuous range, which only an optimizer could sweep over.
 
     Raises:
-        UserError: for ``interval``.
+        UserError: If the override is an ``interval``.
     """
     if override.is_interval_sweep():
         raise UserError(
@@ -212,7 +213,7 @@ def _refuse_unknown_choice(override: Override, config_dir: Path) -> None:
         return
     if override.is_delete():
         return
-    if chosen is None and group in OPTIONAL_GROUPS:  # Hydra cannot take it from the command line
+    if chosen is None and group in OPTIONAL_GROUPS:  # Hydra does not accept it on the command line
         raise UserError(f"{group}=null is not possible: leave it out, or choose {', '.join(known)}.")
     names = chosen if group in COMPOSED_GROUPS and isinstance(chosen, list) and chosen else [chosen]
     value = override.get_value_element_as_str()
@@ -223,7 +224,11 @@ def _refuse_unknown_choice(override: Override, config_dir: Path) -> None:
 
 
 def _refuse_name(override: Override, config_dir: Path) -> None:
-    """A file's ``name`` goes with what else it says: another one would only be a wrong label."""
+    """Refuse an override of a file's ``name``: it labels the other entries of the file, and would become wrong.
+
+    Raises:
+        UserError: If the override sets the ``name`` of a group.
+    """
     group, _, option = override.key_or_group.partition(".")
     if option == "name" and (config_dir / group).is_dir():
         value = override.get_value_element_as_str()
@@ -232,7 +237,10 @@ def _refuse_name(override: Override, config_dir: Path) -> None:
 
 
 def register_families(overrides: Sequence[str], config_dir: Path = CONFIG_DIR) -> None:
-    """Makes ``model=FAMILY/NAME`` known to Hydra, where ``configs/model/FAMILY/_name_.yaml`` is to put NAME in."""
+    """Register choices such as ``model=FAMILY/NAME`` with Hydra.
+
+    The choice is ``configs/model/FAMILY/_name_.yaml`` with NAME in the place of the placeholder.
+    """
     for text in overrides:
         group, _, choice = text.partition("=")
         node = _of_a_family(group, choice, config_dir)
@@ -252,7 +260,7 @@ def _of_a_family(group: str, choice: str, config_dir: Path) -> DictConfig | None
 
 
 def _explain(error: Exception, overrides: Sequence[Override], known: Sequence[str], config_dir: Path) -> str:
-    """One sentence for what Hydra reports: almost always a key that is not there."""
+    """Return one sentence for an error of Hydra, which is almost always a key that does not exist."""
     for override in overrides:
         key = override.key_or_group
         if override.is_add() or key in known or key in GROUPS or key.startswith("hydra"):
@@ -269,7 +277,7 @@ def _explain(error: Exception, overrides: Sequence[Override], known: Sequence[st
 
 
 def _choices_with(key: str, config_dir: Path) -> list[str]:
-    """What may be chosen for the group of this key so that there is its option, as ``strategy=fedwon``."""
+    """Return the choices of the key's group that have this option, such as ``strategy=fedwon``."""
     group, _, option = key.partition(".")
     if not option or group in OPTIONAL_GROUPS or not (config_dir / group).is_dir():
         return []
@@ -279,7 +287,7 @@ def _choices_with(key: str, config_dir: Path) -> list[str]:
 
 
 def _settings(config: DictConfig) -> list[str]:
-    """Dotted names of all settings, two levels deep."""
+    """Return the dotted names of all settings, two levels deep."""
     names: list[str] = []
     for key in map(str, config):
         value = config._get_node(key)

@@ -1,7 +1,7 @@
-"""``key=value`` words as a person writes them, put into the quotes that Hydra's grammar asks for.
+"""Adds to ``key=value`` words, as users write them, the quotes that Hydra's grammar requires.
 
 In that grammar a value without quotes has no ``~``, ``#``, ``&`` or letter beyond ASCII, an ``=`` or a bracket means
-something else, and ``1_0`` is a number. Words that Hydra reads are left as they are, but for paths: these are texts.
+something else, and ``1_0`` is a number. Words that Hydra can read are left unchanged, except paths: these are texts.
 """
 
 import re
@@ -26,17 +26,17 @@ TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 FOREIGN = re.compile(r"[^\w/\\+.$%*@?|:{}\[\](),=\s-]|[^\x00-\x7f]")
-"""What no value without quotes may hold."""
+"""The characters that a value without quotes must not contain."""
 
 HYDRAS_OWN = re.compile(r"^['\"]|\$\{|\\")
-"""What shows that a path was written for Hydra: quotes around it, an interpolation, or backslashes."""
+"""The signs that a path was written for Hydra: quotes around it, an interpolation, or backslashes."""
 
 
 def readable(word: str) -> str:
-    """Return the word as Hydra can read it, or as it is where that would be a guess.
+    """Return the word in a form that Hydra can read, or unchanged where quoting it would be a guess.
 
     Raises:
-        UserError: for a path in the home of a user who is not there.
+        UserError: If a path is in the home folder of a user who does not exist.
     """
     match = WORD.fullmatch(word)
     if match is None:
@@ -53,10 +53,10 @@ def readable(word: str) -> str:
 
 
 def parse(word: str) -> Override:
-    """Return what Hydra understands of a ``readable`` word.
+    """Return Hydra's reading of a word that has passed ``readable``.
 
     Raises:
-        UserError: if it understands nothing.
+        UserError: If Hydra cannot read it.
     """
     override = _parsed(word)
     if override is None or not override.key_or_group:
@@ -69,7 +69,7 @@ def parse(word: str) -> Override:
 
 
 def word_for(key: str, path: str) -> str:
-    """Return the word of the command line that gives this path, quoted for a shell."""
+    """Return the word of the command line that sets this path, quoted for a shell."""
     word = f"{key}={path}"
     override = _parsed(readable(word))
     if override is None or override.value() != path:
@@ -85,7 +85,7 @@ def _parsed(word: str) -> Override | None:
 
 
 def _path(key: str, value: str) -> str:
-    """A text whatever is in it, unless Hydra reads quotes, null, an interpolation or several values for a sweep."""
+    """Return a path as a quoted text, unless Hydra reads it as quoted, null, an interpolation or values of a sweep."""
     override = _parsed(f"{key}={value}")
     if override is None and "," in value:
         inside = "".join(_quoted_inside(value))
@@ -102,7 +102,7 @@ def _path(key: str, value: str) -> str:
 
 
 def _quoted_inside(value: str) -> Iterator[str]:
-    """The pieces of the value; of those between brackets and commas, those that need quotes with them."""
+    """Yield the pieces of a value; a piece between brackets and commas is put into quotes where it needs them."""
     piece, depth = "", ""
     for token in TOKEN.finditer(value):
         kind, text = token.lastgroup, token[0]

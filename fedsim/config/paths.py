@@ -6,7 +6,7 @@ from typing import Any
 from fedsim.core.errors import UserError
 
 PATHS = ("data_dir", "out_dir", "resume")
-"""Settings of a run; in ``OPTIONS``, by group, those options of a group that are paths."""
+"""The settings of a run that are paths; ``OPTIONS`` has, by group, the options that are paths."""
 OPTIONS = {
     "dataset": ("npz", "parquet"),
     "engine": ("root_certificates",),
@@ -17,12 +17,12 @@ KEYS = (*PATHS, *(f"{group}.{option}" for group, options in OPTIONS.items() for 
 
 
 def expanded(key: str, value: Any) -> Any:
-    """Return the path, or address, that is the value of this key, with the home folder in the place of ``~``.
+    """Return the value of this key, a path or an address, as a text with ``~`` replaced by the home folder.
 
-    YAML reads a path like 7 as a number; ``None`` stays.
+    A number becomes a text, since YAML reads a path like 7 as a number; ``None`` stays ``None``.
 
     Raises:
-        UserError: for ``~NAME`` where there is no such user.
+        UserError: If the path begins with ``~NAME`` and there is no such user.
     """
     if value is None:
         return None

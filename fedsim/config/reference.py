@@ -1,7 +1,7 @@
-"""``docs/configuration.md``, made of ``configs/``: ``python -m fedsim.config.reference --write``.
+"""``docs/configuration.md``, generated from ``configs/``: ``python -m fedsim.config.reference --write``.
 
-Settings, defaults and comments are read from the YAML files. What a choice is comes from the comment at the head of its
-file or else from the docstring of what the file names. So nothing on that page is written twice.
+Settings, defaults and comments are read from the YAML files. The description of a choice is the comment at the head of
+its file, or else the docstring of the class or function that the file names. So nothing on that page is written twice.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from fedsim.core.checkout import ROOT, put_on_path
 PAGE = ROOT / "docs" / "configuration.md"
 COMMAND = "python -m fedsim.config.reference --write"
 FAMILY_MEMBER = "NAME"
-"""What the page has in the place of ``PLACEHOLDER``."""
+"""The word that takes the place of ``PLACEHOLDER`` on the page."""
 GLOBAL = "# @package _global_"
 NOT_SHOWN = ("defaults", "hydra")
 TARGETS, STEPS = ("_target_", "server", "client"), "steps."
-"""Entries of a choice that name classes and functions, and what such entries of a split begin with."""
+"""Entries of a choice that name classes and functions, and the beginning of such entries of a split."""
 INTRODUCTION = f"""# Configuration
 
 Every setting of a run, with its default. This page is made of the files in [configs](../configs) by
@@ -47,9 +47,9 @@ class Entry:
     """A key of a YAML file."""
 
     key: str
-    """With the keys that it stands under, separated by dots"""
+    """The full name: the keys above it and its own, separated by dots"""
     value: str
-    """As it is written; nothing for a key that has others under it"""
+    """The text in the file; empty for a key that has others under it"""
     comment: str
 
     def line(self) -> str:
@@ -62,11 +62,11 @@ class File:
     """A YAML file of ``configs/``."""
 
     comment: str
-    """That at its head"""
+    """The comment at the head of the file"""
     is_global: bool
-    """Whether its keys are those of all settings, and not those of its group"""
+    """Whether its keys are relative to the whole configuration and not to its group"""
     chosen: list[Entry]
-    """The choices that it makes in other groups; the key is the group"""
+    """Its choices in other groups; the key of an entry is the group"""
     extended: list[str]
     """The files of its own group that it is based on"""
     entries: list[Entry] = field(default_factory=list)
@@ -96,9 +96,10 @@ class File:
 
 
 def _entries(node: Any, text: str, head: int, above: str = "") -> Iterator[Entry]:
-    """The keys of a mapping and of the mappings in it; a comment stands behind a value or in the lines above its key.
+    """Yield the keys of a mapping and of the mappings in it.
 
-    The first ``head`` lines are about the file.
+    The comment on a key stands behind its value or in the lines above the key. The first ``head`` lines are about the
+    file.
     """
     lines = text.splitlines()
     for key, value in node.value:
@@ -118,7 +119,7 @@ def _entries(node: Any, text: str, head: int, above: str = "") -> Iterator[Entry
 
 
 def _written(text: str, node: Any) -> str:
-    """A value as it can stand on the command line."""
+    """Return a value in the form of the command line."""
     written = " ".join(text[node.start_mark.index : node.end_mark.index].split())
     return written.replace(", ", ",") if written[:1] in ("[", "{") else written or "null"
 
@@ -131,13 +132,13 @@ def _behind(lines: list[str], mark: Any) -> str:
 
 
 def _comment(lines: Iterable[str]) -> str:
-    """The text of comment lines, with links to pages beside this one."""
+    """Return the text of comment lines, with links to other pages of ``docs/``."""
     text = " ".join(line.strip().lstrip("#").strip() for line in lines).replace("*", r"\*")
     return re.sub(r"\bdocs/([\w-]+\.md)", r"[\1](\1)", text)
 
 
 def _what(group: str, choice: str, name: str) -> str:
-    """The first paragraph of a docstring: the module's if it is about this choice alone, or else the target's own."""
+    """Return the first paragraph of a docstring: the module's if it is about this choice alone, else the target's."""
     target = resolve_name(name)
     title = f"``{group}={choice}``"
     parent = name.rpartition(".")[0]
@@ -159,14 +160,14 @@ def _markdown(text: str) -> str:
 
 
 def groups(config_dir: Path = CONFIG_DIR) -> list[str]:
-    """The folders of ``configs/``, in the order in which ``config.yaml`` chooses from them."""
+    """Return the folders of ``configs/``, in the order in which ``config.yaml`` chooses from them."""
     order = [each.key for each in File.read(config_dir / f"{CONFIG_NAME}.yaml").chosen]
     folders = sorted(path.name for path in config_dir.iterdir() if path.is_dir())
     return sorted(folders, key=lambda group: order.index(group) if group in order else len(order))
 
 
 def choices(group: str, config_dir: Path = CONFIG_DIR) -> dict[str, Path]:
-    """The files of a group by what is written behind ``GROUP=``; those of families last."""
+    """Return the files of a group by the value that is written after ``GROUP=``; families come last."""
     folder = config_dir / group
     files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     families = {f"{path.parent.name}/{FAMILY_MEMBER}": path for path in sorted(folder.glob(f"*/{PLACEHOLDER}.yaml"))}
@@ -174,7 +175,7 @@ def choices(group: str, config_dir: Path = CONFIG_DIR) -> dict[str, Path]:
 
 
 def _choice(group: str, choice: str, file: File) -> Iterator[str]:
-    """Lines about one choice: what it is, what else it sets, and its options."""
+    """Yield the lines about one choice: what it is, what else it sets, and its options."""
     options = [
         Entry(each.key if file.is_global else f"{group}.{each.key}", each.value, each.comment) for each in file.entries
     ]
@@ -199,7 +200,7 @@ def _choice(group: str, choice: str, file: File) -> Iterator[str]:
 
 
 def page(config_dir: Path = CONFIG_DIR) -> str:
-    """The whole page."""
+    """Return the whole page."""
     config = File.read(config_dir / f"{CONFIG_NAME}.yaml")
     lines = [INTRODUCTION, "## Settings outside of groups", ""]
     lines += [f"{'  ' * each.key.count('.')}* {each.line()}" for each in config.entries]

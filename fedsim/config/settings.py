@@ -1,4 +1,4 @@
-"""The settings of a run, checked: every value that gets past here is one the rest of the simulator can work with."""
+"""The settings of a run and their checks: every value that passes is one that the rest of the simulator accepts."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -110,7 +110,7 @@ def _of_owners() -> dict[str, Rule]:
 
 @dataclass(frozen=True)
 class Settings:
-    """What ``configs/config.yaml`` holds; the groups stay mappings, since each choice has its own entries."""
+    """The settings of ``configs/config.yaml``; groups stay mappings, since each choice has its own entries."""
 
     dataset: Group
     split: Group
@@ -158,10 +158,10 @@ class Settings:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Return the settings of a resolved configuration, once it is checked key by key.
+        """Check a resolved configuration key by key and return it as settings.
 
         Raises:
-            UserError: Naming the first key whose value is not allowed, or that is missing or unknown.
+            UserError: If a key is unknown or missing, or its value is not allowed; names the first.
         """
         known = {field.name for field in fields(cls)}
         for key in config:
@@ -197,7 +197,7 @@ def _refuse_unless(rule: Rule, key: str, value: Any) -> None:
 
 
 def _shown(value: Any) -> str:
-    """Return the value as it was written: a text that looks like a number has its quotes."""
+    """Return the value as it was written: a text that looks like a number keeps its quotes."""
     if isinstance(value, str):
         with suppress(ValueError):
             float(value)
@@ -206,10 +206,10 @@ def _shown(value: Any) -> str:
 
 
 def settings_of(config: dict[str, Any], overrides: Sequence[str] = ()) -> Settings:
-    """Return the checked settings; those of the run directory where a run is resumed.
+    """Return the checked settings; where a run is resumed, those of its run directory.
 
     Raises:
-        UserError: For a wrong one, for others beside ``resume``, or if that run's are damaged.
+        UserError: If a setting is wrong, there are others beside ``resume``, or the resumed run's are damaged.
     """
     resumed = with_resumed(config, overrides)
     try:

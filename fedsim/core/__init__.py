@@ -1,1 +1,1 @@
-"""What every other room may use: errors, files, seeds, names, hardware."""
+"""What every other package of fedsim may use: errors, files, seeds, names, hardware."""

@@ -1,4 +1,4 @@
-"""Where the checkout lies, or the unpacked Flower app, and how its top-level folders become importable."""
+"""The folder of the checkout, or of the unpacked Flower app, and how its top-level folders become importable."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from fedsim.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-"""What holds ``configs/``, ``strategies/``, ``clients/`` and ``datasets/``."""
+"""The folder that holds ``configs/``, ``strategies/``, ``clients/`` and ``datasets/``."""
 
 
 FOLDERS = ("strategies", "clients", "datasets")
@@ -16,7 +16,7 @@ def put_on_path() -> None:
     """Make ``strategies``, ``clients`` and ``datasets`` importable from wherever this process was started.
 
     Raises:
-        UserError: where another package of such a name, such as Hugging Face's ``datasets``, is already imported.
+        UserError: If another package of such a name, such as Hugging Face's ``datasets``, is already imported.
     """
     for name in FOLDERS:
         other = sys.modules.get(name)

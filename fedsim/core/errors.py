@@ -1,8 +1,8 @@
-"""The errors that end a run, each one sentence for the person who started it."""
+"""The errors that end a run, each with one sentence for the person who started it."""
 
 
 class FedsimError(Exception):
-    """Base of the errors that are reported as one sentence and not as a traceback."""
+    """Base class of the errors that are reported as one sentence and not as a traceback."""
 
     exit_status = 1
 
@@ -14,7 +14,7 @@ class UserError(FedsimError):
 
 
 class FileError(FedsimError):
-    """A file that cannot be written: the sentence names it, and what the operating system has against it."""
+    """A file that cannot be written: the sentence names it and the reason that the operating system gives."""
 
     def __init__(self, path: object, reason: str) -> None:
         super().__init__(f"{path} cannot be written ({reason})")
@@ -22,8 +22,8 @@ class FileError(FedsimError):
 
 
 class RoundFailed(FedsimError):
-    """So many clients failed in one round that its average would mean something else."""
+    """Too many clients failed in one round for its average to stand for the cohort."""
 
 
 class Refusal(UserError):
-    """What a device does not do, in a sentence that is meant for the server and names nothing of the device."""
+    """A request that a device declines, in a sentence meant for the server, which reveals nothing about the device."""

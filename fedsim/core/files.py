@@ -1,6 +1,7 @@
-"""Files that are either the old or the new ones, never half of one, and one sentence where that cannot be.
+"""Atomic writing of files, and file errors as one sentence.
 
-Whatever else writes or reads a file of ours does it within ``writing`` or ``reading``.
+A file is either the old or the new one, never a part of one. Other code that reads or writes files of the simulator
+does so within ``reading`` or ``writing``.
 """
 
 import csv
@@ -21,16 +22,17 @@ DAMAGED = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
     *(csv.Error, YAMLError, OmegaConfBaseException, SafetensorError),
 )
-"""What readers raise for a file that is not there, not allowed, cut off, of other bytes, or of another kind."""
+"""The exceptions of readers for a file that is missing, not permitted, cut off, corrupt, or of another kind."""
 _OF_THE_SYSTEM = re.compile(r"(?:.*: )?(.+?) \(os error \d+\)")
-"""How safetensors, which is written in Rust, tells what the operating system has said."""
+"""The form in which safetensors, which is written in Rust, passes on messages of the operating system."""
 
 
 @contextmanager
 def writing(path: Path | str) -> Iterator[None]:
-    """Turn what the operating system has against a file into one sentence that names it.
+    """Convert an error of the operating system inside the block into one sentence that names the file.
 
-    Raises: ``FileError``.
+    Raises:
+        FileError: If the file cannot be written.
     """
     try:
         yield
@@ -42,11 +44,17 @@ def writing(path: Path | str) -> Iterator[None]:
 def reading(
     path: Path | str, advice: str = "", errors: type[Exception] | tuple[type[Exception], ...] = DAMAGED
 ) -> Iterator[None]:
-    """Turn whatever is wrong with a file into one sentence that names it; ``advice`` says what to do about it.
+    """Convert an error of a reader inside the block into one sentence that names the file.
 
-    A sentence that has been made already is left as it is.
+    A ``FedsimError`` is already such a sentence and passes unchanged.
 
-    Raises: ``UserError``.
+    Args:
+        path: The file that the block reads.
+        advice: What the user can do about it.
+        errors: The exceptions that mean that the file is unreadable.
+
+    Raises:
+        UserError: If the file cannot be read.
     """
     try:
         yield
@@ -59,11 +67,16 @@ def reading(
 
 @contextmanager
 def any_file(kind: type[FedsimError] = FedsimError, advice: str = "") -> Iterator[None]:
-    """Make a sentence of what other packages, Hydra above all, meet at files that they open or make themselves.
+    """Convert file errors of other packages, above all Hydra, which open and make files themselves, into one sentence.
 
-    What names no file, as a broken pipe, is left as it is.
+    An error that names no file, such as a broken pipe, passes unchanged.
 
-    Raises: ``kind``.
+    Args:
+        kind: The exception to raise.
+        advice: What the user can do about it.
+
+    Raises:
+        FedsimError: Of class ``kind``, if a file cannot be used.
     """
     try:
         yield
@@ -74,7 +87,7 @@ def any_file(kind: type[FedsimError] = FedsimError, advice: str = "") -> Iterato
 
 
 def why(error: BaseException) -> str:
-    """Return the operating system's own words, else those of the error, on one line."""
+    """Return the operating system's own message, or else that of the error, on one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split())
@@ -85,13 +98,14 @@ def why(error: BaseException) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` with a path beside ``path``, make sure it is on the disk, and put it in place in one step.
+    """Call ``write`` with a temporary path beside ``path``, flush that file to the disk, and rename it to ``path``.
 
-    After a power cut, too, the new file is there once this returns. If it cannot be written, nothing is left of it and
-    the old one stays. Its permissions are those of any new file, whatever ``write`` does: safetensors gives its files
-    to their owner alone.
+    Once this returns, the new file survives a power cut. If it cannot be written, the temporary file is removed and
+    the old file stays. The permissions are those of any new file, whatever ``write`` does: safetensors makes its files
+    readable by their owner only.
 
-    Raises: ``FileError``.
+    Raises:
+        FileError: If the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.new")
     with writing(path):
@@ -105,14 +119,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
                 temporary.chmod(mode)
             temporary.replace(path)
         except BaseException:
-            with suppress(OSError):  # what went wrong before is what has to be said
+            with suppress(OSError):  # the first error is the one to report
                 temporary.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Which file has a name is kept in its folder, and that may be on its way to the disk when the file is there."""
+    """Flush a folder to the disk: the renaming of a file is stored in its folder, not in the file."""
     if os.name != "posix":
         return  # elsewhere a folder cannot be opened
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -6,9 +6,10 @@ from fedsim.core.errors import UserError
 
 
 def resolve_devices(device: str) -> list[torch.device]:
-    """The devices that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` stands for; one, or every GPU of the machine.
+    """Return the devices that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` stands for: one, or every GPU of the machine.
 
-    Errors: ``UserError`` for any other text and for a GPU that is not there.
+    Raises:
+        UserError: If the text is another one, or the GPU does not exist.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cpu" or (device == "auto" and not gpus):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 
 def peak_memory_mb() -> float:
-    """The largest resident set of this process so far, in MB (10^6 bytes); 0 on Windows, which is not asked."""
+    """Return the peak resident set of this process so far in MB (10^6 bytes); 0 on Windows: not measured there."""
     status = Path("/proc/self/status")
-    if status.exists():  # what getrusage says on Linux is inherited from the process that started this one
+    if status.exists():  # on Linux, getrusage's value is inherited from the parent process
         peak = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
         return int(peak.split()[1]) * 1024 / 1e6
     if sys.platform == "win32":

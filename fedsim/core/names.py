@@ -1,7 +1,7 @@
-"""Names that come from outside, of domains and classes: a folder may be called anything.
+"""Names of domains and classes, which come from outside: a folder may have any name.
 
-Inside, a name is only ever compared with names. Before it is shown it passes through here once: what no terminal, table
-or picture can show is written out, and a name that a table has for a column of its own is put into quotes.
+Internally, a name is only compared with other names. Before a name is shown, it passes through here once: characters
+that no terminal, table or picture can show are escaped, and a name that a table uses for a column of its own is quoted.
 """
 
 import unicodedata
@@ -12,19 +12,19 @@ from fedsim.core.errors import UserError
 
 MEAN, GLOBAL, ALL, VALIDATION = "mean", "global", "all", "validation"
 COLUMNS = frozenset({MEAN, GLOBAL, ALL, VALIDATION, *SHOTS, *(f"{GLOBAL} {shot}" for shot in SHOTS)})
-"""What tables of accuracies call their columns that are no domain's, before a comma and a predictor's name."""
+"""Heads of those columns in tables of accuracies that belong to no domain, before a comma and a predictor's name."""
 LEFT_OUT = " (left out)"
 JOINING = frozenset("\u200c\u200d")
 """Invisible, and part of words and of composed emoji."""
 
 
 def readable(name: str) -> str:
-    r"""Return the name as it can be shown in one line: what is invisible is written as Python does, ``\n`` or ``\x00``.
+    r"""Return the name as it can be shown in one line: invisible characters are escaped, such as ``\n`` or ``\x00``.
 
-    These are line breaks, other control characters, marks that turn the direction of what follows, and bytes that are
-    no UTF-8, which Python hands over as lone surrogates. A name that begins or ends with a space, or has nothing to be
-    seen, is put into quotes. Letters are composed (NFC), as a keyboard gives them and macOS does not store them. A
-    readable name stays as it is.
+    These are line breaks, other control characters, marks that change the direction of writing, and bytes that are not
+    UTF-8, which Python represents as lone surrogates. A name that begins or ends with a space, or has no visible
+    character, is put into quotes. Letters are composed (NFC), as keyboards produce them; macOS stores them decomposed.
+    A readable name is returned unchanged.
     """
     composed = unicodedata.normalize("NFC", name)
     text = "".join(_written_out(character) if _hidden(character) else character for character in composed)
@@ -36,7 +36,7 @@ def all_readable(what: str, names: Sequence[str]) -> tuple[str, ...]:
     """Return the readable names.
 
     Raises:
-        UserError: two of them are the same, or read alike.
+        UserError: If two of them are the same, or become the same when made readable.
     """
     shown = tuple(map(readable, names))
     twice = next((name for name in shown if shown.count(name) > 1), None) if len(set(shown)) < len(shown) else None
@@ -46,13 +46,13 @@ def all_readable(what: str, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def find_name(given: object, known: Collection[str]) -> str | None:
-    """Return the one of the known names that a user means, or None.
+    """Return the known name that a user means, or ``None``.
 
-    It is the name itself, or the one that reads the same. A whole number is a name that the command line has read as
-    one.
+    It is the name itself, or the only one with the same readable form. ``given`` may be a whole number, since the
+    command line reads a name of digits as one.
     """
     text = str(given)
-    if isinstance(given, bool | float) or given is None:  # 1e5, true and null have lost how they were written
+    if isinstance(given, bool | float) or given is None:  # how 1e5, true and null were written is not known
         return None
     if text in known:
         return text
@@ -61,14 +61,14 @@ def find_name(given: object, known: Collection[str]) -> str | None:
 
 
 def quoting_hint(given: object) -> str:
-    """Return what to say of a name that is no text any more, as a half-sentence, or nothing."""
+    """Return the end of an error sentence about a name that was not read as a text, or an empty text."""
     if isinstance(given, str):
         return ""
     return ', and put a name that reads as a number, null, true or false into quotes, as in \'["007","null"]\''
 
 
 def title(domain: str) -> str:
-    """Return the head of a domain's column: its name, in quotes where a column that is no domain's is called so."""
+    """Return the head of a domain's column: its name, in quotes where another column has that name."""
     taken = domain.partition(",")[0] in COLUMNS or domain.endswith(LEFT_OUT) or domain.startswith('"')
     return f'"{domain}"' if taken else domain
 
@@ -85,6 +85,6 @@ def _hidden(character: str) -> bool:
 
 
 def _written_out(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # a byte of a file name that is no UTF-8
+    if "\udc80" <= character <= "\udcff":  # a byte of a file name that is not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 SERVER = -1
-"""Stands in the place of a client id where the server draws."""
+"""Takes the place of a client id where the server draws."""
 
 
 def derive_seed(seed: int, purpose: str, *, round: int = 0, client: int = SERVER) -> int:
-    """A 63-bit seed that is the same on every machine and Python version."""
+    """Return a 63-bit seed that is the same on every machine and Python version."""
     text = f"{seed}/{round}/{client}/{purpose}"
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
@@ -27,7 +27,7 @@ def numpy_generator(seed: int, purpose: str, *, round: int = 0, client: int = SE
 
 
 def torch_generator(seed: int, purpose: str, *, round: int = 0, client: int = SERVER) -> torch.Generator:
-    """A generator on the CPU, so that the same batches are drawn whatever device trains on them."""
+    """Return a generator on the CPU, so that the same batches are drawn whatever device trains on them."""
     generator = torch.Generator()
     generator.manual_seed(derive_seed(seed, purpose, round=round, client=client))
     return generator
@@ -37,32 +37,32 @@ def torch_generator(seed: int, purpose: str, *, round: int = 0, client: int = SE
 def global_seed(
     seed: int, purpose: str, *, round: int = 0, client: int = SERVER, device: torch.device | None = None
 ) -> Iterator[None]:
-    """Seeds torch's global generators inside the block (weight initialization, dropout) and restores them after it.
+    """Seed torch's global generators inside the block (weight initialization, dropout) and restore them after it.
 
-    That of a GPU only if it is ``device``, since touching it would start CUDA.
+    The generator of a GPU is seeded only if that GPU is ``device``, since touching it would initialize CUDA.
     """
     gpus = [device.index or 0] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(gpus):
         derived = derive_seed(seed, purpose, round=round, client=client)
         if gpus:
             torch.manual_seed(derived)
-        else:  # alone: torch would also note, which takes milliseconds, that CUDA's was to be seeded
+        else:  # not torch.manual_seed: it also queues a seeding of CUDA's generators, which takes milliseconds
             torch.default_generator.manual_seed(derived)
         yield
 
 
 def cohort_size(clients: int, fraction: float) -> int:
-    """``fraction`` of the clients, halves rounded up and at least one."""
-    # Not Python's round, which takes halves to the even number; 0.29 * 50 falls just short of its half in binary.
+    """Return how many clients are in a cohort: ``fraction`` of all, halves rounded up, and at least one."""
+    # Not Python's round, which rounds halves to even; and 0.29 * 50 is slightly below 14.5 in binary.
     return min(clients, max(1, int(round(fraction * clients, 9) + 0.5)))
 
 
 def draw_cohort(clients: list[int], fraction: float, seed: int, round: int) -> list[int]:
-    """The clients of one round, ``cohort_size`` of them, in ascending order."""
+    """Return the ``cohort_size`` clients of one round, in ascending order."""
     size = cohort_size(len(clients), fraction)
     if size == len(clients):
         return sorted(clients)
-    # Places and not ids are drawn: numpy would turn 64-bit node ids into floats.
+    # Indices are drawn instead of ids: numpy would convert 64-bit node ids to floats.
     places = numpy_generator(seed, "cohort", round=round).choice(len(clients), size, replace=False)
     ordered = sorted(clients)
     return sorted(ordered[place] for place in places)

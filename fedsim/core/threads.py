@@ -1,4 +1,4 @@
-"""How many threads torch computes with: one, where numbers must not depend on the machine or the engine."""
+"""The number of threads of torch: one, where numbers must not depend on the machine or the engine."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute with one thread for a while, so that sums in the server's process do not depend on the engine."""
+    """Compute with one thread inside the block, so that sums in the server's process do not depend on the engine."""
     before = fix_threads()
     try:
         yield
@@ -17,7 +17,10 @@ def one_thread() -> Iterator[None]:
 
 
 def fix_threads() -> int:
-    """Compute with one thread, since the order in which threads add up would show in the last bits; return what was."""
+    """Set torch to one thread and return the previous number of threads.
+
+    With more threads, the order of their sums would change the last bits of the results.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     return before

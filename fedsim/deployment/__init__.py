@@ -1,1 +1,1 @@
-"""Runs on real devices: Flower's runtime behind the engines' seam, the SuperLink, the devices' own commands."""
+"""Runs on real devices: Flower's runtime behind the interface of the engines, the SuperLink, the devices' commands."""

@@ -1,4 +1,4 @@
-"""Messages to nodes that may leave before they answer, and come back."""
+"""Delivery of messages to nodes that may leave before they answer, and come back."""
 
 import logging
 import time
@@ -13,7 +13,7 @@ from fedsim.deployment.error_text import one_line
 log = logging.getLogger(__name__)
 
 REFRESH = 3.0
-"""Seconds between looks at who is connected."""
+"""Seconds between queries of which nodes are connected."""
 POLL, SIMULATED_POLL = 1.0, 0.1
 ATTEMPTS = 5
 UNKNOWN = 0
@@ -23,7 +23,7 @@ GONE = (3, 4, 5)
 
 
 class Nodes(Protocol):
-    """Who plays which client at the moment, and how to reach them."""
+    """Which node hosts which client at the moment, and how to reach it."""
 
     @property
     def simulated(self) -> bool: ...
@@ -44,7 +44,7 @@ class Nodes(Protocol):
 
 
 class Exchange:
-    """Messages on their way to nodes that may leave, and the replies that have come."""
+    """The messages of one call that are not answered yet, and the replies that have arrived."""
 
     def __init__(self, nodes: Nodes, messages: list[Message], timeout: float | None) -> None:
         self.nodes = nodes
@@ -60,7 +60,7 @@ class Exchange:
         return self.replies.pop(id(message), None)
 
     def step(self) -> None:
-        """Sends what can be sent, takes what has come, gives up what is too late, and waits a little."""
+        """Send what can be sent, receive replies, answer messages past the deadline with errors, and sleep a little."""
         if time.monotonic() - self.refreshed > REFRESH:
             self.nodes.refresh()
             self.refreshed = time.monotonic()
@@ -100,7 +100,7 @@ class Exchange:
     def _receive(self) -> None:
         for reply in self.nodes.pull(self.out):
             each = self.out.pop(reply.metadata.reply_to_message_id)
-            # As if the client itself had answered: the reply's source is what the message was addressed to.
+            # As if the client itself had answered: the reply's source is the client that the message was addressed to.
             if not reply.has_error():
                 self.nodes.note(each.metadata.dst_node_id, reply)
                 self.replies[id(each)] = Message(reply.content, reply_to=each)

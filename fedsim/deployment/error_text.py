@@ -1,16 +1,19 @@
-"""What went wrong on another machine, as one line: its words are its own, and could look like lines of our log."""
+"""An error of another machine as one line: its text is not trusted, since it could imitate lines of our log."""
 
 import re
 
 LONGEST = 300
 _FLOWERS = re.compile(r"<class '([^'\n]*)'>:<'(.*?)(?:'>)?\s*", re.DOTALL)
-"""How Flower writes an exception of a ClientApp into ``Error.reason``."""
+"""The form in which Flower writes an exception of a ClientApp into ``Error.reason``."""
 _SIMULATORS = "Exception ClientAppException occurred. Message: "
-"""Stands before the exception's own words at the end of the long traceback that Flower's simulation sends."""
+"""Precedes the exception's own message at the end of the long traceback that Flower's simulation sends."""
 
 
 def one_line(reason: str | None) -> str:
-    """The exception's own words, and its kind unless it is one of ours, which are sentences; what prints, cut off."""
+    """Return the first line of the exception's message, with printable characters only, cut after ``LONGEST``.
+
+    The class of the exception precedes it, except for exceptions of fedsim, whose messages are whole sentences.
+    """
     text, kind = reason or "", ""
     if wrapped := _FLOWERS.fullmatch(text):
         kind, text = wrapped.groups()

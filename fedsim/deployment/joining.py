@@ -1,4 +1,4 @@
-"""The beginning of a run on nodes: whoever is to take part is waited for, and the log says who that is."""
+"""The beginning of a run on nodes: waits for the nodes that are to take part, and logs which ones are missing."""
 
 import logging
 import time
@@ -11,19 +11,23 @@ log = logging.getLogger(__name__)
 
 POLL = 0.2
 FIRST_WORD, MOST_BETWEEN = 15.0, 300.0
-"""Seconds until the log says for the first time who is waited for; then the seconds double, up to five minutes."""
+"""Seconds until the log first says which clients are missing; then the intervals double, up to five minutes."""
 SETTLED = 10.0
-"""Where it is open who takes part: seconds in which nobody came or went. Devices that start together come together."""
+"""Where the set of clients is open: seconds without a node that joins or leaves, before the run begins.
+
+Devices that are started together join at about the same time.
+"""
 SHOWN_CLIENTS = 10
 
 
 def await_nodes(roll: Roll, join_timeout: float | None) -> None:
-    """Wait until every client is played, or for ``join_timeout`` seconds; ``None`` for as long as it takes.
+    """Wait until every client has a node, or for ``join_timeout`` seconds; without a limit if it is ``None``.
 
-    While it is open which clients there are, they are those of the nodes that are online: all of these have to say who
-    they are, and to leave no gap between the numbers.
+    While the set of clients is open, it consists of those of the nodes that are online: all of these have to report
+    which client they host, and the numbers must have no gap.
 
-    Raises: ``FedsimError`` if then no client is played, or a gap is left.
+    Raises:
+        FedsimError: If by then no client has a node, or the numbers of an open set have a gap.
     """
     start = settled = time.monotonic()
     word = FIRST_WORD
@@ -49,7 +53,11 @@ def await_nodes(roll: Roll, join_timeout: float | None) -> None:
 
 
 def _begin(roll: Roll, join_timeout: float | None) -> None:
-    """Say who is missing, and begin with the others if that can be."""
+    """Log which clients are missing, and let the run begin with the others if possible.
+
+    Raises:
+        FedsimError: If no client has a node, or the numbers of an open set have a gap.
+    """
     missing, played = roll.missing, [each for each in roll.partitions if roll.node_of(each) is not None]
     longer = "start the devices, or choose a longer join_timeout, or join_timeout=null for as long as it takes."
     within = f"within join_timeout={join_timeout} seconds"
@@ -69,7 +77,7 @@ def _begin(roll: Roll, join_timeout: float | None) -> None:
 
 
 def named(clients: Sequence[int]) -> str:
-    """``client 3``, ``clients 0, 1``, or the first few of many."""
+    """Return ``client 3``, ``clients 0, 1``, or the first few of many."""
     shown = ", ".join(map(str, clients[:SHOWN_CLIENTS]))
     more = f" and {len(clients) - SHOWN_CLIENTS} more" if len(clients) > SHOWN_CLIENTS else ""
     return f"client{'s' if len(clients) > 1 else ''} {shown}{more}"

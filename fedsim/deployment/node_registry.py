@@ -1,4 +1,4 @@
-"""Which nodes are there and which clients they play, while nodes come, go, and are asked who they are."""
+"""The registry of nodes: which are online and which clients they host, while nodes join, leave, and are queried."""
 
 import itertools
 import logging
@@ -16,27 +16,30 @@ from fedsim.messages.schema import CONFIG, QUERY_NODE
 log = logging.getLogger(__name__)
 
 REJOIN = 120.0
-"""Seconds that a client's node may be away before all goes on without it; Flower needs 60 to notice a death."""
+"""Seconds that a client's node may be away before the run goes on without it; Flower notices a death after 60."""
 QUERY_TIMEOUT = 300.0
-"""Seconds after which a question that is not answered may be lost; a second one makes a slow device slower."""
+"""Seconds after which an unanswered query counts as lost; not shorter, since a second one slows a device further."""
 ASK_AGAIN, AT_MOST = 60.0, 960.0
-"""Seconds until a node that failed to say it is asked again, doubled each time: on a device, each is a process."""
+"""Seconds until a node that answered with an error is queried again, doubled each time up to the second number.
+
+On a device, each query starts a process.
+"""
 SHOWN_GAPS = 10
 
 
 @dataclass
 class _Question:
-    """To one node, who it is, until it has said so."""
+    """The queries to one node for its profile, until it has answered with one."""
 
     first: float
-    """When it was asked first"""
+    """The time of the first query"""
     times: int = 0
     again: float = 0.0
-    """When it may be asked once more"""
+    """The time from which it may be queried again"""
     ids: set[str] = field(default_factory=set)
-    """The messages that are not answered"""
+    """The ids of the messages that are not answered"""
     fault: str | None = None
-    """What it answered instead, last"""
+    """The last answer that was not a profile, as a text"""
 
     def sent(self, id_: str | None, now: float) -> None:
         self.times += 1
@@ -49,44 +52,47 @@ class _Question:
 
 
 class Roll:
-    """The nodes behind Flower's ``Grid``, and the clients of ``partitions`` that they play.
+    """The nodes behind Flower's ``Grid``, and the clients of ``partitions`` that they host.
 
-    Without ``partitions`` the clients are those that devices say they play, until ``close``. Who is online and has not
-    said who it is has ``patience`` seconds for it, from the first question on; ``None`` for as long as it takes.
+    Args:
+        grid: Flower's grid.
+        partitions: The clients. Without them, the clients are those that devices report to host, until ``close``.
+        patience: Seconds from the first query in which a node that is online has to report its profile; ``None`` for
+            no limit.
     """
 
     def __init__(self, grid: Grid, partitions: Sequence[int] | None, patience: float | None = None) -> None:
         self._grid = grid
         self.open = partitions is None
-        """Whether it is still open which clients there are"""
+        """Whether the set of clients is still open"""
         self._partitions = list(partitions or ())
         self._patience = patience
         self._known: dict[int, NodeProfile] = {}
-        """What those that are there have told, in the order in which they came"""
+        """The profiles of the nodes that are online, in the order in which they joined"""
         self._questions: dict[int, _Question] = {}
         self._played: dict[int, int] = {}
         self._missing_since: dict[int, float] = {}
         self._warned: set[str] = set()
         self.simulated = True
-        """Whether all are nodes of Flower's simulation; once a device has come, only devices play"""
+        """Whether all nodes are Flower's simulated ones; once a device has joined, only devices host clients"""
 
     def node_of(self, partition: int) -> int | None:
-        """The node that plays it, the one that came first of several; ``None`` if there is none."""
+        """Return the node that hosts the client, of several the one that joined first; ``None`` if there is none."""
         return self._played.get(partition)
 
     @property
     def nodes(self) -> dict[int, NodeProfile]:
-        """What the node of each partition told, for the partitions that are played."""
+        """The profile of the node of each partition, for the partitions that have a node."""
         return {partition: self._known[id_] for partition, id_ in sorted(self._played.items())}
 
     @property
     def partitions(self) -> list[int]:
-        """The clients that there are, as far as that is known."""
+        """The clients, as far as they are known."""
         return list(self._partitions)
 
     @property
     def missing(self) -> list[int]:
-        """The clients that nobody plays; while it is open who they are, the first gaps in their numbers."""
+        """The clients without a node; while the set of clients is open, the first gaps in their numbers."""
         if not self.open:
             return [partition for partition in self._partitions if partition not in self._played]
         gaps = (each for each in range(max(self._played, default=-1)) if each not in self._played)
@@ -99,12 +105,12 @@ class Roll:
 
     @property
     def asking(self) -> bool:
-        """Whether somebody is online who may still say who it is."""
+        """Whether a node is online whose profile may still arrive."""
         return any(each.ids for each in self._questions.values())
 
     @property
     def strangers(self) -> list[str]:
-        """In words, who is online and has not said which client it plays."""
+        """Phrases about the nodes that are online and have not reported which client they host."""
         now = time.monotonic()
         return [
             f"node {id_} is online and cannot say which client it plays: {question.fault}"
@@ -114,27 +120,27 @@ class Roll:
         ]
 
     def close(self) -> None:
-        """No further clients."""
+        """Close the set of clients: no further ones are added."""
         self.open = False
 
     def given_up(self, partition: int) -> str | None:
-        """Why nobody waits any longer for a node that plays it; ``None`` while there is one, or may soon be."""
+        """Return why no node of this client is waited for any longer; ``None`` while it has one, or may get one."""
         now = time.monotonic()
         since = self._missing_since.get(partition)
         if since is None or now - since <= REJOIN:
             return None
         if any(each.ids and not self._late(each, now) for each in self._questions.values()):
-            return None  # somebody is online who has not said who it is, and may be who is missing
+            return None  # a node is online that has not reported its client, and may be the missing one
         return "; ".join([f"no node plays it, and none came within {REJOIN:.0f} seconds", *self.strangers])
 
     def _late(self, question: _Question, now: float) -> bool:
         return self._patience is not None and now - question.first > self._patience
 
     def refresh(self) -> None:
-        """Looks who is there and what they have answered, and asks who is new; waits for nothing."""
+        """Update which nodes are online, read their answers, and query new nodes, all without waiting."""
         now = time.monotonic()
         before, present = list(self._known), set(self._grid.get_node_ids())
-        # Who comes back is asked anew: it may have been started again as another client.
+        # A node that comes back is queried again: it may have been restarted as another client.
         self._known = {id_: node for id_, node in self._known.items() if id_ in present}
         self._questions = {id_: question for id_, question in self._questions.items() if id_ in present}
         self._hear(now)
@@ -188,7 +194,7 @@ class Roll:
             if node.partition not in self._partitions:
                 self._warn_once(f"node {id_} is left out: there is no client {node.partition}")
             if node.simulated and not self.simulated:
-                # It would play many clients, those of devices that are away among them.
+                # It would host many clients, among them those of devices that are away.
                 self._warn_once(f"node {id_} is left out: it says it is simulated, and others are devices")
                 continue
             for partition in partitions:
@@ -203,7 +209,11 @@ class Roll:
 
 
 def _profile(reply: Message) -> NodeProfile:
-    """Errors: ``ValueError`` for whatever is not the profile of a node."""
+    """Return the profile in a node's reply.
+
+    Raises:
+        ValueError: If the reply is an error or has no profile, or a device claims to host several clients.
+    """
     if reply.has_error():
         raise ValueError(one_line(reply.error.reason))
     told = reply.content.get(CONFIG)

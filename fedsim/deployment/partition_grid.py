@@ -1,7 +1,7 @@
-"""``flwr run``: a Grid over Flower's own runtime that speaks of partitions instead of nodes.
+"""``flwr run``: a Grid over Flower's own runtime that is addressed by partitions instead of nodes.
 
-Flower's node ids are random, and there may be fewer SuperNodes than clients (Flower simulates two unless told
-otherwise). So every node is asked which partitions it plays (``query.node``): a real device the one of its
+Flower's node ids are random, and there may be fewer SuperNodes than clients (Flower simulates two by default). So every
+node is asked which partitions it hosts (``query.node``): a real device hosts the one of its
 ``partition-id``, a simulated node the p with p mod ``num-partitions`` = ``partition-id``. Replies come in the order of
 the messages, and the same seed gives the same numbers as the other engines.
 """
@@ -29,14 +29,21 @@ PARTITION = "partition-id"
 
 
 class PartitionGrid(FederationGrid):
-    """Wraps the ``Grid`` that Flower hands to a ServerApp; its node ids are partition ids, counted from zero.
+    """Wraps the ``Grid`` that Flower passes to a ServerApp; its node ids are partition ids, counted from zero.
 
-    It waits for the nodes of all clients, up to ``join_timeout`` seconds; where ``num_partitions`` is ``None``, the
-    devices that are online are the clients. Later nodes may come and go: each message goes to the node that plays its
-    client now. Where there is none, or it does not answer within ``timeout`` seconds, the reply is an error.
-    ``server_app`` makes the app that evaluates the global model in this process where the nodes are real devices.
+    The constructor waits for the nodes. Later, nodes may join and leave: each message goes to the node that hosts its
+    client at that moment.
 
-    Raises: ``FedsimError`` if no node joins; without ``num_partitions`` also if their numbers leave a gap.
+    Args:
+        grid: Flower's grid.
+        num_partitions: How many clients there are; ``None`` if the devices that are online are the clients.
+        timeout: Seconds after which a message is answered with an error: where the client's node does not answer, or
+            there is none.
+        server_app: Makes the app that evaluates the global model in this process where the nodes are real devices.
+        join_timeout: Seconds to wait for the nodes of all clients; ``None`` for no limit.
+
+    Raises:
+        FedsimError: If no node joins; without ``num_partitions`` also if the numbers of the devices have a gap.
     """
 
     def __init__(
@@ -58,11 +65,11 @@ class PartitionGrid(FederationGrid):
         self._partitions = self._roll.partitions
 
     def node_of(self, partition: int) -> int | None:
-        """The node that plays it; ``None`` if there is none."""
+        """Return the node that hosts the client; ``None`` if there is none."""
         return self._roll.node_of(partition)
 
     def given_up(self, partition: int) -> str | None:
-        """Why nobody waits any longer for a node that plays it; ``None`` while somebody does."""
+        """Return why no node of this client is waited for any longer; ``None`` while one is."""
         return self._roll.given_up(partition)
 
     def refresh(self) -> None:
@@ -70,12 +77,12 @@ class PartitionGrid(FederationGrid):
 
     @property
     def nodes(self) -> dict[int, NodeProfile]:
-        """What the node of each partition told, for the partitions that are played."""
+        """The profile of the node of each partition, for the partitions that have a node."""
         return self._roll.nodes
 
     @property
     def strangers(self) -> list[str]:
-        """In words, which nodes are online and have not said which client they play."""
+        """Phrases about the nodes that are online and have not reported which client they host."""
         return self._roll.strangers
 
     @property
@@ -84,9 +91,10 @@ class PartitionGrid(FederationGrid):
         return self._roll.simulated
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """A node gets one message at a time: Flower would let two messages of one node overwrite each other's state.
+        """Yield the replies in the order of the messages.
 
-        What a node had not answered when it went away is sent again when it is back.
+        A node receives one message at a time: in Flower, two messages to one node would overwrite each other's state.
+        A message that a node had not answered when it left is sent again when it is back.
         """
         ordered = list(messages)
         timeout = self._timeout if timeout is None else timeout
@@ -97,9 +105,10 @@ class PartitionGrid(FederationGrid):
             yield reply
 
     def client_states(self) -> dict[int, RecordDict] | None:
-        """What each client keeps, asked of its node; ``None`` if a device keeps that to itself, or does not answer.
+        """Query the client states from the nodes; return ``None`` if a device does not share its own, or is silent.
 
-        Errors: ``FedsimError`` if a simulated node does not, since that is no machine that may be away.
+        Raises:
+            FedsimError: If a simulated node does not answer, since it is no machine that may be away.
         """
         self.refresh()
         if not self.answers_measuring:
@@ -120,13 +129,13 @@ class PartitionGrid(FederationGrid):
 
     @property
     def answers_measuring(self) -> bool:
-        """Whether the node of every client answers questions that only measuring needs."""
+        """Whether the node of every client answers queries that serve measurement only."""
         nodes = self.nodes
         return len(nodes) == len(self._partitions) and all(n.simulated or n.shares_personal for n in nodes.values())
 
     @property
     def folds_evaluation(self) -> bool:
-        """A message costs a real device seconds, whatever is in it."""
+        """Whether evaluation is folded into training messages: on real devices, where each message costs seconds."""
         return not self.simulated
 
     def get_node_ids(self) -> Iterable[int]:
@@ -140,7 +149,7 @@ class PartitionGrid(FederationGrid):
         return self._grid.run
 
     def push(self, messages: Iterable[Message]) -> list[str | None]:
-        """Sends each to the node that plays its client; the ids to ask for replies with, in the same order."""
+        """Send each message to the node that hosts its client; return the ids of the messages, in the same order."""
         ids = self._grid.push_messages([self._addressed(each) for each in messages])
         return list(ids)
 
@@ -148,7 +157,7 @@ class PartitionGrid(FederationGrid):
         return self._grid.pull_messages(list(ids))
 
     def note(self, client: int, reply: Message) -> None:
-        """Remembers whether the client keeps something, so that it can be told when it has lost that."""
+        """Record whether the client has a client state, so that later messages let it notice that it has lost it."""
         config = reply.content.get(CONFIG)
         if not isinstance(config, ConfigRecord) or KEEPS not in config:
             return
@@ -158,7 +167,7 @@ class PartitionGrid(FederationGrid):
             self._keeping.discard(client)
 
     def _addressed(self, each: Message) -> Message:
-        """The message to the node, with the partition in its config and whether that should have kept something."""
+        """Return the message to the node; its config has the partition and whether that should have a client state."""
         partition = each.metadata.dst_node_id
         node = self.node_of(partition)
         assert node is not None
@@ -170,7 +179,10 @@ class PartitionGrid(FederationGrid):
         return Message(content, node, each.metadata.message_type)
 
     def evaluated_here(self, each: Message) -> Message | None:
-        """The reply to a question about the global model, which this process can answer as well as any device."""
+        """Return this process's own reply to an evaluation of the global model, which needs no device.
+
+        ``None`` for other messages, in Flower's simulation, and without ``server_app``.
+        """
         if each.metadata.message_type != EVALUATE_GLOBAL or self.simulated or self._make_server_app is None:
             return None
         if self._server_app is None:

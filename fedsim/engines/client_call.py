@@ -11,7 +11,7 @@ CLIENT_RAISED = 2
 
 
 def handle(app: ClientApp, message: Message, context: Context) -> tuple[Message, RecordDict]:
-    """The app's reply and the client's new state.
+    """Return the app's reply and the client's new state.
 
     If the app raises, the reply is an error whose reason is the exception's last line followed by its traceback, and
     the state is what it was before.

@@ -1,7 +1,7 @@
-"""What the process that workers are forked from imports first: from here on it finds the checkout's folders.
+"""Imported first by the fork server, from which workers are forked, so that it finds the checkout's folders.
 
-Without it that process, which multiprocessing starts with a path of its own, would take another package called
-``datasets`` for ours where one is installed, and so would every worker.
+multiprocessing starts that process with its own import path. Without this module, it and every worker would import
+another package called ``datasets`` instead of the checkout's, where one is installed.
 """
 
 from fedsim.core.checkout import put_on_path

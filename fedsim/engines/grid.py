@@ -1,4 +1,4 @@
-"""What the engines have in common: they are Flower Grids whose node ids are partition ids."""
+"""The base classes of the engines: Flower Grids whose node ids are partition ids."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ SERVER_NODE = 0xFED
 
 
 class FederationGrid(Grid):
-    """A ``Grid`` for one federation: replies in the order of the messages, and the clients' states can be read."""
+    """A ``Grid`` for one federation: it returns replies in the order of the messages, and can read client states."""
 
     def __init__(self) -> None:
         self._pushed: dict[str, Message] = {}
@@ -22,16 +22,19 @@ class FederationGrid(Grid):
 
     @abstractmethod
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Replies in the order of the messages, as they come; a client that raises answers with an error message."""
+        """Yield the replies as they come, in the order of the messages.
+
+        A client that raises answers with an error message.
+        """
 
     @property
     def folds_evaluation(self) -> bool:
-        """Whether clients evaluate a model when they are sent it for the next round, so as to be sent one message."""
+        """Whether clients evaluate a round's model when they receive it for the next training: one message, not two."""
         return False
 
     @abstractmethod
     def client_states(self) -> dict[int, RecordDict] | None:
-        """What each client keeps between rounds; ``None`` where clients keep that to themselves."""
+        """Return the client state of each client; ``None`` where the states stay on the clients' machines."""
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         ids = []
@@ -42,11 +45,11 @@ class FederationGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Sends what was pushed and returns the replies."""
+        """Send what was pushed and return the replies."""
         return list(self.send_and_receive([self._pushed.pop(id_) for id_ in message_ids]))
 
     def peak_memory_mb(self) -> float:
-        """Largest memory of the processes this engine started, added up; 0 for none."""
+        """Return the peak memory in MB of the processes that this engine started, added up; 0 if there are none."""
         return 0.0
 
     def create_message(
@@ -56,18 +59,18 @@ class FederationGrid(Grid):
 
 
 class WrappedGrid(FederationGrid):
-    """Another grid, of which every message and its reply pass through here."""
+    """A grid around another grid: every message and its reply pass through here."""
 
     def __init__(self, grid: FederationGrid) -> None:
         super().__init__()
         self._grid = grid
 
     def sent(self, message: Message) -> None:
-        """A message is on its way."""
+        """Take notice of a message before it is sent; does nothing unless overridden."""
 
     @abstractmethod
     def passed(self, message: Message, reply: Message) -> Message:
-        """The reply that the caller is given."""
+        """Return the reply that the caller receives in place of ``reply``."""
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         messages = list(messages)
@@ -99,9 +102,9 @@ class WrappedGrid(FederationGrid):
 
 
 class LocalGrid(FederationGrid):
-    """A ``Grid`` over ``num_nodes`` clients whose ``Context`` it keeps, so that a worker that dies loses no state.
+    """A ``Grid`` over ``num_nodes`` clients. It holds their ``Context``, so that a worker that dies loses no state.
 
-    It has no timeout: on one machine a client ends, raises, or takes its worker down with it, and each is answered.
+    It has no timeout: on one machine a client ends, raises, or ends its worker, and each case results in a reply.
 
     Use it as a context manager; leaving the block ends what the engine started.
     """
@@ -124,16 +127,17 @@ class LocalGrid(FederationGrid):
 
     @classmethod
     def check(cls, devices: Sequence[torch.device], options: Mapping[str, Any]) -> None:
-        """Whether this engine can be started with the options of its configuration.
+        """Check that this engine can be started with the options of its configuration.
 
-        Errors: ``UserError`` if not.
+        Raises:
+            UserError: If it cannot.
         """
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Nothing to end, unless an engine says otherwise."""
+        """End what the engine started; nothing, unless overridden."""
 
     def client_states(self) -> dict[int, RecordDict]:
         return {node: context.state for node, context in self.contexts.items()}
@@ -146,7 +150,7 @@ class LocalGrid(FederationGrid):
         return list(self.contexts)
 
     def set_run(self, run: Any) -> None:
-        """A local grid serves one run and needs no description of it."""
+        """Do nothing: a local grid serves one run and needs no description of it."""
 
     @property
     def run(self) -> Any:

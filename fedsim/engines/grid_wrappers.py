@@ -1,4 +1,4 @@
-"""Grids around a grid: one counts bytes, one remembers who failed."""
+"""Grids around a grid: one counts bytes, one records which clients failed."""
 
 from flwr.app import Message, MessageType
 
@@ -7,9 +7,10 @@ from fedsim.messages.schema import bytes_of, kind_of
 
 
 class CountingGrid(WrappedGrid):
-    """Count the bytes of the arrays in messages and replies since it was made.
+    """A grid that counts the bytes of the arrays in messages and replies since it was made.
 
-    What a method asks of its clients before or beside training is thus counted too; evaluating is measuring, and not.
+    Queries of a method before or beside training are counted too. Messages that ask for an evaluation are not, since
+    evaluation is measurement; replies are counted all the same.
     """
 
     def __init__(self, grid: FederationGrid) -> None:
@@ -27,7 +28,7 @@ class CountingGrid(WrappedGrid):
 
 
 class FaultGrid(WrappedGrid):
-    """Remember the clients whose answers were errors since it was made: each once for a type of message."""
+    """A grid that records which clients answered with an error since it was made, once per client and message type."""
 
     def __init__(self, grid: FederationGrid) -> None:
         super().__init__(grid)
@@ -35,7 +36,7 @@ class FaultGrid(WrappedGrid):
 
     @property
     def faults(self) -> list[tuple[int, str, str]]:
-        """The client, what the message was about, and the first line of the reason."""
+        """For each fault the client, the kind of the message, and the first line of the reason."""
         return [(client, type_, reason) for (client, type_), reason in self._faults.items()]
 
     def passed(self, message: Message, reply: Message) -> Message:

@@ -12,7 +12,7 @@ from fedsim.engines.grid import LocalGrid
 
 
 class InlineGrid(LocalGrid):
-    """Runs the app that ``make_app`` returns for the first of ``devices``."""
+    """A grid that runs the app which ``make_app`` returns for the first of ``devices``, in this process."""
 
     def __init__(
         self, make_app: Callable[[torch.device], ClientApp], num_nodes: int, devices: Sequence[torch.device]

@@ -38,12 +38,12 @@ from fedsim.messages.schema import ROUND, config_of
 log = logging.getLogger(__name__)
 
 AHEAD = 2
-"""Messages per worker that may be answered before an earlier one is: bounds the replies that wait for their turn."""
+"""Messages per worker that may be answered before an earlier one is; bounds the replies that wait in memory."""
 LONGEST_SOCKET = 104
-"""Bytes that the name of a Unix socket may have, with the zero behind it, on macOS; Linux gives it four more."""
+"""Bytes of a Unix socket's name on macOS, including the terminating zero; Linux allows four more."""
 SHORT_FOLDER = "/tmp"
 ATTEMPTS = 3
-"""How often a client is begun before the death of its workers is taken to be its own fault."""
+"""How often a client is started before the death of its workers is attributed to the client."""
 
 
 @dataclass(eq=False)
@@ -127,7 +127,7 @@ class ProcessGrid(LocalGrid):
                 worker = busy[connection]  # type: ignore[index]  # wait returns what it was given
                 assert worker.task is not None
                 done, answer = worker.task, self._collect(worker, worker.task)
-                if answer is not None and done in in_flight:  # not one that an earlier caller stopped waiting for
+                if answer is not None and done in in_flight:  # else the caller of that message has stopped waiting
                     in_flight.remove(done)
                     replies[done.index], self.contexts[done.client].state = answer
 
@@ -177,7 +177,7 @@ class ProcessGrid(LocalGrid):
         task.attempts += 1
         worker.task = task
         envelope = copy(task.message)
-        envelope.content = RecordDict()  # the content is packed once for all clients that are sent the same
+        envelope.content = RecordDict()  # the content is packed once for all clients that receive the same
         context: Context = self.contexts[task.client]
         try:
             send(worker.connection, task.content, _process_id(worker))
@@ -186,7 +186,7 @@ class ProcessGrid(LocalGrid):
             log.debug("worker %d was gone before its message was sent; noticed when its reply is due", worker.number)
 
     def _collect(self, worker: _Worker, task: _Task) -> tuple[Message, RecordDict] | None:
-        """The reply and the client's new state; ``None`` if the worker has died and its task was begun again."""
+        """Return the reply and the client's new state; ``None`` if the worker has died and its task was restarted."""
         try:
             reply: Message = receive(worker.connection)
             state, worker.peak_memory_mb = receive(worker.connection, copy=True)
@@ -216,9 +216,10 @@ class ProcessGrid(LocalGrid):
 
 
 def worker_count(devices: Sequence[torch.device], workers: int | None, workers_per_gpu: int) -> int:
-    """How many workers the settings ask for.
+    """Return how many workers the settings ask for.
 
-    Errors: ``UserError`` for a number below one, or where processes cannot hand file descriptors over.
+    Raises:
+        UserError: If a number is below one, or the operating system has no fork server, which passes file descriptors.
     """
     for key, value in (("workers", workers), ("workers_per_gpu", workers_per_gpu)):
         if value is not None and (not isinstance(value, int) or value < 1):
@@ -234,9 +235,9 @@ def worker_count(devices: Sequence[torch.device], workers: int | None, workers_p
 
 @contextmanager
 def _without_the_main_module() -> Iterator[None]:
-    """Keep workers from running the user's script, as multiprocessing would have them do to find what is defined there.
+    """Prevent workers from running the user's script, which multiprocessing imports to find the definitions in it.
 
-    They need nothing of it, and a script without ``if __name__ == "__main__"`` would simulate again in each of them.
+    Workers need none of them, and a script without ``if __name__ == "__main__"`` would start a simulation in each.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -247,20 +248,20 @@ def _without_the_main_module() -> Iterator[None]:
 
 
 def _keep_names_of_sockets_short() -> None:
-    """Put multiprocessing's sockets where their names fit: it makes them under TMPDIR, however long that is."""
+    """Make multiprocessing put its sockets into a folder with a short name, if ``TMPDIR`` is too long for them."""
     with writing("a temporary folder"):
         name = Path(tempfile.gettempdir(), "pymp-12345678", "listener-12345678")
     if os.name != "posix" or len(os.fsencode(name)) < LONGEST_SOCKET:
         return
     usual, tempfile.tempdir = tempfile.tempdir, SHORT_FOLDER
     try:
-        get_temp_dir()  # multiprocessing keeps the first one that it has made
+        get_temp_dir()  # multiprocessing reuses the first one that it has made
     finally:
         tempfile.tempdir = usual
 
 
 def _tasks(messages: Iterable[Message]) -> Iterator[_Task]:
-    """Packs a content once for all the messages in a row that carry the same one."""
+    """Yield a task for each message; successive messages with the same content share one packed copy of it."""
     content: RecordDict | None = None
     for index, message in enumerate(messages):
         if message.content is not content:

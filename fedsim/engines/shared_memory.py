@@ -1,8 +1,8 @@
-"""Objects sent between processes of one machine, their large buffers in shared memory instead of in the pipe.
+"""Objects sent between processes of one machine, with their large buffers in shared memory instead of in the pipe.
 
-Pickle protocol 5 hands the buffers of arrays out separately; they are laid into one anonymous file whose descriptor
-goes over the connection, and the receiver's arrays lie directly on it. The file has no name, so nothing is left
-behind when a process is killed, and it is not limited by the size of /dev/shm.
+Pickle protocol 5 returns the buffers of arrays separately. They are copied into one anonymous file, whose descriptor is
+sent over the connection, and the receiver's arrays are views of that file. The file has no name, so nothing is left
+behind when a process is killed, and its size is not limited by that of /dev/shm.
 """
 
 import mmap
@@ -21,7 +21,7 @@ ALIGNMENT = 64
 
 @dataclass
 class Packed:
-    """An object ready to be sent, as often as one likes; the file lives until the last process lets go of it."""
+    """An object ready to be sent any number of times; the file exists until the last process has closed it."""
 
     pickled: bytes
     sizes: list[int]
@@ -55,10 +55,11 @@ def send(connection: Connection, packed: Packed, process_id: int) -> None:
 
 
 def receive(connection: Connection, *, copy: bool = False) -> Any:
-    """The object; its arrays lie on the shared file, or with ``copy`` in memory of their own, which needs no
-    descriptor.
+    """Return the object; its arrays are views of the shared file, or with ``copy`` own memory without a descriptor.
 
-    Errors: ``EOFError`` or ``OSError`` if the other side is gone.
+    Raises:
+        EOFError: If the other side has closed the connection.
+        OSError: If the connection is broken.
     """
     pickled, sizes, has_file = connection.recv()
     if not has_file:

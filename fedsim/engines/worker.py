@@ -19,7 +19,7 @@ READY = "ready"
 
 
 def serve(connection: Connection, device: torch.device, parent: int) -> None:
-    """Receives the app's factory, answers ``READY`` or what the factory raised, then serves messages."""
+    """Receive the app's factory, answer ``READY`` or what the factory raised, then serve messages."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
     fix_threads()
     try:

@@ -1,1 +1,1 @@
-"""What a run leaves behind while it goes on: the run directory, its tables, its checkpoints, its progress."""
+"""The output of a run: the run directory, its tables and checkpoints, and the progress that is shown."""

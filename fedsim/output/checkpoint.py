@@ -1,6 +1,6 @@
-"""What ``resume=`` goes on from: the server's arrays, the strategy's state and every client's, in one atomic file.
+"""Checkpoints for ``resume=``: the server's arrays, the strategy's state and every client state, in one atomic file.
 
-Generators need no place in it: each is derived from (seed, round, client, purpose).
+A checkpoint holds no random generators: each is derived from (seed, round, client, purpose).
 """
 
 import json
@@ -27,13 +27,14 @@ class Checkpoint:
     strategy: RecordDict
     clients: dict[int, RecordDict]
     tables: Mapping[str, int] = field(default_factory=dict)
-    """How many rows the run's tables had; empty in a checkpoint of before that was kept"""
+    """How many rows the run's tables had; empty in checkpoints of versions that did not store it"""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Writes ``round_NNNNN.safetensors`` and then removes the older ones.
+    """Write ``round_NNNNN.safetensors`` and then remove the older ones.
 
-    Raises: ``FileError`` if it cannot be written; the older ones are still there.
+    Raises:
+        FileError: If it cannot be written; the older ones still exist then.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,14 +57,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether there is one to go on from."""
+    """Return whether there is a checkpoint from which to resume."""
     return any(folder.glob(FILES))
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint of a run, or ``None`` if it was stopped before its first.
+    """Return the newest checkpoint of a run, or ``None`` if the run was stopped before its first.
 
-    Raises: ``UserError`` if it is damaged or may not be read.
+    Raises:
+        UserError: If it is damaged or may not be read.
     """
     with reading(folder):
         paths = sorted(folder.glob(FILES))

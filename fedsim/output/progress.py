@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: one live line on a terminal or in a notebook, plain lines elsewhere."""
+"""The progress of a run as users see it: one live line on a terminal or in a notebook, plain lines elsewhere."""
 
 import logging
 import time
@@ -13,25 +13,25 @@ from fedsim.output.terminal import console
 
 
 class Reporter:
-    """Shows nothing; the others override what they show."""
+    """Base class of the reporters. It shows nothing; subclasses override the methods whose events they show."""
 
     def start(self, first_round: int, rounds: int) -> None:
-        """The first round to be trained, and the last."""
+        """Report the start of a run, from ``first_round``, the first to be trained, to the last, ``rounds``."""
 
     def cohort(self, round: int, clients: int) -> None:
-        """A round begins with so many clients."""
+        """Report that a round begins with a cohort of ``clients`` clients."""
 
     def client_done(self) -> None:
-        """One more client of the round has trained."""
+        """Report that one more client of the round has trained."""
 
     def round_done(self, round: int, metrics: dict[str, Any]) -> None:
-        """A round is recorded; without accuracies if it was not evaluated."""
+        """Report that a round is recorded; ``metrics`` has no accuracies if it was not evaluated."""
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Show a permanent line."""
 
     def close(self) -> None:
-        """No more of this run."""
+        """End the report of this run."""
 
 
 class PlainReporter(Reporter):
@@ -51,9 +51,9 @@ class PlainReporter(Reporter):
             self.say(self.line(round, metrics))
 
     def line(self, round: int, metrics: dict[str, Any]) -> str:
-        """What is said of an evaluated round."""
+        """Return the line about an evaluated round."""
         line = f"round {round}/{self._rounds}  client accuracy {metrics['client_accuracy_mean']:.1%}"
-        if "global_accuracy" in metrics:  # not where devices keep parts of the model to themselves
+        if "global_accuracy" in metrics:  # there is none where devices do not share parts of the model
             line += f"  global accuracy {metrics['global_accuracy']:.1%}"
         done = round - self._first + 1
         if done > 0:
@@ -66,7 +66,7 @@ class PlainReporter(Reporter):
 
 
 class NotebookReporter(PlainReporter):
-    """The same line, always in the place of the last: a notebook knows of a terminal's signs the carriage return."""
+    """Overwrites one line per evaluated round: of a terminal's control codes, a notebook knows the carriage return."""
 
     _width = 0
 
@@ -130,7 +130,7 @@ class LiveReporter(Reporter):
 
 
 def console_reporter() -> Reporter:
-    """Return the reporter for where this process writes to."""
+    """Return the reporter that suits the standard output of this process."""
     shown = console()
     if shown.is_jupyter:
         return NotebookReporter(shown)
@@ -139,7 +139,11 @@ def console_reporter() -> Reporter:
 
 @contextmanager
 def logging_to(reporter: Reporter, *, verbose: bool) -> Iterator[None]:
-    """Warnings of this project appear as lines of the reporter; Flower's log only with ``verbose``."""
+    """Show the warnings of this project as lines of the reporter inside the block.
+
+    With ``verbose``, messages of level INFO are shown too, and so are those of Flower; without it, Flower logs errors
+    only.
+    """
     handler = _ReporterHandler(reporter)
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     ours = [logging.getLogger(name) for name in ("fedsim", "strategies", "clients", "datasets")]
@@ -147,7 +151,7 @@ def logging_to(reporter: Reporter, *, verbose: bool) -> Iterator[None]:
     levels = {logger: logger.level for logger in (*ours, flower)}
     for logger in ours:
         logger.addHandler(handler)
-        logger.propagate = False  # Hydra listens at the root, and would print the line again
+        logger.propagate = False  # Hydra has a handler at the root, which would print the line again
         logger.setLevel(logging.INFO if verbose else logging.WARNING)
     flower.setLevel(logging.INFO if verbose else logging.ERROR)
     try:

@@ -1,7 +1,7 @@
-"""What a run was made of: its data, and the software that played it; a resumed run is held against it.
+"""The data and software of a run, with which a resumed run is compared.
 
-Other data would give clients what others have kept, so they are refused. Other software may change the last digits, and
-is told.
+Other data are refused, since client states would then belong to other clients. Other software may change the last
+digits, and is reported.
 """
 
 import json
@@ -32,7 +32,7 @@ PACKAGES = ("flwr", "torchvision", "numpy")
 
 @dataclass(frozen=True)
 class Provenance:
-    """What is kept in ``provenance.json`` of the run directory, as it was when the run began."""
+    """The content of ``provenance.json`` in the run directory, which describes the beginning of the run."""
 
     data: Fingerprint
     software: Mapping[str, str | None]
@@ -48,18 +48,23 @@ class Provenance:
 
     @classmethod
     def load(cls, run_dir: Path) -> Self:
-        """Raises: ``UserError`` if the file is damaged."""
+        """Read ``provenance.json`` of a run directory.
+
+        Raises:
+            UserError: If the file is damaged or cannot be read.
+        """
         path = run_dir / FILE
         with reading(path, "put it back whole, or remove it to go on without asking whether the data are the same"):
             value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return cls(Fingerprint.from_json(value["data"]), dict(value["software"]))
 
     def hold_against(self, run_dir: Path) -> None:
-        """Compare with what the run that lies there was begun with, and say what else has changed.
+        """Compare this, the provenance of a resumed run, with that in the run directory; log changes of software.
 
-        Of a run of before there was such a file, its present data are kept as those it has had.
+        If the run was made by a version without ``provenance.json``, the present data are written there.
 
-        Raises: ``UserError`` naming the clients and domains that have other data.
+        Raises:
+            UserError: If clients or domains have other data; names them.
         """
         if not os.path.lexists(run_dir / FILE):
             log.warning("%s has no %s: whether its data are still the same is not known", run_dir, FILE)
@@ -91,7 +96,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def commit() -> str | None:
-    """The commit of the checkout, with ``-dirty`` if it was changed since; ``None`` outside a checkout."""
+    """Return the commit of the checkout, with ``-dirty`` if files have changed since; ``None`` outside a checkout."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

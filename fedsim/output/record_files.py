@@ -1,4 +1,4 @@
-"""Flower's records in one file, written as a whole or not at all: what checkpoints and devices keep."""
+"""Flower's records in one file, written completely or not at all: the format of checkpoints and of devices' states."""
 
 import json
 from collections.abc import Mapping
@@ -18,9 +18,10 @@ RECORDS = "records"
 
 
 def save_records(path: Path, owners: Mapping[str, RecordDict], metadata: Mapping[str, str]) -> None:
-    """Writes the records of several owners and some words about them; tensors of any device.
+    """Write the records of several owners and some metadata; tensors may be on any device.
 
-    Raises: ``FileError`` if they cannot be written.
+    Raises:
+        FileError: If the file cannot be written.
     """
     tensors: dict[str, torch.Tensor] = {}
     stored: set[int] = set()
@@ -44,9 +45,10 @@ def save_records(path: Path, owners: Mapping[str, RecordDict], metadata: Mapping
 
 
 def load_records(path: Path) -> tuple[dict[str, RecordDict], dict[str, str]]:
-    """The owners that have records, and the words.
+    """Return the records by owner, of those owners that have any, and the metadata.
 
-    Errors: what ``fedsim.core.files.reading`` makes one sentence of, for a file that is damaged or of another kind.
+    For a file that is damaged or of another kind, it raises the exceptions that ``fedsim.core.files.reading`` converts
+    into one sentence.
     """
     with safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata() or {})
@@ -66,7 +68,7 @@ def load_records(path: Path) -> tuple[dict[str, RecordDict], dict[str, str]]:
 
 
 def _to_json(record: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no bytes: they become ``{"hex": ...}``, also inside lists."""
+    """Return a record's values for JSON, which has no bytes: they become ``{"hex": ...}``, also inside lists."""
     return {
         key: [_hex(each) for each in value] if isinstance(value, list) else _hex(value) for key, value in record.items()
     }

@@ -1,4 +1,4 @@
-"""The run directory: what a run leaves behind, complete at every moment it could be stopped."""
+"""The run directory: the files of a run, consistent at every moment at which it could be stopped."""
 
 import json
 import logging
@@ -30,12 +30,12 @@ from fedsim.server.federated_model import FederatedModel
 log = logging.getLogger(__name__)
 
 PAGE = 4096
-"""Bytes: what a disk must have left for a run to begin."""
+"""Bytes that must be free on the disk for a run to begin."""
 OF_A_RUN = (
     *("clients.csv", "rounds.csv", "classes.csv", "diagnostics.csv", "summary.json", PROVENANCE, "checkpoints"),
     *("model.safetensors", "shared.safetensors", "clients", "plots", "report.html"),
 )
-"""What else a run writes beside its configuration."""
+"""The files and folders that a run writes beside its configuration."""
 PER_ROUND = ("train_", "seconds", "bytes_", "device_")
 """Beginnings of the columns of ``rounds.csv`` that describe the round and not its model."""
 
@@ -56,14 +56,16 @@ class Recorder:
         self._rows: list[Row] = []
 
     def open(self) -> None:
-        """Makes the directory and writes the configuration.
+        """Make the directory and write the configuration.
 
-        Errors: ``UserError`` if it cannot be written, or already holds a run that is not being resumed.
+        Raises:
+            UserError: If it cannot be written, or already holds a run that is not being resumed.
+            FileError: If the configuration cannot be written.
         """
         if self.settings.resume is None:
             check_run_dir(self.run_dir)
             try:
-                self._config.touch(exist_ok=False)  # of two runs that start at once, one has it
+                self._config.touch(exist_ok=False)  # if two runs start at once, only one succeeds
             except FileExistsError as error:
                 raise _already_holds_a_run(self.run_dir) from error
             except OSError as error:
@@ -75,11 +77,11 @@ class Recorder:
         write_atomically(self._config, lambda path: OmegaConf.save(config, path))
 
     def take_back(self) -> None:
-        """Leave the directory as it was found if the run has ended before anything of it was recorded."""
+        """Restore the directory as it was found if the run has ended before anything of it was recorded."""
         recorded = ("clients.csv", "rounds.csv", "checkpoints")
         if self._new and not any((self.run_dir / name).exists() for name in recorded):
             for path in (self._config, self.run_dir / PROVENANCE):
-                with suppress(OSError):  # what went wrong before is what has to be said
+                with suppress(OSError):  # the first error is the one to report
                     path.unlink(missing_ok=True)
 
     @property
@@ -87,13 +89,14 @@ class Recorder:
         return self._clients, self._rounds, self._classes, self._diagnostics
 
     def lengths(self) -> dict[str, int]:
-        """How many rows each table has, by the name of its file."""
+        """Return how many rows each table has, by the name of its file."""
         return {table.path.name: table.length for table in self._tables}
 
     def go_back_to(self, round: int, lengths: Mapping[str, int] | None = None) -> None:
-        """Forgets the rounds after a checkpoint's, at which the tables had these ``lengths``.
+        """Drop the rounds after a checkpoint's, at which the tables had these ``lengths``.
 
-        Errors: ``UserError`` for a table that is not what was written up to then, before anything is forgotten.
+        Raises:
+            UserError: If a table is not what was written up to then; nothing is dropped in that case.
         """
         kept = {table: table.until(round) for table in self._tables}
         for table, rows in kept.items():
@@ -109,7 +112,7 @@ class Recorder:
             table.keep(rows)
 
     def mend_summary(self, grid: FederationGrid) -> None:
-        """Writes ``summary.json`` of a resumed run anew where it is damaged: all of it stands in the tables, too."""
+        """Rewrite ``summary.json`` of a resumed run where it is damaged: its content is computed from the tables."""
         try:
             read_summary(self.run_dir / "summary.json")
         except UserError as error:
@@ -117,7 +120,7 @@ class Recorder:
             self._write_summary(grid)
 
     def recorded(self, column: str) -> list[float]:
-        """The numbers of a column of ``rounds.csv``, of the rounds that have one."""
+        """Return the numbers in a column of ``rounds.csv``, from the rounds that have one."""
         return [row[column] for row in self._rows if row.get(column) is not None]
 
     def record_clients(self, rows: list[Row]) -> None:
@@ -136,9 +139,9 @@ class Recorder:
             self._write_summary(grid)
 
     def save_models(self, model: FederatedModel) -> None:
-        """Write ``model.safetensors``, the global model, and ``clients/ID.safetensors``, each client's own part.
+        """Write ``model.safetensors``, the global model, and ``clients/ID.safetensors``, each client's personal part.
 
-        Of a client that has never trained that is still the initial part.
+        For a client that has never trained, this is the initial part.
         """
         _save_tensors(self.run_dir / "model.safetensors", model.complete)
         if model.personal:
@@ -148,13 +151,13 @@ class Recorder:
                 _save_tensors(self.run_dir / "clients" / f"{client}.safetensors", part)
 
     def save_shared(self, model: FederatedModel) -> None:
-        """Write ``shared.safetensors``, where clients keep the other part of the model to themselves."""
+        """Write ``shared.safetensors``, for runs in which clients do not share the personal part of the model."""
         arrays = to_tensors(model.arrays)
         shared = {name: tensor for name, tensor in arrays.items() if name not in model.personal}
         _save_tensors(self.run_dir / "shared.safetensors", shared)
 
     def _device_classes(self, grid: FederationGrid) -> dict[str, dict[str, list[int]]]:
-        """Which clients are in which class, where there are classes of devices."""
+        """Return which clients are in which class of devices; empty where there are no classes."""
         settings = self.settings
         classes = device_classes(settings.budget, sorted(grid.get_node_ids()), settings.seed)
         members = {each.name: list(each.clients) for each in classes if each.name}
@@ -184,10 +187,11 @@ class Recorder:
 
 
 def check_run_dir(run_dir: Path) -> None:
-    """Makes the directory and tries to write there.
+    """Make the directory and try to write there.
 
-    Errors: ``UserError`` if that fails, or if it already holds a run, or else what a run would write over or go on
-    from.
+    Raises:
+        UserError: If that fails, or the directory already holds a run, or files that a run would overwrite or resume
+            from.
     """
     _try_to_write(run_dir, "out_dir")
     if os.path.lexists(run_dir / "config.yaml"):
@@ -204,7 +208,7 @@ def _try_to_write(run_dir: Path, key: str) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=run_dir) as file:
-            file.write(b"\0" * PAGE)  # a full disk still takes names
+            file.write(b"\0" * PAGE)  # on a full disk, an empty file can still be made
     except OSError as error:
         raise UserError(
             f"{key}={run_dir} cannot be written ({why(error)}): choose a directory with space that you may write to."

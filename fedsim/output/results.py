@@ -35,13 +35,17 @@ class Result:
     summary: Mapping[str, Any]
     classes: pd.DataFrame | None = None
     """One row per evaluated round and class: round, class, train_images, shot, num_examples, accuracy, and more; None
-    in the directory of a run that was made before there was such a table."""
+    for runs of versions that did not write this table."""
     diagnostics: pd.DataFrame | None = None
     """One row per diagnosed round, layer and metric: round, layer, metric, value; None without ``diagnostics=true``."""
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Return a CSV table of ours, where a name stays one that pandas would take for a number or for nothing: ``NA``."""
+    """Read a CSV table of a run; texts such as ``NA`` or ``7`` in columns of names stay texts.
+
+    Raises:
+        ValueError: If the last line is cut off, among other errors of pandas.
+    """
     if not path.read_bytes().endswith(b"\n"):
         raise ValueError("its last line is cut off")
     columns = pd.read_csv(path, encoding="utf-8", nrows=0).columns
@@ -51,7 +55,11 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def read_result(run_dir: Path) -> Result:
-    """Raises: ``UserError`` naming the file that is missing, damaged or of something else."""
+    """Read a run directory.
+
+    Raises:
+        UserError: If a file is missing, damaged or not of a run; names it.
+    """
     return Result(
         run_dir=run_dir,
         clients=_table(run_dir / "clients.csv", ("round", "client", "domain", "split", "accuracy")),
@@ -63,7 +71,11 @@ def read_result(run_dir: Path) -> Result:
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """Raises: ``UserError`` if the file is missing, damaged or of something else."""
+    """Read ``summary.json``.
+
+    Raises:
+        UserError: If the file is missing, damaged or not of a run.
+    """
     with reading(path):
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for name in ("strategy", "dataset"):
@@ -94,11 +106,12 @@ def _if_there(path: Path, columns: Collection[str]) -> pd.DataFrame | None:
 
 
 def find_runs(folders: list[Path]) -> list[Result]:
-    """All runs in or under the folders, in the order of their paths; numbers sort as numbers.
+    """Return all runs in or under the folders, in the order of their paths; numbers in paths sort as numbers.
 
-    A run that was stopped before its first evaluation, and what is not of this project, are left out with a word.
+    Runs that were stopped before their first evaluation, and summaries of other programs, are left out with a warning.
 
-    Raises: ``UserError`` for a folder without a run, one that may not be looked into, and a run that is damaged.
+    Raises:
+        UserError: If a folder has no run or cannot be read, or a run is damaged.
     """
     found: dict[Path, None] = {}  # a run under two of the folders counts once
     for folder in folders:
@@ -112,7 +125,7 @@ def find_runs(folders: list[Path]) -> list[Result]:
 
 def _run_dirs(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError | NotADirectoryError):  # else it has gone while we were looking
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):  # those were deleted during the search
             raise UserError(f"{error.filename} cannot be read ({why(error)}).") from error
 
     for name, _, files in os.walk(folder, onerror=refuse):

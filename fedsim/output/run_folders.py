@@ -1,4 +1,4 @@
-"""Folders that runs are written to: new ones for runs without a name, and none left behind where nothing came of it."""
+"""Folders for runs: new ones for runs without a name, which are removed again if the run has written nothing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,13 +13,13 @@ RUNS, SWEEPS = "outputs", "multirun"
 
 @contextmanager
 def run_folder(named: str | None, parent: str = RUNS) -> Iterator[Path]:
-    """Give a run or a sweep the folder ``named``, or else a new one, ``parent/DATE/TIME``.
+    """Yield the folder of a run or a sweep: ``named``, or else a new one, ``parent/DATE/TIME``.
 
-    Of two that start in the same second the later gets ``TIME-2``. Folders that are made here, or while the run goes
-    on, are removed again if they are empty in the end; those that were there before stay.
+    Of two that start in the same second, the later gets ``TIME-2``. Folders that are made here or inside the block are
+    removed again if they are empty at its end; those that existed before stay.
 
     Raises:
-        UserError: if a new folder cannot be made.
+        UserError: If a new folder cannot be made.
     """
     now = datetime.now()
     folder = Path(parent, f"{now:%Y-%m-%d}") if named is None else Path(named)
@@ -35,7 +35,7 @@ def run_folder(named: str | None, parent: str = RUNS) -> Iterator[Path]:
 
 @contextmanager
 def only_if_used(*folders: Path) -> Iterator[None]:
-    """Remove these and the folders around them afterwards, as far as they were not there before and are empty."""
+    """Remove these folders and their parents after the block, as far as they did not exist before and are empty."""
     missing = {each for folder in folders for each in (folder, *folder.parents) if not each.exists()}
     try:
         yield
@@ -65,6 +65,6 @@ def _not_writable(folder: Path, error: OSError) -> UserError:
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Remove the folder if it is there and has nothing in it."""
-    with suppress(OSError):  # it was never made, or it is in use: nothing is lost
+    """Remove the folder if it exists and is empty."""
+    with suppress(OSError):  # it does not exist or is not empty
         folder.rmdir()

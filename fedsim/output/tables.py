@@ -14,20 +14,21 @@ from fedsim.core.files import reading, write_atomically, writing
 class Table:
     """An append-only CSV file with a ``round`` column.
 
-    A row with a new column makes the file be written anew with that column, so a method may add numbers at any round.
-    Floats are written so that reading them gives the same float back.
+    If a row has a new column, the file is rewritten with that column, so a method may add numbers in any round. Floats
+    are written with all digits, so that reading returns the same float.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.columns: list[str] = []
         self.length = 0
-        """Rows that this object has written or kept"""
+        """Number of rows that this object has written, or left when it went back to a round"""
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows at the end, all of them or none.
 
-        Raises: ``FileError`` if they cannot be written.
+        Raises:
+            FileError: If they cannot be written.
         """
         rows = list(rows)
         new = [name for row in rows for name in row if name not in self.columns]
@@ -40,7 +41,7 @@ class Table:
                 with self.path.open("a", newline="", encoding="utf-8") as file:
                     csv.DictWriter(file, self.columns).writerows(rows)
             except BaseException:
-                with suppress(OSError):  # what went wrong before is what has to be said
+                with suppress(OSError):  # the first error is the one to report
                     os.truncate(self.path, before)
                 raise
         self.length += len(rows)
@@ -48,7 +49,8 @@ class Table:
     def read(self) -> list[dict[str, str]]:
         """Return the rows; none where there is no table yet.
 
-        Raises: ``UserError`` for a file that is none of ours, or no longer.
+        Raises:
+            UserError: If the file is damaged or not such a table.
         """
         with reading(self.path):
             return _parsed(self._text())
@@ -56,16 +58,21 @@ class Table:
     def go_back_to(self, round: int) -> None:
         """Drop the rows of later rounds, and a last line that a kill cut short.
 
-        With ``round=-1`` nothing is left.
+        With ``round=-1`` no rows are left.
 
-        Raises: as ``until`` and ``keep``.
+        Raises:
+            UserError: If the file is damaged or not such a table.
+            FileError: If it cannot be written.
         """
         self.keep(self.until(round))
 
     def until(self, round: int) -> list[dict[str, str]]:
         """Return the rows up to a round, without a last line that a kill cut short; none where there is no table.
 
-        Raises: ``UserError`` for a file that is none of ours, or no longer.
+        Columns that only later rows have values in are dropped.
+
+        Raises:
+            UserError: If the file is damaged or not such a table.
         """
         with reading(self.path):
             whole = self._text(whole_lines=True)
@@ -79,16 +86,20 @@ class Table:
             return kept
 
     def keep(self, rows: list[dict[str, str]]) -> None:
-        """Leave these of its rows alone.
+        """Rewrite the table with these of its rows only.
 
-        Raises: ``FileError`` if the table cannot be written.
+        Raises:
+            FileError: If the table cannot be written.
         """
         self.length = len(rows)
         if self.path.exists():
             self._rewrite(rows)
 
     def _text(self, *, whole_lines: bool = False) -> str:
-        """Nothing where there is no table; ``whole_lines`` ends with the last line's end, since a letter may be cut."""
+        """Return the text of the file; empty where there is no table.
+
+        With ``whole_lines`` it is cut after the last end of a line, since a kill may have cut a UTF-8 character.
+        """
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
@@ -106,14 +117,20 @@ class Table:
 
 
 def _only_later(column: str, rows: list[dict[str, str]], kept: list[dict[str, str]]) -> bool:
-    """Whether a column has come with rows that are not kept, such as who failed there."""
+    """Return whether only rows that are dropped have values in a column, such as the fault of a client."""
     return any(row[column] for row in rows) and not any(row[column] for row in kept)
 
 
 def _parsed(text: str, *, last_may_be_cut: bool = False) -> list[dict[str, str]]:
-    """Raises: ``ValueError`` for a row that has more or fewer cells than there are columns.
+    """Parse the text of a table.
 
-    But for the last, if it ``may_be_cut`` behind a line's end that stands in one of its cells: then it is left out.
+    Args:
+        text: The text.
+        last_may_be_cut: Whether to drop a last row with too few cells: a kill may have cut it after the end of a line
+            inside one of its cells.
+
+    Raises:
+        ValueError: If a row has more or fewer cells than there are columns.
     """
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     if last_may_be_cut and rows and None in rows[-1].values():

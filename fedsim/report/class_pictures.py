@@ -1,4 +1,4 @@
-"""``plots/classes.png``: what became of each class."""
+"""``plots/classes.png``: the accuracy of each class, and the geometry of the classifiers' rows."""
 
 from pathlib import Path
 
@@ -16,11 +16,11 @@ GEOMETRY = {"norm": "length of classifier rows", "nearest": "angle to the neares
 
 
 def plot_classes(classes: pd.DataFrame, path: Path) -> None:
-    """Accuracy per class after the last round, and length and nearest angle of the classifiers' rows over rounds.
+    """Plot the accuracy per class after the last round, and length and nearest angle of classifier rows over rounds.
 
-    Classes stand in the order of their training images. Over rounds a colour is the mean of the many, medium or few
-    classes, and a line style is a classifier; where there is no tail the rows have no groups to compare, and are left
-    out.
+    Classes are in the order of their training images, the largest first. Over rounds, a colour is the mean of the many,
+    medium or few classes, and a line style is a classifier. Without a long tail there are no such groups to compare,
+    and the rows are left out.
     """
     tail = classes["shot"].isin(SHOTS).any()
     layers = [name.removesuffix("_norm") for name in classes.columns if tail and name.endswith("_norm")]

@@ -48,13 +48,13 @@ NOT_COMPARED = (
 SPLIT_STEPS = "split.steps"
 CLIENTS, GLOBAL_MODEL = "clients", "global model"
 PERCENT = " (%)"
-"""Ends the head of a further metric that is shown in percent."""
+"""The end of the head of a further metric that is shown in percent."""
 TOTALS = {MEAN: CLIENT_MEAN, GLOBAL: GLOBAL_ACCURACY, **{f"{GLOBAL} {shot}": shot for shot in SHOTS}}
-"""What is over all domains, and the metric it is."""
+"""The columns over all domains, and the metric of each."""
 
 
 LAST = (ALL, VALIDATED, *SHOTS)
-"""Columns of a run's table that stand behind its domains."""
+"""Columns of a run's table that come after its domains."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,7 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _compare(folders: list[Path], out: Path) -> None:
     """Compare all runs in the folders.
 
-    Raises: ``UserError`` if there is none or one is damaged, ``FileError`` if a file cannot be written.
+    Raises:
+        UserError: If there is none or one is damaged.
+        FileError: If a file cannot be written.
     """
     write_comparison(group_by_settings(find_runs(folders)), out)
 
@@ -83,7 +85,8 @@ def _compare(folders: list[Path], out: Path) -> None:
 def write_comparison(groups: dict[str, list[Result]], out: Path) -> None:
     """Print the accuracies of runs by label, and write them with their pictures into ``out``.
 
-    Raises: ``FileError`` if a file cannot be written.
+    Raises:
+        FileError: If a file cannot be written.
     """
     table = accuracy_table(groups)
     print_whole(render(table))
@@ -105,14 +108,14 @@ def write_comparison(groups: dict[str, list[Result]], out: Path) -> None:
 
 
 def accuracy_by_seed(runs: list[Result]) -> dict[int, float]:
-    """Mean client accuracy after the last round (0 to 1) of the runs of one label."""
+    """Return by seed the mean client accuracy after the last round (0 to 1) of the runs of one label."""
     return {run.summary["seed"]: run.summary["final"][CLIENT_MEAN] for run in runs}
 
 
 def group_by_settings(runs: list[Result], besides: Sequence[str] = ()) -> dict[str, list[Result]]:
-    """Runs by label: the strategy and, where runs of one strategy differ in more than the seed, what they differ in.
+    """Group runs by label: the strategy, and the settings in which runs of that strategy differ, other than the seed.
 
-    Runs may also differ in the settings named by ``besides``, and then in how far they came.
+    The settings named by ``besides`` are not compared either, and then neither is how many rounds the runs have done.
     """
     by_strategy: dict[str, list[tuple[Result, dict[str, object]]]] = {}
     for run in runs:
@@ -133,12 +136,13 @@ def group_by_settings(runs: list[Result], besides: Sequence[str] = ()) -> dict[s
 
 
 def accuracy_table(groups: dict[str, list[Result]]) -> pd.DataFrame:
-    """Label, domain, mean, std and number of runs, in percent: client accuracy after the last round per domain.
+    """Return a table of client accuracies after the last round, in percent: label, domain, mean, std, number of runs.
 
-    ``mean`` is the unweighted mean over all clients, ``global`` the accuracy of the global model on the union, ``global
-    many`` that on classes with many training images. For a domain that was left out it is the global model's accuracy.
-    All of it once more for each further predictor, as ``mean, adapted`` and ``global few, realigned``. Further metrics
-    are ``mean, ece (%)``, ``global, ece (%)`` and ``mean, adapted, ece (%)``; without the sign they are not in percent.
+    In the column ``domain``, ``mean`` is the unweighted mean over all clients, ``global`` the accuracy of the global
+    model on the union of the domains, ``global many`` that on classes with many training images. For a domain that was
+    left out, the accuracy is that of the global model. Each further predictor adds rows such as ``mean, adapted`` and
+    ``global few, realigned``, and each further metric rows such as ``mean, ece (%)``, ``global, ece (%)`` and ``mean,
+    adapted, ece (%)``; metrics without the percent sign are not in percent.
     """
     rows = []
     for label, runs in groups.items():
@@ -153,10 +157,10 @@ def accuracy_table(groups: dict[str, list[Result]]) -> pd.DataFrame:
 
 
 def _final_row(final: Mapping[str, Any]) -> dict[str, float]:
-    """What one run has of each domain, and over all of them."""
+    """Return the numbers of one run for each domain and over all of them, by their heads in the table."""
     row = {title(domain): accuracy for domain, accuracy in final["client_domain_accuracy"].items()}
     row |= {left_out(domain): accuracy for domain, accuracy in final.get("unseen_accuracy", {}).items()}
-    for total, metric in TOTALS.items():  # no domain's title is one of these
+    for total, metric in TOTALS.items():  # titles of domains differ from these
         for name in predictors_in(final):
             if joined(name, metric) in final:
                 row[_title(total, name)] = final[joined(name, metric)]
@@ -169,7 +173,7 @@ def _final_row(final: Mapping[str, Any]) -> dict[str, float]:
 
 
 def learning_curves(groups: dict[str, list[Result]]) -> dict[str, pd.DataFrame]:
-    """Mean client accuracy, rounds × runs."""
+    """Return the mean client accuracy (0 to 1) of each label as a frame of rounds × runs."""
     return {
         label: pd.DataFrame(
             {
@@ -182,7 +186,7 @@ def learning_curves(groups: dict[str, list[Result]]) -> dict[str, pd.DataFrame]:
 
 
 def diagnostics_by_label(groups: dict[str, list[Result]]) -> dict[str, pd.DataFrame]:
-    """The mean over runs of every number in ``diagnostics.csv``; labels whose runs have none are left out."""
+    """Return the mean over runs of every number in ``diagnostics.csv``; labels whose runs have none are left out."""
     found: dict[str, pd.DataFrame] = {}
     for label, runs in groups.items():
         frames = [run.diagnostics for run in runs if run.diagnostics is not None]
@@ -193,9 +197,9 @@ def diagnostics_by_label(groups: dict[str, list[Result]]) -> dict[str, pd.DataFr
 
 
 def cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Strategies × domains, ``mean ± std`` as text; without a deviation where there is one run.
+    """Return the table as texts ``mean ± std``, labels × domains; without a deviation where there is one run.
 
-    A domain that only some of a strategy's runs have says how many.
+    Where only some of a label's runs have a domain, the text has their number.
     """
     runs = table.groupby("label")["runs"].transform("max")
     of_all = [
@@ -208,12 +212,12 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
         ]
     )
     wide = text.pivot(index="label", columns="domain", values="cell")
-    names = sorted(table["domain"].unique(), key=_is_total)  # those last
+    names = sorted(table["domain"].unique(), key=_is_total)  # totals last
     return wide.reindex(index=table["label"].unique(), columns=names).fillna("")
 
 
 def render(table: pd.DataFrame) -> Table:
-    """For a terminal: a row for each domain, a column for each strategy."""
+    """Return the table for a terminal: a row for each domain, a column for each label."""
     runs = table["runs"].max()
     head = f"client accuracy after the last round (%), {runs} run{'s' if runs > 1 else ''} each"
     shown = Table(title=head, box=SIMPLE_HEAD, pad_edge=False)
@@ -236,12 +240,12 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def _plain(text: str) -> str:
-    """Markdown that shows the text as it is: what would be a border, link, tag, formula or emphasis is escaped."""
+    """Return Markdown that shows the text unchanged: borders, links, tags, formulas and emphasis are escaped."""
     return re.sub(r"[\\|*`<&$~]|(?<=\])\(|\b_\B|\B_", lambda found: f"\\{found[0]}", text)
 
 
 def run_table(result: Result) -> Table:
-    """What is printed at the end of a run: the cells of ``run_cells``."""
+    """Return the table that is printed at the end of a run: the cells of ``run_cells``."""
     found = run_cells(result)
     shown = Table(title=f"{result.summary['strategy']}: accuracy (%)", box=SIMPLE_HEAD)
     shown.add_column("", no_wrap=True)
@@ -255,10 +259,10 @@ def run_table(result: Result) -> Table:
 
 
 def run_cells(result: Result) -> pd.DataFrame:
-    """Each domain's client accuracy and the global model's, in percent as text; empty where there is none.
+    """Return each domain's client accuracy and that of the global model, in percent as text; empty where there is none.
 
     A domain may have no clients of its own (all of them mixed, or left out), and mixed clients have no domain. Further
-    metrics have rows of their own, as ``clients, ece (%)``; without the sign they are not in percent.
+    metrics have rows of their own, such as ``clients, ece (%)``; without the percent sign they are not in percent.
     """
     final, best = result.summary["final"], result.summary["best"]
     chosen = " by validation" if VALIDATION in best else ""
@@ -283,7 +287,7 @@ def run_cells(result: Result) -> pd.DataFrame:
 
 
 def _of_clients(row: Mapping[str, Any], predictor: str = PLAIN) -> dict[str, float]:
-    """A line of the table: the clients' accuracies by domain, of all of them, and on validation images."""
+    """Return the row of the clients' accuracies: by domain, over all domains, and on validation images."""
     validation = {VALIDATED: row[VALIDATION]} if predictor == PLAIN and VALIDATION in row else {}
     return {
         **_titled(row[joined(predictor, "client_domain_accuracy")]),
@@ -293,7 +297,7 @@ def _of_clients(row: Mapping[str, Any], predictor: str = PLAIN) -> dict[str, flo
 
 
 def _of_global_model(row: Mapping[str, Any], predictor: str) -> dict[str, float]:
-    """The same of the global model, with domains that were left out and the parts of a long tail."""
+    """Return the row of the global model's accuracies, with domains that were left out and the parts of a long tail."""
     unseen = row.get(joined(predictor, "unseen_accuracy"), {})
     return {
         **_titled(row[joined(predictor, "domain_accuracy")]),
@@ -304,7 +308,7 @@ def _of_global_model(row: Mapping[str, Any], predictor: str) -> dict[str, float]
 
 
 def _metric_of_clients(row: Mapping[str, Any], predictor: str, metric: str) -> dict[str, float]:
-    """Return the line of a further metric of the clients, or nothing where it was not counted."""
+    """Return the row of a further metric of the clients; empty where it was not measured."""
     total = joined(predictor, client_mean_of(metric))
     if total not in row:
         return {}
@@ -317,7 +321,7 @@ def _metric_of_clients(row: Mapping[str, Any], predictor: str, metric: str) -> d
 
 
 def _metric_of_global_model(row: Mapping[str, Any], predictor: str, metric: str) -> dict[str, float]:
-    """Return the same of the global model."""
+    """Return the row of a further metric of the global model; empty where it was not measured."""
     total = joined(predictor, global_of(metric))
     if total not in row:
         return {}
@@ -338,13 +342,13 @@ def _title(what: str, predictor: str, metric: str = "") -> str:
 
 
 def _is_metric(head: str) -> bool:
-    """Whether a head made by ``_title`` is that of a further metric."""
+    """Return whether a head made by ``_title`` is that of a further metric."""
     ends = tuple(_title("", PLAIN, metric) for metric in FURTHER_METRICS)
     return head.partition(",")[0] in (*TOTALS, CLIENTS, GLOBAL_MODEL) and head.endswith(ends)
 
 
 def _in_percent(head: str) -> bool:
-    """Whether what stands under a head is in percent, as every accuracy is."""
+    """Return whether the numbers under a head are in percent, as every accuracy is."""
     return not _is_metric(head) or head.endswith(PERCENT)
 
 
@@ -362,7 +366,7 @@ def _titled(by_domain: Mapping[str, float]) -> dict[str, float]:
 
 
 def _is_total(head: str) -> bool:
-    """Whether a column is over all domains."""
+    """Return whether a head is that of a total over all domains."""
     return head.partition(",")[0] in TOTALS
 
 
@@ -376,10 +380,10 @@ def compared_settings(run: Result) -> dict[str, object]:
             flat |= {f"{key}.{inner}": each for inner, each in value.items()}
         else:
             flat[key] = value
-    if SPLIT_STEPS in flat:  # what a split is called, as it is written on the command line
+    if SPLIT_STEPS in flat:  # the split's name in the form of the command line
         flat["split.name"] = f"[{','.join(map(str, flat.pop(SPLIT_STEPS)))}]"
     groups = grouping({key: flat.get(f"norm.{key}") for key in ("name", *GROUP_OPTIONS)})
-    if groups is not None:  # whatever names the norm says what its groups are
+    if groups is not None:  # the name of the norm includes its groups
         flat["norm.name"] = f"{flat['norm.name']} norm.{groups}"
         for key in GROUP_OPTIONS:
             flat.pop(f"norm.{key}", None)
@@ -387,7 +391,7 @@ def compared_settings(run: Result) -> dict[str, object]:
 
 
 def _tells_apart(key: str, settings: list[dict[str, object]]) -> bool:
-    """Whether the runs differ in ``key``, and not only because they differ in the name of the group it belongs to."""
+    """Return whether the runs differ in ``key`` even where the name of the group it belongs to is the same."""
     value_by_name: dict[object, set[str]] = {}
     name = f"{key.partition('.')[0]}.name"
     for flat in settings:
@@ -400,5 +404,5 @@ def _written(value: object) -> str:
 
 
 def _comparable(value: object) -> str:
-    """1 and 1.0 are the same setting, True is not."""
+    """Return a text by which settings are compared: 1 and 1.0 are the same setting, True is another."""
     return str(float(value)) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

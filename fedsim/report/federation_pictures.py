@@ -1,4 +1,4 @@
-"""Pictures of a federation: who holds which labels, how long the tail is, and what the images look like."""
+"""Pictures of a federation: the labels of each client, the long tail of the classes, and samples of the images."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -18,16 +18,17 @@ from fedsim.core.names import left_out
 from fedsim.report.plots import colour, label, legend_below, picture, plain_logarithm
 
 NAMED_CLIENTS = 40
-"""More clients than these are drawn without their names and numbers."""
+"""With more clients than these, they are drawn without names and numbers."""
 NAMED_CLASSES = 20
 GREYS = ("0.62", "0.76", "0.88")
-"""Of the bars of many, medium and few, so that every colour is a domain's."""
+"""The greys of the bars of many, medium and few, so that all colours are left for domains."""
 
 
 def plot_federation(federation: Federation, folder: Path, shots: str = "share") -> list[str]:
-    """Draws what has something to show, and returns the names of the files.
+    """Draw the pictures that are informative, and return the names of the files.
 
-    ``labels.png`` where clients hold different labels, ``longtail.png`` where there is a tail, and ``images.png``.
+    These are ``labels.png`` where clients hold different labels, ``longtail.png`` where there is a long tail, and
+    ``images.png``.
     """
     counts = federation.label_counts()
     drawn = []
@@ -43,9 +44,9 @@ def plot_federation(federation: Federation, folder: Path, shots: str = "share") 
 
 
 def plot_labels(federation: Federation, path: Path) -> None:
-    """How many training images of each class a client holds; none is white, and one can be told from none.
+    """Plot how many training images of each class a client holds; none is white, and one is visibly not white.
 
-    The colour grows with the root, so that a tail is seen.
+    The colour scale is a square root, so that a long tail is visible.
     """
     counts = federation.label_counts()
     clients, classes = counts.shape
@@ -82,8 +83,7 @@ def plot_labels(federation: Federation, path: Path) -> None:
 
 
 def plot_longtail(federation: Federation, path: Path, shots: str) -> None:
-    """Training images per class, the largest first, with the borders of many, medium and few; a line for each
-    domain."""
+    """Plot training images per class, the largest first, with the borders of many, medium and few, and each domain."""
     counts = federation.label_counts().sum(axis=0)
     order = np.argsort(-counts, kind="stable")
     groups = np.array(SHOT_RULES[shots](counts), object)[order]
@@ -99,7 +99,7 @@ def plot_longtail(federation: Federation, path: Path, shots: str) -> None:
                 axes.axvline(left + 0.5, color="black", linewidth=0.8, linestyle=":")
         by_domain = _counts_by_domain(federation)
         if len(by_domain) > 1:
-            line = ".-" if len(counts) <= NAMED_CLASSES else "."  # with heads of their own, many lines only cross
+            line = ".-" if len(counts) <= NAMED_CLASSES else "."  # of many classes, lines would only cross
             for number, (domain, mine) in enumerate(by_domain.items()):
                 axes.plot(
                     places, np.where(mine > 0, mine, np.nan)[order], line, color=colour(number), label=label(domain)
@@ -125,7 +125,7 @@ def plot_longtail(federation: Federation, path: Path, shots: str) -> None:
 
 
 def plot_images(federation: Federation, path: Path, columns: int = 16) -> None:
-    """A row of images of each domain, class after class; with noisy clients also a row of the noisiest."""
+    """Plot a row of images of each domain, class after class; with noisy clients also a row of the noisiest."""
     source = federation.source
     train = np.concatenate([partition.train for partition in federation.partitions])
     rows: list[tuple[str, npt.NDArray[np.uint8]]] = []
@@ -156,13 +156,12 @@ def plot_images(federation: Federation, path: Path, columns: int = 16) -> None:
 
 
 def _blues() -> Colormap:
-    """From a blue that differs from white."""
+    """Return a colour map of blues whose lowest colour differs from white."""
     return ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.12, 1, 256)))
 
 
 def _one_of_each_class(images: Indices, labels: Indices, count: int) -> Indices:
-    """The first image of each class, then the second of each and so on; from the beginning again if there are too
-    few."""
+    """Return ``count`` images: the first of each class, then the second of each and so on; repeated if too few."""
     by_class = np.argsort(labels, kind="stable")
     sizes = np.bincount(labels)
     rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -185,7 +184,7 @@ def _name_classes(axes: Axes, names: "tuple[str, ...] | list[str]") -> None:
 
 
 def _name_domains(axes: Axes, domains: list[str]) -> None:
-    """A tick in the middle of each run of clients of one domain, and lines between them."""
+    """Put a tick in the middle of each sequence of clients of one domain, and lines between the sequences."""
     starts = [0, *(at for at in range(1, len(domains)) if domains[at] != domains[at - 1]), len(domains)]
     if 2 < len(starts) <= NAMED_CLIENTS:
         middles = [(first + last - 1) / 2 for first, last in pairwise(starts)]

@@ -1,4 +1,4 @@
-"""``report.html``: one run on one page, which holds its pictures itself and can be sent as it is."""
+"""``report.html``: one run on one page, with embedded pictures, so that the file can be sent alone."""
 
 import base64
 from html import escape
@@ -26,11 +26,11 @@ HEADINGS = {
     "images": "Training images of each domain",
     "diagnostics": "Diagnostics",
 }
-"""What the pictures of a run show, in the order of the page; others follow under their files' names."""
+"""Headings of a run's pictures, in the order of the page; other pictures follow under the names of their files."""
 
 
 def write_html(run_dir: Path) -> None:
-    """Writes ``report.html``: the final numbers, the pictures and the settings of a run."""
+    """Write ``report.html``: the final numbers, the pictures and the settings of a run."""
     result = read_result(run_dir)
     config = (run_dir / "config.yaml").read_text(encoding="utf-8")
     (run_dir / "report.html").write_text(page(result, _pictures(run_dir), config), encoding="utf-8")
@@ -69,7 +69,7 @@ def page(result: Result, pictures: dict[str, bytes], config: str) -> str:
 
 
 def _table(cells: pd.DataFrame) -> str:
-    """Names may run from right to left: each has a direction of its own."""
+    """Return an HTML table; names are isolated with ``bdi``, since they may be written from right to left."""
     heads = "".join(f'<th scope="col"><bdi>{escape(name)}</bdi></th>' for name in cells.columns)
     rows = [
         f'<tr><th scope="row">{escape(str(row))}</th>' + "".join(f"<td>{value}</td>" for value in values) + "</tr>"

@@ -21,15 +21,15 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from fedsim.core.files import write_atomically, writing
 
-# Okabe & Ito's colours, which people with any colour vision can tell apart.
+# Okabe & Ito's colours, which people with any colour vision can distinguish.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 COLOURS = len(_COLOURS) + 20
-"""Beyond these they come again."""
+"""Number of different colours; beyond it they repeat."""
 
 
 def colour(number: int) -> str:
-    """A colour for the n-th line or bar; beyond the eighth from a longer, less distinct list."""
+    """Return a colour for the n-th line or bar; beyond the eighth from a longer, less distinct list."""
     if number < len(_COLOURS):
         return _COLOURS[number]
     return to_hex(matplotlib.colormaps["tab20"]((number - len(_COLOURS)) % 20))
@@ -47,18 +47,26 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a name may hold $ and ^
 }
 LONGEST = 32
-"""Letters of a name that a picture has room for."""
+"""The longest name, in letters, for which a picture has room."""
 FALLBACKS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei", "Noto Sans")
-"""Fonts for the letters that Matplotlib's own lacks, where one of them is installed."""
+"""Fonts for letters that Matplotlib's own font lacks; those that are installed are used."""
 
 
 @contextmanager
 def picture(path: Path, width: float, height: float, columns: int = 1, rows: int = 1) -> Iterator[list[Axes]]:
-    """Axes to draw on, row by row; the picture is written when the block ends.
+    """Yield axes to draw on, row by row, and write the picture when the block ends.
 
-    Made without pyplot, which would keep state and might open a window.
+    It is made without pyplot, which has global state and might open a window.
 
-    Raises: ``FileError`` if it cannot be written.
+    Args:
+        path: The file; its suffix is the format.
+        width: Width in inches.
+        height: Height in inches; ``legend_below`` may increase it.
+        columns: Number of axes side by side.
+        rows: Number of axes one below the other.
+
+    Raises:
+        FileError: If the picture cannot be written.
     """
     with matplotlib.rc_context({**STYLE, "font.family": _fonts()}):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -77,7 +85,7 @@ def _fonts() -> list[str]:
 
 
 def plot_run(clients: pd.DataFrame, rounds: pd.DataFrame, folder: Path) -> None:
-    """Accuracy over rounds, and final accuracy per client where there are several, both on the test sets."""
+    """Plot accuracy over rounds, and final accuracy per client where there are several, both on the test sets."""
     tests = clients[clients["split"] == "test"]
     plot_accuracy(tests, rounds, folder / "accuracy.png")
     if tests["client"].nunique() > 1:
@@ -85,9 +93,9 @@ def plot_run(clients: pd.DataFrame, rounds: pd.DataFrame, folder: Path) -> None:
 
 
 def plot_accuracy(clients: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> None:
-    """The mean over clients with the range of the clients, the global model, and beside them each domain.
+    """Plot over rounds the mean and range of the clients and the global model, and beside them each domain.
 
-    What there is only one of, clients or domains, has no range and no picture beside.
+    With one client there is no range, and with one domain no second plot.
     """
     evaluated = rounds.dropna(subset="client_accuracy_mean")
     by_round = clients.groupby("round")["accuracy"]
@@ -125,11 +133,11 @@ def plot_accuracy(clients: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> No
 
 
 MOST_BARS = 200
-"""Of more clients than these a line is drawn for each."""
+"""With more clients than these, each is drawn as a line instead of a bar."""
 
 
 def plot_clients(clients: pd.DataFrame, path: Path) -> None:
-    """Each client's accuracy after the last round, coloured by domain."""
+    """Plot each client's accuracy after the last round, coloured by domain."""
     final = clients[clients["round"] == clients["round"].max()]
     domains = {domain: number for number, domain in enumerate(final["domain"].unique())}
     with picture(path, max(4.5, min(14, 1.5 + 0.6 * len(final))), 3.2) as (axes,):
@@ -154,7 +162,7 @@ def plot_clients(clients: pd.DataFrame, path: Path) -> None:
 
 
 def plot_comparison_by_domain(table: pd.DataFrame, path: Path) -> None:
-    """Grouped bars with one standard deviation: ``table`` has label, domain, mean and std (in percent)."""
+    """Plot grouped bars with one standard deviation: ``table`` has label, domain, mean and std (in percent)."""
     labels, domains = list(table["label"].unique()), list(table["domain"].unique())
     width = 0.8 / len(labels)
     with picture(path, max(6, 1.2 * len(domains) + 1.5), 3.4) as (axes,):
@@ -181,7 +189,10 @@ def plot_comparison_by_domain(table: pd.DataFrame, path: Path) -> None:
 
 
 def plot_comparison_over_rounds(curves: Mapping[str, pd.DataFrame], path: Path) -> None:
-    """Mean client accuracy over rounds with a band of one standard deviation over seeds; frames are rounds × runs."""
+    """Plot mean client accuracy over rounds, with a band of one standard deviation over seeds.
+
+    The frames of ``curves`` are rounds × runs, with accuracies from 0 to 1.
+    """
     shown: list[pd.Series] = []
     with picture(path, 6, 3.4) as (axes,):
         for number, (name, frame) in enumerate(curves.items()):
@@ -195,10 +206,14 @@ def plot_comparison_over_rounds(curves: Mapping[str, pd.DataFrame], path: Path) 
 
 
 def plot_tuning(table: pd.DataFrame, key: str, chosen: Mapping[str, Any], path: Path) -> None:
-    """Draw validation accuracy against a tuned setting, mean and standard deviation over seeds; the chosen are ringed.
+    """Plot validation accuracy against a tuned setting: mean and standard deviation over seeds, the chosen one ringed.
 
-    ``table`` has method, seed, validation (0 to 1) and the tuned settings; of several settings for one value of ``key``
-    the best is drawn. Values that are no numbers stand at the right end.
+    Args:
+        table: The columns method, seed, validation (0 to 1) and the tuned settings.
+        key: The setting on the x axis. Where several combinations of settings have the same value, the best is drawn.
+            Values that are not numbers are at the right end.
+        chosen: The chosen value of ``key`` by method.
+        path: The file.
     """
     values = sorted(
         table[key].unique(),
@@ -234,7 +249,7 @@ def plot_tuning(table: pd.DataFrame, key: str, chosen: Mapping[str, Any], path: 
 
 
 def legend_below(*axes: Axes) -> None:
-    """A legend where it hides nothing: below these axes, in as many rows as needed; the picture grows with them."""
+    """Add a legend below these axes, where it hides nothing, in as many rows as needed; the picture becomes taller."""
     figure = axes[0].figure
     grid = axes[0].get_gridspec()
     assert isinstance(figure, Figure)
@@ -242,7 +257,7 @@ def legend_below(*axes: Axes) -> None:
     entries: dict[str, Artist] = {}
     for each in axes:
         entries |= {words: handle for handle, words in zip(*each.get_legend_handles_labels(), strict=True)}
-    if len(entries) > COLOURS:  # then colours come again
+    if len(entries) > COLOURS:  # colours repeat then
         more = len(entries) - COLOURS + 1
         entries = {**dict(islice(entries.items(), COLOURS - 1)), f"and {more} more": Patch(alpha=0)}
     if not entries:
@@ -260,27 +275,31 @@ def legend_below(*axes: Axes) -> None:
 
 
 def label(name: str) -> str:
-    """Return a name as a legend and a tick can have it: one that begins with ``_`` is no secret, a long one is cut."""
+    """Return a name for a legend or tick: the middle of a long one is cut out.
+
+    A name that begins with ``_`` is prefixed with an invisible character, since Matplotlib would leave it out.
+    """
     short = name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}\N{HORIZONTAL ELLIPSIS}{name[-LONGEST // 2 :]}"
     return f"\N{WORD JOINER}{short}" if short.startswith("_") else short
 
 
 def plain_logarithm() -> "PlainLog":
-    """Return the ticks' texts of a logarithmic axis: 1000 and 0.001, no powers."""
+    """Return a formatter for the ticks of a logarithmic axis: 1000 and 0.001 instead of powers."""
     return PlainLog(minor_thresholds=(1, 0.4))
 
 
 class PlainLog(LogFormatter):
-    """Numbers without mathematical text, which pictures have switched off."""
+    """Formats ticks without mathematical text, which is switched off in pictures."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def limits(values: Iterable[float]) -> tuple[float, float]:
-    """Return from where to where an axis of accuracies in percent goes so that their differences are seen.
+    """Return the limits of an axis of accuracies in percent such that the differences between them are visible.
 
-    From zero where the smallest is near it; in steps that suit what is between the smallest and the largest.
+    The axis starts at zero where the smallest value is near it. Its limits are rounded to steps of 2, 5, 10 or 20,
+    depending on the range of the values.
     """
     found = np.array([value for value in values if np.isfinite(value)])
     if not len(found):
@@ -294,7 +313,7 @@ def limits(values: Iterable[float]) -> tuple[float, float]:
 
 
 def _mark(points: int) -> str | None:
-    """A line of two points, or of one, needs them drawn."""
+    """Return the marker of a line: a line of one or two points needs one to be visible."""
     return "o" if points <= 2 else None
 
 
@@ -304,7 +323,7 @@ def _rounds(axes: Axes) -> None:
 
 
 def percent_axis(axes: Axes, title: str, *shown: Iterable[float]) -> None:
-    """An axis that says where it begins if that is not zero."""
+    """Set limits, label and title of an axis of accuracies in percent; the label has the lower limit if not zero."""
     bottom, top = limits(value for values in shown for value in values)
     axes.set_ylim(bottom, top)
     axes.set_ylabel(f"accuracy (%), axis from {bottom:g}" if bottom else "accuracy (%)")

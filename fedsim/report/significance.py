@@ -1,4 +1,4 @@
-"""Which methods a handful of seeds can tell apart: paired t-tests against the best, over the seeds they share."""
+"""Paired t-tests of methods against the best one, over the seeds they share: which differences a few seeds can show."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from scipy.stats import ttest_rel
 
 LEVEL = 0.05
 FEWEST = 3
-"""Seeds below which nothing is said: two differences have hardly a deviation."""
+"""Shared seeds below which there is no test: two differences hardly determine a deviation."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,10 @@ class Comparison:
     difference: float
     """Mean over shared seeds of its values minus the best method's"""
     effect: float
-    """That difference in standard deviations of the paired differences (Cohen's d_z); infinite if they are all equal"""
+    """That difference in standard deviations of the paired differences (Cohen's d_z). If these are all equal it is
+    infinite, or 0 where they are zero"""
     p: float
-    """Two-sided, of the paired t-test, not corrected for the number of methods"""
+    """Two-sided p value of the paired t-test, not corrected for the number of methods"""
     seeds: int
 
     @property
@@ -57,9 +58,10 @@ def against_best(values: Mapping[str, Mapping[int, float]]) -> list[Comparison]:
 
 
 def sentences(values: Mapping[str, Mapping[int, float]]) -> list[str]:
-    """Say which methods the seeds cannot tell from the best one; nothing where there are too few seeds or one method.
+    """Return lines about which methods do not differ significantly from the best one.
 
-    ``values`` are accuracies, differences are told in points.
+    There are none where there are too few seeds or one method. ``values`` are accuracies from 0 to 1; differences are
+    shown in percentage points.
     """
     comparisons = against_best(values)
     if not comparisons:

@@ -1,10 +1,10 @@
 """Hyperparameters chosen on validation images: ``python -m fedsim.tune SWEEP --seeds 3,4,5,6,7``.
 
-SWEEP holds the runs of a sweep over hyperparameters with ``split.validation`` above 0. Runs that differ in nothing but
-the tuned settings and the seed are one method. Of each method those values are chosen whose mean validation accuracy
-over the seeds is highest after the last round, the smaller of equals; with ``--seeds`` they are run on further seeds,
+SWEEP holds the runs of a sweep over hyperparameters with ``split.validation`` above 0. Runs that differ only in the
+tuned settings and the seed are one method. For each method, the values with the highest mean validation accuracy over
+the seeds after the last round are chosen, of equal ones the smaller. With ``--seeds`` they are run on further seeds,
 and the tables and pictures of *those* runs' test accuracy are written. Every method must have had the same budget,
-which is told.
+which is printed.
 """
 
 import argparse
@@ -39,7 +39,7 @@ TESTS = "test"
 
 @dataclass(frozen=True)
 class Budget:
-    """What a method was given to find its settings."""
+    """The size of the search for the settings of a method."""
 
     points: int
     seeds: int
@@ -51,18 +51,18 @@ class Budget:
 
 @dataclass(frozen=True)
 class Choice:
-    """The settings of one method that validation has chosen."""
+    """The settings of one method that were chosen by validation."""
 
     method: str
     values: Mapping[str, Any]
-    """By tuned key"""
+    """The chosen values by tuned key"""
     validation: float
     deviation: float
     budget: Budget
     edges: tuple[str, ...]
     """The tuned keys whose chosen value is the smallest or the largest that was tried"""
     run: Result
-    """One of its runs, for all its other settings"""
+    """One run with the chosen values, for all other settings"""
 
     @property
     def written(self) -> str:
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         folders = [Path(expanded("the folder", each)) for each in options.sweeps]
         out = folders[0] if options.out is None else Path(expanded("--out", options.out))
         keys = options.over.split(",")
-        tests = (out / TESTS).resolve()  # as the runs are named
+        tests = (out / TESTS).resolve()  # resolved, as the runs' directories are
         table = tuning_table([run for run in find_runs(folders) if tests not in run.run_dir.parents], keys)
         choices = choose(table, keys)
         seeds = _further_seeds(options.seeds, table)
@@ -111,11 +111,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def tuning_table(runs: Sequence[Result], keys: Sequence[str]) -> pd.DataFrame:
-    """Return a row for each run: method, the tuned keys, seed, rounds, validation (mean over clients after the last
-    round, 0 to 1), whether it failed, and the run itself. A run that ended because clients failed, as those do whose
-    model is no longer finite, has a validation accuracy of 0.
+    """Return a row for each run: method, the tuned keys, seed, rounds, validation, whether it failed, and the run.
 
-    Raises: ``UserError`` for a run without validation images, one that was stopped, or a key that it does not have.
+    ``validation`` is the mean accuracy over clients after the last round, from 0 to 1. A run that ended because clients
+    failed, as they do when their model is no longer finite, has a validation accuracy of 0.
+
+    Raises:
+        UserError: If a run has no validation images, was stopped, or lacks a key.
     """
     rows = []
     for method, members in group_by_settings(list(runs), besides=keys).items():
@@ -151,7 +153,7 @@ def tuning_table(runs: Sequence[Result], keys: Sequence[str]) -> pd.DataFrame:
 
 
 def _failed(run: Result) -> bool:
-    """Whether a client failed in the round that the run did not come through."""
+    """Return whether a client failed in the round that the run did not finish."""
     if "fault" not in run.clients:
         return False
     faults = run.clients[run.clients["fault"].fillna("") != ""]
@@ -159,9 +161,10 @@ def _failed(run: Result) -> bool:
 
 
 def choose(table: pd.DataFrame, keys: Sequence[str]) -> list[Choice]:
-    """Return for each method the settings of the highest mean validation accuracy, the smaller of equals.
+    """Return for each method the settings with the highest mean validation accuracy, of equal ones the smaller.
 
-    Raises: ``UserError`` if a setting lacks a seed that another one of the method has, or the budgets differ.
+    Raises:
+        UserError: If a setting lacks a seed that another one of the method has, or the budgets differ.
     """
     choices = [_choice(str(method), rows, keys) for method, rows in table.groupby("method", sort=False)]
     budgets = {str(each.budget): each.method for each in choices}
@@ -203,7 +206,7 @@ def _choice(method: str, rows: pd.DataFrame, keys: Sequence[str]) -> Choice:
 
 
 def _ascending(values: tuple[Any, ...]) -> tuple[tuple[float, str], ...]:
-    """Numbers by size, and what is none, such as null for no clipping, behind them."""
+    """Return a sort key: numbers by size, and other values, such as null for no clipping, after them."""
     return tuple((float(value), "") if _is_number(value) else (np.inf, str(value)) for value in values)
 
 
@@ -212,7 +215,7 @@ def _is_number(value: object) -> bool:
 
 
 def render(choices: Sequence[Choice]) -> Table:
-    """What was chosen for each method, and by what validation accuracy."""
+    """Return a table of the chosen settings of each method, with their validation accuracies."""
     shown = Table(title="chosen by validation accuracy (%)", box=SIMPLE_HEAD)
     shown.add_column("")
     shown.add_column("chosen")
@@ -242,7 +245,11 @@ def _edges(choices: Sequence[Choice]) -> list[str]:
 
 
 def _further_seeds(text: str, table: pd.DataFrame) -> list[int]:
-    """Raises: ``UserError`` for what is no list of seeds, or one that the choice was made with."""
+    """Return the seeds of ``--seeds``.
+
+    Raises:
+        UserError: If the text is no list of different seeds, or the choice was made with one of them.
+    """
     if not text:
         return []
     if not re.fullmatch(r"\d+(,\d+)*", text):
@@ -269,7 +276,7 @@ def _refuse_groups(overrides: Sequence[str]) -> None:
 
 
 def _tested(choice: Choice, seed: int, overrides: Sequence[str], folder: Path) -> Result:
-    """Run the chosen settings on a further seed; what is there is not run again, and what was stopped goes on."""
+    """Run the chosen settings on a further seed; a finished run is reused, and a stopped one is resumed."""
     run_dir = folder / re.sub(r"[^\w.=,+-]+", "_", f"{choice.method} {choice.written}") / str(seed)
     if (run_dir / "summary.json").exists():
         result = read_result(run_dir)

@@ -1,1 +1,1 @@
-"""Real devices: who may join a federation that runs on Flower's SuperLink and SuperNodes. See docs/devices.md."""
+"""Real devices: which may join a federation that runs on Flower's SuperLink and SuperNodes. See docs/devices.md."""

@@ -4,11 +4,11 @@
 
     ca.crt  ca.key                   the authority; its key stays with the operator
     server.pem  server.key           the SuperLink's certificate and key
-    server.env  start.sh  fedsim-superlink.service      how it is started, see ``scripts``
+    server.env  start.sh  fedsim-superlink.service      start the SuperLink, see ``scripts``
     devices/NAME/  key key.pub ca.crt   all that has to be copied onto a device,
-        device.env start.sh fedsim-supernode.service    with how it is started
+        device.env start.sh fedsim-supernode.service    including what starts it
 
-Private keys are readable by their owner alone. A folder appears whole or not at all.
+Private keys are readable by their owner only. A folder is made completely or not at all.
 """
 
 import json
@@ -54,23 +54,23 @@ T = TypeVar("T")
 CA_DAYS = 3650
 SERVER_DAYS = 730
 PORT = 8000
-"""Flower's own default, for everything that a SuperLink does."""
+"""Flower's own default, for all services of a SuperLink."""
 REGISTERED = "node.json"
-"""What ``flwr supernode register --format json`` answered, if it was kept beside a device's keys."""
+"""The answer of ``flwr supernode register --format json``, if it was saved beside a device's keys."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device; ``node_id`` is how Flower knows it, where the answer of its registration was kept."""
+    """A device; ``node_id`` is Flower's id of it, if the answer of its registration was saved."""
 
     name: str
     folder: Path
     node_id: str | None = None
     partition: int | None = None
-    """The client that it plays, as far as its folder here says"""
+    """The client that it hosts, if its folder here says so"""
 
     def follows(self, other: "Device") -> bool:
-        """Whether its client has a higher number."""
+        """Return whether its client has a higher number than that of ``other``."""
         return self.partition is not None and other.partition is not None and self.partition > other.partition
 
 
@@ -91,7 +91,11 @@ class Authority:
         port: int = PORT,
         plan: DevicePlan = DevicePlan(),  # noqa: B008 - it is frozen
     ) -> "Authority":
-        """Makes ``folder``, which must not exist or be empty; devices reach the server at the first of ``hosts``."""
+        """Make ``folder``, which must not exist or be empty; devices reach the server at the first of ``hosts``.
+
+        Raises:
+            UserError: If the folder is not empty, or a name, host, port or period is not allowed.
+        """
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise UserError(f"{folder} exists already: name a new folder, or add devices to it with `add`.")
         names = parse_hosts(hosts)
@@ -132,7 +136,11 @@ class Authority:
         return self._load("server.pem", load_server)
 
     def _load(self, file: str, load: Callable[[bytes], T]) -> T:
-        """Errors: ``UserError`` for a file that is not as ``create`` wrote it."""
+        """Read a file with ``load``.
+
+        Raises:
+            UserError: If the file is not one that ``create`` has written.
+        """
         path = self.folder / file
         try:
             return load(path.read_bytes())
@@ -143,7 +151,8 @@ class Authority:
     def superlink(self) -> str:
         """HOST:PORT by which devices reach the server.
 
-        Raises: ``UserError`` for a file that does not say it.
+        Raises:
+            UserError: If the file that should have it does not.
         """
         path = self.folder / SERVER_ENV
         if not path.exists():  # made by an older version
@@ -160,9 +169,12 @@ class Authority:
         return [Device(folder.name, folder, _node_id(folder / REGISTERED), partition_of(folder)) for folder in folders]
 
     def add(self, name: str, plan: DevicePlan = DevicePlan()) -> Device:  # noqa: B008 - it is frozen
-        """A key pair for one more device, the certificate it knows the server by, and how it is started.
+        """Make the folder of one more device: a key pair, the certificate of the authority, and start files.
 
-        It plays the first client that none of the others plays.
+        The device hosts the first client that none of the others hosts.
+
+        Raises:
+            UserError: If the name is not allowed, or has a folder already.
         """
         check_name(name)
         folder = self.folder / "devices" / name
@@ -180,7 +192,11 @@ class Authority:
         return Device(name, folder, partition=partition)
 
     def remove(self, name: str) -> Device:
-        """Deletes the folder of a device and returns what it was; the SuperLink is not told."""
+        """Delete the folder of a device and return the device; the SuperLink is not informed.
+
+        Raises:
+            UserError: If there is no such device.
+        """
         found = {device.name: device for device in self.devices}
         if name not in found:
             raise UserError(f"{name} is no device of {self.folder}: there are {', '.join(found) or 'none'}.")
@@ -188,9 +204,13 @@ class Authority:
         return found[name]
 
     def renew(self, hosts: Sequence[str] = (), server_days: int = SERVER_DAYS) -> None:
-        """A new server certificate for the same key, for ``hosts`` or those of the old one.
+        """Make a new server certificate for the same key, for ``hosts`` or those of the old one.
 
-        The key stays: whoever has it can pass for the server until the old certificate ends, whatever the new one says.
+        The key stays the same: whoever has it can pose as the server until the old certificate expires, whatever the
+        new one says.
+
+        Raises:
+            UserError: If a file of ``init`` is missing or damaged, or a host or the period is not allowed.
         """
         for file in ("ca.key", "server.key"):
             if not (self.folder / file).exists():
@@ -210,13 +230,13 @@ def _node_id(file: Path) -> str | None:
     try:
         answer = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None  # not registered yet, or its answer went elsewhere
+        return None  # not registered yet, or its answer was saved elsewhere
     return str(answer["node-id"]) if isinstance(answer, dict) and "node-id" in answer else None
 
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder for its owner alone, which gets its name once it is filled; nothing is left of it after an error."""
+    """Yield a folder for its owner only, and rename it to ``folder`` once it is filled; after an error, delete it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -228,7 +248,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 
 
 def _write(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Writes a file that must not be there yet."""
+    """Write a file that must not exist yet."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(data)
 
@@ -238,6 +258,6 @@ def _write_secret(path: Path, data: bytes) -> None:
 
 
 def _write_texts(folder: Path, texts: Mapping[str, str]) -> None:
-    """Files for whoever may enter the folder, of which the start script can be executed."""
+    """Write files that all who may enter the folder can read; the start script is executable."""
     for name, text in texts.items():
         _write(folder / name, text.encode(), mode=0o755 if name == START else 0o644)

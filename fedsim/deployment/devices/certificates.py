@@ -1,6 +1,6 @@
-"""X.509 certificates of a private certificate authority, and the key pairs that Flower knows devices by.
+"""X.509 certificates of a private certificate authority, and the key pairs by which Flower identifies devices.
 
-Certificates are as strict as Python 3.13 checks them. Everything here is bytes; ``authority`` writes the files.
+Certificates pass the strict checks of Python 3.13. Everything here is bytes; ``authority`` writes the files.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 
 
 def root_certificate(key: ec.EllipticCurvePrivateKey, days: int) -> x509.Certificate:
-    """Signed by itself; it signs servers, but no further authorities."""
+    """Make a self-signed certificate, which can sign certificates of servers but not of further authorities."""
     name = _name("fedsim authority")
     builder = (
         _builder(name, name, key.public_key(), days)
@@ -49,7 +49,7 @@ def server_certificate(
     root: x509.Certificate,
     root_key: ec.EllipticCurvePrivateKey,
 ) -> x509.Certificate:
-    """For a server that is reached under each of ``hosts``."""
+    """Make a certificate for a server that is reached under each of ``hosts``, signed by ``root``."""
     names = [x509.DNSName(host) if isinstance(host, str) else x509.IPAddress(host) for host in hosts]
     issuer = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     builder = (
@@ -64,7 +64,7 @@ def server_certificate(
 
 
 def hosts_of(certificate: x509.Certificate) -> list[Host]:
-    """The names and addresses that a server certificate is for."""
+    """Return the names and addresses that a server certificate is for."""
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     addresses = names.get_values_for_type(x509.IPAddress)
     return [*names.get_values_for_type(x509.DNSName), *(ip_address(str(address)) for address in addresses)]
@@ -75,17 +75,25 @@ def certificate_bytes(certificate: x509.Certificate) -> bytes:
 
 
 def key_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """The key of a certificate, as TLS servers read it."""
+    """Return the key of a certificate in the form that TLS servers read: PEM, PKCS #8, without a password."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def load_root(data: bytes) -> x509.Certificate:
-    """Errors: ``ValueError`` for a certificate that ``root_certificate`` has not made."""
+    """Read a certificate of an authority from PEM.
+
+    Raises:
+        ValueError: If it is no certificate, or has no subject key identifier, as ``root_certificate`` makes it.
+    """
     return _load_certificate(data, x509.SubjectKeyIdentifier)
 
 
 def load_server(data: bytes) -> x509.Certificate:
-    """Errors: ``ValueError`` for a certificate that ``server_certificate`` has not made."""
+    """Read a server's certificate from PEM.
+
+    Raises:
+        ValueError: If it is no certificate, or names no hosts, as ``server_certificate`` does.
+    """
     return _load_certificate(data, x509.SubjectAlternativeName)
 
 
@@ -99,7 +107,11 @@ def _load_certificate(data: bytes, extension: type[x509.ExtensionType]) -> x509.
 
 
 def load_key(data: bytes) -> ec.EllipticCurvePrivateKey:
-    """Errors: ``ValueError`` for what is no key, has a password or is of another kind."""
+    """Read the private key of a certificate from PEM.
+
+    Raises:
+        ValueError: If it is no key, has a password, or is not of an elliptic curve.
+    """
     try:
         key = load_pem_private_key(data, password=None)
     except (TypeError, UnsupportedAlgorithm) as error:
@@ -110,7 +122,7 @@ def load_key(data: bytes) -> ec.EllipticCurvePrivateKey:
 
 
 def device_key_bytes(key: ec.EllipticCurvePrivateKey) -> tuple[bytes, bytes]:
-    """Private and public key of a device, both in OpenSSH's format: a SuperNode reads no other."""
+    """Return the private and the public key of a device in OpenSSH's format, the only one that a SuperNode reads."""
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     return private, public + b"\n"

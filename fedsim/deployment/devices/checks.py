@@ -1,4 +1,4 @@
-"""What an operator may write for names, hosts and periods of validity."""
+"""Checks of the names, hosts, ports and periods of validity that an operator writes."""
 
 import re
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from fedsim.core.errors import UserError
 from fedsim.deployment.devices.certificates import Host
 
 ALWAYS: tuple[Host, ...] = ("localhost", ip_address("127.0.0.1"))
-"""Where the SuperLink's own subprocesses reach it, whatever the devices call it."""
+"""The hosts at which the SuperLink's own subprocesses reach it, whatever the devices call it."""
 
 DOMAIN = re.compile(r"[\w.-]{0,64}")
-"""What a device's images may be called in tables and names of columns."""
+"""The allowed names of a device's images in tables and names of columns."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -22,18 +22,30 @@ _DNS_NAME = re.compile(rf"(?:{_LABEL}\.)*(?![0-9]+$){_LABEL}")  # no DNS name en
 
 
 def check_name(name: str) -> None:
-    """A device's name is the name of its folder."""
+    """Check the name of a device, which is also the name of its folder.
+
+    Raises:
+        UserError: If it is not allowed.
+    """
     if not _NAME.fullmatch(name):
         raise UserError(f"device {name!r} is not allowed: up to 64 letters, digits, - and _, and no - in front.")
 
 
 def parse_hosts(hosts: Sequence[str]) -> list[Host]:
-    """The hosts and ``ALWAYS``, each once."""
+    """Return the hosts and ``ALWAYS``, each once.
+
+    Raises:
+        UserError: If a host is neither a DNS name nor an address at which a server can be reached.
+    """
     return list(dict.fromkeys([*map(_parse_host, hosts), *ALWAYS]))
 
 
 def check_days(option: str, days: int, root: x509.Certificate | None = None) -> None:
-    """At least one day, and no longer than the authority ``root`` that signs."""
+    """Check a period of validity: at least one day, and no longer than the certificate ``root`` of the authority.
+
+    Raises:
+        UserError: If it is shorter, or longer than ``root`` is valid; without ``root``, longer than a century.
+    """
     left = (root.not_valid_after_utc - datetime.now(UTC)) / timedelta(days=1) if root is not None else 36500
     if not 1 <= days <= left + 0.1:  # a certificate of the same length, signed a moment later
         whose = "the certificate authority has left" if root is not None else "a century has"
@@ -55,6 +67,10 @@ def _parse_host(text: str) -> Host:
 
 
 def check_port(port: int) -> None:
-    """Raises: ``UserError`` for what is no TCP port."""
+    """Check a TCP port.
+
+    Raises:
+        UserError: If it is not from 1 to 65535.
+    """
     if not 1 <= port <= 65535:
         raise UserError(f"--port {port} is not allowed: it is from 1 to 65535.")

@@ -1,4 +1,4 @@
-"""Where one partition's state lies between messages: on the disk of its device, or in Flower's ``Context``."""
+"""Storage of one partition's client state between messages: on the disk of its device, or in Flower's ``Context``."""
 
 import logging
 
@@ -15,9 +15,10 @@ ROUND = "round"
 
 
 class Kept:
-    """What a partition keeps, and what it kept before the round that it trained last.
+    """The client state of a partition, and the one from before the round that it trained last.
 
-    If a reply is lost, the same training is asked for again: then it begins where it began, and ends in the same.
+    If a reply is lost, the server asks for the same training again. It then starts from the earlier state, and so has
+    the same result.
     """
 
     def __init__(self, context: Context, node: NodeConfig, words: str, partition: int) -> None:
@@ -27,7 +28,11 @@ class Kept:
             self.disk = StateDir(node.state_dir, context.run_id, words, node.state_afresh, node.keep_runs)
 
     def load(self, training: int | None) -> RecordDict:
-        """Errors: ``Refusal`` for a file that cannot be used; the log names it."""
+        """Return the client state; that from before round ``training`` if the client has trained that round already.
+
+        Raises:
+            Refusal: If the file cannot be used; the device's log names it.
+        """
         if self.disk is None:
             trained = self.context.state.get(self._name(TRAINED))
             again = isinstance(trained, ConfigRecord) and training is not None and trained[ROUND] == training

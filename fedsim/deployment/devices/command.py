@@ -1,6 +1,6 @@
 """Real devices, from keys to the first connection: ``python -m fedsim.devices init DIR --host HOST --device NAME``.
 
-All but ``check``, which runs on a device, is for the operator, on the server.
+All commands are for the operator, on the server, except ``check``, which runs on a device.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _operate(options: argparse.Namespace) -> int:
-    """What the operator does, on the server."""
+    """Run a command of the operator, on the server, and return the exit status."""
     if options.command == "init":
         authority = Authority.create(
             *(options.folder, options.host, options.device, options.ca_days, options.server_days),
@@ -63,7 +63,7 @@ def _operate(options: argparse.Namespace) -> int:
 
 
 def _check(folder: Path, words: Sequence[str]) -> int:
-    """What a device does before it joins: prints what is good, and what is not as errors, each with its remedy."""
+    """Check a device before it joins: print what is in order, and each problem as an error with its remedy."""
     from fedsim.deployment.devices.readiness import findings
 
     status = 0
@@ -156,7 +156,7 @@ def _next_commands(authority: Authority, keys: str) -> str:
 
 
 def _joining(device: Device, keys: str) -> str:
-    """How a device gets in: what is typed here, and what on it."""
+    """Return the commands that let a device join: those to type here, and those on the device."""
     public, answer = _quoted(device.folder / "key.pub"), _quoted(device.folder / REGISTERED)
     said = {key: shlex.quote(value) for key, value in read_env(device.folder / DEVICE_ENV).items()}
     command = supernode_command(said["SUPERLINK"], said["NODE_CONFIG"], lambda name: shell_path(f"{keys}/{name}"))
@@ -211,5 +211,5 @@ def _server(authority: Authority) -> str:
 
 
 def _quoted(path: Path) -> str:
-    """As a shell reads it."""
+    """Return the path quoted for a shell."""
     return shlex.quote(str(path))

@@ -1,4 +1,4 @@
-"""What a node says of itself in ``flower-supernode --node-config``, and what the server's settings may ask of it."""
+"""A node's own configuration, ``flower-supernode --node-config``, and how far it follows the server's settings."""
 
 import os
 from collections.abc import Mapping
@@ -27,39 +27,43 @@ KEYS: dict[str, type] = {
 PATHS = ("npz", "parquet")
 """Options of datasets that are files or folders"""
 EMBEDDED = "datasets.digits.load"
-"""What needs no files"""
+"""The data set that needs no files"""
 OWN_FUNCTION = "tensors"
 WORDS = {int: "a whole number of at least 0", str: "a text in quotes", bool: "true or false"}
 
 
 @dataclass(frozen=True)
 class NodeConfig:
-    """One node's, checked.
+    """The checked configuration of one node.
 
-    ``partition``: which client of the federation it is. With ``num_partitions`` it plays several, all p with
-    p mod num_partitions = partition; so Flower's simulated nodes do, which say nothing else.
+    ``partition`` is the client of the federation that it hosts. With ``num_partitions`` it hosts several, all p with
+    p mod num_partitions = partition, as Flower's simulated nodes do, which have no other entries.
     """
 
     partition: int
     num_partitions: int | None = None
     simulated: bool = False
-    """Whether it is a node of Flower's simulation, which works on the server's machine with the server's files"""
+    """Whether it is a node of Flower's simulation, which runs on the server's machine with the server's files"""
     data_dir: Path | None = None
-    """Where its images are; whatever ``data_dir`` the server's settings have"""
+    """The folder of its images; ``data_dir`` of the server's settings does not count"""
     domain: str | None = None
-    """What its images are called in the tables, where they are its own (``dataset=devices``)"""
+    """The name of its images in the tables, where they are its own (``dataset=devices``)"""
     state_dir: Path | None = None
-    """Where it keeps what is personal; without it that is lost when the node's process ends"""
+    """The folder of its client state; without one, the state is lost when the node's process ends"""
     state_afresh: bool = False
-    """Whether it may begin anew where what it kept is lost or cannot be read"""
+    """Whether it may begin without a client state where that is lost or cannot be read"""
     keep_runs: int = 5
-    """Of how many runs the state stays in ``state_dir``"""
+    """The number of runs whose states stay in ``state_dir``"""
     share_personal: bool = False
-    """Whether it tells its personal part and sums of features, for measuring"""
+    """Whether it sends its personal part and sums of features, for measurement"""
 
     @classmethod
     def of(cls, node_config: Mapping[str, Any], *, simulated: bool = False) -> "NodeConfig":
-        """Errors: ``Refusal`` naming a key that is missing, unknown (it may be misspelt) or of another type."""
+        """Check a node-config.
+
+        Raises:
+            Refusal: If a key is missing, unknown (it may be misspelt) or has a value that is not possible; names it.
+        """
         for key, value in node_config.items():
             kind = KEYS.get(key)
             if kind is None:
@@ -94,17 +98,17 @@ class NodeConfig:
 
 @dataclass(frozen=True)
 class NodeProfile:
-    """What a node tells the server of itself (``query.node``); no path of the device is among it."""
+    """A node's report about itself to the server (``query.node``); it holds no path of the device."""
 
     partition: int
     num_partitions: int
-    """0 for a device, which plays one client"""
+    """0 for a device, which hosts one client"""
     simulated: bool
     shares_personal: bool
     domain: str
-    """What its own images are called, or nothing"""
+    """The name of its own images, or an empty text"""
     images: tuple[int, int, int]
-    """Its own for training, validation and test; zeros where the settings name the images"""
+    """The numbers of its own images for training, validation and test; zeros where the settings name the images"""
 
     def hosts(self, partition: int) -> bool:
         return partition == self.partition or (
@@ -118,7 +122,11 @@ class NodeProfile:
 
     @classmethod
     def of(cls, told: ConfigRecord) -> "NodeProfile":
-        """Errors: ``ValueError`` for an answer of another form."""
+        """Read a profile from the config of a reply.
+
+        Raises:
+            ValueError: If the config is of another form.
+        """
         try:
             images = told["images"]
             assert isinstance(images, list)
@@ -137,9 +145,11 @@ class NodeProfile:
 
 
 def confined(settings: Settings, node: NodeConfig) -> Settings:
-    """The server's settings as this device follows them: its own ``data_dir``, and nothing that lies outside of it.
+    """Return the server's settings as this device follows them: with its own ``data_dir``, and no file outside of it.
 
-    Errors: ``Refusal`` for a dataset that is none of this project's, or a path in its options that leads elsewhere.
+    Raises:
+        Refusal: If the data set is not one of this project's, needs a ``data-dir`` that the device does not have, or
+            names a path outside of it.
     """
     if node.simulated:
         return settings
@@ -164,14 +174,18 @@ def confined(settings: Settings, node: NodeConfig) -> Settings:
 
 
 def _known_targets() -> set[str]:
-    """What ``dataset=`` may stand for on a device: not the server's own function."""
+    """Return the functions that ``dataset=`` may name on a device: those of ``configs/dataset``, not a user's own."""
     configs = [OmegaConf.load(path) for path in sorted((CONFIG_DIR / "dataset").glob("*.yaml"))]
     described = [config for config in configs if isinstance(config, DictConfig)]
     return {str(config["_target_"]) for config in described if config["name"] != OWN_FUNCTION}
 
 
 def _refuse_ways_out(key: str, value: Any, inside: Path) -> None:
-    """Errors: ``Refusal`` for a text, however deep, that names a place outside of the folder, or on another machine."""
+    """Refuse a path in the options of a data set that leads out of the device's folder.
+
+    Raises:
+        Refusal: If a text, at any depth, names a place outside of the folder, or on another machine.
+    """
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -180,6 +194,6 @@ def _refuse_ways_out(key: str, value: Any, inside: Path) -> None:
     elif isinstance(value, str) and (
         ":" in value or value.startswith("~") or not (inside / value).resolve().is_relative_to(inside)
     ):
-        home = os.path.expanduser("~")  # which ~ has become here; where it lies is nobody's business
+        home = os.path.expanduser("~")  # shown as ~ again, so that the server does not learn where it is
         shown = f"~{value.removeprefix(home)}" if value.startswith(f"{home}{os.sep}") else value
         raise Refusal(f"dataset.{key}={shown} leads out of this device's data-dir: choose what is inside it.")

@@ -1,4 +1,4 @@
-"""What a device holds of a federation: its own images, or its part of a dataset that the settings name."""
+"""A device's part of a federation: its own images, or its partition of a data set that the settings name."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,20 +18,22 @@ CLASSES = "dataset.classes="
 
 
 def federation_of(settings: Settings, node: NodeConfig) -> Federation:
-    """The federation as far as ``node`` sees it.
+    """Return the federation as ``node`` sees it.
 
-    Raises: ``UserError`` for settings it does not follow, and images that are missing or cannot be read.
+    Raises:
+        UserError: If the node does not follow the settings, or images are missing or cannot be read.
     """
     settings = confined(settings, node)
     return own_federation(settings, node) if settings.dataset["name"] == DEVICES else build_federation(settings)
 
 
 def images_in_words(node: NodeConfig, words: Sequence[str]) -> str:
-    """How many images of which class ``node`` holds, all of them read, as a run of these ``words`` would.
+    """Read all images of ``node`` as a run of these ``words`` would, and return their numbers per class, in words.
 
-    Without a ``dataset=`` it is ``devices``, and without ``dataset.classes=`` the classes are those that are there.
+    Without ``dataset=`` the data set is ``devices``, and without ``dataset.classes=`` its classes are those found.
 
-    Raises: ``UserError`` as ``federation_of``, and where there are none to train or to test on.
+    Raises:
+        UserError: As ``federation_of``, and if there are no images to train or to test on.
     """
     words = [*([] if any(word.startswith("dataset=") for word in words) else [f"dataset={DEVICES}"]), *words]
     settings = Settings.from_config(compose(words))

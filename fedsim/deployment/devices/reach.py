@@ -1,4 +1,4 @@
-"""Whether a device can talk to its SuperLink, and if not, why: tried step by step, each failure with its remedy."""
+"""A check whether a device can reach its SuperLink: step by step, with a cause and a remedy for each failure."""
 
 import socket
 import ssl
@@ -17,14 +17,14 @@ from fedsim.deployment.devices.scripts import DEVICE_ENV
 TIMEOUT = 10.0
 """Seconds for each step."""
 AHEAD, BEHIND = 5, 305
-"""Seconds by which Flower lets the clock of a device differ: what it signs must not be older, nor of the future."""
+"""Seconds by which Flower allows the clock of a device to differ: signatures must not be older, nor of the future."""
 EXPIRED, NOT_YET_VALID, OTHER_HOST = 10, 9, (62, 64)
-"""OpenSSL's numbers of what is wrong with a certificate."""
+"""OpenSSL's error numbers for certificates."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """HOST:PORT, and the certificate of the authority that the server's has to be signed by."""
+    """HOST:PORT of a server, and the certificate of the authority that has to have signed the server's."""
 
     host: str
     port: int
@@ -32,7 +32,11 @@ class Server:
 
     @classmethod
     def of(cls, address: str, root: Path) -> "Server":
-        """Raises: ``UserError`` for an address that is none."""
+        """Parse an address, where an IPv6 address stands in brackets.
+
+        Raises:
+            UserError: If it is not HOST:PORT.
+        """
         host, colon, port = address.rpartition(":")
         if not host or not colon or not port.isdecimal() or not 1 <= int(port) <= 65535:
             raise UserError(f"SUPERLINK={address!r} is not possible: write the server's HOST:PORT in {DEVICE_ENV}.")
@@ -42,9 +46,10 @@ class Server:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def check(self) -> str:
-        """Ask the server for a page, as a device asks it for work; what it is like, in words.
+        """Request a page from the server, as a device requests work; return a sentence about the connection.
 
-        Raises: ``UserError`` for the first step that fails.
+        Raises:
+            UserError: If a step fails; describes the first such step and its remedy.
         """
         with self._connected() as plain:
             try:
@@ -61,7 +66,11 @@ class Server:
         return f"{self} answers, with a certificate valid until {certificate.not_valid_after_utc:%Y-%m-%d}"
 
     def _connected(self) -> socket.socket:
-        """Raises: ``UserError`` where nobody can be reached."""
+        """Open a TCP connection to the server.
+
+        Raises:
+            UserError: If the server cannot be reached.
+        """
         correct = f"correct SUPERLINK in {DEVICE_ENV}"
         try:
             return socket.create_connection((self.host, self.port), TIMEOUT)
@@ -80,7 +89,11 @@ class Server:
         raise UserError(f"{self} cannot be reached, {why}: {remedy}")
 
     def _head(self, secure: ssl.SSLSocket) -> str:
-        """The head of its answer. Raises: ``UserError`` for one that is not HTTP."""
+        """Request a page and return the head of the answer.
+
+        Raises:
+            UserError: If the answer is not HTTP.
+        """
         secure.sendall(f"GET / HTTP/1.1\r\nHost: {self}\r\nConnection: close\r\n\r\n".encode())
         answer = b""
         while b"\r\n\r\n" not in answer and len(answer) < 65536:
@@ -129,7 +142,7 @@ class Server:
         )
 
     def _certificate(self) -> x509.Certificate | None:
-        """What the server shows, believed or not."""
+        """Return the server's certificate without verifying it; ``None`` if there is none to read."""
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         try:
@@ -138,10 +151,14 @@ class Server:
                 hosts_of(certificate)
                 return certificate
         except (OSError, ValueError, UserError, x509.ExtensionNotFound):
-            return None  # what is wrong with it is known already; only the words get fewer
+            return None  # the error is known already; only its description gets shorter
 
     def _check_clock(self, head: str) -> None:
-        """Raises: ``UserError`` where the server would refuse what this device signs, for the time that it says."""
+        """Compare this device's clock with the ``Date`` in the head of the server's answer.
+
+        Raises:
+            UserError: If they differ so much that the server would refuse what this device signs.
+        """
         said = [line.partition(":")[2].strip() for line in head.splitlines() if line.lower().startswith("date:")]
         try:
             theirs = parsedate_to_datetime(said[0]).timestamp()

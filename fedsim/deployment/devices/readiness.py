@@ -1,4 +1,4 @@
-"""``python -m fedsim.devices check``: what would keep this device from taking part, found before it joins."""
+"""``python -m fedsim.devices check``: finds what would prevent a device from taking part, before it joins."""
 
 import os
 import shutil
@@ -25,21 +25,26 @@ if TYPE_CHECKING:
 PYTHONS = ((3, 11), (3, 13))
 """The oldest and the newest Python that the project runs on."""
 PRIVATE = 0o077
-"""What nobody but the owner may do with a key."""
+"""The permissions on a key that only its owner may have."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; where it is not ``good``, the sentence has the remedy."""
+    """The result of one check; where it is not ``good``, the sentence has the remedy."""
 
     good: bool
     text: str
 
 
 def findings(folder: Path, words: Sequence[str]) -> Iterator[Finding]:
-    """Look at everything, one after the other; ``words`` are the settings of the runs to come, if they matter.
+    """Check everything, one after the other, and yield the results.
 
-    Raises: ``UserError`` where ``folder`` is none that ``init`` has made for a device.
+    Args:
+        folder: The device's folder with its keys.
+        words: The settings of later runs, as far as they matter for the check of the images.
+
+    Raises:
+        UserError: If ``folder`` is not one that ``init`` has made for a device.
     """
     if not (folder / DEVICE_ENV).is_file():
         raise UserError(f"{folder} has no {DEVICE_ENV}: name the folder devices/NAME that was copied here.")
@@ -60,7 +65,7 @@ def findings(folder: Path, words: Sequence[str]) -> Iterator[Finding]:
 
 
 def _tried(look: Callable[[], str]) -> list[Finding]:
-    """What was found, or what was wrong."""
+    """Return the finding of one check, or its error as a finding."""
     try:
         return [Finding(True, look())]
     except UserError as error:
@@ -107,7 +112,7 @@ def _root(path: Path) -> str:
 
 
 def _versions(theirs: str) -> Iterator[Finding]:
-    """Flower has to be the server's version; other differences are only said."""
+    """Yield findings about versions: Flower's has to be that of the server; other differences are only reported."""
     servers = dict(word.split("=", 1) for word in theirs.split() if "=" in word)
     ours = versions()
     for package in ("torch", "flwr"):
@@ -132,7 +137,11 @@ def _versions(theirs: str) -> Iterator[Finding]:
 
 
 def _program(folder: Path, venv: str) -> str:
-    """Where start.sh finds flower-supernode."""
+    """Return a sentence about where start.sh finds flower-supernode.
+
+    Raises:
+        UserError: If it does not find it.
+    """
     if venv:
         program = Path(venv).expanduser() / "bin" / "flower-supernode"
         found = str(program) if os.access(program, os.X_OK) else None
@@ -146,7 +155,11 @@ def _program(folder: Path, venv: str) -> str:
 
 
 def _node_config(text: str) -> "NodeConfig":
-    """Raises: ``UserError`` for what a SuperNode, or a run on it, would refuse."""
+    """Parse and check a node-config.
+
+    Raises:
+        UserError: If a SuperNode, or a run on it, would refuse it.
+    """
     import click
     from flwr.common.config import parse_config_args
 
@@ -161,7 +174,7 @@ def _node_config(text: str) -> "NodeConfig":
 
 
 def _of_node(node_config: str, words: Sequence[str]) -> list[Finding]:
-    """Of what the device says of itself: its folders and its images."""
+    """Check what the device's node-config names: its state folder and its images."""
     try:
         from fedsim.deployment.devices.own_federation import images_in_words
 
@@ -178,7 +191,11 @@ def _of_node(node_config: str, words: Sequence[str]) -> list[Finding]:
 
 
 def _state(folder: Path | None) -> str:
-    """Writes a file there and takes it away; a run would make the folder, too."""
+    """Write a file to the state folder and delete it; the folder is made if it is missing, as a run would do.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
     if folder is None:
         return "none in NODE_CONFIG, so what is personal is lost when the SuperNode ends"
     try:

@@ -1,12 +1,12 @@
-"""What ``init`` writes beside the keys: how the SuperLink and each SuperNode are started, by hand or by systemd.
+"""The files that ``init`` writes beside the keys to start the SuperLink and each SuperNode, by hand or by systemd.
 
 ::
 
     server.env start.sh fedsim-superlink.service                in the operator's folder
     device.env start.sh fedsim-supernode.service                in devices/NAME
 
-What may have to be changed stands in the ``.env`` files, in the shell's form; the scripts take everything else from
-the folder that they lie in, wherever that is copied to.
+Values that may have to be changed are in the ``.env`` files, in the form of a shell; the scripts take everything else
+from their own folder, wherever that is copied to.
 """
 
 import re
@@ -25,23 +25,27 @@ from fedsim.deployment.devices.checks import DOMAIN
 SERVER_ENV, DEVICE_ENV, START = "server.env", "device.env", "start.sh"
 SUPERLINK_UNIT, SUPERNODE_UNIT = "fedsim-superlink.service", "fedsim-supernode.service"
 VERSIONED = ("torch", "flwr")
-"""Packages of which the version counts, beside Python's and this one's."""
+"""Packages whose versions matter, beside Python's and fedsim's."""
 FileName = Callable[[str], str]
-"""A file of the folder, as a shell reads it."""
+"""Returns a file of the folder in the form of a shell."""
 _PARTITION = re.compile(r"(?:^|\s)partition-id=(\d+)(?:\s|$)")
 
 
 @dataclass(frozen=True)
 class DevicePlan:
-    """Where things are on a device; ``~`` is the home of whoever starts the SuperNode there."""
+    """The paths on a device; ``~`` is the home of the user who starts the SuperNode there.
+
+    Raises:
+        UserError: If a path or the domain is not allowed.
+    """
 
     data_dir: str = "~/data"
     state_dir: str = "~/state"
     keys_dir: str = "~/keys"
     venv: str = ""
-    """The virtual environment that fedsim is installed in; nothing where its commands are on the PATH"""
+    """The virtual environment in which fedsim is installed; empty where its commands are on the PATH"""
     domain: str | None = None
-    """What the device's images are called in the tables; its name unless said otherwise"""
+    """The name of the device's images in the tables; the device's name by default"""
 
     def __post_init__(self) -> None:
         for option in ("data_dir", "state_dir", "keys_dir", "venv"):
@@ -56,13 +60,13 @@ class DevicePlan:
             raise UserError(f"--domain {self.domain!r} is not allowed: it is up to 64 letters, digits, _, . or -.")
 
     def node_config(self, name: str, partition: int) -> str:
-        """The value of Flower's ``--node-config`` for device ``name``."""
+        """Return the value of Flower's ``--node-config`` for device ``name``."""
         texts = {"domain": self.domain or name, "data-dir": self.data_dir, "state-dir": self.state_dir}
         return " ".join([f"partition-id={partition}", *(f"{key}={_toml(text)}" for key, text in texts.items())])
 
 
 def superlink_command(host: str, port: str, file: FileName) -> str:
-    """The shell command of the server; with ``--database`` it knows its devices when it is started again."""
+    """Return the shell command of the server; with ``--database`` it still knows its devices after a restart."""
     return (
         f"flower-superlink --host {host} --port {port} --ssl-certfile {file('server.pem')}"
         f" --ssl-keyfile {file('server.key')} --ssl-ca-certfile {file('ca.crt')}"
@@ -71,7 +75,7 @@ def superlink_command(host: str, port: str, file: FileName) -> str:
 
 
 def supernode_command(superlink: str, node_config: str, file: FileName) -> str:
-    """The shell command of a device."""
+    """Return the shell command of a device."""
     return (
         f"flower-supernode --superlink {superlink} --root-certificates {file('ca.crt')}"
         f" --auth-supernode-private-key {file('key')} --node-config {node_config}"
@@ -79,12 +83,16 @@ def supernode_command(superlink: str, node_config: str, file: FileName) -> str:
 
 
 def address_of(host: str, port: int) -> str:
-    """HOST:PORT, an IPv6 address in brackets."""
+    """Return HOST:PORT, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def server_files(folder: Path, host: str, port: int) -> dict[str, str]:
-    """The texts of the server's files by name; ``folder`` is where they will lie."""
+    """Return the texts of the server's files by name; ``folder`` is the folder that will hold them.
+
+    Raises:
+        UserError: If the path of the folder has control characters.
+    """
     here = str(folder.absolute())
     if not here.isprintable():
         raise UserError(f"{here!r} is not allowed: name a folder whose path has no control characters.")
@@ -105,7 +113,7 @@ def server_files(folder: Path, host: str, port: int) -> dict[str, str]:
 
 
 def device_files(name: str, superlink: str, partition: int, plan: DevicePlan) -> dict[str, str]:
-    """The texts of a device's files by name."""
+    """Return the texts of a device's files by name."""
     values = {
         "SUPERLINK": superlink,
         "NODE_CONFIG": plan.node_config(name, partition),
@@ -128,7 +136,7 @@ def device_files(name: str, superlink: str, partition: int, plan: DevicePlan) ->
 
 
 def versions() -> dict[str, str]:
-    """What is installed here, by name; torch is not loaded for it."""
+    """Return the installed versions by name; torch is not loaded for it."""
     found = {"python": python_version(), "fedsim": fedsim.__version__}
     for package in VERSIONED:
         try:
@@ -139,9 +147,11 @@ def versions() -> dict[str, str]:
 
 
 def read_env(path: Path) -> dict[str, str]:
-    """The assignments of an ``.env`` file.
+    """Return the assignments of an ``.env`` file.
 
-    Raises: ``UserError`` for a line that is none, ``OSError`` if it cannot be read.
+    Raises:
+        UserError: If a line is not an assignment.
+        OSError: If the file cannot be read.
     """
     try:
         words = shlex.split(path.read_text(encoding="utf-8"), comments=True)
@@ -154,7 +164,7 @@ def read_env(path: Path) -> dict[str, str]:
 
 
 def partition_of(device: Path) -> int | None:
-    """The ``partition-id`` in a device's folder; ``None`` where it does not say."""
+    """Return the ``partition-id`` in a device's folder; ``None`` if there is none."""
     try:
         found = _PARTITION.search(read_env(device / DEVICE_ENV).get("NODE_CONFIG", ""))
     except (OSError, UserError):
@@ -194,9 +204,10 @@ exec {lines} "$@"
 
 
 def _unit(description: str, folder: str, unit: str, more: str = "") -> str:
-    """A unit of the user's own systemd, which needs no root.
+    """Return a unit of the user's own systemd, which needs no root.
 
-    Who was killed is refused for up to a minute, hence the restarts; a status of 2 says that no retry would help.
+    Flower refuses a node that was killed for up to a minute, hence the restarts; after an exit status of 2 no restart
+    would help.
     """
     start = _systemd(str(PurePosixPath(folder) / START))
     return f"""# systemctl --user enable --now {shell_path(str(PurePosixPath(folder) / unit))}
@@ -217,12 +228,12 @@ WantedBy=default.target
 
 
 def _toml(text: str) -> str:
-    """As Flower reads a value of ``--node-config``: in quotes that it does not contain, without escapes."""
+    """Return a text as Flower reads a value of ``--node-config``: in quotes that it does not contain, unescaped."""
     return f'"{text}"' if not set(text) & set('"\\') else f"'{text}'"
 
 
 def shell_path(path: str) -> str:
-    """As a shell reads it, which puts the home for ``~``."""
+    """Return the path quoted for a shell, which still replaces a leading ``~``."""
     return "~/" + shlex.quote(path[2:]) if path.startswith("~/") else shlex.quote(path)
 
 
@@ -231,7 +242,7 @@ def _percent(text: str) -> str:
 
 
 def _systemd(path: str) -> str:
-    """A word of ``ExecStart``; ``%h`` is the home of the user."""
+    """Return the path as a word of systemd's ``ExecStart``; ``%h`` is the home of the user."""
     home, rest = ("%h/", path.removeprefix("~/")) if path.startswith("~/") else ("", path)
     escaped = _percent(rest).replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
     return f'"{home}{escaped}"'

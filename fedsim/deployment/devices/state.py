@@ -1,4 +1,4 @@
-"""What a device keeps of a run, on its disk: it is still there when the node's process is killed and started again."""
+"""The client state on a device's disk: it survives when the node's process is killed and started again."""
 
 import hashlib
 import shutil
@@ -18,7 +18,7 @@ AFRESH = "start the node with state-afresh=true in its node-config to begin anew
 
 @dataclass(frozen=True)
 class StateDir:
-    """``FOLDER/run-RUN/partition-P.safetensors`` for one run, each file written as a whole or not at all."""
+    """The files ``FOLDER/run-RUN/partition-P.safetensors`` of one run, each written completely or not at all."""
 
     folder: Path
     run: int
@@ -28,12 +28,13 @@ class StateDir:
     keep_runs: int = 5
 
     def load(self, partition: int, training: int | None = None) -> RecordDict:
-        """What the partition has kept; nothing before its first training.
+        """Return the client state of the partition; empty before its first training.
 
-        ``training`` names the round that it is about to train. If it has done so before and the reply was lost, it
-        has what it had before that, so that it trains the same again.
+        ``training`` is the round that the client is about to train. If it has trained that round before, because the
+        reply was lost, the state from before that training is returned, so that the result is the same again.
 
-        Errors: ``UserError`` for a file that is damaged or belongs elsewhere, unless ``afresh``.
+        Raises:
+            UserError: If the file is damaged or belongs to another run, unless ``afresh``.
         """
         path = self._path(partition)
         if not path.exists():
@@ -51,9 +52,10 @@ class StateDir:
         return states.get(BEFORE if training == trained else STATE, RecordDict())
 
     def save(self, partition: int, state: RecordDict, trained: int = -1, before: RecordDict | None = None) -> None:
-        """``before`` is what was kept before the round ``trained``.
+        """Write the client state, and in ``before`` the one from before the round ``trained``.
 
-        Errors: ``UserError`` if the folder cannot be written.
+        Raises:
+            UserError: If the folder cannot be written.
         """
         path = self._path(partition)
         try:
@@ -70,7 +72,7 @@ class StateDir:
             ) from error
 
     def _prune(self) -> None:
-        """Forgets the oldest runs."""
+        """Delete the states of the oldest runs."""
         runs = [path for path in self.folder.glob(f"{RUN}*") if path.name.removeprefix(RUN).isdecimal()]
         for path in sorted(runs, key=lambda path: path.stat().st_mtime_ns, reverse=True)[self.keep_runs :]:
             shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""``engine=superlink``: a run that a Flower SuperLink plays on its devices, followed from here."""
+"""``engine=superlink``: a run that a Flower SuperLink executes on its devices, followed from here."""
 
 from fedsim.deployment.superlink.connection import NAME, SuperLink
 from fedsim.deployment.superlink.following import follow

@@ -1,4 +1,4 @@
-"""Where a SuperLink is, and how to know that it is the right one."""
+"""The address of a SuperLink, and the certificate by which it is recognized."""
 
 import json
 import re
@@ -18,7 +18,9 @@ NAME = "superlink"
 class SuperLink:
     """The options of ``engine=superlink``.
 
-    Errors: ``UserError`` for an address that is none, or where neither a certificate nor ``insecure`` is given.
+    Raises:
+        UserError: If the address is not HOST:PORT, the certificate does not exist, or not exactly one of a certificate
+            and ``insecure`` is set.
     """
 
     address: str | None
@@ -44,11 +46,15 @@ class SuperLink:
 
     @classmethod
     def check(cls, devices: Sequence[torch.device], options: Mapping[str, Any]) -> None:
-        """As every engine has it. Errors: ``UserError``."""
+        """Check the options, as every engine does; ``devices`` is not used.
+
+        Raises:
+            UserError: If an option is not possible.
+        """
         cls.of(options)
 
     def toml(self) -> str:
-        """The connection as Flower's ``config.toml`` has it."""
+        """Return the connection in the form of Flower's ``config.toml``."""
         if self.root_certificates is None:
             security = "insecure = true"
         else:

@@ -1,6 +1,6 @@
-"""What the ServerApp tells whoever follows its run: lines of its log, each with a JSON value behind a mark.
+"""Events that the ServerApp sends to a program that follows its run: lines of its log, a JSON value after a mark.
 
-Flower hands on nothing of a run but its log. So the finished run directory comes the same way, in pieces.
+Flower transfers nothing of a run but its log. So the finished run directory is sent the same way, in pieces.
 """
 
 import base64
@@ -14,15 +14,15 @@ from fedsim.core.errors import FedsimError
 from fedsim.output.progress import Reporter
 
 MARK = "fedsim-event "
-"""Stands at the beginning of a line."""
+"""The beginning of a line with an event."""
 PIECE = 48 * 1024
 """Bytes of a file in one line."""
 BREATH = 1024 * 1024
 PAUSE = 1 / 8
-"""After so many bytes the sender waits so many seconds. Flower's log is uploaded from a queue that nothing bounds, and
-given three seconds at the end: what would still be in it then is lost."""
+"""After ``BREATH`` bytes the sender waits ``PAUSE`` seconds. Flower's log is uploaded from an unbounded queue, which
+has three seconds to empty at the end of the run: what is still in it then is lost."""
 LARGEST_FILE = 256 * 1024 * 1024
-"""A larger one stays where it is: the SuperLink keeps the whole log of a run."""
+"""Bytes; a larger file is not sent, since the SuperLink stores the whole log of a run."""
 LARGEST_NUMBER = 2**31
 SHOWN: dict[str, dict[str, type]] = {
     "start": {"first_round": int, "rounds": int},
@@ -40,13 +40,13 @@ EVENTS: dict[str, dict[str, type]] = {
     "finished": {"run_dir": str, "left": list},
 }
 SHOWN_METRICS = ("client_accuracy_mean", "global_accuracy")
-"""Those that reporters print as numbers."""
+"""The metrics that reporters print as numbers."""
 Event = dict[str, Any]
 Write = Callable[[str], None]
 
 
 class EventReporter(Reporter):
-    """Says as events what other reporters show."""
+    """Writes as events what other reporters show."""
 
     def __init__(self, write: Write, pause: Callable[[float], object] = time.sleep) -> None:
         self._write = write
@@ -74,7 +74,7 @@ class EventReporter(Reporter):
         self.emit("failed", sentence=sentence, exit_status=exit_status)
 
     def finished(self, run_dir: Path) -> None:
-        """The files of the run directory, but for checkpoints, hidden ones and what is too large."""
+        """Send the files of the run directory, except checkpoints, hidden files and files that are too large."""
         left: list[str] = []
         sent = 0
         for path in sorted(path for path in run_dir.rglob("*") if path.is_file()):
@@ -97,9 +97,10 @@ class EventReporter(Reporter):
 
 
 def events_in(lines: Iterable[str]) -> Iterator[Event | str]:
-    """The events among the lines of a log, and the other lines as they are.
+    """Yield the events among the lines of a log, and the other lines unchanged.
 
-    Errors: ``FedsimError`` for an event that no ``EventReporter`` writes.
+    Raises:
+        FedsimError: If there is an event that no ``EventReporter`` writes.
     """
     for line in lines:
         if not line.startswith(MARK):
@@ -118,7 +119,7 @@ def events_in(lines: Iterable[str]) -> Iterator[Event | str]:
 
 
 def _is_event(event: object) -> bool:
-    """Whether a method of ``EventReporter`` writes this, with values that reporters can show."""
+    """Return whether this is an event that ``EventReporter`` writes, with values that reporters can show."""
     kinds = EVENTS.get(str(event.get("event"))) if isinstance(event, dict) else None
     if kinds is None or not isinstance(event, dict) or event.keys() != {"event", *kinds}:
         return False

@@ -1,4 +1,4 @@
-"""Submits a run with ``flwr run``, shows how it goes, and takes its run directory over."""
+"""Submits a run with ``flwr run``, shows its progress, and receives its run directory."""
 
 import json
 import os
@@ -22,17 +22,18 @@ from fedsim.output.progress import Reporter
 from fedsim.output.results import Result, read_result
 
 NOT_SENT = ("engine", "out_dir", "resume", "hydra")
-"""Keys that are about this machine."""
+"""Keys that concern this machine only."""
 STARTED = re.compile(r"Successfully started run (\d+)")
 LAST_WORDS = 20
-"""Lines of Flower's that are shown if a run ends without a word of its own."""
+"""How many of Flower's last lines are shown if a run ends without an event that says so."""
 
 
 def follow(settings: Settings, overrides: Sequence[str], run_dir: Path, reporter: Reporter) -> Result:
-    """Runs ``overrides``, the words of the command line, on the SuperLink, and fills the run directory from there.
+    """Run ``overrides``, the words of the command line, on the SuperLink, and fill the run directory from there.
 
-    Errors: ``UserError`` for settings that are wrong here or there, ``FedsimError`` if the run fails or cannot be
-    submitted.
+    Raises:
+        UserError: If settings are wrong here or there.
+        FedsimError: If the run fails or cannot be submitted.
     """
     link = SuperLink.of(settings.engine)
     if settings.resume is not None:
@@ -59,7 +60,11 @@ def follow(settings: Settings, overrides: Sequence[str], run_dir: Path, reporter
 
 
 def _flwr(*arguments: str, home: str) -> "subprocess.Popen[str]":
-    """Errors: ``FedsimError`` if the command is not there."""
+    """Start the command ``flwr``, with ``home`` as Flower's folder and its output in a pipe.
+
+    Raises:
+        FedsimError: If the command cannot be started.
+    """
     environment = {
         **os.environ,
         "FLWR_HOME": home,
@@ -81,7 +86,12 @@ def _flwr(*arguments: str, home: str) -> "subprocess.Popen[str]":
 
 
 def _play(events: Iterable[Event | str], run_dir: Path, reporter: Reporter, address: str) -> None:
-    """Errors: ``FedsimError`` unless the run finishes, ``UserError`` if the server says that a setting is wrong."""
+    """Show the events of the run and write its files, until the run finishes.
+
+    Raises:
+        FedsimError: If the run does not finish.
+        UserError: If the server reports that a setting is wrong.
+    """
     number = None
     others: deque[str] = deque(maxlen=LAST_WORDS)
     try:
@@ -103,7 +113,11 @@ def _play(events: Iterable[Event | str], run_dir: Path, reporter: Reporter, addr
 
 
 def _take(event: Event, files: ReceivedFiles, reporter: Reporter) -> bool:
-    """Whether this was the last word of the run."""
+    """Act on an event; return whether it was the last one of the run.
+
+    Raises:
+        FedsimError: If the event says that the run has failed; a ``UserError`` where a setting is wrong.
+    """
     kind, values = event["event"], {name: value for name, value in event.items() if name != "event"}
     if kind in SHOWN:
         getattr(reporter, kind)(**values)
@@ -121,7 +135,11 @@ def _take(event: Event, files: ReceivedFiles, reporter: Reporter) -> bool:
 
 
 def _received(run_dir: Path) -> Result:
-    """Errors: ``FedsimError`` if what has come is no run."""
+    """Read the received run directory.
+
+    Raises:
+        FedsimError: If it is not the directory of a run.
+    """
     try:
         return read_result(run_dir)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The files of a run directory as a server sends them, one after the other, without trust in their names."""
+"""The files of a run directory, which a server sends one after the other; their names are not trusted."""
 
 import base64
 import binascii
@@ -12,9 +12,10 @@ from fedsim.output.recorder import check_run_dir
 
 
 def check_receiving_dir(run_dir: Path) -> None:
-    """A directory for files whose names the server chooses: there or to be made, and empty but for hidden ones.
+    """Check a directory for files whose names the server chooses, and make it if it does not exist.
 
-    Errors: ``UserError`` if it is not, or cannot be written.
+    Raises:
+        UserError: If it holds files that are not hidden, or cannot be written.
     """
     check_run_dir(run_dir)
     there = sorted(path.name for path in run_dir.iterdir() if not path.name.startswith("."))
@@ -26,10 +27,11 @@ def check_receiving_dir(run_dir: Path) -> None:
 
 
 class ReceivedFiles:
-    """Writes files that were not there before, and takes them back unless all of them have come.
+    """Writes files that did not exist before, and deletes them again unless all of them have arrived.
 
-    Errors: ``FedsimError`` for a name that is none of a run directory, for a file that is there already, has another
-    size than was said, or cannot be written.
+    Raises:
+        FedsimError: If a name is not possible in a run directory, or a file exists already, has another size than was
+            announced, or cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,7 +49,7 @@ class ReceivedFiles:
     ) -> None:
         if error is None:
             return
-        with suppress(OSError):  # what went wrong before is what has to be said
+        with suppress(OSError):  # the first error is the one to report
             if self._file is not None:
                 self._file.close()
             for path in reversed(self._made):
@@ -67,7 +69,7 @@ class ReceivedFiles:
         self._name, self._missing = name, size
 
     def write(self, data: str) -> None:
-        """A piece of the file, in base64."""
+        """Append a piece, in base64, to the present file."""
         if self._file is None:
             raise FedsimError("the server sent a piece of a file before its name")
         try:
@@ -83,7 +85,7 @@ class ReceivedFiles:
             raise FedsimError(f"{self._folder / self._name} cannot be written ({error.strerror})") from error
 
     def end(self) -> None:
-        """No more of the present file."""
+        """Close the present file, if there is one."""
         file, self._file = self._file, None
         if file is None:
             return
@@ -95,14 +97,20 @@ class ReceivedFiles:
             raise FedsimError(f"{self._missing} bytes of {self._name} are missing of what the server sent")
 
     def _path(self, name: str) -> Path:
-        """Relative, with none of the parts that mean another folder on some system, and nothing hidden."""
+        """Return the path of a file with this relative name.
+
+        Refused are hidden files and parts that mean another folder on some system, such as ``..``, ``\\`` or ``C:``.
+
+        Raises:
+            FedsimError: If the name is not possible in a run directory.
+        """
         parts = name.split("/")
         if not name.isprintable() or any(not part or part.startswith(".") for part in parts) or set(name) & set("\\:"):
             raise FedsimError(f"the server sent a file called {name!r}, which is not of a run directory")
         return self._folder.joinpath(*parts)
 
     def _make_folder(self, folder: Path) -> None:
-        """Each folder that is missing; a link would lead elsewhere."""
+        """Make each missing folder on the way; a symbolic link is not followed, since it could lead elsewhere."""
         if folder == self._folder:
             return
         self._make_folder(folder.parent)
