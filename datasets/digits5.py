@@ -8,7 +8,7 @@ The paper is arXiv 2102.07623 (section 5.1). Each domain is read from the first 
    itself), SVHN and USPS, fetched first with ``download=true``: the official sets are pooled and split 80 to 20,
    stratified by class with seed 0.
 
-The first 7438 training images of a domain are its pool, of which ``percent`` is trained on: 743 at 0.1. Images are
+The first 7438 training images of a domain are its pool, of which ``share`` is trained on: 743 at 0.1. Images are
 28x28 with three channels, normalized to plus or minus one. A name beyond the five is a domain if its ``.npz`` is there.
 """
 
@@ -56,15 +56,15 @@ def load(
     data_dir: Path | None,
     download: bool,
     domains: Sequence[str] = tuple(ARCHIVE),
-    percent: float = 0.1,
+    share: float = 0.1,
     image_size: int = 28,
 ) -> Source:
-    """Load the source, with ``percent`` of each domain's training pool and all of its test images.
+    """Load the source, with ``share`` of each domain's training pool and all of its test images.
 
     Raises:
         UserError: If a domain is missing, with the files that were looked for, or a file is damaged.
     """
-    check_share("percent", percent)
+    check_share("share", share)
     names = check_domains(domains)
     folder = data_folder("digits5", data_dir, "MNIST/partitions, mnist.npz or MNIST's own files", make=download)
     forms = {name: _forms(name, folder, download) for name in names}
@@ -75,7 +75,7 @@ def load(
         fetch = f", download=true to fetch {' and '.join(fetched)}" if fetched else ""
         raise missing_domains(missing, looked_for(forms[missing[0]]), list(found), fetch=fetch)
     source = load_source("digits5", found, CLASSES, image_size=image_size, transform=PLUS_MINUS_ONE)
-    return source.limited(train=[share_of("percent", percent, POOL, source.domain_names[0])] * len(found))
+    return source.limited(train=[share_of("share", share, POOL, source.domain_names[0])] * len(found))
 
 
 def _forms(name: str, folder: Path, download: bool) -> list[OnDisk]:

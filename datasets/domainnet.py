@@ -2,7 +2,7 @@
 
 Folders ``DOMAIN/CLASS/*`` in ``data_dir`` or its ``DomainNet``; FedBN's lists of the split are used where they are
 beside the domains, see ``datasets/readers/domain_folders.py``. Every domain trains on the same number of images,
-``percent`` of the smallest one's training set, and validates on ``validation_percent`` of it. Images are 256x256,
+``share`` of the smallest one's training set, and validates on ``validation_share`` of it. Images are 256x256,
 flipped and rotated by up to 30 degrees in training, and not normalized.
 """
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def load(
     data_dir: Path | None,
     domains: Sequence[str] | None = None,
-    percent: float | None = None,
+    share: float | None = None,
     image_size: int = 64,
     augment: bool = True,
 ) -> Source:
@@ -60,7 +60,7 @@ def load(
     }
     transform = Transform(IMAGENET_MEAN, IMAGENET_STD, (HorizontalFlip(),) if augment else ())
     source = load_source("imagefolder", found, class_names, image_size=image_size, transform=transform)
-    return share_of_each(source, percent)
+    return share_of_each(source, share)
 
 
 def _folders(folder: Path) -> list[str]:

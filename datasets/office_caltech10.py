@@ -2,7 +2,7 @@
 
 Folders ``DOMAIN/CLASS/*.jpg`` in ``data_dir`` or its ``office_caltech_10``; FedBN's lists of the split are used where
 they are beside the domains, see ``datasets/readers/domain_folders.py``. Every domain trains on the same number of
-images: ``percent`` of the smallest one's training set from the front of its list, and ``validation_percent`` from its
+images: ``share`` of the smallest one's training set from the front of its list, and ``validation_share`` from its
 end for validation (62 and 50). Images are 256x256, flipped and rotated by up to 30 degrees in training, and not
 normalized.
 """

@@ -38,21 +38,21 @@ class DomainFolders:
     std: tuple[float, ...] = IMAGENET_STD
 
     def load(
-        self, data_dir: Path | None, domains: Sequence[str], percent: float | None, image_size: int, augment: bool
+        self, data_dir: Path | None, domains: Sequence[str], share: float | None, image_size: int, augment: bool
     ) -> Source:
-        """Return the source of these domains, with the first ``percent`` of each one's training images.
+        """Return the source of these domains, with the first ``share`` of each one's training images.
 
         Raises:
             UserError: For a domain or a class that is not there, or a damaged file.
         """
-        return share_of_each(self._all_images(data_dir, domains, image_size, augment), percent)
+        return share_of_each(self._all_images(data_dir, domains, image_size, augment), share)
 
     def load_equal_domains(
         self,
         data_dir: Path | None,
         domains: Sequence[str],
-        percent: float | None,
-        validation_percent: float | None,
+        share: float | None,
+        validation_share: float | None,
         image_size: int,
         augment: bool,
     ) -> Source:
@@ -62,7 +62,7 @@ class DomainFolders:
             UserError: For a domain or a class that is not there, or a damaged file.
         """
         source = self._all_images(data_dir, domains, image_size, augment)
-        return share_of_smallest(source, percent, validation_percent)
+        return share_of_smallest(source, share, validation_share)
 
     def _all_images(self, data_dir: Path | None, domains: Sequence[str], image_size: int, augment: bool) -> Source:
         names = check_domains(domains)
@@ -91,50 +91,50 @@ class DomainFolders:
         raise missing_domains(missing, places, found)
 
 
-def share_of_smallest(source: Source, percent: float | None, validation_percent: float | None) -> Source:
+def share_of_smallest(source: Source, share: float | None, validation_share: float | None) -> Source:
     """Return a source with the same number of training images in every domain, as FedBN does.
 
     Args:
         source: All images.
-        percent: The share of the smallest domain's training images, from the front of each domain's list; ``None`` for
+        share: The share of the smallest domain's training images, from the front of each domain's list; ``None`` for
             all of each domain.
-        validation_percent: The share of the smallest domain's training images for validation, from the end of each
+        validation_share: The share of the smallest domain's training images for validation, from the end of each
             domain's list.
 
     Raises:
         UserError: If a share is not possible, or both are more than the images of the smallest domain.
     """
-    check_share("percent", percent)
-    check_share("validation_percent", validation_percent)
-    if percent is None:
+    check_share("share", share)
+    check_share("validation_share", validation_share)
+    if share is None:
         return source
     sizes = source.training_sizes()
     domains, smallest = len(sizes), min(sizes)
     name = source.domain_names[sizes.index(smallest)]
-    train = share_of("percent", percent, smallest, name)
+    train = share_of("share", share, smallest, name)
     validation = 0
-    if validation_percent is not None:
-        validation = share_of("validation_percent", validation_percent, smallest, name)
+    if validation_share is not None:
+        validation = share_of("validation_share", validation_share, smallest, name)
     if train + validation > smallest:
         raise UserError(
-            f"dataset.percent={percent} and dataset.validation_percent={validation_percent} are more than the "
+            f"dataset.share={share} and dataset.validation_share={validation_share} are more than the "
             f"{smallest} training images of the domain {name}: choose shares of at most 1 together, or "
-            "dataset.validation_percent=null."
+            "dataset.validation_share=null."
         )
     return source.limited([train] * domains, [validation] * domains)
 
 
-def share_of_each(source: Source, percent: float | None) -> Source:
-    """Return a source with the first ``percent`` of every domain's training images; ``None`` for all.
+def share_of_each(source: Source, share: float | None) -> Source:
+    """Return a source with the first ``share`` of every domain's training images; ``None`` for all.
 
     Raises:
         UserError: If the share is not possible, or leaves a domain no image.
     """
-    check_share("percent", percent)
-    if percent is None:
+    check_share("share", share)
+    if share is None:
         return source
     sizes = zip(source.training_sizes(), source.domain_names, strict=True)
-    return source.limited([share_of("percent", percent, size, name) for size, name in sizes])
+    return source.limited([share_of("share", share, size, name) for size, name in sizes])
 
 
 def find_domain(root: Path, domain: str, classes: Mapping[str, int]) -> OnDisk:

@@ -51,6 +51,8 @@ COMPOSED_GROUPS = ("split",)
 PLACEHOLDER = "_name_"
 MOVED = {"fedsim.privacy.": "fedsim.aggregation.privacy.", "fedsim.superlink.": "fedsim.deployment.superlink."}
 """Beginnings of dotted names in the configurations of older runs, and where those classes are now."""
+RENAMED = {("dataset", "percent"): "share", ("dataset", "validation_percent"): "validation_share"}
+"""Options of groups in the configurations of older runs, and what they are called now."""
 NOT_CHOSEN = ("._target_", ".server", ".client", ".steps")
 """Ends of the keys that only a file of a group sets."""
 
@@ -149,14 +151,17 @@ def load(run_dir: Path) -> dict[str, Any]:
         if not isinstance(config, dict):
             raise ValueError("it is no configuration")
         younger = _defaults() if "hydra" in config else {}  # the last key: without it, the file was cut off
-        return younger | {str(key): _moved(value) for key, value in config.items() if key not in ("defaults", "hydra")}
+        mine = {str(key): value for key, value in config.items() if key not in ("defaults", "hydra")}
+        return younger | {key: _as_called_now(key, value) for key, value in mine.items()}
 
 
-def _moved(group: Any) -> Any:
-    """Return a group of settings in which ``_target_`` is the present name of a class that has moved."""
-    target = group.get("_target_") if isinstance(group, dict) else None
-    old = next((old for old in MOVED if str(target).startswith(old)), None)
-    return group if old is None else {**group, "_target_": str(target).replace(old, MOVED[old], 1)}
+def _as_called_now(key: str, group: Any) -> Any:
+    """Return a group of an older run's settings with the options and the ``_target_`` of now."""
+    if not isinstance(group, dict):
+        return group
+    group = {RENAMED.get((key, str(option)), option): value for option, value in group.items()}
+    old = next((old for old in MOVED if str(group.get("_target_")).startswith(old)), None)
+    return group if old is None else {**group, "_target_": str(group["_target_"]).replace(old, MOVED[old], 1)}
 
 
 def _defaults() -> dict[str, Any]:

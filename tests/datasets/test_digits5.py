@@ -50,7 +50,7 @@ def test_the_archive_gives_its_partitions_in_order(
     write.write_archive(tmp_path / "SynthDigits", train, test, protocol=protocol)
     write.write_archive(tmp_path / "MNIST", (train[0][..., 0], train[1]), (test[0][..., 0], test[1]), protocol=protocol)
     source = load(
-        "dataset=digits5", f"data_dir={tmp_path}", "dataset.domains=[synth_digits,mnist]", "dataset.percent=0.3"
+        "dataset=digits5", f"data_dir={tmp_path}", "dataset.domains=[synth_digits,mnist]", "dataset.share=0.3"
     )
     assert source.domain_names == ("synth_digits", "mnist")
     assert source.image_shape == (3, 28, 28)
@@ -77,7 +77,7 @@ def test_torchvisions_files_are_pooled_and_split_anew(
     train, test = pictures(90, *shape), pictures(30, *shape, seed=1)
     writer = {"mnist": write.write_mnist, "svhn": write.write_svhn, "usps": write.write_usps}[domain]
     writer(tmp_path / "MNIST" / "raw" if domain == "mnist" else tmp_path, train, test)
-    source = load("dataset=digits5", f"data_dir={tmp_path}", f"dataset.domains=[{domain}]", "dataset.percent=1")
+    source = load("dataset=digits5", f"data_dir={tmp_path}", f"dataset.domains=[{domain}]", "dataset.share=1")
     if domain == "usps":  # torchvision cuts the values of the text to whole numbers
         train, test = (
             (np.floor((images / 255 * 2 - 1).round(6) / 2 * 255 + 127.5).astype(np.uint8), labels)
@@ -95,7 +95,7 @@ def test_torchvisions_files_are_pooled_and_split_anew(
 def test_the_archive_comes_before_the_npz_and_that_before_torchvisions_files(
     tmp_path: Path, load: Load, pictures: Pictures, write: Any
 ) -> None:
-    words = ("dataset=digits5", f"data_dir={tmp_path}", "dataset.domains=[mnist]", "dataset.percent=1")
+    words = ("dataset=digits5", f"data_dir={tmp_path}", "dataset.domains=[mnist]", "dataset.share=1")
     halves = pictures(50, 28, 28), pictures(20, 28, 28, seed=1)
     write.write_mnist(tmp_path / "MNIST" / "raw", *halves)
     assert len(of(load(*words), "mnist", Part.TRAIN)[0]) == 56
@@ -268,10 +268,10 @@ def test_a_share_that_leaves_no_training_image_is_refused(
 ) -> None:
     write.write_npz(tmp_path / "mnist.npz", pictures(40, 28, 28), pictures(10, 28, 28))
     with pytest.raises(
-        UserError, match=r"^dataset\.percent=0\.0001 leaves the domain mnist none of its 7438 .* at least 0\.000135,"
+        UserError, match=r"^dataset\.share=0\.0001 leaves the domain mnist none of its 7438 .* at least 0\.000135,"
     ):
-        load("dataset=digits5", f"data_dir={tmp_path}", "dataset.domains=[mnist]", "dataset.percent=0.0001")
-    load("dataset=digits5", f"data_dir={tmp_path}", "dataset.domains=[mnist]", "dataset.percent=0.000135")
+        load("dataset=digits5", f"data_dir={tmp_path}", "dataset.domains=[mnist]", "dataset.share=0.0001")
+    load("dataset=digits5", f"data_dir={tmp_path}", "dataset.domains=[mnist]", "dataset.share=0.000135")
 
 
 def test_cut_off_files_of_torchvision_are_named(tmp_path: Path, load: Load, pictures: Pictures, write: Any) -> None:
@@ -304,8 +304,8 @@ def test_cut_off_files_of_torchvision_are_named(tmp_path: Path, load: Load, pict
         (["dataset.domains=[]"], r"dataset\.domains=\[\] is not possible: choose a list of names"),
         (["dataset.domains=mnist"], r"dataset\.domains=mnist is not possible: choose a list of names"),
         (["dataset.domains=[mnist,mnist]"], r"dataset\.domains=.* is not possible: choose a list of names, each once"),
-        (["dataset.percent=0"], r"dataset\.percent=0 is not possible: choose a number above 0 and at most 1"),
-        (["dataset.percent=1.5"], r"dataset\.percent=1\.5 is not possible"),
+        (["dataset.share=0"], r"dataset\.share=0 is not possible: choose a number above 0 and at most 1"),
+        (["dataset.share=1.5"], r"dataset\.share=1\.5 is not possible"),
         (["data_dir=null"], r"dataset=digits5 is read from data_dir=null: choose the folder that holds MNIST/part"),
         (["data_dir=/nowhere/at/all"], r"data_dir=/nowhere/at/all is not a folder: choose the one that holds"),
     ],

@@ -117,7 +117,7 @@ def test_domainnet_takes_its_ten_classes_and_leaves_the_others(tmp_path: Path, l
     source = load(*words)
     assert source.class_names == tuple(classes)
     assert [len(source.indices(0, part)) for part in (Part.TRAIN, Part.VALIDATION, Part.TEST)] == [4, 4, 20]
-    assert [len(load(*words, "dataset.percent=null").indices(1, part)) for part in Part] == [80, 0, 20, 0]
+    assert [len(load(*words, "dataset.share=null").indices(1, part)) for part in Part] == [80, 0, 20, 0]
 
 
 def test_pacs_and_office_home_have_all_of_their_images(tmp_path: Path, load: Load, write: Any) -> None:
@@ -127,7 +127,7 @@ def test_pacs_and_office_home_have_all_of_their_images(tmp_path: Path, load: Loa
     assert source.domain_names == ("sketch", "photo")
     assert source.class_names == tuple(pacs)
     assert [len(source.indices(0, part)) for part in Part] == [28, 0, 7, 0]
-    half = load("dataset=pacs", f"data_dir={tmp_path}", "dataset.domains=[sketch,photo]", SMALL, "dataset.percent=0.5")
+    half = load("dataset=pacs", f"data_dir={tmp_path}", "dataset.domains=[sketch,photo]", SMALL, "dataset.share=0.5")
     assert [len(half.indices(0, part)) for part in Part] == [14, 0, 7, 14]
     assert len(set(office_home.CLASSES)) == 65
     write.write_folders(tmp_path, {"Real World": dict.fromkeys(office_home.CLASSES, 5)})
@@ -218,9 +218,9 @@ def test_a_damaged_folder_is_named(
             r"the domain west is not there: looked for the folder .*west; choose the data_dir that has all of them, "
             r"or dataset\.domains=\[photo\], as was found\.$",
         ),
-        (["dataset=imagefolder", "dataset.percent=2"], r"dataset\.percent=2 is not possible"),
+        (["dataset=imagefolder", "dataset.share=2"], r"dataset\.share=2 is not possible"),
         (
-            ["dataset=office_caltech10", "dataset.validation_percent=0"],
+            ["dataset=office_caltech10", "dataset.validation_share=0"],
             r"the domains amazon, caltech, dslr, webcam are not",
         ),
     ],
@@ -261,32 +261,32 @@ def test_a_share_that_leaves_a_domain_nothing_is_refused_and_the_advice_is_accep
     words = ("dataset=imagefolder", f"data_dir={tmp_path}", SMALL)
     with pytest.raises(
         UserError,
-        match=r"^dataset\.percent=0\.1 leaves the domain small none of its 8 training .* least 0\.125,",
+        match=r"^dataset\.share=0\.1 leaves the domain small none of its 8 training .* least 0\.125,",
     ):
-        load(*words, "dataset.percent=0.1")
-    source = load(*words, "dataset.percent=0.125")
+        load(*words, "dataset.share=0.1")
+    source = load(*words, "dataset.share=0.125")
     assert source.training_sizes() == [12, 1]
-    assert load(*words, "dataset.percent=0.1", "dataset.domains=[large]").training_sizes() == [9]
+    assert load(*words, "dataset.share=0.1", "dataset.domains=[large]").training_sizes() == [9]
 
 
 def test_the_least_share_that_is_advised_is_an_image_of_any_domain() -> None:
     for images in (*range(1, 2000), 7438, 123_456):
         with pytest.raises(UserError, match=r"choose at least ([\d.e-]+),") as raised:
-            share_of("percent", 0.5 / images, images, "any")
+            share_of("share", 0.5 / images, images, "any")
         advised = re.search(r"choose at least ([\d.e-]+),", str(raised.value))
         assert advised is not None
-        assert share_of("percent", float(advised[1]), images, "any") == 1
+        assert share_of("share", float(advised[1]), images, "any") == 1
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["percent=0.01"], r"dataset\.percent=0\.01 leaves the domain dslr none of its 40 training images: .*0\.025,"),
-        (["validation_percent=0.02"], r"dataset\.validation_percent=0\.02 leaves the domain dslr none of its 40 train"),
+        (["share=0.01"], r"dataset\.share=0\.01 leaves the domain dslr none of its 40 training images: .*0\.025,"),
+        (["validation_share=0.02"], r"dataset\.validation_share=0\.02 leaves the domain dslr none of its 40 train"),
         (
-            ["percent=0.8"],
-            r"dataset\.percent=0\.8 and dataset\.validation_percent=0\.4 are more than the 40 training images of the "
-            r"domain dslr: choose shares of at most 1 together, or dataset\.validation_percent=null\.$",
+            ["share=0.8"],
+            r"dataset\.share=0\.8 and dataset\.validation_share=0\.4 are more than the 40 training images of the "
+            r"domain dslr: choose shares of at most 1 together, or dataset\.validation_share=null\.$",
         ),
     ],
 )
@@ -298,5 +298,5 @@ def test_shares_of_the_smallest_domain_that_leave_nothing_are_refused(
     office = ("dataset=office_caltech10", f"data_dir={tmp_path}", SMALL)
     with pytest.raises(UserError, match=rf"^{sentence}"):
         load(*office, *(f"dataset.{word}" for word in words))
-    advised = load(*office, "dataset.percent=0.8", "dataset.validation_percent=null")
+    advised = load(*office, "dataset.share=0.8", "dataset.validation_share=null")
     assert [len(advised.indices(2, part)) for part in Part] == [32, 0, 10, 8]

@@ -14,7 +14,7 @@ from datasets.source import Part, Source
 from fedsim.core.errors import UserError
 
 Load, Pictures = Callable[..., Source], Callable[..., tuple[np.ndarray, np.ndarray]]
-MNIST = ("dataset=digits5", "dataset.domains=[mnist]", "dataset.percent=1")
+MNIST = ("dataset=digits5", "dataset.domains=[mnist]", "dataset.share=1")
 
 
 def packed(folder: Path) -> None:
