@@ -35,6 +35,7 @@ from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import any_file
 from fedsim.deployment.superlink import NAME as SUPERLINK
 from fedsim.deployment.superlink import SuperLink, check_receiving_dir, follow
+from fedsim.methods.method import Method
 from fedsim.output.checkpoint import has_checkpoint
 from fedsim.output.progress import console_reporter
 from fedsim.output.recorder import check_run_dir
@@ -155,7 +156,8 @@ def _check(jobs: Sequence[Sequence[str]], options: argparse.Namespace) -> tuple[
     for each in settings:
         if each.engine["name"] == SUPERLINK:
             _refuse_other_configuration(options)
-            SuperLink.check([], each.engine)  # the rest is where the images are: there
+            SuperLink.check([], each.engine)
+            Method.of(each.strategy)  # the rest is where the images are: there
         else:
             made = prepare(each)
             prepared = made if len(jobs) == 1 else None

@@ -10,7 +10,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fedsim.app.client_app import app
-from fedsim.client.host import PERSONAL
+from fedsim.client.state import PERSONAL
 from fedsim.core.errors import UserError
 from fedsim.deployment.partition_grid import PARTITION
 from fedsim.engines.inline import InlineGrid
