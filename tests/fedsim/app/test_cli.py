@@ -79,6 +79,10 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
             ["engine=superlink", "engine.address=a:1", "engine.root_certificates=nowhere.crt"],
             "engine.root_certificates=nowhere.crt is not there: choose the file ca.crt.",
         ),
+        (
+            ["engine=superlink", "engine.address=a:1", "engine.insecure=true", "+strategy.clip=1"],
+            "strategy.clip=1 is not an option of fedavg: leave it out.",
+        ),
         (["lr=0"], "lr=0 is not possible: choose a number above 0."),
         (["seed=-1"], "seed=-1 is not possible: choose a whole number of at least 0."),
         (["device=tpu"], "device=tpu is not possible: choose auto or cpu"),

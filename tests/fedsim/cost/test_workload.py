@@ -1,6 +1,7 @@
 """Columns of ``rounds.csv`` about devices, for a network whose costs are counted by hand."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 from torch import nn
@@ -37,17 +38,14 @@ def test_shares_steps_with_all_gradients_and_queries_change_it(tracker: CostTrac
     one = Workload(half, full_gradient_layers=("1",), full_gradient_steps=1, top_k=3)
     one_step = most(tracker, one)
     assert one_step["device_gflops"] == pytest.approx((6 * 3 * 12 + 2 * 12) / 1e9)  # a batch of two
-    once_more = most(
-        tracker, Workload(half, full_gradient_layers=("1",), full_gradient_steps=1, top_k=3, extra_steps=1)
-    )
+    once_more = most(tracker, replace(one, extra_steps=1))
     assert once_more["device_gflops"] == pytest.approx((8 * 3 * 12 + 2 * 12) / 1e9)
     asked = most(tracker, Workload(half, queries=[QueryPasses(0.5, gradients=True)]))
     assert asked["device_gflops"] == pytest.approx((6 * 3 * 12 + 2 * 3 * 24) / 1e9)  # 2 of 3 images, all weights
     every = most(tracker, Workload(half, full_gradient_layers=("1",), full_gradient_steps=None))
     assert every["device_gflops"] == pytest.approx((6 * 3 * 12 + 6 * 12) / 1e9)
-    chosen = most(
-        tracker, Workload(half, queries=[QueryPasses(0.5, half, passes=2), QueryPasses(0.5, {"1": 1.0}, passes=2)])
-    )
+    queries = [QueryPasses(0.5, shares, passes=2) for shares in (half, {"1": 1.0})]
+    chosen = most(tracker, Workload(half, queries=queries))
     assert chosen["device_gflops"] == pytest.approx((6 * 3 * 12 + 2 * 2 * (12 + 24)) / 1e9)  # 2 of 3 images, twice
 
 

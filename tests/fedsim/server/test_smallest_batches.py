@@ -121,10 +121,10 @@ def test_a_question_about_one_image_is_refused_too(small_settings: MakeSettings,
         UserError, match=r"^client 0 is asked, before training, about a batch of 1 image, and .* needs 2"
     ):
         try_smallest_batches(settings, federation, model, trainer_of(settings), 0.02)
-    assert (
-        prepare(small_settings("strategy=fedtiny", "strategy.candidates=1"), federation).strategy.queried_share == 0.1
-    )
-    assert prepare(small_settings("strategy=pruned", "strategy.criterion=snip"), federation).strategy.queried_share > 0
+    fedtiny = prepare(small_settings("strategy=fedtiny", "strategy.candidates=1"), federation)
+    assert fedtiny.strategy.queried_share == 0.1
+    snip = prepare(small_settings("strategy=pruned", "strategy.criterion=snip"), federation)
+    assert snip.strategy.queried_share > 0
 
 
 @pytest.mark.parametrize(
