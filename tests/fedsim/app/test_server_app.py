@@ -21,7 +21,7 @@ class Untouched:
     [
         (
             "resume=outputs/run",
-            r"^resume=outputs/run is not possible with flwr run: SuperNodes keep the clients' states",
+            r"^resume=outputs/run is not possible with flwr run: SuperNodes keep",
         ),
         ("dataset=devices dataset.classes=2 +strategy.clip=1", r"^strategy\.clip=1 is not an option of fedavg: leave"),
         ("strategy.server=strategies.Nothing", r"^strategy\.server=strategies\.Nothing cannot be imported"),
