@@ -128,7 +128,7 @@ def test_configurations_of_ones_own_are_found(tmp_path: Path) -> None:
     (folder / "strategy" / "mine.yaml").write_text("name: mine\n")
     (folder / "short.yaml").write_text("defaults: [config, _self_]\nrounds: 2\n")
     assert compose(["strategy=mine"], folder)["strategy"] == {"name": "mine"}
-    assert choices("strategy", folder) == sorted([*STRATEGIES.split(", "), "mine"])
+    assert choices("strategy", folder) == [*sorted([*STRATEGIES.split(", "), "mine"]), "flower/NAME"]
     assert compose([], folder, "short")["rounds"] == 2
     with pytest.raises(UserError, match=r"^strategy=yours is not known: choose .*, mine"):
         compose(["strategy=yours"], folder)
@@ -141,8 +141,8 @@ def test_a_missing_configuration_is_explained(tmp_path: Path) -> None:
         compose([], CONFIG_DIR, "other")
 
 
-def test_the_choices_are_the_files_of_the_group() -> None:
-    assert ", ".join(choices("strategy")) == STRATEGIES
+def test_the_choices_are_the_files_of_the_group_and_then_its_families() -> None:
+    assert ", ".join(choices("strategy")) == f"{STRATEGIES}, flower/NAME"
     assert {"bn", "gn", "none", "sws"} <= set(choices("norm"))
     assert choices("nothing") == []
 
