@@ -19,8 +19,7 @@ from flwr.clientapp import ClientApp
 from datasets.devices import NAME as DEVICES
 from datasets.source import Part
 from fedsim.client.host import ClientAppFactory
-from fedsim.config.composition import compose
-from fedsim.config.settings import Settings
+from fedsim.config.settings import Settings, settings_on_nodes
 from fedsim.core.errors import Refusal
 from fedsim.core.hardware import resolve_devices
 from fedsim.core.memory import peak_memory_mb
@@ -147,7 +146,7 @@ def _host(words: str, node: NodeConfig) -> ClientApp:
 
 @lru_cache(maxsize=1)
 def _settings(words: str) -> Settings:
-    return Settings.from_config(compose(shlex.split(words)))
+    return settings_on_nodes(shlex.split(words))
 
 
 def _in_simulation() -> bool:

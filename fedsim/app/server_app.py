@@ -14,11 +14,11 @@ from flwr.serverapp import Grid, ServerApp
 from datasets.devices import NAME as DEVICES
 from datasets.devices import count_of_devices, device_federation
 from fedsim.client.host import ClientAppFactory
-from fedsim.config.composition import compose
-from fedsim.config.settings import Settings
+from fedsim.config.settings import Settings, settings_on_nodes
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.deployment.partition_grid import PartitionGrid
 from fedsim.deployment.superlink.events import EventReporter
+from fedsim.methods.method import Method
 from fedsim.output.progress import PlainReporter, Reporter, logging_to
 from fedsim.output.run_folders import run_folder
 from fedsim.output.terminal import console, print_whole
@@ -44,9 +44,8 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _play(grid: Grid, context: Context, reporter: Reporter) -> None:
-    settings = Settings.from_config(compose(shlex.split(str(context.run_config["overrides"]))))
-    if settings.resume is not None:
-        raise UserError(f"resume={settings.resume} is not possible with flwr run: SuperNodes keep the clients' states.")
+    settings = settings_on_nodes(shlex.split(str(context.run_config["overrides"])))
+    Method.of(settings.strategy)  # refuses an option that nobody takes before nodes are awaited
     with logging_to(reporter, verbose=settings.verbose):
         nodes, prepared = _prepared(grid, settings)
     with run_folder(settings.out_dir) as folder:

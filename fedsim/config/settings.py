@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from datasets.shots import SHOT_RULES
-from fedsim.config.composition import with_resumed
+from fedsim.config.composition import compose, with_resumed
 from fedsim.config.paths import OPTIONS, PATHS, expanded
 from fedsim.core.errors import UserError
 
@@ -222,3 +222,15 @@ def settings_of(config: dict[str, Any], overrides: Sequence[str] = ()) -> Settin
             f"{path} was cut off or is of another version ({str(error).partition(':')[0]}): put back the file that the "
             "run has written, or start a new run."
         ) from error
+
+
+def settings_on_nodes(words: Sequence[str]) -> Settings:
+    """Return the settings that the words of a run on Flower's nodes make.
+
+    Raises:
+        UserError: For a wrong one, or for ``resume``: what clients have kept is on the nodes, not in a checkpoint.
+    """
+    settings = Settings.from_config(compose(words))
+    if settings.resume is not None:
+        raise UserError(f"resume={settings.resume} is not possible with flwr run: SuperNodes keep the clients' states.")
+    return settings

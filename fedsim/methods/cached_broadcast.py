@@ -27,26 +27,27 @@ class CachedBroadcast:
         self.holders = set()
 
     def attach(self, messages: Iterable[Message]) -> list[Message]:
-        """Return the messages, which share their content, with the record for those who do not hold it."""
+        """Return the messages with the record for those who do not hold it."""
         messages = list(messages)
-        content = self._with_record(messages)
+        contents = self._with_record(messages)
         for message in messages:
             if message.metadata.dst_node_id not in self.holders:
-                message.content = content
+                message.content = contents[id(message.content)]
             self.holders.discard(message.metadata.dst_node_id)
         return messages
 
     def attach_to_all(self, messages: Iterable[Message]) -> list[Message]:
-        """Return the messages, which share their content, with the record: for evaluation, which keeps nothing."""
+        """Return the messages with the record: for evaluation, which keeps nothing."""
         messages = list(messages)
-        content = self._with_record(messages)
+        contents = self._with_record(messages)
         for message in messages:
-            message.content = content
+            message.content = contents[id(message.content)]
         return messages
 
-    def _with_record(self, messages: list[Message]) -> RecordDict:
-        """Return one content for all, as theirs is: an engine packs it once."""
-        return RecordDict({**messages[0].content, f"{CACHED}{self.name}": self.record}) if messages else RecordDict()
+    def _with_record(self, messages: list[Message]) -> dict[int, RecordDict]:
+        """Return, by the content of messages, one with the record for all that share it: an engine packs it once."""
+        contents = {id(message.content): message.content for message in messages}
+        return {key: RecordDict({**each, f"{CACHED}{self.name}": self.record}) for key, each in contents.items()}
 
     def answered(self, client: int) -> None:
         """Remember that a client has answered, and so holds what it was sent."""

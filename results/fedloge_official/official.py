@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from clients import FedLoGe
 from datasets.examples import Examples
-from fedsim.methods.interfaces import LocalTraining
+from fedsim.methods.training import LocalTraining
 
 CLASSES, FEATURES = 10, 16
 TRAINING = LocalTraining(local_epochs=2, batch_size=8, lr=0.03, momentum=0.5)

@@ -14,7 +14,7 @@ from clients.fedloge import AUXILIARY, REALIGNED
 from datasets.examples import Examples
 from datasets.shots import SHOTS, shots_by_share
 from fedsim.client.scoring import CORRECT, MASKED, joined, named, score
-from fedsim.methods.interfaces import PLAIN
+from fedsim.methods.interfaces import PLAIN, ClientContext
 from results.fedloge_official.official import CLASSES, TRAINING, arguments, images_and_labels, loaders_of, quietly
 from results.fedloge_official.protocol import class_sizes
 from results.fedloge_official.rows import largest, row
@@ -34,8 +34,9 @@ def of_the_server(
     """The global model's three predictors, and its accuracies on many, medium and few."""
     sizes = class_sizes(CLASSES, 0.01)
     data = types.SimpleNamespace(global_test_distribution=np.array(sizes))
-    scores = score(FedLoGe(TRAINING), model, tests, own=False)
-    logits = FedLoGe(TRAINING).predict(model, tests.batch(torch.arange(len(tests)))[0], own=False)
+    context = ClientContext(own=False)
+    scores = score(FedLoGe(TRAINING), model, tests, context)
+    logits = FedLoGe(TRAINING).predict(model, tests.batch(torch.arange(len(tests)))[0], context)
     shots = np.array(shots_by_share(sizes))
     for name, function, head in (
         (PLAIN, "globaltest", g_head),
@@ -71,8 +72,9 @@ def of_a_client(
     """A client's two predictors, with and without the classes that it has no image of."""
     g_head, g_aux, l_head = their_heads
     held = examples.labels.bincount(minlength=CLASSES) > 0
-    scores = score(FedLoGe(TRAINING), model, tests, own=True, held=held)
-    logits = FedLoGe(TRAINING).predict(model, tests.batch(torch.arange(len(tests)))[0], own=True)
+    context = ClientContext()
+    scores = score(FedLoGe(TRAINING), model, tests, context, held=held)
+    logits = FedLoGe(TRAINING).predict(model, tests.batch(torch.arange(len(tests)))[0], context)
     for name in (PLAIN, REALIGNED):
         aux, own = copy.deepcopy(g_aux), copy.deepcopy(l_head)
         if name == REALIGNED:

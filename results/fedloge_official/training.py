@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from flwr.app import ConfigRecord, RecordDict
 from torch import nn
 
 from clients import FedLoGe
 from datasets.examples import Examples
 from fedsim.aggregation import RunningAverage
 from fedsim.heads import LocalGenericHeads, use_local_generic
-from fedsim.methods.interfaces import Turn
+from fedsim.methods.interfaces import TrainingContext
 from fedsim.models.classifier import classifier_of, features_seen
 from fedsim.models.resnet import resnet18, resnet34
 from results.fedloge_official.frames import NORM
@@ -69,8 +68,9 @@ def training_to_predictions(theirs: types.SimpleNamespace, data: Any) -> None:
         trained, official = [], []
         for client, examples in enumerate(clients):
             model.load_state_dict({**model.state_dict(), **shared, **personal[client]})
-            turn = Turn(round, torch.Generator().manual_seed(100 * round + client), ConfigRecord(), RecordDict())
-            FedLoGe(TRAINING).train(model, examples, turn)
+            generator = torch.Generator().manual_seed(100 * round + client)
+            context = TrainingContext(round=round, data=examples, generator=generator)
+            FedLoGe(TRAINING).train(model, context)
             trained.append(shared_part(model))
             personal[client] = own_part(model)
             update = loaders_of(theirs, examples, 100 * round + client)

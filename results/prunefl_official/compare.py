@@ -14,17 +14,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ConfigRecord
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 import clients
 from datasets.examples import Examples
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import MASKS, SQUARES, SQUARES_SINCE
-from fedsim.methods.interfaces import LocalTraining, Turn
+from fedsim.methods.interfaces import Record, TrainingContext
 from fedsim.methods.sparse.adjustment import contested_masks
 from fedsim.methods.sparse.masks import Masks, encode, entry, kept, pack
+from fedsim.methods.sparse.records import MASKS, SQUARES, SQUARES_SINCE
+from fedsim.methods.training import LocalTraining
 
 DRAWS, DENSITIES, SHARES = 20, (0.02, 0.05, 0.2, 0.5), (0.0, 0.1, 0.3, 0.7)
 TRAINING = LocalTraining(local_epochs=2, batch_size=16, lr=0.1, momentum=0.5)
@@ -143,21 +144,29 @@ def client() -> None:
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (70, 3, 8, 8), dtype=torch.uint8, generator=generator)
     data = Examples(images, torch.randint(0, 10, (70,), generator=generator), lambda x, _: x.double() / 255)
-    model, here, half = theirs(), network(), clients.PruneFL(TRAINING)
+    model, here, trainer = theirs(), network(), clients.PruneFL(TRAINING)
     here.load_state_dict({k.removeprefix("net."): v for k, v in model.state_dict().items()})
     masks, _ = drawn(here, 0.3, generator)
-    state, sent = RecordDict(), RecordDict({MASKS: to_record(encode(masks))})
+    state: dict[str, Record] = {}
+    cached = {MASKS: to_record(encode(masks))}
     with official_client(model, masks, []) as other:
         for round in (1, 2):
             config = ConfigRecord({SQUARES_SINCE: 1, SQUARES: round == 2})
-            turn = Turn(round, torch.Generator().manual_seed(round), config, state, sent)
-            here.load_state_dict(dict(half.unpack(pack(masks, here.state_dict()), here, turn)))
-            half.train(here, data, turn)
+            context = TrainingContext(
+                round=round,
+                config=config,
+                cached=cached,
+                state=state,
+                data=data,
+                generator=torch.Generator().manual_seed(round),
+            )
+            here.load_state_dict(dict(trainer.unpack(pack(masks, here.state_dict()), here, context)))
+            trainer.train(here, context)
             again = torch.Generator().manual_seed(round)
-            order = [part for _ in range(TRAINING.local_epochs) for part in half.batches(len(data), again)]
+            order = [part for _ in range(TRAINING.local_epochs) for part in trainer.batches(len(data), again)]
             other.begin([data.batch(part, again) for part in order])
             _, seen, squares, _ = other.main(round == 2)
-    told = to_tensors(turn.reply.array_records[SQUARES])
+    told = to_tensors(context.reply.array_records[SQUARES])
     weights = {k.removeprefix("net."): v for k, v in other.model.named_parameters()}
     print(f"weights after two rounds: {max(far(weights[n], p) for n, p in here.named_parameters()):.1e}")
     gap = max(far(squares[f"net.{entry(layer)}"] / seen, sums) for layer, sums in told.items())

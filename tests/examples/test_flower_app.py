@@ -77,6 +77,7 @@ def test_its_rounds_are_those_by_hand_beside_packages_of_the_same_names(
 
 
 @pytest.mark.slow
+@pytest.mark.devices
 @pytest.mark.xdist_group("local-superlink")  # Flower's has one port, whatever its home
 @pytest.mark.skipif(not Path("/proc").exists(), reason="the daemon is found in /proc")
 def test_it_runs_on_flowers_own_runtime(

@@ -9,8 +9,7 @@ from datasets.devices import NAME as DEVICES
 from datasets.devices import classes_found, own_federation
 from datasets.federation import Federation
 from datasets.source import Part
-from fedsim.config.composition import compose
-from fedsim.config.settings import Settings
+from fedsim.config.settings import Settings, settings_on_nodes
 from fedsim.core.errors import UserError
 from fedsim.deployment.devices.node import NodeConfig, confined
 
@@ -36,7 +35,7 @@ def images_in_words(node: NodeConfig, words: Sequence[str]) -> str:
         UserError: As ``federation_of``, and if there are no images to train or to test on.
     """
     words = [*([] if any(word.startswith("dataset=") for word in words) else [f"dataset={DEVICES}"]), *words]
-    settings = Settings.from_config(compose(words))
+    settings = settings_on_nodes(words)
     own = settings.dataset["name"] == DEVICES
     if own and node.data_dir is not None and not any(word.startswith(CLASSES) for word in words):
         settings = replace(settings, dataset={**settings.dataset, "classes": classes_found(node.data_dir)})

@@ -18,6 +18,7 @@ from fedsim.core.files import writing
 from fedsim.deployment.superlink.connection import NAME, SuperLink
 from fedsim.deployment.superlink.events import SHOWN, Event, events_in
 from fedsim.deployment.superlink.receiving import ReceivedFiles, check_receiving_dir
+from fedsim.methods.method import Method
 from fedsim.output.progress import Reporter
 from fedsim.output.results import Result, read_result
 
@@ -36,6 +37,7 @@ def follow(settings: Settings, overrides: Sequence[str], run_dir: Path, reporter
         FedsimError: If the run fails or cannot be submitted.
     """
     link = SuperLink.of(settings.engine)
+    Method.of(settings.strategy)  # refuses, before anything is sent, an option that nobody takes
     if settings.resume is not None:
         raise UserError(f"resume={settings.resume} is not possible with engine=superlink: choose another engine.")
     check_receiving_dir(run_dir)

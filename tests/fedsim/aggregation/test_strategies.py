@@ -18,7 +18,7 @@ from fedsim.methods.sparse.masks import kept
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
-from strategies import FedTiny
+from strategies import FedTiny, Pruned
 
 MakeSettings = Callable[..., Settings]
 SPARSE = ("strategy.density=0.05",)
@@ -33,10 +33,16 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "fedtiny": (*SPARSE, "strategy.candidates=2", "strategy.blocks=2", "strategy.interval=1", "strategy.stop_round=4"),
     "pruned": SPARSE,
     "prunefl": (*SPARSE, "strategy.interval=1"),
+    "scaffold": (),
     "local": (),
 }
 MEAN_ONLY = {"feddst"}
 """Those that refuse any other aggregation, as their own tests have it"""
+SERVER_OPTIMIZERS: dict[str, tuple[str, ...]] = {
+    "fedadam": ("strategy.beta_1=0", "strategy.beta_2=0"),
+    "fedavgm": ("strategy.server_momentum=0", "strategy.server_lr=0.5"),
+}
+"""Those that step from the model that was sent towards what the aggregation makes"""
 
 
 class Watched(InlineGrid):
@@ -54,7 +60,7 @@ class Watched(InlineGrid):
 
 def test_every_strategy_is_tried_here() -> None:
     folder = Path(__file__).parents[3] / "configs" / "strategy"
-    assert {path.stem for path in folder.glob("*.yaml")} == STRATEGIES.keys() | MEAN_ONLY
+    assert {path.stem for path in folder.glob("*.yaml")} == STRATEGIES.keys() | MEAN_ONLY | SERVER_OPTIMIZERS.keys()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -67,7 +73,8 @@ def test_two_rounds_end_in_the_median_of_the_replies(
     result = run(prepared, tmp_path / "run", Reporter(), grid)
     assert result.rounds["round"].tolist() == [0, 1, 2]
     final = load_file(tmp_path / "run" / "model.safetensors")
-    personal, masks = prepared.strategy.personal, prepared.strategy.masks
+    personal = prepared.strategy.personal
+    masks = prepared.strategy.masks if isinstance(prepared.strategy, Pruned) else {}
     layers = {f"{layer}.weight": mask for layer, mask in masks.items()}
 
     assert len(grid.replies) == 6
@@ -95,6 +102,36 @@ def test_two_rounds_end_in_the_median_of_the_replies(
         assert any(not torch.equal(parts[0][name], parts[1][name]) for name in trained)
 
 
+@pytest.mark.parametrize("strategy", SERVER_OPTIMIZERS)
+def test_a_server_optimizer_steps_towards_the_median(
+    strategy: str, small_settings: MakeSettings, tmp_path: Path
+) -> None:
+    """Without momentum, in the first round: half of the way, or Adam's step of one length for all."""
+    settings = small_settings(
+        *("engine=inline", f"strategy={strategy}", *SERVER_OPTIMIZERS[strategy], "aggregation=median", "rounds=1")
+    )
+    prepared = prepare(settings)
+    before = {name: tensor.clone() for name, tensor in prepared.model.state_dict().items()}
+    grid = Watched(ClientAppFactory(settings, prepared.federation), 6, prepared.devices)
+    run(prepared, tmp_path / "run", Reporter(), grid)
+    final = load_file(tmp_path / "run" / "model.safetensors")
+    parameters = dict(prepared.model.named_parameters())
+    for name, start in before.items():
+        values = torch.stack([reply[name] for reply in grid.replies])
+        if not values.is_floating_point():
+            assert torch.equal(final[name], values.max(dim=0).values), name
+            continue
+        median = (values.sort(dim=0).values[2:4].double().sum(dim=0) / 2).float()
+        change = median - start
+        if name not in parameters:
+            expected = median
+        elif strategy == "fedavgm":
+            expected = start + 0.5 * change
+        else:
+            expected = start + 0.01 * change / (change.abs() + 0.001)
+        torch.testing.assert_close(final[name], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_cohort_that_is_too_small_is_refused_before_anything_starts(small_settings: MakeSettings) -> None:
     prepare(small_settings("aggregation=krum", "fraction=0.75"))  # five of six
     with pytest.raises(UserError, match=r"^aggregation\.malicious=1 needs at least 5 clients .* there are 4: choose"):
@@ -110,4 +147,4 @@ def test_a_strategy_that_takes_no_aggregation_is_refused(small_settings: MakeSet
 class Own:
     """Somebody's strategy, which knows nothing of aggregations."""
 
-    def __init__(self, model: object, *, weighting: str, fraction: float, seed: int) -> None: ...
+    def __init__(self, model: object, training: object) -> None: ...

@@ -40,7 +40,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["strategy=fedfoo"], "strategy=fedfoo is not known: choose fedavg, fedbn, "),
+        (["strategy=fedfoo"], "strategy=fedfoo is not known: choose fedadam, fedavg, fedavgm, "),
         (["dataset=imagenet"], "dataset=imagenet is not known: choose cifar10, cifar100, devices, digits, "),
         (["model=resnet9000"], "model=resnet9000 is not known: choose alexnet, cnn6, cnn_small, "),
         (["norm=x"], "norm=x is not known: choose bcn, bn, crms, evonorm_b0, "),
@@ -78,6 +78,10 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
         (
             ["engine=superlink", "engine.address=a:1", "engine.root_certificates=nowhere.crt"],
             "engine.root_certificates=nowhere.crt is not there: choose the file ca.crt.",
+        ),
+        (
+            ["engine=superlink", "engine.address=a:1", "engine.insecure=true", "+strategy.clip=1"],
+            "strategy.clip=1 is not an option of fedavg: leave it out.",
         ),
         (["lr=0"], "lr=0 is not possible: choose a number above 0."),
         (["seed=-1"], "seed=-1 is not possible: choose a whole number of at least 0."),

@@ -10,7 +10,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fedsim.app.client_app import app
-from fedsim.client.host import PERSONAL
+from fedsim.client.state import PERSONAL
 from fedsim.core.errors import UserError
 from fedsim.deployment.partition_grid import PARTITION
 from fedsim.engines.inline import InlineGrid
@@ -184,3 +184,9 @@ def test_the_server_learns_how_many_images_a_device_has_and_no_label(tmp_path: P
 def test_a_misspelt_key_is_told(small_settings: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="node-config statedir=/s is not known"):
         ask(context_of(statedir="/s"), QUERY_NODE)
+
+
+def test_a_run_that_would_be_resumed_is_not_answered(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UserError, match=r"^train failed \(UserError\): the device's own log says why\.$"):
+        train(context_of("resume=outputs/run"))
+    assert "resume=outputs/run is not possible with flwr run" in caplog.text

@@ -7,12 +7,14 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from datasets.federation import Federation
-from fedsim.client.host import PERSONAL, ClientHost
+from fedsim.client.host import ClientHost
 from fedsim.client.scoring import score
+from fedsim.client.state import PERSONAL
 from fedsim.config.settings import Settings
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import EVALUATE, EVALUATE_GLOBAL, TRAIN, arrays_of, message, metrics_of
+from fedsim.methods.interfaces import ClientContext
 
 CPU = torch.device("cpu")
 
@@ -82,7 +84,7 @@ def test_a_client_is_evaluated_with_its_own_part_and_the_global_model_without(
 
     host.model.load_state_dict(host.initial)
     data = federation.examples(federation.domain_tests["faded"])
-    expected = score(host.half, host.model, data, own=False)
+    expected = score(host.trainer, host.model, data, ClientContext(own=False))
     assert complete["loss"] == pytest.approx(expected["loss"])
     assert complete["correct"] == expected["correct"]
     assert sum(complete["correct-by-class"]) == expected["correct"]  # type: ignore[arg-type]

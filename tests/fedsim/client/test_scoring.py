@@ -7,7 +7,8 @@ from torch import nn
 from clients import LocalSGD
 from datasets.examples import Examples
 from fedsim.client.scoring import joined, predictor_of, score, under
-from fedsim.methods.interfaces import PLAIN, LocalTraining
+from fedsim.methods.interfaces import PLAIN, ClientContext
+from fedsim.methods.training import LocalTraining
 
 CLASSES = 4
 
@@ -15,7 +16,7 @@ CLASSES = 4
 class Two(LocalSGD):
     """Predicts, beside the model's logits, their reverse."""
 
-    def predict(self, model: nn.Module, images: torch.Tensor, *, own: bool) -> dict[str, torch.Tensor]:
+    def predict(self, model: nn.Module, images: torch.Tensor, context: ClientContext) -> dict[str, torch.Tensor]:
         logits = model(images)
         return {PLAIN: logits, "reversed": logits.flip(1)}
 
@@ -39,13 +40,13 @@ def logits_of(model: nn.Module, data: Examples) -> torch.Tensor:
     return logits
 
 
-def half(kind: type[LocalSGD]) -> LocalSGD:
+def trainer(kind: type[LocalSGD]) -> LocalSGD:
     return kind(LocalTraining(1, 10, 0.1, 0.0))
 
 
 def test_a_score_counts_images_and_leaves_the_model_as_it_was(model: nn.Module, data: Examples) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    scores = score(half(LocalSGD), model.train(), data, own=True)
+    scores = score(trainer(LocalSGD), model.train(), data, ClientContext())
     logits = logits_of(model, data)
     assert scores == {
         "num-examples": 1100,
@@ -56,7 +57,7 @@ def test_a_score_counts_images_and_leaves_the_model_as_it_was(model: nn.Module, 
 
 
 def test_the_global_model_is_counted_class_by_class(model: nn.Module, data: Examples) -> None:
-    scores = score(half(Two), model, data, own=False)
+    scores = score(trainer(Two), model, data, ClientContext(own=False))
     predicted = logits_of(model, data).argmax(1)
     for key, chosen in (("correct-by-class", predicted), ("reversed-correct-by-class", CLASSES - 1 - predicted)):
         assert scores[key] == [int(((chosen == c) & (data.labels == c)).sum()) for c in range(CLASSES)]
@@ -66,7 +67,7 @@ def test_the_global_model_is_counted_class_by_class(model: nn.Module, data: Exam
 
 def test_a_masked_predictor_chooses_among_the_classes_that_are_held(model: nn.Module, data: Examples) -> None:
     held = torch.tensor([True, False, True, False])
-    scores = score(half(Two), model, data, own=True, held=held)
+    scores = score(trainer(Two), model, data, ClientContext(), held=held)
     logits = logits_of(model, data)
     for name, all_logits in (("masked", logits), ("reversed_masked", logits.flip(1))):
         best = [max((0, 2), key=lambda c, row=row: row[c]) for row in all_logits]  # type: ignore[misc]

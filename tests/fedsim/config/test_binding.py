@@ -6,13 +6,8 @@ from typing import Any
 import pytest
 from torch import nn
 
-from fedsim.config.binding import bind_half, halves_of, instantiate, refuse_unused_options, target_of
-from fedsim.config.composition import choices, compose
+from fedsim.config.binding import bind, instantiate, refuse_unused_options, target_of
 from fedsim.core.errors import UserError
-from fedsim.methods.interfaces import LocalTraining
-
-FEDWON = {"name": "fedwon", "server": "strategies.FedWon", "client": "clients.ClippedSGD", "weighting": "uniform"}
-TRAINING = LocalTraining(1, 32, 0.1, 0.0)
 
 
 @dataclass
@@ -80,29 +75,22 @@ def test_a_target_that_is_not_there_is_one_sentence(key: str, value: object) -> 
     assert "\n" not in str(raised.value)
 
 
-def test_each_half_takes_the_options_that_it_names() -> None:
-    client = bind_half({**FEDWON, "clip": 0.25}, "client", TRAINING)
-    assert (client.training, client.clip) == (TRAINING, 0.25)
-    server = bind_half({"server": "strategies.FedAvg", "clip": 0.25, "weighting": "uniform"}, "server")
-    assert server.weighting == "uniform"
-    assert not hasattr(server, "clip")
+def left_of(left: int, *, share: float) -> tuple[int, float]:
+    return left, share
 
 
-def refuse_unused(strategy: dict[str, Any]) -> None:
-    refuse_unused_options("strategy", strategy, halves_of(strategy), ("name", "server", "client"))
+def test_of_a_group_that_several_share_each_takes_what_it_names() -> None:
+    shared = {"name": "several", "share": 2, "middle": 5}
+    assert bind("group", shared, left_of, 1) == (1, 2)
+    assert bind("group", {**shared, "left": 3}, left_of, 1) == (1, 2)  # what is handed over is no option
+    with pytest.raises(UserError, match=r"^group\.share=abc is not possible: choose a number\.$"):
+        bind("group", {"share": "abc"}, left_of, 1)
 
 
-def test_only_options_that_neither_half_takes_are_refused() -> None:
-    refuse_unused({**FEDWON, "clip": 0.1})
-    with pytest.raises(UserError, match=r"^strategy\.alpha=2 is not an option of fedwon"):
-        refuse_unused({**FEDWON, "zeta": 1, "alpha": 2})
-    with pytest.raises(UserError, match=r"^strategy\.clip=0\.1 is not an option of fedwon"):
-        refuse_unused({**FEDWON, "client": "clients.LocalSGD", "clip": 0.1})
-
-
-@pytest.mark.parametrize("strategy", choices("strategy"))
-def test_no_strategy_of_the_project_has_an_unused_option(strategy: str) -> None:
-    refuse_unused(compose([f"strategy={strategy}"])["strategy"])
+def test_what_none_of_several_takes_is_refused() -> None:
+    refuse_unused_options("group", {"name": "several", "share": 2, "count": 5}, [left_of, Pair], ["name"])
+    with pytest.raises(UserError, match=r"^group\.middle=5 is not an option of several: leave it out\.$"):
+        refuse_unused_options("group", {"name": "several", "share": 2, "middle": 5}, [left_of, Pair], ["name"])
 
 
 def test_an_option_that_the_simulator_sets_itself_is_refused() -> None:
@@ -111,10 +99,3 @@ def test_an_option_that_the_simulator_sets_itself_is_refused() -> None:
         instantiate("model", group, num_classes=10)
     with pytest.raises(UserError, match=r"^norm\.model=3 is not an option of gn"):
         instantiate("norm", {"name": "gn", "_target_": "fedsim.norms.use_group_norm", "model": 3}, nn.Identity())
-
-
-@pytest.mark.parametrize("option", ["fraction", "seed", "model", "training"])
-def test_an_option_of_a_strategy_that_the_simulator_sets_itself_is_refused(option: str) -> None:
-    strategy = {"name": "fedavg", "server": "strategies.FedAvg", "client": "clients.LocalSGD", option: 0.3}
-    with pytest.raises(UserError, match=rf"^strategy\.{option}=0\.3 is not an option of fedavg"):
-        refuse_unused(strategy)

@@ -16,7 +16,8 @@ from fedsim.config.settings import settings_of
 from fedsim.core.errors import UserError
 from fedsim.norms.policy import layer_options
 
-STRATEGIES = ", ".join(sorted(path.stem for path in (CONFIG_DIR / "strategy").glob("*.yaml")))
+FILES = sorted(path.stem for path in (CONFIG_DIR / "strategy").glob("*.yaml"))
+STRATEGIES = ", ".join([*FILES, "flower/NAME"])
 
 
 def test_overrides_change_what_they_name_and_nothing_else() -> None:
@@ -129,7 +130,7 @@ def test_configurations_of_ones_own_are_found(tmp_path: Path) -> None:
     (folder / "strategy" / "mine.yaml").write_text("name: mine\n")
     (folder / "short.yaml").write_text("defaults: [config, _self_]\nrounds: 2\n")
     assert compose(["strategy=mine"], folder)["strategy"] == {"name": "mine"}
-    assert choices("strategy", folder) == sorted([*STRATEGIES.split(", "), "mine"])
+    assert choices("strategy", folder) == [*sorted([*FILES, "mine"]), "flower/NAME"]
     assert compose([], folder, "short")["rounds"] == 2
     with pytest.raises(UserError, match=r"^strategy=yours is not known: choose .*, mine"):
         compose(["strategy=yours"], folder)
@@ -142,7 +143,7 @@ def test_a_missing_configuration_is_explained(tmp_path: Path) -> None:
         compose([], CONFIG_DIR, "other")
 
 
-def test_the_choices_are_the_files_of_the_group() -> None:
+def test_the_choices_are_the_files_of_the_group_and_then_its_families() -> None:
     assert ", ".join(choices("strategy")) == STRATEGIES
     assert {"bn", "gn", "none", "sws"} <= set(choices("norm"))
     assert choices("nothing") == []

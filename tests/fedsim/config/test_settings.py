@@ -9,6 +9,7 @@ import pytest
 from fedsim.config.composition import compose
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
+from fedsim.server.preparation import prepare
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_an_unknown_setting_is_named_with_those_there_are(defaults: dict[str, An
 def test_an_option_of_another_strategy_is_refused(defaults: dict[str, Any]) -> None:
     strategy = {**defaults["strategy"], "clip": 0.1}
     with pytest.raises(UserError, match=r"^strategy\.clip=0\.1 is not an option of fedavg: leave it out\.$"):
-        Settings.from_config({**defaults, "strategy": strategy})
+        prepare(Settings.from_config({**defaults, "strategy": strategy}))
 
 
 def test_settings_come_back_from_their_configuration(defaults: dict[str, Any]) -> None:

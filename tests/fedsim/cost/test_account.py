@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedsim.core.errors import UserError
-from fedsim.cost import ModelCost, model_cost, pair_bytes, sparse_bytes
+from fedsim.cost import ModelCost, model_cost, pair_bytes, partial_bytes
 from fedsim.messages.arrays import count_bytes, to_record
 from fedsim.models import CNNSmall, ResNet20, mobilenet_v2, resnet18, vgg11
 from fedsim.models.freeze import train_only
@@ -57,18 +57,18 @@ def test_a_convolution_counted_by_hand() -> None:
     assert cost.training_flops(images=7) == 3 * 7 * dense
     sparse = 2 * 45 * 25  # a quarter of the 180 weights, at each of 25 positions
     quarter = {"0": 0.25}
-    assert cost.forward_flops(densities=quarter) == sparse
+    assert cost.forward_flops(shares=quarter) == sparse
     assert cost.training_flops(7, quarter) == 7 * 3 * sparse
-    assert cost.training_flops(7, quarter, dense_images=7) == 7 * (2 * sparse + dense)
-    assert cost.training_flops(7, quarter, dense_images=2) == 5 * 3 * sparse + 2 * (2 * sparse + dense)
-    memory = cost.device_memory(batch_size=7, densities=quarter, optimizer_states=1, top_k=10)
+    assert cost.training_flops(7, quarter, full_gradient_images=7) == 7 * (2 * sparse + dense)
+    assert cost.training_flops(7, quarter, full_gradient_images=2) == 5 * 3 * sparse + 2 * (2 * sparse + dense)
+    memory = cost.device_memory(batch_size=7, shares=quarter, optimizer_states=1, top_k=10)
     assert memory.weights == 4 * 6 + 4 * 45 + math.ceil(180 / 8)
     assert memory.gradients == memory.optimizer == 4 * (45 + 6)
     assert memory.activations == 7 * 4 * (4 * 9 * 11)  # what the convolution was given
     assert memory.buffers == 0
     assert memory.top_k == 10 * (4 + 4)
     assert memory.total == (24 + 180 + 23) + 2 * 204 + 7 * 1584 + 80
-    assert cost.device_memory(7, quarter, dense_gradients=["0"]).gradients == 4 * (180 + 6)
+    assert cost.device_memory(7, quarter, full_gradients=["0"]).gradients == 4 * (180 + 6)
 
 
 def test_a_linear_layer_counted_by_hand() -> None:
@@ -77,7 +77,7 @@ def test_a_linear_layer_counted_by_hand() -> None:
     assert (layer.weights, layer.others, layer.positions, layer.outputs) == (24 * 5, 5, 1, 5)
     assert cost.forward_flops(3) == 3 * 2 * 24 * 5
     assert cost.training_flops(3, {"1": 0.1}) == 3 * 3 * 2 * 12
-    assert cost.training_flops(3, {"1": 0.1}, dense_images=3) == 3 * (2 * 2 * 12 + 2 * 120)
+    assert cost.training_flops(3, {"1": 0.1}, full_gradient_images=3) == 3 * (2 * 2 * 12 + 2 * 120)
     memory = cost.device_memory(3, {"1": 0.02}, optimizer_states=2)
     assert memory.weights == 4 * 5 + 2 * 4 + min(2 * 4, 120 // 8)  # two weights are kept, and two indices
     assert memory.gradients == 4 * (2 + 5)
@@ -87,19 +87,19 @@ def test_a_linear_layer_counted_by_hand() -> None:
     assert model_cost(nn.Sequential(nn.Linear(4, 5)), (2, 3, 4)).forward_flops() == (2 * 3) * 2 * 4 * 5
 
 
-def test_layers_have_densities_of_their_own() -> None:
+def test_layers_have_shares_of_their_own() -> None:
     cost = model_cost(CNNSmall(), (3, 28, 28))
-    densities = {"features.4": 0.5, "head": 0.1}
+    shares = {"features.4": 0.5, "head": 0.1}
     expected = (3 * 9 * 32) * 28**2 + (32 * 9 * 64 // 2) * 14**2 + (64 * 9 * 64) * 7**2 + 64 * 3**2
-    assert cost.forward_flops(densities=densities) == 2 * expected
-    # Dense gradients of one layer only.
+    assert cost.forward_flops(shares=shares) == 2 * expected
+    # The gradients of all weights of one layer only.
     extra = 2 * (32 * 9 * 64 // 2) * 14**2
-    sparse = cost.training_flops(10, densities)
-    assert cost.training_flops(10, densities, dense_images=4, dense_layers=["features.4"]) == sparse + 4 * extra
-    assert cost.training_flops(10, densities, dense_images=4, dense_layers=["features.0"]) == sparse
-    candidates = [densities, {"head": 0.1}]
-    by_hand = 20 * (10 + 1) * (2 * expected + (2 * expected + extra))
-    assert cost.selection_flops(20, candidates, passes=10) == by_hand
+    sparse = cost.training_flops(10, shares)
+    of_four = {"full_gradient_images": 4, "full_gradient_layers": ["features.4"]}
+    assert cost.training_flops(10, shares, **of_four) == sparse + 4 * extra  # type: ignore[arg-type]
+    assert cost.training_flops(10, shares, full_gradient_images=4, full_gradient_layers=["features.0"]) == sparse
+    assert cost.full_gradient_flops(4, shares, ["features.4"]) == 4 * extra
+    assert cost.forward_flops(20, {"head": 0.1}) == 20 * (2 * expected + extra)
 
 
 def test_a_norm_layer_has_parameters_and_no_weights_to_prune() -> None:
@@ -140,9 +140,9 @@ def test_frozen_weights_have_no_gradients() -> None:
     model = train_only(ResNet20(), "norm")
     cost = model_cost(model, SHAPE)
     assert cost.training_flops(2) == counted(model, torch.zeros(2, *SHAPE, requires_grad=True), backward=True)
-    assert cost.training_flops(2) == cost.training_flops(2, dense_images=2) == 2 * cost.forward_flops(2)
+    assert cost.training_flops(2) == cost.training_flops(2, full_gradient_images=2) == 2 * cost.forward_flops(2)
     halves = dict.fromkeys([name for name, layer in cost.layers.items() if layer.weights], 0.5)
-    assert cost.training_flops(2, halves, dense_images=2) == 2 * cost.forward_flops(2, halves)
+    assert cost.training_flops(2, halves, full_gradient_images=2) == 2 * cost.forward_flops(2, halves)
     memory = cost.device_memory(1, optimizer_states=1)
     assert memory.gradients == memory.optimizer == 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert memory.weights == 4 * sum(p.numel() for p in model.parameters())
@@ -166,7 +166,7 @@ def test_products_outside_of_layers_are_counted_too() -> None:
     cost = model_cost(model, (2, 3, 8))
     assert cost.elsewhere > 0
     assert cost.forward_flops(4) == counted(model, torch.zeros(4, 2, 3, 8))
-    assert cost.forward_flops(densities={"head": 0.0}) == cost.elsewhere
+    assert cost.forward_flops(shares={"head": 0.0}) == cost.elsewhere
     assert cost.training_flops(4) == 3 * cost.forward_flops(4)
     assert cost.weight_bytes() == 4 * sum(parameter.numel() for parameter in model.parameters())
 
@@ -185,11 +185,11 @@ def test_the_published_operations_of_fedtiny(resnet: ModelCost) -> None:
     weighty = [name for name, layer in resnet.layers.items() if layer.weights]
     assert sum(resnet.layers[name].weights for name in weighty) == 11_164_352
     assert resnet.forward_flops() == 2 * 555_422_720
-    densities = dict.fromkeys(weighty[1:], 0.01)
+    shares = dict.fromkeys(weighty[1:], 0.01)
     images = 5 * math.ceil(5000 / 64) * 64
     dense = resnet.training_flops(images)
-    fedtiny = resnet.training_flops(images, densities, dense_images=64) / dense
-    prunefl = resnet.training_flops(images, densities, dense_images=images) / dense
+    fedtiny = resnet.training_flops(images, shares, full_gradient_images=64) / dense
+    prunefl = resnet.training_flops(images, shares, full_gradient_images=images) / dense
     assert round(fedtiny, 4) == 0.0140
     assert round(prunefl, 4) == 0.3421
     assert round(100 * (1 - fedtiny / prunefl), 2) == 95.91
@@ -198,7 +198,7 @@ def test_the_published_operations_of_fedtiny(resnet: ModelCost) -> None:
     ratio = resnet.training_flops(images, pruned, 64) / resnet.training_flops(images, pruned, images)
     assert round(100 * (1 - ratio), 1) == 96.8
     block = [name for name in weighty if name.startswith(("layer4", "fc"))]
-    ratio = resnet.training_flops(images, densities, 64, block) / resnet.training_flops(images, densities, images)
+    ratio = resnet.training_flops(images, shares, 64, block) / resnet.training_flops(images, shares, images)
     assert round(100 * (1 - ratio), 1) == 96.1
 
 
@@ -207,7 +207,7 @@ def test_the_published_memory_of_fedtiny(resnet: ModelCost) -> None:
     bytes of index each, gradients that have indices too, and dense training without norm layers."""
     weights = [layer.weights for layer in resnet.layers.values() if layer.weights]
     others = sum(layer.others for layer in resnet.layers.values())
-    sparse = 4 * others + sum(sparse_bytes(n, round(0.01 * n), index_bytes=8) for n in weights)
+    sparse = 4 * others + sum(partial_bytes(n, round(0.01 * n), index_bytes=8) for n in weights)
     fedtiny = sparse / (4 * sum(weights))
     prunefl = (1 + fedtiny) / 2
     assert (round(fedtiny, 4), round(prunefl, 4)) == (0.0309, 0.5154)
@@ -255,20 +255,20 @@ def test_sparse_weights_travel_in_so_many_bytes(density: float) -> None:
         ),
         key=count_bytes,
     )
-    assert sparse_bytes(len(weights), int(mask.sum())) == count_bytes(message)
+    assert partial_bytes(len(weights), int(mask.sum())) == count_bytes(message)
     assert pair_bytes(len(values)) == values.nbytes + indices.nbytes
 
 
 def test_a_pruned_state_travels_in_so_many_bytes() -> None:
     model = CNNSmall(image_shape=SHAPE)
     cost = model_cost(model, SHAPE)
-    densities = {"features.4": 0.01, "features.8": 0.2, "head": 0.99}
+    shares = {"features.4": 0.01, "features.8": 0.2, "head": 0.99}
     assert cost.weight_bytes() + cost.buffers == count_bytes(to_record(model.state_dict()))
     message = {name: tensor for name, tensor in model.state_dict().items() if "weight" not in name}
     for path, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
             weight = layer.weight.detach().flatten()
-            chosen = weight.abs().argsort(descending=True)[: round(densities.get(path, 1) * len(weight))]
+            chosen = weight.abs().argsort(descending=True)[: round(shares.get(path, 1) * len(weight))]
             mask = torch.zeros(len(weight), dtype=torch.bool)
             mask[chosen] = True
             if path == "features.4":
@@ -278,7 +278,7 @@ def test_a_pruned_state_travels_in_so_many_bytes() -> None:
                 message |= {f"{path}.values": weight[mask], f"{path}.bitmap": bitmap}
             else:  # one that keeps nearly everything is shorter with its zeros than with a mask
                 message[path] = weight * mask
-    assert cost.weight_bytes(densities) + cost.buffers == count_bytes(to_record(message))
+    assert cost.weight_bytes(shares) + cost.buffers == count_bytes(to_record(message))
 
 
 # What is left, and what is refused
@@ -322,17 +322,17 @@ def test_a_parameter_of_two_modules_is_held_once() -> None:
     [
         (
             lambda cost: cost.forward_flops(1, {"1": 1.5}),
-            r"a density of 1\.5 for 1 is not possible: choose .* 0 to 1\.",
+            r"a share of 1\.5 for 1 is not possible: choose .* 0 to 1\.",
         ),
-        (lambda cost: cost.weight_bytes({"1": math.nan}), r"a density of nan for 1 is not possible: .*"),
+        (lambda cost: cost.weight_bytes({"1": math.nan}), r"a share of nan for 1 is not possible: .*"),
         (lambda cost: cost.forward_flops(1, {"0": 0.5}), r"0 is no layer with weights of this network: choose 1\."),
         (lambda cost: cost.training_flops(1, None, 1, ["2"]), r"2 is no layer with weights .*: choose 1\."),
-        (lambda cost: cost.device_memory(1, dense_gradients=["2"]), r"2 is no layer with weights .*: choose 1\."),
+        (lambda cost: cost.device_memory(1, full_gradients=["2"]), r"2 is no layer with weights .*: choose 1\."),
         (
             lambda cost: cost.training_flops(1, None, 2),
-            r"2 of 1 images cannot have dense gradients: choose at most 1\.",
+            r"2 of 1 images cannot have gradients of all weights: choose at most 1\.",
         ),
-        (lambda cost: sparse_bytes(3, 4), r"4 of 3 numbers cannot be kept: choose a whole number from 0 to 3\."),
+        (lambda cost: partial_bytes(3, 4), r"4 of 3 numbers cannot be kept: choose a whole number from 0 to 3\."),
     ],
 )
 def test_what_makes_no_sense_is_refused(call: Callable[[ModelCost], object], sentence: str) -> None:

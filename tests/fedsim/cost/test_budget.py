@@ -1,4 +1,4 @@
-"""Budgets: the classes of devices, and the densities that they leave, of a network whose costs are counted by hand."""
+"""Budgets: the classes of devices, and the sizes that they leave, of a network whose costs are counted by hand."""
 
 from collections.abc import Callable, Sequence
 
@@ -34,26 +34,26 @@ def plan(whole: float, part: float) -> Sequence[Workload]:
     return [Workload({"1": kept / 12})]
 
 
-def test_an_open_density_is_the_largest_that_fits(make_tracker: Callable[..., CostTracker]) -> None:
-    def densities(*words: str) -> list[float]:
-        return Budget(make_tracker(*words)).densities(plan)
+def test_an_open_size_is_the_largest_that_fits(make_tracker: Callable[..., CostTracker]) -> None:
+    def sizes(*words: str) -> list[float]:
+        return Budget(make_tracker(*words)).sizes("strategy.density", plan)
 
     # The client with three images needs 3 x 6 FLOPs for each weight.
-    assert densities("budget.flops=216") == [1.0]
-    assert densities("budget.flops=100") == [pytest.approx(5.5 / 12)]  # from there on, six weights are kept
+    assert sizes("budget.flops=216") == [1.0]
+    assert sizes("budget.flops=100") == [pytest.approx(5.5 / 12)]  # from there on, six weights are kept
     activations = make_tracker().cost.device_memory(3).activations
     # Memory for each weight: its value, its gradient, and two bytes of mask in all.
-    assert densities(f"budget.memory_mb={(activations + 8 * 4 + 2) / 1e6}") == [pytest.approx(4.5 / 12)]
+    assert sizes(f"budget.memory_mb={(activations + 8 * 4 + 2) / 1e6}") == [pytest.approx(4.5 / 12)]
     both = ("budget.flops=100", f"budget.memory_mb={(activations + 8 * 4 + 2) / 1e6}")
-    assert densities(*both) == [pytest.approx(4.5 / 12)]
+    assert sizes(*both) == [pytest.approx(4.5 / 12)]
     with pytest.raises(
         UserError, match=r"^budget\.flops=20 is not possible: a device needs 36; choose more, a smaller"
     ):
-        densities("budget.flops=20")
+        sizes("budget.flops=20")
     with pytest.raises(
         UserError, match=r"^strategy\.density=null is not possible without a budget: choose a number, or budget"
     ):
-        densities()
+        sizes()
 
 
 def test_each_class_has_what_its_largest_client_affords(make_tracker: Callable[..., CostTracker]) -> None:
@@ -61,14 +61,14 @@ def test_each_class_has_what_its_largest_client_affords(make_tracker: Callable[.
     tracker = make_tracker(words, "budget.flops=180")
     budget = Budget(tracker)
     assert [each.name for each in tracker.classes] == ["small", "large"]
-    assert budget.densities(plan) == [pytest.approx(5.5 / 12), pytest.approx(10.5 / 12)]
+    assert budget.sizes("strategy.density", plan) == [pytest.approx(5.5 / 12), pytest.approx(10.5 / 12)]
 
     def uneven(whole: float, part: float) -> Sequence[Workload]:
         """A part of a network costs more than a network of that density: it has a weight more."""
         kept = min(12, round(12 * part) + (0 if whole == part else 1))
         return [Workload({"1": kept / 12})]
 
-    assert budget.densities(uneven) == [pytest.approx(4.5 / 12), pytest.approx(10.5 / 12)]
+    assert budget.sizes("strategy.density", uneven) == [pytest.approx(4.5 / 12), pytest.approx(10.5 / 12)]
     budget.check(plan(0.4, 0.4), "less")
     with pytest.raises(
         UserError,
@@ -79,7 +79,9 @@ def test_each_class_has_what_its_largest_client_affords(make_tracker: Callable[.
 
 def test_rounds_tell_what_each_class_needed(make_tracker: Callable[..., CostTracker]) -> None:
     tracker = make_tracker("budget.classes={small:{clients:[0,1]}}")
-    loads = {0: Workload({"1": 0.25}), 1: Workload({"1": 0.5}), 2: Workload({"1": 1.0})}
+    loads = {
+        client: Workload({"1": share}, columns={"density": share}) for client, share in enumerate((0.25, 0.5, 1.0))
+    }
     row = tracker.metrics(loads.__getitem__, [0, 1, 2])
     assert row["device_gflops"] == pytest.approx(3 * 6 * 12 / 1e9)
     assert row["device_gflops_small"] == pytest.approx(2 * 6 * 6 / 1e9)
@@ -140,7 +142,7 @@ def test_classes_that_cannot_be_are_refused(small_settings: MakeSettings, classe
     [
         (
             ("budget.memory_mb=1",),
-            r"^budget\.memory_mb=1 is not possible: a device needs .*, or a strategy that prunes\.$",
+            r"^budget\.memory_mb=1 is not possible: a device needs .*, or a strategy that trains a smaller network\.$",
         ),
         (
             ("strategy=pruned", "budget.flops=1e6"),

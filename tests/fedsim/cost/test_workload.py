@@ -1,13 +1,14 @@
 """Columns of ``rounds.csv`` about devices, for a network whose costs are counted by hand."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 from torch import nn
 
 from datasets.federation import Federation
 from fedsim.config.settings import Settings
-from fedsim.cost import CostTracker, Workload, model_cost
+from fedsim.cost import CostTracker, QueryPasses, Workload, model_cost
 
 MODEL = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False))
 """12 weights, one position: a forward pass of an image is 24 FLOPs."""
@@ -26,28 +27,30 @@ def most(tracker: CostTracker, *workloads: Workload) -> Mapping[str, float]:
 def test_a_round_costs_three_forward_passes_of_each_image_seen(tracker: CostTracker) -> None:
     assert tracker.metrics(lambda client: Workload(), [0, 1])["device_gflops"] == pytest.approx(2 * 2 * 3 * 24 / 1e9)
     assert most(tracker, Workload())["device_gflops"] == pytest.approx(2 * 3 * 3 * 24 / 1e9)
-    assert "density" not in most(tracker, Workload())
+    assert most(tracker, Workload()).keys() == {"device_gflops", "device_memory_mb"}
 
 
-def test_masks_dense_steps_and_a_selection_change_it(tracker: CostTracker) -> None:
+def test_shares_steps_with_all_gradients_and_queries_change_it(tracker: CostTracker) -> None:
     half = {"1": 0.5}
-    assert most(tracker, Workload(half)) == pytest.approx(
+    assert most(tracker, Workload(half, columns={"density": 0.5})) == pytest.approx(
         {**most(tracker, Workload(half)), "device_gflops": 6 * 3 * 12 / 1e9, "density": 0.5}
     )
-    one_step = most(tracker, Workload(half, dense_layers=("1",), dense_steps=1, top_k=3))
+    one = Workload(half, full_gradient_layers=("1",), full_gradient_steps=1, top_k=3)
+    one_step = most(tracker, one)
     assert one_step["device_gflops"] == pytest.approx((6 * 3 * 12 + 2 * 12) / 1e9)  # a batch of two
-    once_more = most(tracker, Workload(half, dense_layers=("1",), dense_steps=1, top_k=3, extra_steps=1))
+    once_more = most(tracker, replace(one, extra_steps=1))
     assert once_more["device_gflops"] == pytest.approx((8 * 3 * 12 + 2 * 12) / 1e9)
-    asked = most(tracker, Workload(half, dense_question=True, share=0.5))
-    assert asked["device_gflops"] == pytest.approx((6 * 3 * 12 + 2 * 3 * 24) / 1e9)  # 2 of 3 images, dense
-    every = most(tracker, Workload(half, dense_layers=("1",), dense_steps=None))
+    asked = most(tracker, Workload(half, queries=[QueryPasses(0.5, gradients=True)]))
+    assert asked["device_gflops"] == pytest.approx((6 * 3 * 12 + 2 * 3 * 24) / 1e9)  # 2 of 3 images, all weights
+    every = most(tracker, Workload(half, full_gradient_layers=("1",), full_gradient_steps=None))
     assert every["device_gflops"] == pytest.approx((6 * 3 * 12 + 6 * 12) / 1e9)
-    chosen = most(tracker, Workload(half, selection=[half, {"1": 1.0}], share=0.5))
+    queries = [QueryPasses(0.5, shares, passes=2) for shares in (half, {"1": 1.0})]
+    chosen = most(tracker, Workload(half, queries=queries))
     assert chosen["device_gflops"] == pytest.approx((6 * 3 * 12 + 2 * 2 * (12 + 24)) / 1e9)  # 2 of 3 images, twice
 
 
 def test_of_several_workloads_the_largest_numbers_count(tracker: CostTracker) -> None:
-    dense, sparse = Workload(), Workload({"1": 0.25}, selection=[{"1": 1.0}] * 9, share=1.0)
+    dense, sparse = Workload(), Workload({"1": 0.25}, queries=[QueryPasses(1.0, {"1": 1.0}, passes=2)] * 9)
     both = most(tracker, dense, sparse)
     assert both["device_gflops"] == most(tracker, sparse)["device_gflops"] > most(tracker, dense)["device_gflops"]
     assert both["device_memory_mb"] == most(tracker, dense)["device_memory_mb"]
@@ -59,7 +62,11 @@ def test_memory_is_weights_gradients_momentum_and_activations(tracker: CostTrack
     assert dense == pytest.approx((3 * 4 * 12 + activations) / 1e6)
     sparse = most(tracker, Workload({"1": 0.25}))["device_memory_mb"]
     assert sparse == pytest.approx((3 * 4 * 3 + 2 + activations) / 1e6)  # 12 bits are two bytes
-    pairs = most(tracker, Workload({"1": 0.25}, dense_layers=("1",), dense_steps=1, top_k=2))["device_memory_mb"]
+    pairs = most(tracker, Workload({"1": 0.25}, full_gradient_layers=("1",), full_gradient_steps=1, top_k=2))[
+        "device_memory_mb"
+    ]
     assert pairs == pytest.approx(sparse + 2 * 8 / 1e6)
-    held = most(tracker, Workload({"1": 0.25}, dense_layers=("1",), dense_steps=None))["device_memory_mb"]
+    held = most(tracker, Workload({"1": 0.25}, full_gradient_layers=("1",), full_gradient_steps=None))[
+        "device_memory_mb"
+    ]
     assert held == pytest.approx(sparse + 9 * 4 / 1e6)

@@ -21,6 +21,7 @@ from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import ROUND, arrays_of, message
 from fedsim.models import build_model
+from fedsim.server.federated_model import FederatedModel
 from fedsim.server.preparation import prepare
 
 COMMON = ("rounds=2", "dataset.train_per_domain=40", "dataset.test_per_domain=20", "device=cpu", "engine=inline")
@@ -139,7 +140,8 @@ def test_a_model_that_is_no_longer_finite_is_diagnosed_too(small_settings: Calla
     model = {name: tensor * float("nan") for name, tensor in prepared.model.state_dict().items()}
     grid = InlineGrid(ClientAppFactory(prepared.settings, prepared.federation), 6, prepared.devices)
     rows = prepared.diagnosis.rows(
-        *(0, grid, prepared.strategy, to_record(model), model, lambda replies, expected: replies, None)
+        *(0, grid, prepared.strategy, FederatedModel(model, to_record(model), frozenset(), {})),
+        *(lambda replies, expected: replies, None),
     )
     last = pd.DataFrame(rows).pivot(index="layer", columns="metric", values="value")
     assert last.loc[SITES, "kl_clients_before"].isna().all()

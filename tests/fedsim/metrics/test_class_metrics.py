@@ -6,15 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from flwr.app import RecordDict
+from flwr.app import ArrayRecord, RecordDict
 from torch import nn
 
 from datasets.federation import Federation
-from fedsim.client.host import PERSONAL
+from fedsim.client.state import PERSONAL
 from fedsim.messages.arrays import to_record
 from fedsim.metrics.class_metrics import ClassTracker
 from fedsim.metrics.measured import Measured
 from fedsim.server.evaluation import Evaluation
+from fedsim.server.federated_model import FederatedModel
 
 MODEL = nn.Sequential(nn.Flatten(), nn.Linear(2, 3))
 REALIGNED = {
@@ -67,7 +68,8 @@ def replace_counts(federation: Federation, counts: list[int]) -> Federation:
 
 def test_a_row_for_each_class(federation: Federation) -> None:
     weight = torch.tensor([[3.0, 4.0], [0.0, 2.0], [-1.0, 0.0]])
-    rows = ClassTracker(MODEL, federation, "share").rows(7, EVALUATION, {}, {"1.weight": weight}, frozenset(), {})
+    model = FederatedModel({}, to_record({"1.weight": weight}), frozenset(), {})
+    rows = ClassTracker(MODEL, federation, "share").rows(7, EVALUATION, model)
     assert [(row["round"], row["class"], row["train_images"], row["shot"]) for row in rows] == [
         *((7, "0", 6, "many"), (7, "1", 4, "many"), (7, "2", 0, "few")),
     ]
@@ -89,15 +91,14 @@ def test_of_a_classifier_that_clients_keep_it_is_the_mean_over_them(federation: 
         0: RecordDict({PERSONAL: to_record({"1.weight": kept, "1.bias": torch.zeros(3)})}),
         1: RecordDict(),  # has not trained yet
     }
-    rows = ClassTracker(MODEL, federation, "share").rows(
-        0, EVALUATION, initial, initial, frozenset({"1.weight", "1.bias"}), states
-    )
+    model = FederatedModel(initial, ArrayRecord(), frozenset({"1.weight", "1.bias"}), states)
+    rows = ClassTracker(MODEL, federation, "share").rows(0, EVALUATION, model)
     assert [row["1_norm"] for row in rows] == pytest.approx([(6 + 2) / 2, (4 + 2) / 2, (1 + 0) / 2])
     # Client 0's first two rows are alike; client 1's stand at right angles, and its third has no direction.
     assert rows[0]["1_nearest"] == pytest.approx((0 + 90) / 2, abs=1e-3)
 
 
 def test_a_reparametrized_classifier_is_left_out(federation: Federation) -> None:
-    model = {"1.original": torch.zeros(3, 2)}
-    rows = ClassTracker(MODEL, federation, "share").rows(0, EVALUATION, {}, model, frozenset(), {})
+    model = FederatedModel({}, to_record({"1.original": torch.zeros(3, 2)}), frozenset(), {})
+    rows = ClassTracker(MODEL, federation, "share").rows(0, EVALUATION, model)
     assert not any(name.startswith("1_") for name in rows[0])

@@ -11,7 +11,8 @@ from torchvision.models import resnet18
 
 from datasets.federation import Federation
 from datasets.source import Part
-from fedsim.client.host import PERSONAL, ClientHost
+from fedsim.client.host import ClientHost
+from fedsim.client.state import PERSONAL
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid

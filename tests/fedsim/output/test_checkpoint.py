@@ -5,7 +5,12 @@ from pathlib import Path
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from fedsim.client.state import PERSONAL, TRAINED, ClientState
 from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.compression import RESIDUAL
+from fedsim.messages.schema import CACHED, ENTRIES
+from fedsim.methods.cached_broadcast import CachedBroadcast
+from fedsim.methods.sparse.records import MASKS, SQUARES
 from fedsim.output.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 ARRAYS = {
@@ -24,9 +29,9 @@ CONFIG = {**SCALARS, "texts": ["a", "b"], "flags": [True, False], "numbers": [1,
 
 
 def checkpoint(round: int = 3) -> Checkpoint:
-    client = RecordDict({"personal": to_record({"weight": torch.full((2,), 7.0)}), "empty": ArrayRecord()})
+    client = RecordDict({PERSONAL: to_record({"weight": torch.full((2,), 7.0)}), "method/empty": ArrayRecord()})
     server = RecordDict({"momentum": to_record({"conv.weight": torch.ones(2)}), "config": ConfigRecord(CONFIG)})
-    clients = {0: client, 1: RecordDict(), 2: RecordDict({"counts": MetricRecord(METRICS)})}
+    clients = {0: client, 1: RecordDict(), 2: RecordDict({"method/counts": MetricRecord(METRICS)})}
     return Checkpoint(round, to_record(ARRAYS), server, clients)
 
 
@@ -55,7 +60,7 @@ def test_records_come_back_with_their_types(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, checkpoint())
     found = loaded(tmp_path)
     assert found.round == 3
-    config, metrics = found.strategy["config"], found.clients[2]["counts"]
+    config, metrics = found.strategy["config"], found.clients[2]["method/counts"]
     assert isinstance(config, ConfigRecord)
     assert isinstance(metrics, MetricRecord)
     assert dict(config) == CONFIG
@@ -68,10 +73,10 @@ def test_states_come_back_to_whom_they_belong(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, checkpoint())
     found = loaded(tmp_path)
     assert list(found.clients) == [0, 1, 2]
-    assert list(found.clients[0]) == ["personal", "empty"]
-    assert to_tensors(found.clients[0]["personal"])["weight"].tolist() == [7, 7]
-    assert isinstance(found.clients[0]["empty"], ArrayRecord)
-    assert len(found.clients[0]["empty"]) == 0
+    assert list(found.clients[0]) == [PERSONAL, "method/empty"]
+    assert to_tensors(found.clients[0][PERSONAL])["weight"].tolist() == [7, 7]
+    assert isinstance(found.clients[0]["method/empty"], ArrayRecord)
+    assert len(found.clients[0]["method/empty"]) == 0
     assert len(found.clients[1]) == 0
     assert list(found.strategy) == ["momentum", "config"]
     assert to_tensors(found.strategy["momentum"])["conv.weight"].tolist() == [1, 1]
@@ -134,3 +139,53 @@ def test_the_name_of_a_record_may_hold_the_separator(tmp_path: Path) -> None:
     state = RecordDict({"a|b": to_record({"weight": torch.ones(1)})})
     save_checkpoint(tmp_path, Checkpoint(1, ArrayRecord(), state, {}))
     assert list(loaded(tmp_path).strategy["a|b"]) == ["weight"]
+
+
+OLD = {
+    "personal": to_record({"bn.weight": torch.tensor([7.0])}),
+    "trained": ConfigRecord({"server-round": 3}),
+    "residual": to_record({"conv.weight": torch.tensor([0.5])}),
+    "given": to_record({"head.weight": torch.tensor([2.0])}),
+    "masks": to_record({"conv": torch.tensor([5], dtype=torch.uint8)}),
+    "squares": to_record({"conv": torch.tensor([1.5])}),
+    "squares-since": ConfigRecord({"server-round": 2}),
+}
+"""What a client kept before each owner of its state had a namespace."""
+
+
+def test_the_states_of_older_checkpoints_are_read_under_the_names_of_now(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, Checkpoint(3, to_record(ARRAYS), RecordDict(), {0: RecordDict(OLD), 1: RecordDict()}))
+    records = loaded(tmp_path).clients[0]
+    names = {
+        PERSONAL: "personal",
+        TRAINED: "trained",
+        RESIDUAL: "residual",
+        f"{CACHED}{ENTRIES}": "given",
+        f"{CACHED}{MASKS}": "masks",
+        f"method/{SQUARES}": "squares",
+        "method/squares-since": "squares-since",
+    }
+    assert records.keys() == names.keys()
+    for name, old in names.items():
+        assert records[name] == OLD[old]
+    state = ClientState(records)
+    assert {name: tensor.tolist() for name, tensor in state.personal.items()} == {"bn.weight": [7]}
+    assert state.trained == 3
+    assert {name: tensor.tolist() for name, tensor in state.fixed_entries.items()} == {"head.weight": [2]}
+    assert state.cached(RecordDict()) == {ENTRIES: OLD["given"], MASKS: OLD["masks"]}
+    assert dict(state.method) == {"squares": OLD["squares"], "squares-since": OLD["squares-since"]}
+    # Once more, as the checkpoint after it has them.
+    save_checkpoint(tmp_path, Checkpoint(4, to_record(ARRAYS), RecordDict(), {0: records}))
+    assert loaded(tmp_path).clients[0] == records
+
+
+def test_what_a_strategy_sends_once_is_found_in_older_checkpoints(tmp_path: Path) -> None:
+    """FedLoGe's fixed classifier was called otherwise; who holds it was not."""
+    holders = ConfigRecord({"clients": ["0", "2"]})
+    state = RecordDict({"given": OLD["given"], "holders": holders, "masks": OLD["masks"], "masks/1": OLD["masks"]})
+    save_checkpoint(tmp_path, Checkpoint(3, to_record(ARRAYS), state, {}))
+    found = loaded(tmp_path).strategy
+    assert found.keys() == {ENTRIES, "holders", "masks", "masks/1"}
+    broadcast = CachedBroadcast(ENTRIES)
+    broadcast.load_state(found)
+    assert (broadcast.record, broadcast.holders) == (OLD["given"], {0, 2})

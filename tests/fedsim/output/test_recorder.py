@@ -11,13 +11,14 @@ from flwr.app import RecordDict
 from flwr.clientapp import ClientApp
 from safetensors.torch import load_file
 
-from fedsim.client.host import PERSONAL
+from fedsim.client.state import PERSONAL
 from fedsim.config.composition import compose, load
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record
 from fedsim.output.recorder import Recorder, check_run_dir
+from fedsim.server.federated_model import FederatedModel
 
 SmallSettings = Callable[..., Settings]
 
@@ -130,13 +131,14 @@ def test_a_resumed_run_ends_with_the_files_of_one_that_was_not_stopped(
 def test_the_global_model_and_what_each_client_kept_are_saved(recorder: Recorder) -> None:
     model = {
         "conv.weight": torch.arange(6.0).reshape(2, 3).t(),
-        "bn.weight": torch.full((2,), 4.0),  # the average of what the clients kept
+        "bn.weight": torch.full((2,), 4.0),  # the average of 7 and 1, which the clients have
         "bn.count": torch.tensor(9),
     }
     kept = to_record({"bn.weight": torch.full((2,), 7.0), "bn.count": torch.tensor(9)})
     states = {0: RecordDict({PERSONAL: kept}), 1: RecordDict()}
     initial = {name: torch.ones_like(tensor) for name, tensor in model.items()}
-    recorder.save_models(initial, model, frozenset({"bn.weight", "bn.count"}), states, {}, {})
+    shared = to_record({"conv.weight": model["conv.weight"]})
+    recorder.save_models(FederatedModel(initial, shared, frozenset({"bn.weight", "bn.count"}), states))
     saved = load_file(recorder.run_dir / "model.safetensors")
     assert saved.keys() == model.keys()
     assert all(torch.equal(saved[name], tensor) for name, tensor in model.items())
@@ -148,6 +150,6 @@ def test_the_global_model_and_what_each_client_kept_are_saved(recorder: Recorder
 
 
 def test_without_a_personal_part_there_are_no_client_models(recorder: Recorder) -> None:
-    recorder.save_models({}, {"w": torch.ones(1)}, frozenset(), {0: RecordDict()}, {}, {})
+    recorder.save_models(FederatedModel({}, to_record({"w": torch.ones(1)}), frozenset(), {0: RecordDict()}))
     assert (recorder.run_dir / "model.safetensors").is_file()
     assert not (recorder.run_dir / "clients").exists()

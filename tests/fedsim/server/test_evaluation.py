@@ -1,24 +1,27 @@
 """The global model of a method with personal parts, and that nothing is evaluated twice or left out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from datasets.build import build_federation
 from datasets.federation import Federation
 from datasets.source import Part
-from fedsim.client.host import PERSONAL, TRAINED, ClientAppFactory
+from fedsim.client.host import ClientAppFactory
+from fedsim.client.state import PERSONAL, TRAINED
 from fedsim.config.settings import Settings
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record
+from fedsim.methods.interfaces import ServerStrategy
 from fedsim.metrics.measured import Measured
 from fedsim.metrics.round_metrics import age_metrics
 from fedsim.models import build_model
-from fedsim.server.evaluation import asked_clients, complete_model, evaluate, personal_ages
+from fedsim.server.evaluation import Evaluation, Evaluator
+from fedsim.server.federated_model import FederatedModel
 from strategies import FedAvg, FedBN
 
 CPU = [torch.device("cpu")]
@@ -40,8 +43,16 @@ def grid(small_settings: Callable[..., Settings], federation: Federation) -> Cou
     return CountingGrid(ClientAppFactory(small_settings(), federation), 6, CPU)
 
 
-def pass_on(replies: object, expected: int) -> object:
+def pass_on(replies: Iterable[Message], expected: int) -> Iterable[Message]:
     return replies
+
+
+def evaluate(
+    grid: CountingGrid, strategy: ServerStrategy, federation: Federation, round: int, model: FederatedModel, alike: bool
+) -> Evaluation:
+    """Evaluate everything, as the loop does where nothing is folded into training."""
+    evaluator = Evaluator(strategy, federation, one_model=alike, by_batch=False)
+    return evaluator.evaluate(grid, round, model, evaluator.clients_to_ask(), pass_on)
 
 
 def test_the_personal_part_of_the_global_model_is_the_unweighted_mean() -> None:
@@ -52,7 +63,7 @@ def test_the_personal_part_of_the_global_model_is_the_unweighted_mean() -> None:
         2: RecordDict(),  # has not trained yet, so it still has the initial values
     }
     shared = to_record({"w": torch.tensor([1.0, 2.0])})
-    model = complete_model(initial, shared, frozenset({"bn.mean", "bn.count"}), states)
+    model = FederatedModel(initial, shared, frozenset({"bn.mean", "bn.count"}), states).complete
     assert list(model) == ["w", "bn.mean", "bn.count"]
     assert model["w"].tolist() == [1.0, 2.0]
     assert model["bn.mean"].item() == pytest.approx((1 + 2 + 9) / 3)
@@ -65,7 +76,9 @@ def test_the_age_of_a_personal_part_counts_from_its_last_training() -> None:
         1: RecordDict({TRAINED: ConfigRecord({"server-round": 3})}),
         2: RecordDict(),  # has never trained: it still has the initial values, those of round 0
     }
-    assert personal_ages(states, 7) == [0, 4, 7]
+    kept = FederatedModel({"bn.mean": torch.zeros(1)}, ArrayRecord(), frozenset({"bn.mean"}), states)
+    assert kept.ages(7) == [0, 4, 7]
+    assert FederatedModel({}, ArrayRecord(), frozenset(), states).ages(7) == []
     assert age_metrics([0, 4, 7]) == {"personal_age_mean": pytest.approx(11 / 3), "personal_age_max": 7}
     assert age_metrics([]) == {}
 
@@ -77,8 +90,8 @@ def test_without_a_personal_part_each_domain_is_evaluated_once(
     model = build_model(settings, 10)
     tensors = dict(model.state_dict())
     result = evaluate(
-        grid, FedAvg(model), federation, tensors, to_record(tensors), 0, pass_on, True, asked_clients(federation, True)
-    )  # type: ignore[arg-type]
+        grid, FedAvg(model), federation, 0, FederatedModel(tensors, to_record(tensors), frozenset(), {}), alike=True
+    )
     assert grid.asked == 6
     assert list(result.clients) == list(range(6))
     assert list(result.domains) == list(federation.source.domain_names)
@@ -99,8 +112,8 @@ def test_with_a_personal_part_clients_and_domains_are_evaluated(
     arrays = to_record(dict(model.state_dict()))
     list(grid.send_and_receive(strategy.configure_train(1, arrays, ConfigRecord(), grid)))
     grid.asked = 0
-    complete = complete_model(dict(model.state_dict()), ArrayRecord(), strategy.personal, grid.client_states())
-    result = evaluate(grid, strategy, federation, complete, arrays, 1, pass_on, False, asked_clients(federation, False))  # type: ignore[arg-type]
+    whole = FederatedModel(dict(model.state_dict()), arrays, strategy.personal, grid.client_states())
+    result = evaluate(grid, strategy, federation, 1, whole, alike=False)
     assert grid.asked == 12
     assert [result.clients[c].loss for c in range(6)] != [tested.loss for tested in result.domains.values()]
 
@@ -110,15 +123,15 @@ def test_a_tested_model_knows_its_accuracy() -> None:
 
 
 def evaluated(
-    federation: Federation, settings: Settings, strategy: object = None
-) -> tuple[int, object, torch.nn.Module]:
+    federation: Federation, settings: Settings, kind: type[FedAvg] = FedAvg
+) -> tuple[int, Evaluation, torch.nn.Module]:
     """How many messages an untrained model took, what came out, and the model."""
     grid = CountingGrid(ClientAppFactory(settings, federation), len(federation.clients), CPU)
     model = build_model(settings, 10)
     tensors = dict(model.state_dict())
-    half = FedAvg(model) if strategy is None else strategy(model)  # type: ignore[operator]
-    record, alike = to_record(tensors), not half.personal
-    result = evaluate(grid, half, federation, tensors, record, 0, pass_on, alike, asked_clients(federation, alike))  # type: ignore[arg-type]
+    strategy = kind(model)
+    whole = FederatedModel(tensors, to_record(tensors), strategy.personal, grid.client_states())
+    result = evaluate(grid, strategy, federation, 0, whole, alike=not strategy.personal)
     return grid.asked, result, model.eval()
 
 
@@ -150,7 +163,7 @@ def test_a_domain_that_was_left_out_is_evaluated_and_not_pooled(small_settings: 
 
 @pytest.mark.parametrize("strategy", [FedAvg, FedBN])
 def test_validation_images_are_evaluated_by_those_who_have_some(
-    strategy: type, small_settings: Callable[..., Settings]
+    strategy: type[FedAvg], small_settings: Callable[..., Settings]
 ) -> None:
     settings = small_settings("split.validation=0.25")
     whole = build_federation(settings)

@@ -21,7 +21,9 @@ from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
 
 OPTIONS = {
+    "fedadam": ("mask_absent_classes=true",),
     "fedavg": ("mask_absent_classes=true",),
+    "fedavgm": ("tta=tent",),
     "fedbn": ("tta=tent", "split.validation=0.2", "metrics=[ece,balanced_accuracy]"),
     "feddst": ("strategy.interval=2", "norm.policy=fedbn"),
     "fedloge": ("head.steps=20",),
@@ -30,9 +32,11 @@ OPTIONS = {
     "fedrep": (),
     "fedtiny": ("strategy.candidates=2", "strategy.interval=1", "norm.policy=fedbn"),
     "fedwon": ("mask_absent_classes=true",),
+    "flower/FedYogi": ("norm.policy=fedbn",),
     "local": (),
     "pruned": ("strategy.criterion=snip", "norm.policy=silobn"),
     "prunefl": ("strategy.interval=1", "fraction=0.5", "mask_absent_classes=true"),
+    "scaffold": ("norm.policy=fedbn", "fraction=0.5"),
 }
 
 

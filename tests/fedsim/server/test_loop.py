@@ -16,7 +16,6 @@ from fedsim.core.errors import RoundFailed
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import arrays_of
-from fedsim.metrics.class_metrics import ClassTracker
 from fedsim.output.progress import Reporter
 from fedsim.output.recorder import Recorder
 from fedsim.output.results import Result, read_result
@@ -30,12 +29,8 @@ def play(prepared: Prepared, run_dir: Path, make_app: Callable[[torch.device], C
     grid = InlineGrid(make_app or ClientAppFactory(settings, federation), len(federation.clients), prepared.devices)
     recorder = Recorder(run_dir, settings)
     recorder.open()
-    initial = {name: tensor.clone() for name, tensor in prepared.model.state_dict().items()}
-    classes = ClassTracker(prepared.model, federation, settings.shots)
     with grid:
-        FederatedLoop(
-            settings, federation, grid, prepared.strategy, initial, recorder, Reporter(), classes, prepared.costs
-        ).run()
+        FederatedLoop(prepared, grid, recorder, Reporter()).run()
     return read_result(run_dir)
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from datasets.build import build_federation
 from fedsim.client.host import ClientAppFactory
+from fedsim.client.state import PERSONAL, TRAINED
 from fedsim.config.settings import Settings
 from fedsim.core.errors import RoundFailed
 from fedsim.engines.grid import WrappedGrid
@@ -26,23 +27,30 @@ from fedsim.messages.schema import (
     EVALUATE_GLOBAL,
     EVALUATE_PARTS,
     EVALUATION,
-    GRADIENTS,
-    GROW,
     METRICS,
     PART,
-    PLACES,
-    QUERY_BN_STATISTICS,
-    QUERY_CANDIDATE_LOSS,
+    QUERY,
+    QUERY_METHOD,
     ROUND,
-    SQUARES,
     TRAIN,
-    VALUES,
     arrays_of,
+)
+from fedsim.methods.reply_records import model_entries, no_arrays
+from fedsim.methods.sparse.records import (
+    BN_STATISTICS,
+    CANDIDATE_LOSS,
+    GRADIENTS,
+    GROW,
+    PLACES,
+    SQUARES,
+    VALUES,
+    check_largest_gradients,
+    check_squares,
 )
 from fedsim.output.progress import Reporter
 from fedsim.output.results import Result
 from fedsim.server.preparation import prepare
-from fedsim.server.reply_checks import Vetting
+from fedsim.server.reply_checks import CheckedGrid, DecompressingGrid, ReplyChecks
 from fedsim.server.simulation import run
 
 SENT = {"head.weight": torch.tensor([[0.5, -2.0]]), "seen": torch.tensor(3)}
@@ -53,15 +61,41 @@ Content = dict[str, ArrayRecord | MetricRecord | ConfigRecord]
 
 
 @pytest.fixture
-def vetting(small_settings: Callable[..., Settings]) -> Vetting:
+def checks(small_settings: Callable[..., Settings]) -> ReplyChecks:
     InlineGrid(lambda device: None, 2, [torch.device("cpu")])  # type: ignore[arg-type,return-value]  # sets the sender
-    return Vetting(build_federation(small_settings()), SENT, update_limit=1000.0)
+    return ReplyChecks(
+        build_federation(small_settings()),
+        SENT,
+        update_limit=1000.0,
+        reply_records={GRADIENTS: check_largest_gradients, SQUARES: check_squares},
+        queries={BN_STATISTICS: model_entries},
+    )
 
 
-def fault(vetting: Vetting, content: Content, type_: str = TRAIN, **config: object) -> str | None:
+class Answering(WrappedGrid):
+    """Client 1 answers every message with this."""
+
+    def __init__(self, content: Content) -> None:
+        super().__init__(InlineGrid(lambda device: None, 2, [torch.device("cpu")]))  # type: ignore[arg-type,return-value]
+        self.content = RecordDict(content)
+
+    def passed(self, message: Message, reply: Message) -> Message:
+        return reply
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        for message in messages:
+            yield Message(self.content, reply_to=message)
+
+
+def fault(
+    checks: ReplyChecks, content: Content, type_: str = TRAIN, compression: str | None = None, **config: object
+) -> str | None:
+    """What the server sees of that answer to a message with that config, if it is an error."""
     asked = ConfigRecord({ROUND: 4, **config})  # type: ignore[arg-type]
     message = Message(RecordDict({CONFIG: asked, ARRAYS: to_record(SENT)}), 1, type_)
-    reply = vetting.vetted(message, Message(RecordDict(content), reply_to=message))
+    answering = Answering(content)
+    plain = answering if compression is None else DecompressingGrid(answering, compression, frozenset())
+    (reply,) = CheckedGrid(plain, checks).send_and_receive([message])
     return None if reply.has_content() else reply.error.reason
 
 
@@ -79,26 +113,26 @@ def trained(changed: dict[str, torch.Tensor] | None = None, **more: object) -> C
     ("told", "words"),
     [
         ({}, None),
-        ({"personal": to_record({"head.weight": torch.ones(1, 2)}), "trained": ConfigRecord({ROUND: 3})}, None),
+        ({PERSONAL: to_record({"head.weight": torch.ones(1, 2)}), TRAINED: ConfigRecord({ROUND: 3})}, None),
         (
-            {"personal": to_record({"head.weight": torch.ones(2, 1)})},
+            {PERSONAL: to_record({"head.weight": torch.ones(2, 1)})},
             r"it sent head\.weight as float32 \(2, 1\), which is",
         ),
-        ({"personal": to_record({"head.weight": torch.ones(1, 2).double()})}, r"it sent head\.weight as float64"),
+        ({PERSONAL: to_record({"head.weight": torch.ones(1, 2).double()})}, r"it sent head\.weight as float64"),
         (
-            {"personal": to_record({"head.weight": torch.tensor([[1, torch.nan]])})},
+            {PERSONAL: to_record({"head.weight": torch.tensor([[1, torch.nan]])})},
             r"numbers in head\.weight that are not",
         ),
-        ({"personal": to_record({"tail": torch.ones(1)})}, r"it sent 'tail', which the model does not have"),
+        ({PERSONAL: to_record({"tail": torch.ones(1)})}, r"it sent 'tail', which the model does not have"),
         (
-            {"personal": ArrayRecord({"head.weight": Array("float32", (1, 2), "npy", b"no")})},
+            {PERSONAL: ArrayRecord({"head.weight": Array("float32", (1, 2), "npy", b"no")})},
             r"it sent what cannot be read",
         ),
-        ({"trained": ConfigRecord({ROUND: "soon"})}, r"it says that it has trained in round 'soon'"),
+        ({TRAINED: ConfigRecord({ROUND: "soon"})}, r"it says that it has trained in round 'soon'"),
     ],
 )
-def test_what_a_client_tells_of_its_own_part_is_vetted(vetting: Vetting, told: Content, words: str | None) -> None:
-    found = vetting.state_fault(RecordDict(told))
+def test_what_a_client_tells_of_its_own_part_is_checked(checks: ReplyChecks, told: Content, words: str | None) -> None:
+    found = checks.state_fault(RecordDict(told))
     assert (found is None) if words is None else re.search(words, found or "")
 
 
@@ -111,7 +145,7 @@ class OfTheirOwn(WrappedGrid):
     def client_states(self) -> dict[int, RecordDict] | None:
         states = super().client_states()
         assert states is not None
-        return {**states, 2: RecordDict({"personal": to_record({"features.1.weight": torch.ones(3)})})}
+        return {**states, 2: RecordDict({PERSONAL: to_record({"features.1.weight": torch.ones(3)})})}
 
 
 class Said(Reporter):
@@ -137,11 +171,11 @@ def test_a_device_whose_own_part_is_nonsense_ends_no_run(
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_what_training_does_is_let_through(vetting: Vetting) -> None:
-    assert fault(vetting, trained({"head.weight": torch.tensor([[0.4, -2.1]]), "seen": torch.tensor(9)})) is None
-    assert fault(vetting, trained({"head.weight": torch.tensor([[2000.0, -2.0]])})) is None  # moved by 1999.5 of 2000
+def test_what_training_does_is_let_through(checks: ReplyChecks) -> None:
+    assert fault(checks, trained({"head.weight": torch.tensor([[0.4, -2.1]]), "seen": torch.tensor(9)})) is None
+    assert fault(checks, trained({"head.weight": torch.tensor([[2000.0, -2.0]])})) is None  # moved by 1999.5 of 2000
     asked = {EVALUATE_PARTS: ["TEST"]}
-    assert fault(vetting, trained(**{EVALUATION + "TEST": MetricRecord(TESTED)}), **asked) is None
+    assert fault(checks, trained(**{EVALUATION + "TEST": MetricRecord(TESTED)}), **asked) is None
 
 
 @pytest.mark.parametrize(
@@ -157,8 +191,8 @@ def test_what_training_does_is_let_through(vetting: Vetting) -> None:
         ({"seen": torch.tensor(2)}, "moved a number in seen"),
     ],
 )
-def test_wrong_arrays_are_refused(vetting: Vetting, arrays: dict[str, torch.Tensor], words: str) -> None:
-    found = fault(vetting, trained(arrays))
+def test_wrong_arrays_are_refused(checks: ReplyChecks, arrays: dict[str, torch.Tensor], words: str) -> None:
+    found = fault(checks, trained(arrays))
     assert found is not None
     assert re.search(words, found), found
 
@@ -181,22 +215,22 @@ def test_wrong_arrays_are_refused(vetting: Vetting, arrays: dict[str, torch.Tens
         ({GRADIENTS: to_record({"head/places": torch.tensor([0])})}, "gradients of other layers than it was asked"),
     ],
 )
-def test_wrong_words_are_refused(vetting: Vetting, more: Content, words: str) -> None:
-    assert words in str(fault(vetting, trained(**more)))
+def test_wrong_words_are_refused(checks: ReplyChecks, more: Content, words: str) -> None:
+    assert words in str(fault(checks, trained(**more)))
 
 
-def test_bytes_that_are_no_array_do_not_end_the_run(vetting: Vetting) -> None:
+def test_bytes_that_are_no_array_do_not_end_the_run(checks: ReplyChecks) -> None:
     record = ArrayRecord()
     record["head.weight"] = Array("float32", (1, 2), "numpy.ndarray", b"garbage")
     record["seen"] = to_record(SENT)["seen"]
-    assert "it sent what cannot be read (ValueError" in str(fault(vetting, trained(**{ARRAYS: record})))
+    assert "it sent what cannot be read (ValueError" in str(fault(checks, trained(**{ARRAYS: record})))
 
 
-def test_the_order_of_records_hides_nothing(vetting: Vetting) -> None:
+def test_the_order_of_records_hides_nothing(checks: ReplyChecks) -> None:
     """A good evaluation before bad metrics is not taken for them."""
     bad = MetricRecord({**GOOD, "num-examples": float("nan")})
     content = {EVALUATION + "TEST": MetricRecord(TESTED), **trained(**{METRICS: bad})}
-    assert "nan images" in str(fault(vetting, content, **{EVALUATE_PARTS: ["TEST"]}))
+    assert "nan images" in str(fault(checks, content, **{EVALUATE_PARTS: ["TEST"]}))
 
 
 @pytest.mark.parametrize(
@@ -213,25 +247,25 @@ def test_the_order_of_records_hides_nothing(vetting: Vetting) -> None:
     ],
 )
 def test_evaluations_that_cannot_be_are_refused(
-    vetting: Vetting, told: dict[str, float | list[int]], words: str
+    checks: ReplyChecks, told: dict[str, float | list[int]], words: str
 ) -> None:
-    assert words in str(fault(vetting, {METRICS: MetricRecord(told)}, EVALUATE, **{PART: "TEST"}))
+    assert words in str(fault(checks, {METRICS: MetricRecord(told)}, EVALUATE, **{PART: "TEST"}))
     folded = trained(**{EVALUATION + "TEST": MetricRecord(told)})
-    assert words in str(fault(vetting, folded, **{EVALUATE_PARTS: ["TEST"]}))
-    assert "sent no evaluation-TEST" in str(fault(vetting, trained(), **{EVALUATE_PARTS: ["TEST"]}))
+    assert words in str(fault(checks, folded, **{EVALUATE_PARTS: ["TEST"]}))
+    assert "sent no evaluation-TEST" in str(fault(checks, trained(), **{EVALUATE_PARTS: ["TEST"]}))
 
 
-def test_a_loss_may_be_infinite_where_a_class_is_masked(vetting: Vetting) -> None:
+def test_a_loss_may_be_infinite_where_a_class_is_masked(checks: ReplyChecks) -> None:
     told = MetricRecord({**TESTED, "masked-correct": 3, "masked-loss": float("inf")})
-    assert fault(vetting, {METRICS: told}, EVALUATE, **{PART: "TEST"}) is None
+    assert fault(checks, {METRICS: told}, EVALUATE, **{PART: "TEST"}) is None
 
 
-def test_the_global_model_is_counted_by_class(vetting: Vetting) -> None:
+def test_the_global_model_is_counted_by_class(checks: ReplyChecks) -> None:
     right = {"correct-by-class": [1] * 10, "examples-by-class": [2] * 10}
-    assert fault(vetting, {METRICS: MetricRecord({**TESTED, **right})}, EVALUATE_GLOBAL) is None
+    assert fault(checks, {METRICS: MetricRecord({**TESTED, **right})}, EVALUATE_GLOBAL) is None
     wrong = {"correct-by-class": [1] * 9, "examples-by-class": [2] * 10}
     assert "not counts of 10 classes" in str(
-        fault(vetting, {METRICS: MetricRecord({**TESTED, **wrong})}, EVALUATE_GLOBAL)
+        fault(checks, {METRICS: MetricRecord({**TESTED, **wrong})}, EVALUATE_GLOBAL)
     )
 
 
@@ -312,41 +346,58 @@ def test_sums_that_nobody_asked_for_are_refused(vetting: Vetting) -> None:
     ],
 )
 def test_gradients_are_of_weights_that_there_are(
-    vetting: Vetting, places: list[int], values: list[float], words: str | None
+    checks: ReplyChecks, places: list[int], values: list[float], words: str | None
 ) -> None:
     told = {f"head{PLACES}": torch.tensor(places, dtype=torch.int64), f"head{VALUES}": torch.tensor(values)}
-    found = fault(vetting, trained(**{GRADIENTS: to_record(told)}), **{GROW + "head": 1})
+    found = fault(checks, trained(**{GRADIENTS: to_record(told)}), **{GROW + "head": 1})
     assert found is None if words is None else words in str(found)
 
 
-def test_answers_before_training_are_looked_at_too(vetting: Vetting) -> None:
+def test_answers_before_training_are_looked_at_too(checks: ReplyChecks) -> None:
     def told(weight: torch.Tensor, images: float = 4) -> str | None:
         content: Content = {METRICS: MetricRecord({"num-examples": images}), ARRAYS: to_record({"head.weight": weight})}
-        return fault(vetting, content, QUERY_BN_STATISTICS)
+        return fault(checks, content, QUERY_METHOD, **{QUERY: BN_STATISTICS})
 
     assert told(torch.ones(1, 2)) is None
     assert "not finite" in str(told(torch.full((1, 2), float("nan"))))
     assert "sent head.weight as" in str(told(torch.ones(3)))
     assert "asked 41 images" in str(told(torch.ones(1, 2), 41))
-    assert "cannot be read (KeyError" in str(
-        fault(
-            vetting,
-            {METRICS: MetricRecord({"num-examples": 4}), ARRAYS: to_record({"nothing": torch.ones(1)})},
-            QUERY_BN_STATISTICS,
-        )
-    )
+    content: Content = {
+        METRICS: MetricRecord({"num-examples": 4}),
+        ARRAYS: to_record({"nothing": torch.ones(1)}),
+    }
+    told_of_nothing = fault(checks, content, QUERY_METHOD, **{QUERY: BN_STATISTICS})
+    assert "it sent 'nothing', which the model does not have" in str(told_of_nothing)
+    undeclared = fault(checks, content, QUERY_METHOD, **{QUERY: CANDIDATE_LOSS})
+    assert "cannot be read (KeyError" in str(undeclared)
 
 
-def test_a_compressed_reply_is_vetted_as_what_it_stands_for(small_settings: Callable[..., Settings]) -> None:
-    InlineGrid(lambda device: None, 2, [torch.device("cpu")])  # type: ignore[arg-type,return-value]
-    vetting = Vetting(build_federation(small_settings()), SENT, 1000.0, "int8")
-    near = {**SENT, "head.weight": torch.tensor([[0.6, -2.0]])}
-    assert fault(vetting, trained(**{ARRAYS: to_record(compress("int8", SENT, near, RecordDict()))})) is None
-    nan = {**SENT, "head.weight": torch.tensor([[float("nan"), -2.0]])}
-    assert "not finite" in str(
-        fault(vetting, trained(**{ARRAYS: to_record(compress("int8", SENT, nan, RecordDict()))}))
-    )
-    assert "which compression=int8 needs" in str(fault(vetting, trained()))
+def test_an_answer_that_is_to_have_metrics_alone_brings_no_arrays(checks: ReplyChecks) -> None:
+    checks = replace(checks, queries={CANDIDATE_LOSS: no_arrays})
+    content: Content = {METRICS: MetricRecord({"num-examples": 4, "loss": 0.5})}
+    assert fault(checks, content, QUERY_METHOD, **{QUERY: CANDIDATE_LOSS}) is None
+    content[ARRAYS] = to_record(SENT)
+    found = fault(checks, content, QUERY_METHOD, **{QUERY: CANDIDATE_LOSS})
+    assert "it sent arrays of other entries than it was asked for" in str(found)
+
+
+def test_what_the_method_does_not_declare_is_refused(checks: ReplyChecks) -> None:
+    content = trained(**{SQUARES: to_record({"head": SENT["head.weight"]})})
+    assert fault(checks, content, **{SQUARES: True}) is None
+    plain = replace(checks, reply_records={})
+    words = "a record called 'squares', which nobody asked for"
+    assert words in str(fault(plain, content, **{SQUARES: True}))
+
+
+def test_a_compressed_reply_is_checked_as_what_it_stands_for(checks: ReplyChecks) -> None:
+    def found(weight: float) -> str | None:
+        told = {**SENT, "head.weight": torch.tensor([[weight, -2.0]])}
+        compressed = to_record(compress("int8", SENT, told, RecordDict()))
+        return fault(checks, trained(**{ARRAYS: compressed}), compression="int8")
+
+    assert found(0.6) is None
+    assert "not finite" in str(found(float("nan")))
+    assert "which compression=int8 needs" in str(fault(checks, trained(), compression="int8"))
 
 
 class Tampering(InlineGrid):
@@ -427,8 +478,8 @@ def test_who_does_not_answer_before_training_stands_in_the_table(
     with (tmp_path / "clients.csv").open() as file:
         faults = [row for row in csv.DictReader(file) if row["fault"]]
     assert [(row["round"], row["client"], row["split"], row["fault"]) for row in faults] == [
-        ("1", "2", QUERY_BN_STATISTICS, "no time"),
-        ("1", "2", QUERY_CANDIDATE_LOSS, "no time"),
+        ("1", "2", f"query.{BN_STATISTICS}", "no time"),
+        ("1", "2", f"query.{CANDIDATE_LOSS}", "no time"),
     ]
 
 

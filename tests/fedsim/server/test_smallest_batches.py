@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from datasets.federation import Federation
-from fedsim.client.host import client_half
 from fedsim.config.composition import CONFIG_DIR
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
+from fedsim.methods.interfaces import LocalTrainer
+from fedsim.methods.method import Method
 from fedsim.models import build_model
 from fedsim.norms import norm_names
 from fedsim.norms.policy import NormPolicy
@@ -55,6 +56,10 @@ class InTraining(nn.Module):
         if self.what == "fails":
             raise RuntimeError("not in training")
         return logits, logits
+
+
+def trainer_of(settings: Settings) -> LocalTrainer:
+    return Method.of(settings.strategy).make_trainer(settings)
 
 
 def own(settings: Settings, kind: type, **options: object) -> Settings:
@@ -111,13 +116,15 @@ def test_a_batch_that_is_too_small_is_refused_before_anything_starts(
 def test_a_question_about_one_image_is_refused_too(small_settings: MakeSettings, federation: Federation) -> None:
     settings = own(small_settings(), Untracked, linear=True)
     model = build_model(settings, 10)
-    try_smallest_batches(settings, federation, model, client_half(settings), 0.05)  # of 40 images two
+    try_smallest_batches(settings, federation, model, trainer_of(settings), 0.05)  # of 40 images two
     with pytest.raises(
         UserError, match=r"^client 0 is asked, before training, about a batch of 1 image, and .* needs 2"
     ):
-        try_smallest_batches(settings, federation, model, client_half(settings), 0.02)
-    assert prepare(small_settings("strategy=fedtiny", "strategy.candidates=1"), federation).strategy.asked_share == 0.1
-    assert prepare(small_settings("strategy=pruned", "strategy.criterion=snip"), federation).strategy.asked_share > 0
+        try_smallest_batches(settings, federation, model, trainer_of(settings), 0.02)
+    fedtiny = prepare(small_settings("strategy=fedtiny", "strategy.candidates=1"), federation)
+    assert fedtiny.strategy.queried_share == 0.1
+    snip = prepare(small_settings("strategy=pruned", "strategy.criterion=snip"), federation)
+    assert snip.strategy.queried_share > 0
 
 
 @pytest.mark.parametrize(
@@ -142,7 +149,7 @@ def depends(settings: Settings, federation: Federation) -> bool:
     model = NormPolicy.of(settings.norm, settings.rounds).apply(build_model(settings, 10, (3, 28, 28)))
     before = [tensor.clone() for tensor in (*model.parameters(), *model.buffers())]
     modes, drawn = [module.training for module in model.modules()], torch.get_rng_state()
-    by_batch = try_smallest_batches(settings, federation, model, client_half(settings), 0.1)
+    by_batch = try_smallest_batches(settings, federation, model, trainer_of(settings), 0.1)
     after = [*model.parameters(), *model.buffers()]
     assert all(torch.equal(one.nan_to_num(), other.nan_to_num()) for one, other in zip(before, after, strict=True))
     assert [module.training for module in model.modules()] == modes

@@ -14,6 +14,7 @@ from fedsim.output.progress import Reporter
 from fedsim.output.results import Result
 from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.simulation import run
+from strategies import Pruned
 
 MakeSettings = Callable[..., Settings]
 Play = Callable[..., tuple[Prepared, Result, dict[str, torch.Tensor]]]
@@ -57,7 +58,8 @@ def test_a_sparse_network_stays_sparse_under_clipping_and_noise(play: Play) -> N
         "pruned": ("strategy=pruned", "strategy.density=0.05", "norm=gn", *NOISE),
     }.items():
         prepared, _, final = play(name, *options)
-        masks = dict(prepared.strategy.masks)
+        assert isinstance(prepared.strategy, Pruned)
+        masks = prepared.strategy.masks
         assert sum(kept(masks).values()) == round(0.05 * sum(mask.numel() for mask in masks.values()))
         assert not any(final[f"{layer}.weight"][~mask].any() for layer, mask in masks.items())
 

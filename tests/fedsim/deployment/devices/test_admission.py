@@ -11,7 +11,7 @@ import pytest
 from fedsim.deployment.devices.authority import Authority
 from tests.fedsim.deployment.devices.lab import HOST, REFUSED, SHUT_OUT, Lab, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.devices]
 
 
 def test_a_device_with_a_registered_key_is_admitted_and_known_again(lab: Lab) -> None:

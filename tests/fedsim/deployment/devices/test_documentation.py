@@ -102,6 +102,7 @@ def test_every_variable_of_the_page_is_one_the_reader_fills_in(reader: Reader) -
 
 
 @pytest.mark.slow
+@pytest.mark.devices
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found in /proc")
 def test_the_page_can_be_followed(reader: Reader, tmp_path: Path) -> None:
     printed = ""

@@ -18,6 +18,7 @@ from tests.fedsim.deployment.devices.lab import REFUSED, Lab, Process, wait_unti
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.devices,
     pytest.mark.skipif(not Path("/proc").exists(), reason="what Flower leaves running is found in /proc"),
     pytest.mark.timeout(900),
     pytest.mark.xdist_group("devices"),  # one SuperLink for all of them

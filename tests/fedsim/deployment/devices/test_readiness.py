@@ -88,6 +88,11 @@ def test_a_part_of_a_dataset_that_the_settings_name(device: Path, capsys: pytest
     assert "partition-id=6 is no client of this federation: choose 0 to 5." in capsys.readouterr().err
 
 
+def test_a_run_on_devices_is_not_resumed(device: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(device), "resume=outputs/run"]) == 2
+    assert "resume=outputs/run is not possible with flwr run: SuperNodes keep" in capsys.readouterr().err
+
+
 def without(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 

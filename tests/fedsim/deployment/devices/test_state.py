@@ -8,15 +8,17 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, RecordDict
 
+from fedsim.client.state import PERSONAL, TRAINED
 from fedsim.core.errors import UserError
 from fedsim.deployment.devices.state import StateDir
 from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.schema import CACHED, ENTRIES
 
 STATE = RecordDict(
     {
-        "personal": to_record({"bn.weight": torch.tensor([1.0, -0.0, float("nan")]), "bn.seen": torch.tensor(7)}),
-        "trained": ConfigRecord({"server-round": 4}),
-        "given": to_record({}),
+        PERSONAL: to_record({"bn.weight": torch.tensor([1.0, -0.0, float("nan")]), "bn.seen": torch.tensor(7)}),
+        TRAINED: ConfigRecord({"server-round": 4}),
+        f"{CACHED}{ENTRIES}": to_record({}),
     }
 )
 
@@ -24,9 +26,9 @@ STATE = RecordDict(
 def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
     StateDir(tmp_path / "new", 12, "strategy=fedbn").save(3, STATE)
     state = StateDir(tmp_path / "new", 12, "strategy=fedbn").load(3)
-    assert list(state) == ["personal", "trained", "given"]
-    assert state["trained"] == ConfigRecord({"server-round": 4})
-    kept = to_tensors(state.array_records["personal"])
+    assert list(state) == [PERSONAL, TRAINED, f"{CACHED}{ENTRIES}"]
+    assert state[TRAINED] == ConfigRecord({"server-round": 4})
+    kept = to_tensors(state.array_records[PERSONAL])
     assert kept["bn.weight"].numpy().tobytes() == torch.tensor([1.0, -0.0, float("nan")]).numpy().tobytes()
     assert kept["bn.seen"] == 7
 
@@ -92,10 +94,10 @@ def test_a_folder_that_cannot_be_written_is_an_error_in_a_sentence(tmp_path: Pat
 
 def test_a_round_whose_reply_was_lost_is_trained_again_from_where_it_began(tmp_path: Path) -> None:
     store = StateDir(tmp_path, 12, "s")
-    first = RecordDict({"trained": ConfigRecord({"server-round": 1})})
-    second = RecordDict({"trained": ConfigRecord({"server-round": 2})})
+    first = RecordDict({TRAINED: ConfigRecord({"server-round": 1})})
+    second = RecordDict({TRAINED: ConfigRecord({"server-round": 2})})
     store.save(3, first, 1, RecordDict())
     store.save(3, second, 2, first)
-    assert store.load(3)["trained"] == second["trained"]  # to be evaluated
-    assert store.load(3, training=3)["trained"] == second["trained"]
-    assert store.load(3, training=2)["trained"] == first["trained"]
+    assert store.load(3)[TRAINED] == second[TRAINED]  # to be evaluated
+    assert store.load(3, training=3)[TRAINED] == second[TRAINED]
+    assert store.load(3, training=2)[TRAINED] == first[TRAINED]

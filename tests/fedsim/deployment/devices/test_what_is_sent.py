@@ -8,15 +8,19 @@ import pytest
 from flwr.app import Array, Message
 
 from fedsim.client.host import ClientAppFactory
+from fedsim.config.composition import choices
 from fedsim.config.settings import Settings
 from fedsim.engines.inline import InlineGrid
+from fedsim.messages.schema import kind_of
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
 from tests.conftest import ROOT
 
 METHODS = {
+    "fedadam": (),
     "fedavg": ("mask_absent_classes=true", "compression=int8"),
+    "fedavgm": (),
     "fedbn": ("tta=tent", "split.validation=0.2", "compression=fp16"),
     "feddst": ("strategy.interval=2", "strategy.distribution=uniform"),
     "fedloge": ("mask_absent_classes=true", "head.steps=20"),
@@ -25,16 +29,18 @@ METHODS = {
     "fedrep": (),
     "fedtiny": ("strategy.candidates=2", "strategy.interval=1"),
     "fedwon": (),
+    "flower/FedTrimmedAvg": (),
     "local": (),
     "pruned": ("strategy.criterion=snip",),
     "prunefl": ("strategy.interval=1",),
+    "scaffold": ("norm.policy=fedbn",),
 }
 SPARSE = {"feddst", "fedtiny", "pruned", "prunefl"}
 MEASURING = {"query.state", "evaluate.global_model"}
 """What devices do not answer, or the server's process answers in their place."""
 PAGE = (ROOT / "docs" / "devices.md").read_text()
 Seen = dict[tuple[str, int, str], dict[str, tuple[int, ...]]]
-"""By message type, client and record: its entries and how many numbers each holds."""
+"""By what the message is about, client and record: its entries and how many numbers each holds."""
 
 
 def _size(value: object) -> tuple[int, ...]:
@@ -56,7 +62,7 @@ class Reading(InlineGrid):
             assert reply.has_content(), reply.error.reason
             for name, record in reply.content.items():
                 sizes = {entry: _size(value) for entry, value in record.items()}
-                self.seen.setdefault((sent.metadata.message_type, sent.metadata.dst_node_id, name), {}).update(sizes)
+                self.seen.setdefault((kind_of(sent), sent.metadata.dst_node_id, name), {}).update(sizes)
             yield reply
 
 
@@ -65,6 +71,10 @@ def read(settings: Settings, run_dir: Path) -> Seen:
     grid = Reading(ClientAppFactory(settings, prepared.federation), 6, prepared.devices)
     run(prepared, run_dir, Reporter(), grid)
     return {key: entries for key, entries in grid.seen.items() if key[0] not in MEASURING}
+
+
+def test_every_method_is_read_here() -> None:
+    assert {method.partition("/")[0] for method in METHODS} == {each.partition("/")[0] for each in choices("strategy")}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -89,6 +99,6 @@ def test_answers_hold_what_the_page_says_and_their_size_does_not_depend_on_the_i
                 assert shape == (), (record, entry)  # single numbers, and not one for each image
                 told = entry.rpartition("-")[2] if entry != "num-examples" else entry
                 assert f"`{told}`" in PAGE or re.search(rf"\b{told}\b", PAGE), entry
-            elif record == "arrays" and type_ == "train" and entry != "/scales":
+            elif record in ("arrays", "control") and type_ == "train" and entry != "/scales":
                 assert entry in model, entry
     assert {type_ for type_, _, _ in few} <= {*re.findall(r"`((?:query\.)?[a-z_]+)`", PAGE)}

@@ -345,6 +345,19 @@ def test_a_notebook_follows_a_run_too(
         simulate(*connection, f"resume={tmp_path / 'run'}")
 
 
+def test_a_strategy_that_cannot_be_is_refused_before_anything_is_sent(
+    stand_in: Callable[[Path], object], sent: Path, tmp_path: Path
+) -> None:
+    stand_in(sent)
+    connection = ["engine=superlink", "engine.address=a:1", "engine.insecure=true", f"out_dir={tmp_path / 'run'}"]
+    with pytest.raises(UserError, match=r"^strategy\.clip=1 is not an option of fedavg: leave it out\.$"):
+        simulate(*connection, "+strategy.clip=1")
+    with pytest.raises(UserError, match=r"^strategy\.server=strategies\.Nothing cannot be imported"):
+        simulate(*connection, "strategy.server=strategies.Nothing")
+    assert not (tmp_path / "told.json").exists()
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_is_no_run_is_said_so(stand_in: Callable[[Path], object], sent: Path, tmp_path: Path) -> None:
     shutil.copytree(sent, tmp_path / "server")
     (tmp_path / "server" / "summary.json").unlink()

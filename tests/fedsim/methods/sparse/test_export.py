@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fedsim.core.errors import UserError
-from fedsim.cost import sparse_bytes
+from fedsim.cost import partial_bytes
 from fedsim.methods.sparse.candidates import erk
 from fedsim.methods.sparse.criteria import random_masks
 from fedsim.methods.sparse.export import as_dense, as_torch_sparse, load_masks, load_pruned, save_pruned
@@ -83,7 +83,7 @@ def test_the_file_of_resnet18_at_1_percent_is_as_small_as_its_account_says(tmp_p
     masks = {name: torch.rand(layer.weight.shape) < 0.01 for name, layer in prunable_layers(model).items()}
     tensors = apply(masks, model.state_dict())
     save_pruned(tmp_path / "pruned", tensors, masks)
-    sparse = sum(sparse_bytes(mask.numel(), int(mask.sum())) for mask in masks.values())
+    sparse = sum(partial_bytes(mask.numel(), int(mask.sum())) for mask in masks.values())
     others = sum(value.nbytes for name, value in tensors.items() if name.removesuffix(".weight") not in masks)
     size = (tmp_path / "pruned").stat().st_size
     header = int.from_bytes((tmp_path / "pruned").read_bytes()[:8], "little")  # the format's: its length comes first

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from torch import nn
 
 from fedsim.core.errors import UserError
-from fedsim.cost import sparse_bytes
+from fedsim.cost import partial_bytes
 from fedsim.methods.sparse.masks import (
     Masks,
     apply,
@@ -82,7 +82,7 @@ def test_masks_are_decoded_as_they_were_and_take_the_bytes_that_are_charged(
         assert encoded[layer].numpy().dtype == shorter.dtype
         assert encoded[layer].tolist() == shorter.tolist()
         values = pack(masks, tensors)[f"{layer}.weight"]
-        assert values.nbytes + encoded[layer].nbytes == sparse_bytes(flat.size, int(flat.sum()))
+        assert values.nbytes + encoded[layer].nbytes == partial_bytes(flat.size, int(flat.sum()))
 
 
 def test_numbers_that_are_not_as_many_as_the_mask_keeps_are_refused() -> None:
