@@ -90,7 +90,7 @@ def _heat_map(
     table = mine.pivot(index="layer", columns="round", values="value").reindex(mine["layer"].unique())
     values = table.to_numpy(dtype=float) if len(table) else np.full((1, 1), np.nan)
     axes.grid(False)
-    # Zero has no logarithm; it is drawn as the smallest number there is.
+    # Zero has no logarithm; it is drawn as the smallest positive number.
     shown = np.where(values == 0, np.finfo(float).tiny, values) if isinstance(norm, LogNorm) else values
     drawn = axes.imshow(shown, aspect="auto", norm=norm, cmap=palette, interpolation="nearest")
     axes.set_title(title, fontsize=8)
