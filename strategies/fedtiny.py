@@ -178,7 +178,7 @@ class FedTiny(Pruned):
                 total.index_add_(0, places.long(), self.weight(reply) * values.double())
 
     def after_aggregation(self, server_round: int, arrays: Tensors) -> Tensors:
-        """Return the whole model; in a round that adjusts, prune weights and activate as many others first."""
+        """Return the whole model; in a round that adjusts, prune weights and activate as many inactive ones."""
         tensors, masks = super().after_aggregation(server_round, arrays), dict(self.masks)
         if not self._grown:
             return tensors
