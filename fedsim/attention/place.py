@@ -19,7 +19,7 @@ Place = tuple[nn.Module, str, int]
 
 
 def no_attention(model: nn.Module) -> nn.Module:
-    """Return the model unchanged (``attention=none``)."""
+    """Leave the model unchanged (``attention=none``)."""
     return model
 
 

@@ -9,7 +9,7 @@ from fedsim.models.classifier import classifier_of, note_head
 
 
 def keep_linear(model: nn.Module) -> nn.Module:
-    """Return the model unchanged (``head=linear``)."""
+    """Leave the model unchanged (``head=linear``)."""
     return model
 
 

@@ -18,7 +18,7 @@ SMALL_IMAGE = 64
 def resnet18(
     num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32), stem: str | None = None
 ) -> nn.Module:
-    """Return torchvision's ResNet-18 (He et al. 2016, arXiv 1512.03385), optionally with a stem for small images.
+    """Build torchvision's ResNet-18 (He et al. 2016, arXiv 1512.03385), optionally with a stem for small images.
 
     Takes images (N, *image_shape), returns logits (N, num_classes).
 
@@ -34,7 +34,7 @@ def resnet18(
 def resnet34(
     num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32), stem: str | None = None
 ) -> nn.Module:
-    """Return torchvision's ResNet-34, which is as ``resnet18`` with 34 layers."""
+    """Build torchvision's ResNet-34, which is as ``resnet18`` with 34 layers."""
     return _with_stem(models.resnet34(num_classes=num_classes), image_shape, stem)
 
 

@@ -11,7 +11,7 @@ WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
 def vgg11(num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
-    """Return VGG-11 with BatchNorm (Simonyan & Zisserman 2015, arXiv 1409.1556) and one linear layer, as for CIFAR.
+    """Build VGG-11 with BatchNorm (Simonyan & Zisserman 2015, arXiv 1409.1556) and one linear layer, as for CIFAR.
 
     The eight convolutions are torchvision's; their output is averaged over the pixels. Takes (N, *image_shape) of at
     least 32x32 pixels.
@@ -29,7 +29,7 @@ def vgg11(num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32)
 def torchvision_model(
     num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 224, 224), network: str = "resnet50"
 ) -> nn.Module:
-    """Return any of torchvision's classification networks by its name: ``model=torchvision/densenet121``.
+    """Build any of torchvision's classification networks by its name: ``model=torchvision/densenet121``.
 
     GoogLeNet and Inception are built without their auxiliary classifiers, so that they return one output in training,
     too.
@@ -53,7 +53,7 @@ def torchvision_model(
 
 
 def mobilenet_v2(num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
-    """Return MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381), for images below 64 pixels with a first stride of 1.
+    """Build MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381), for images below 64 pixels with a first stride of 1.
 
     It is torchvision's network with another first convolution.
     """

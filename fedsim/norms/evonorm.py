@@ -41,9 +41,9 @@ def use_evonorm_b0(model: nn.Module, eps: float | None = None) -> nn.Module:
 def use_evonorm_s0(
     model: nn.Module, groups: int | None = None, channels_per_group: int | None = None, eps: float | None = None
 ) -> nn.Module:
-    """Replace BatchNorm and ReLU by EvoNorm-S0, a Swish divided by the deviation of a group of channels.
+    """Replace BatchNorm and ReLU by EvoNorm-S0, a Swish over the deviation of a group of channels (paper: 32 groups).
 
-    Every image is normalized by itself. (The paper has 32 groups.)
+    Every image is normalized by itself.
 
     Raises:
         UserError: As ``replace_with_relu`` and ``groups_in``, and if ``eps`` is not above 0 or there is a BatchNorm3d.

@@ -90,9 +90,7 @@ def use_ws(model: nn.Module, eps: float = 1e-5) -> nn.Module:
 def use_ws_group_norm(
     model: nn.Module, groups: int | None = None, channels_per_group: int | None = None, eps: float = 1e-5
 ) -> nn.Module:
-    """Standardize every convolution and replace every BatchNorm by GroupNorm, as BiT (Kolesnikov et al. 2020).
-
-    (BiT has 32 groups.)
+    """Standardize every convolution and replace every BatchNorm by GroupNorm (BiT, Kolesnikov et al. 2020: 32 groups).
 
     Raises:
         UserError: As ``standardize_convolutions`` and ``use_group_norm``, and if ``eps`` is not above 0.

@@ -60,7 +60,7 @@ def _empty(kind: type[nn.Module]) -> nn.Module:
 
 
 def keep_weights(model: nn.Module) -> nn.Module:
-    """Return the model unchanged (``reparam=none``)."""
+    """Leave the model unchanged (``reparam=none``)."""
     return model
 
 

@@ -43,7 +43,7 @@ class Adaptation(ABC):
 
 
 def no_adaptation() -> None:
-    """Return ``None`` (``tta=none``): the model is evaluated without adaptation only."""
+    """Skip adaptation (``tta=none``): the model is only evaluated as it is."""
 
 
 def adaptation_of(options: Mapping[str, Any]) -> Adaptation | None:

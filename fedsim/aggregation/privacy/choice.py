@@ -11,7 +11,7 @@ from fedsim.methods.state_split import frozen_entries
 
 
 def no_privacy(aggregation: Aggregation) -> Aggregation:
-    """Return the aggregation unchanged (``privacy=none``): updates are not clipped, and no noise is added."""
+    """Leave the aggregation unchanged (``privacy=none``): updates are not clipped, and no noise is added."""
     return aggregation
 
 
