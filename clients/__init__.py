@@ -1,4 +1,4 @@
-"""The client's half of each federated method, only where it differs from plain local SGD."""
+"""The client side of each federated method, where it differs from plain local SGD."""
 
 from clients.clipped_sgd import ClippedSGD
 from clients.ditto import Ditto

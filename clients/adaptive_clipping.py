@@ -14,11 +14,11 @@ GRADIENT_FLOOR = 1e-6
 
 
 def unitwise_norm(tensor: torch.Tensor) -> torch.Tensor:
-    """The L2 norm of each unit, in a shape that broadcasts against ``tensor``.
+    """Return the L2 norm of each unit, in a shape that broadcasts against ``tensor``.
 
-    A unit is a row: an output channel of a convolution (over in and kernel), or one of a linear layer (over in).
-    Tensors that are vectors once axes of length one are dropped, biases and the gains (C_out, 1, ...), are one unit as
-    a whole.
+    A unit is a row: an output channel of a convolution (over input channels and kernel) or of a linear layer (over
+    input features). A tensor that is a vector once axes of length one are dropped, such as a bias or the gains
+    (C_out, 1, ...), is one unit as a whole.
     """
     whole = tensor.squeeze().dim() <= 1
     axes = None if whole else tuple(range(1, tensor.dim()))
@@ -30,9 +30,12 @@ def unitwise_norm(tensor: torch.Tensor) -> torch.Tensor:
 def clip_adaptively(
     parameters: list[nn.Parameter], clip: float, transposed: Mapping[nn.Parameter, int] | None = None
 ) -> None:
-    """Scales each unit's gradient G down to ``clip * max(|W|, 1e-3)`` where it is longer, in place.
+    """Scale each unit's gradient down, in place, to the norm ``clip * max(|W|, 1e-3)`` where it is longer.
 
-    ``transposed`` has the groups of each weight whose second axis is that of the output channels.
+    Args:
+        parameters: The parameters W whose gradients are clipped.
+        clip: The largest ratio of the norms of gradient and weight.
+        transposed: Number of groups by weight, for weights whose second axis is that of the output channels.
     """
     for parameter in parameters:
         if parameter.grad is None:
@@ -48,17 +51,17 @@ def clip_adaptively(
 
 
 def transposed_weights(model: nn.Module) -> dict[nn.Parameter, int]:
-    """The weights (C_in, C_out / groups, ...) of transposed convolutions, and their groups."""
+    """Return the weights (C_in, C_out / groups, ...) of transposed convolutions, with their numbers of groups."""
     layers = [layer for layer in model.modules() if isinstance(layer, _ConvTransposeNd)]
     weights = [(layer._parameters.get("weight"), layer.groups) for layer in layers]
     return {weight: groups for weight, groups in weights if weight is not None}
 
 
 def all_but_last_linear(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters without those of the layer that the logits come out of.
+    """Return the parameters without those of the layer that produces the logits.
 
-    That is the classifier, in a network like SqueezeNet the 1x1 convolution that is used as one, and in one of tied
-    weights the matrix.
+    This layer is the classifier, in a network like SqueezeNet the 1x1 convolution that serves as one; with tied weights
+    it is the shared matrix.
     """
     spared = {id(parameter) for parameter in logit_parameters(model)}
     return [parameter for parameter in model.parameters() if id(parameter) not in spared]

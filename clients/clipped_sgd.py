@@ -12,9 +12,12 @@ from fedsim.methods.training import LocalTraining
 class ClippedSGD(LocalSGD):
     """Clips every gradient before the step, unit by unit; ``clip=None`` switches it off.
 
-    FedWon reports a clip of 0.1 at batch size 32 and none at 2. Brock et al. spare the classifier
-    (``clip_classifier=False``), which in a network without normalization may run away: features have no bound, and a
-    step of the classifier grows with them. FedWon does not say whether it does.
+    FedWon reports a clip of 0.1 at batch size 32 and none at 2. Brock et al. do not clip the classifier
+    (``clip_classifier=False``). In a network without normalization it may diverge then: features are not bounded, and
+    the steps of the classifier grow with them. The FedWon paper does not say whether it clips the classifier.
+
+    Raises:
+        UserError: If ``clip`` is not above 0.
     """
 
     def __init__(self, training: LocalTraining, clip: float | None, clip_classifier: bool = False) -> None:
@@ -25,7 +28,7 @@ class ClippedSGD(LocalSGD):
         self.clip_classifier = clip_classifier
 
     def before_step(self, model: nn.Module, context: TrainingContext) -> None:
-        """Clip the gradients."""
+        """Clip the gradients in place."""
         if self.clip is not None:
             clipped = list(model.parameters()) if self.clip_classifier else all_but_last_linear(model)
             clip_adaptively(clipped, self.clip, transposed_weights(model))

@@ -1,4 +1,4 @@
-"""FedDST (Bibikar et al., AAAI 2022, arXiv 2112.09824): each client finds weights of its own while it trains."""
+"""FedDST (Bibikar et al., AAAI 2022, arXiv 2112.09824): each client adjusts its own masks while it trains."""
 
 import torch
 from torch import nn
@@ -14,13 +14,16 @@ from fedsim.methods.training import LocalTraining
 
 
 class FedDST(MaskedSGD):
-    """Asked to, it replaces weights once in its training and sends the masks of those layers with its weights.
+    """On request, replaces active weights once during training and sends the new masks of those layers.
 
-    After ``adjust_after`` of its steps, rounded down, the smallest of a layer's active weights go, as many as it was
-    asked for, and as many come, as zeros: those of what is then inactive with the largest gradients, on one more batch
-    of its images. As in RigL (Evci et al., ICML 2020, arXiv 1911.11134) the gradients are those of the network before
-    weights go, and what goes may come back. The optimizer goes on with what it knows of the weights that stay, and with
-    nothing of the others.
+    After the share ``adjust_after`` of its steps, rounded down, a layer's smallest active weights are pruned, as many
+    as requested, and as many of the inactive ones are activated with the value zero: those with the largest gradients
+    on one more batch of the client's images. As in RigL (Evci et al., ICML 2020, arXiv 1911.11134) the gradients are
+    those of the network before pruning, and a pruned weight may be activated again. The optimizer keeps its state, such
+    as momentum, of the weights that stay active; that of all others is set to zero.
+
+    Raises:
+        UserError: If ``adjust_after`` is not in [0, 1].
     """
 
     def __init__(self, training: LocalTraining, adjust_after: float) -> None:
@@ -30,18 +33,18 @@ class FedDST(MaskedSGD):
         self.adjust_after = adjust_after
 
     def begin(self, model: nn.Module, context: TrainingContext) -> None:
-        """Replace weights before the first step, if it is due then."""
+        """Prepare the masks; replace weights before the first step if ``adjust_after`` rounds down to 0 steps."""
         super().begin(model, context)
         if int(self.adjust_after * context.steps) == 0:
             self._replace(model, context)
 
     def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer, context: TrainingContext) -> None:
-        """Replace weights once the share of the steps is done."""
+        """Replace weights once the share ``adjust_after`` of the steps is done."""
         if context.step == int(self.adjust_after * context.steps):
             self._replace(model, context, optimizer)
 
     def end(self, model: nn.Module, context: TrainingContext) -> None:
-        """Send the masks of the layers that were adjusted."""
+        """Add the masks of the adjusted layers to the reply."""
         super().end(model, context)
         counts = counts_of(context.config, REPLACE)
         if counts:
@@ -61,7 +64,7 @@ class FedDST(MaskedSGD):
         }
         found = self.largest_of_a_batch(model, context, left, counts)
         for layer, weight in weights.items():
-            # Without what the optimizer knows of it, a weight without a gradient stays zero, and one that comes starts
+            # With its optimizer state at zero, a weight without a gradient stays zero, and a newly active weight starts
             # like any other.
             known = [] if optimizer is None else optimizer.state[weight].values()
             for tensor in (weight.detach(), *known):

@@ -1,4 +1,4 @@
-"""FedLoGe's client: features are learned for a fixed classifier, two others are trained on them."""
+"""FedLoGe's client: features are trained through a fixed classifier, and two further classifiers on these features."""
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from fedsim.methods.training import LocalTraining
 from fedsim.models.classifier import features_seen
 
 Linear = tuple[torch.Tensor, torch.Tensor]
-"""weight (classes, features) and bias (classes,)"""
+"""Weight (classes, features) and bias (classes,)."""
 REALIGNED = "realigned"
 AUXILIARY = "auxiliary"
 FEATURES = "features"
@@ -22,13 +22,17 @@ FEATURES = "features"
 class FedLoGe(LocalSGD):
     r"""Minimizes :math:`\mathrm{CE}(g(f), y) + \mathrm{CE}(w(\bar f), y) + \mathrm{CE}(l(\bar f), y)` on features f.
 
-    g is the fixed frame, w the auxiliary (shared) and l the personal classifier; :math:`\bar f` are the same features
-    without a gradient, so that the network learns from g alone. One pass through the network serves all three, and SGD
-    on the sum is what three optimizers would do.
+    g is the fixed frame, w the auxiliary (shared) and l the personal classifier; :math:`\bar f` are the same features,
+    detached, so that the network learns from g alone. All three share one pass through the network, and SGD on the sum
+    equals three separate optimizers.
 
-    The global model predicts with g; its further predictors are ``auxiliary``, w, and ``realigned``, w after every row
-    was given the length ``length``. A client predicts with w + l; ``realigned`` puts :math:`\lVert l_c \rVert w_c` for
-    the rows of w there, as the authors' code does, or with ``local_rule="readme"`` for those of l (their README).
+    The global model predicts with g; its further predictors are ``auxiliary``, w, and ``realigned``, w with every row
+    rescaled to the norm ``length``. A client predicts with w + l; its predictor ``realigned`` replaces the rows of w in
+    this sum by :math:`\lVert l_c \rVert w_c`, as the authors' code does, or with ``local_rule="readme"`` those of l
+    (their README).
+
+    Raises:
+        UserError: If ``length`` is not above 0 or ``local_rule`` is unknown.
     """
 
     def __init__(self, training: LocalTraining, length: float = 1.7, local_rule: str = "code") -> None:
@@ -40,7 +44,7 @@ class FedLoGe(LocalSGD):
         self.length, self.local_rule = length, local_rule
 
     def passes(self, model: nn.Module, context: TrainingContext) -> dict[str, float]:
-        """Train while the features that the classifiers are given are seen."""
+        """Train while recording the inputs of the classifiers, which ``loss`` takes; return the metrics."""
         with features_seen(_heads_of(model).generic) as context.scratch[FEATURES]:
             return super().passes(model, context)
 
@@ -74,7 +78,7 @@ class FedLoGe(LocalSGD):
         }
 
     def _of_client(self, heads: LocalGenericHeads) -> dict[str, Linear]:
-        """Two classifiers whose logits are added are one."""
+        """Return weight and bias by predictor; adding the logits of two classifiers equals adding their weights."""
         auxiliary, personal = heads.auxiliary, heads.personal
         kept = personal.weight if self.local_rule == "code" else auxiliary.weight
         return {
@@ -87,7 +91,11 @@ class FedLoGe(LocalSGD):
 
 
 def _heads_of(model: nn.Module) -> LocalGenericHeads:
-    """Errors: ``RuntimeError`` if the fixed classifier is not there."""
+    """Return the three classifiers of the model.
+
+    Raises:
+        RuntimeError: If the fixed classifier is missing, which the server sends to a client only once.
+    """
     heads = local_generic_heads(model)
     if heads is None or not heads.generic.made:
         raise RuntimeError(

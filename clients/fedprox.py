@@ -1,4 +1,4 @@
-"""FedProx (Li et al., MLSys 2020, arXiv 1812.06127): local training is held near the model that it starts from."""
+"""FedProx (Li et al., MLSys 2020, arXiv 1812.06127): a proximal term keeps local training near its start."""
 
 import math
 
@@ -16,9 +16,12 @@ START = "start"
 class FedProx(LocalSGD):
     r"""Adds :math:`\frac{\mu}{2} \lVert w - w_t \rVert^2` to the loss (Eq. 2), also to the one that is reported.
 
-    The sum is over the parameters that are trained, and :math:`w_t` is the model as the client starts the round with
-    it, its personal part included. ``mu=0`` is plain local SGD. Clients that do less work than others, the paper's
-    other half, are not simulated.
+    The norm is over the trained parameters, and :math:`w_t` is the model with which the client starts the round,
+    including its personal part. ``mu=0`` is plain local SGD. The paper's clients that do less work than others are not
+    simulated.
+
+    Raises:
+        UserError: If ``mu`` is negative or not finite.
     """
 
     def __init__(self, training: LocalTraining, mu: float) -> None:
@@ -28,7 +31,7 @@ class FedProx(LocalSGD):
         self.mu = mu
 
     def begin(self, model: nn.Module, context: TrainingContext) -> None:
-        """Remember the parameters of the start."""
+        """Store a copy of the parameters."""
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         context.scratch[START] = [(parameter, parameter.detach().clone()) for parameter in trained]
 

@@ -1,4 +1,4 @@
-"""FedRep's client (Collins et al., ICML 2021, arXiv 2102.07078): first the client's own head, then the body."""
+"""FedRep's client (Collins et al., ICML 2021, arXiv 2102.07078): trains first its own head, then the body."""
 
 from torch import nn
 
@@ -11,13 +11,17 @@ from fedsim.models.restored import buffers_restored, parameters_fixed
 
 
 class FedRep(LocalSGD):
-    """Trains the classifier with the body fixed for ``head_epochs``, then the body with the classifier fixed for
-    ``local_epochs`` (Algorithm 1), each with an optimizer of its own. The metrics are those of the second part.
+    """Trains the classifier for ``head_epochs`` with the body fixed, then the body for ``local_epochs`` vice versa.
 
-    Layers work as in training all the time, as in the official code, whose networks have no running statistics. Here
-    the passes for the head leave those as they were: they belong to the body, which these passes do not train. The
-    official code has every client train its head once more before the last test; here a client is evaluated with the
-    head of the last round in which it trained.
+    This is Algorithm 1; each part has its own optimizer, and the metrics are those of the second part.
+
+    All layers are in training mode in both parts, as in the official code, whose networks have no running statistics.
+    Here the passes for the head restore the running statistics, which belong to the body. In the official code every
+    client trains its head once more before the last test; here a client is evaluated with the head of the last round in
+    which it trained.
+
+    Raises:
+        UserError: If ``head_epochs`` is below 1.
     """
 
     def __init__(self, training: LocalTraining, head_epochs: int) -> None:
@@ -27,11 +31,11 @@ class FedRep(LocalSGD):
         self.head_epochs = head_epochs
 
     def epochs(self) -> int:
-        """Return the passes for the head and for the body."""
+        """Return the number of passes for the head and for the body together."""
         return self.head_epochs + self.training.local_epochs
 
     def passes(self, model: nn.Module, context: TrainingContext) -> dict[str, float]:
-        """Train the head, then the body."""
+        """Train the head, then the body; return the metrics of the body's passes."""
         head = list(classifier_of(model, "strategy=fedrep")[1].parameters())
         body = [parameter for parameter in model.parameters() if all(parameter is not each for each in head)]
         with parameters_fixed(body), buffers_restored(model):

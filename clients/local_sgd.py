@@ -1,9 +1,9 @@
-"""Plain local SGD: what every client does unless its method says otherwise.
+"""Plain local SGD, the base of all local trainers.
 
 A method overrides the hook that differs and inherits the rest. In the order of a round: ``unpack``, ``begin``, and for
-each step ``loss``, ``before_step``, ``after_step``; then ``end`` and ``pack``; ``predict`` when it is evaluated. One
-trainer serves all clients, so what belongs to one of them is in the context and never on ``self``. Loading the model,
-keeping the personal part and building the reply are the simulator's work (``fedsim/client/host.py``).
+each step ``loss``, ``before_step``, ``after_step``; then ``end`` and ``pack``; ``predict`` at evaluation. One trainer
+serves all clients, so the data of a single client is in the context and never on ``self``. The simulator loads the
+model, stores the personal part and builds the reply (``fedsim/client/host.py``).
 """
 
 from collections.abc import Mapping
@@ -24,17 +24,18 @@ Tensors = Mapping[str, torch.Tensor]
 class LocalSGD:
     """``local_epochs`` passes of the optimizer over the client's images, with a new optimizer in every round.
 
-    Metrics: ``loss`` and ``accuracy``, means over the images, and ``num-examples`` (the images, not the passes).
+    The metrics are ``loss`` and ``accuracy``, means over all images of all passes, and ``num-examples``, the number of
+    the client's images, whatever the number of passes.
     """
 
     queries: Mapping[str, QueryHandler] = MappingProxyType({})
-    """How the queries that the method's server strategy declares are answered."""
+    """The handlers of the queries that the method's server strategy declares."""
 
     def __init__(self, training: LocalTraining) -> None:
         self.training = training
 
     def train(self, model: nn.Module, context: TrainingContext) -> dict[str, float]:
-        """Train in place and return the metrics."""
+        """Train the model in place and return the metrics."""
         context.steps = self.epochs() * len(self.batches(len(context.data), torch.Generator()))
         model.train()
         self.begin(model, context)
@@ -43,7 +44,7 @@ class LocalSGD:
         return metrics
 
     def epochs(self) -> int:
-        """Return how often the images are passed over, in all parts of the training."""
+        """Return the number of passes over the images in all parts of the training."""
         return self.training.local_epochs
 
     def passes(self, model: nn.Module, context: TrainingContext) -> dict[str, float]:
@@ -51,10 +52,10 @@ class LocalSGD:
         return self.fit(model, context, self.training.local_epochs)
 
     def fit(self, model: nn.Module, context: TrainingContext, epochs: int) -> dict[str, float]:
-        """Make so many passes, with an optimizer of their own, over what needs a gradient; the metrics are theirs."""
+        """Make ``epochs`` passes with a new optimizer for the parameters that require gradients; return the metrics."""
         optimizer = make_optimizer(model.parameters(), self.training)
         data, device = context.data, context.data.labels.device
-        # Sums stay on the device, so that a GPU is not made to wait for every batch.
+        # Sums stay on the device, so that there is no synchronization with a GPU in every batch.
         loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
         seen = 0
         for _ in range(epochs):
@@ -74,11 +75,11 @@ class LocalSGD:
         return {"num-examples": len(data), "loss": loss_sum.item() / seen, "accuracy": correct.item() / seen}
 
     def batches(self, examples: int, generator: torch.Generator) -> list[torch.Tensor]:
-        """Return the indices of one pass in random order, in the batches of ``training_batches``."""
+        """Return the indices of one pass in random order, divided into batches by ``training_batches``."""
         return training_batches(torch.randperm(examples, generator=generator), self.training.batch_size)
 
     def begin(self, model: nn.Module, context: TrainingContext) -> None:
-        """Prepare for the first step; the model is as the round starts with it."""
+        """Prepare for the first step; the model has its values at the start of the round."""
 
     def loss(
         self, model: nn.Module, logits: torch.Tensor, labels: torch.Tensor, context: TrainingContext
@@ -87,22 +88,22 @@ class LocalSGD:
         return F.cross_entropy(logits, labels)
 
     def before_step(self, model: nn.Module, context: TrainingContext) -> None:
-        """Change gradients, which stand in ``parameter.grad``, between backward and the optimizer's step."""
+        """Change gradients (``parameter.grad``) between backward and the optimizer's step."""
 
     def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer, context: TrainingContext) -> None:
-        """Work on the weights, once the optimizer has changed them."""
+        """Change the weights, or do other work, after the optimizer's step."""
 
     def end(self, model: nn.Module, context: TrainingContext) -> None:
-        """Put into ``context.state`` and ``context.reply`` what the last step leaves; the model is trained."""
+        """Write results to ``context.state`` and ``context.reply`` after the last step."""
 
     def unpack(self, arrays: Tensors, model: nn.Module, context: ClientContext) -> Tensors:
-        """Return the entries of the model that arrived, for training or evaluation."""
+        """Return the entries of the model from the received arrays, for training or evaluation."""
         return arrays
 
     def pack(self, entries: Tensors, model: nn.Module, context: TrainingContext) -> Tensors:
-        """Return the form in which trained entries travel; the names stay."""
+        """Return the trained entries in the form in which they are sent, under the same names."""
         return entries
 
     def predict(self, model: nn.Module, images: torch.Tensor, context: ClientContext) -> dict[str, torch.Tensor]:
-        """Return logits (N, classes) by predictor."""
+        """Return the logits (N, classes) of each predictor."""
         return {PLAIN: model(images)}

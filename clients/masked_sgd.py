@@ -1,4 +1,4 @@
-"""Local SGD of a sparse network, and the gradients of weights that it does not have."""
+"""Local SGD of a sparse network, and gradients of its inactive weights."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -28,10 +28,10 @@ from fedsim.models.restored import buffers_restored
 
 
 class MaskedSGD(LocalSGD):
-    """Weights that a mask leaves out are zero before, in and after training; the others are trained as ever.
+    """Trains the active weights; the masked ones are zero before, during and after training.
 
-    Asked to, it adds to its reply the largest gradients of weights that are left out (``largest_gradients``), of the
-    trained network and one more batch.
+    On request, the reply contains the largest gradients of inactive weights (``largest_gradients``), of the trained
+    network on one more batch.
     """
 
     queries = MappingProxyType(
@@ -39,10 +39,10 @@ class MaskedSGD(LocalSGD):
     )
 
     def unpack(self, arrays: Tensors, model: nn.Module, context: ClientContext) -> Tensors:
-        """Make weights of numbers and masks, which the context has in its ``scratch`` from then on.
+        """Return dense weights from active weights and masks; store the masks in ``context.scratch``.
 
         Raises:
-            RuntimeError: If the masks are not there.
+            RuntimeError: If the client state has no masks.
         """
         if MASKS not in context.cached:
             raise RuntimeError(
@@ -54,23 +54,23 @@ class MaskedSGD(LocalSGD):
         return unpack(masks, arrays)
 
     def pack(self, entries: Tensors, model: nn.Module, context: TrainingContext) -> Tensors:
-        """Return of each masked weight the numbers that are kept."""
+        """Return the entries with each masked weight reduced to a vector of its active weights."""
         return pack(context.scratch[MASKS], entries)
 
     def begin(self, model: nn.Module, context: TrainingContext) -> None:
-        """Bring the masks to the device."""
+        """Move the masks to the device of the data."""
         masks: Masks = context.scratch[MASKS]
         context.scratch[MASKS] = {layer: mask.to(context.data.labels.device) for layer, mask in masks.items()}
 
     def before_step(self, model: nn.Module, context: TrainingContext) -> None:
-        """Take the gradients of what is left out: without one a weight of zero stays zero, in every optimizer."""
+        """Set the gradients of inactive weights to zero: with those, weights of zero stay zero in every optimizer."""
         for layer, mask in context.scratch[MASKS].items():
             gradient = model.get_parameter(entry(layer)).grad
             if gradient is not None:
                 gradient.mul_(mask)
 
     def end(self, model: nn.Module, context: TrainingContext) -> None:
-        """Report the largest gradients where they are asked for."""
+        """Add the largest gradients to the reply, if requested."""
         wanted = counts_of(context.config, GROW)
         if wanted:
             found = self.largest_of_a_batch(model, context, context.scratch[MASKS], wanted)
@@ -85,7 +85,7 @@ class MaskedSGD(LocalSGD):
     def largest_of_a_batch(
         self, model: nn.Module, context: TrainingContext, masks: Masks, counts: Mapping[str, int]
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Return ``largest_gradients`` of the model, which is training, on one more batch of the client's images."""
+        """Return ``largest_gradients`` of the model, in training mode, on one more batch of the client's images."""
         data = context.data
         indices = torch.randperm(len(data), generator=context.generator)[: self.training.batch_size]
         images, labels = data.batch(indices.to(data.labels.device), context.generator)

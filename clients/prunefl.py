@@ -1,4 +1,4 @@
-"""PruneFL's client (Jiang et al., TNNLS 2022, arXiv 1909.12326): it adds up the squared gradients of all weights."""
+"""PruneFL's client (Jiang et al., TNNLS 2022, arXiv 1909.12326): it accumulates squared gradients of all weights."""
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord
@@ -15,33 +15,33 @@ SUMS = "gradient sums"
 
 
 class PruneFL(MaskedSGD):
-    r"""Keeps, from one adjustment of the masks to the next, of each weight that may be pruned, active or not,
+    r"""Accumulates, from one adjustment of the masks to the next, for each prunable weight, active or not,
 
     .. math:: \sum_t \Big( \sum_i g_{t,i} \Big)^2
 
-    over the rounds t in which it trains and the gradients g of the steps i in them (as the authors' code has it), and
-    sends that, by layer in the shape of the weight, when it is asked to. Sums that begin with another round than
-    the server names belong to an adjustment that went by, and are dropped.
+    over the rounds t in which it trains and the gradients g of their steps i (as in the authors' code), and sends these
+    sums, by layer in the shape of the weight, on request. Sums that began with another round than the server names
+    belong to an earlier adjustment and are discarded.
     """
 
     def begin(self, model: nn.Module, context: TrainingContext) -> None:
-        """Begin the sums over the steps of this round, if they are wanted."""
+        """Start the sums over the steps of this round, if requested."""
         super().begin(model, context)
         if _since(context):
             context.scratch[SUMS] = {}
 
     def before_step(self, model: nn.Module, context: TrainingContext) -> None:
-        """Add up the gradients, before those of weights that are not there are dropped."""
+        """Add the gradients to the sums, before those of inactive weights are set to zero."""
         if SUMS in context.scratch:
             for layer in context.scratch[MASKS]:
                 weight = model.get_parameter(entry(layer))
                 total = context.scratch[SUMS].setdefault(layer, torch.zeros_like(weight, requires_grad=False))
-                if weight.grad is not None:  # else the layer is used in no pass of this step
+                if weight.grad is not None:  # None if no pass of this step uses the layer
                     total += weight.grad
         super().before_step(model, context)
 
     def end(self, model: nn.Module, context: TrainingContext) -> None:
-        """Keep the squares of the sums, or send them."""
+        """Add the squares of the sums to the client state; move them to the reply, if requested."""
         super().end(model, context)
         if SUMS in context.scratch:
             squares = {layer: total.square() for layer, total in context.scratch[SUMS].items()}
@@ -50,7 +50,7 @@ class PruneFL(MaskedSGD):
                 context.reply[SQUARES] = context.state.pop(SQUARES)
 
     def _keep(self, squares: dict[str, torch.Tensor], since: ConfigRecord, context: TrainingContext) -> None:
-        """Add this round's squares to those that the client has of the same period."""
+        """Add this round's squares to those in the client state, if these are of the same period; else replace them."""
         known = context.state.get(SQUARES)
         if isinstance(known, ArrayRecord) and context.state.get(SQUARES_SINCE) == since:
             before = to_tensors(known)

@@ -4,9 +4,9 @@ import torch
 
 
 def rescaled(weight: torch.Tensor, length: float) -> torch.Tensor:
-    r"""Every row of (classes, features) with the same length, :math:`\text{length} \, w_c / \lVert w_c \rVert`.
+    r"""Return a (classes, features) weight with rows of one norm, :math:`\text{length} \, w_c / \lVert w_c \rVert`.
 
-    The rows of a classifier that saw few images of a class are short, so that the class is seldom chosen.
+    The rows of classes with few images have small norms after training, so that these classes are rarely predicted.
     """
     scaled: torch.Tensor = weight * (
         length / weight.norm(dim=1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
@@ -15,6 +15,6 @@ def rescaled(weight: torch.Tensor, length: float) -> torch.Tensor:
 
 
 def with_lengths_of(weight: torch.Tensor, personal: torch.Tensor) -> torch.Tensor:
-    r"""The rows of the shared classifier times the lengths of a client's own, :math:`\lVert l_c \rVert w_c`."""
+    r"""Return the shared classifier's rows times the norms of the personal rows, :math:`\lVert l_c \rVert w_c`."""
     scaled: torch.Tensor = weight * personal.norm(dim=1, keepdim=True)
     return scaled

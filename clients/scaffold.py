@@ -10,19 +10,19 @@ from fedsim.methods.interfaces import TrainingContext
 from fedsim.methods.training import LocalTraining
 
 CONTROL = "control"
-"""The record of c in a message, of the client's :math:`c_i` in its state, and of that one's change in a reply."""
+"""The record of c in a message, of the client's :math:`c_i` in its state, and of the change of this in a reply."""
 START, SERVER, OWN = "start", "server control", "own control"
 
 
 class Scaffold(LocalSGD):
-    r"""Trains by :math:`y \leftarrow y - \eta_l (g(y) - c_i + c)`, and after K steps changes its control variate to
+    r"""Trains by :math:`y \leftarrow y - \eta_l (g(y) - c_i + c)`, and after K steps updates its control variate to
 
     .. math:: c_i^+ = c_i - c + \frac{1}{K \eta_l} (x - y)
 
-    (Algorithm 1, option II), where x is the model that it was sent; :math:`c_i` is zero at first.
+    (Algorithm 1, option II), where x is the model that the client received; :math:`c_i` starts at zero.
 
     Raises:
-        UserError: For another optimizer than SGD without momentum, whose steps are no sum of gradients.
+        UserError: If the optimizer is not SGD without momentum: steps of others are not a sum of gradients.
     """
 
     def __init__(self, training: LocalTraining) -> None:
@@ -35,7 +35,7 @@ class Scaffold(LocalSGD):
             )
 
     def begin(self, model: nn.Module, context: TrainingContext) -> None:
-        """Remember the start and both control variates, on the device."""
+        """Store copies of the parameters and both control variates on the device."""
         parameters = dict(model.named_parameters())
         server = to_tensors(context.sent.array_records[CONTROL])
         kept = context.state.get(CONTROL)
@@ -48,14 +48,14 @@ class Scaffold(LocalSGD):
         context.scratch[START] = {name: parameters[name].detach().clone() for name in server}
 
     def before_step(self, model: nn.Module, context: TrainingContext) -> None:
-        """Correct the gradients."""
+        """Correct the gradients in place by ``c - c_i``."""
         server, own = context.scratch[SERVER], context.scratch[OWN]
         for name, parameter in model.named_parameters():
             if name in server and parameter.grad is not None:
                 parameter.grad += server[name] - own[name]
 
     def end(self, model: nn.Module, context: TrainingContext) -> None:
-        """Change the client's control variate, keep it, and report the change."""
+        """Update the client's control variate in its state, and add the change to the reply."""
         parameters, scale = dict(model.named_parameters()), 1 / (context.step * self.training.lr)
         own, new = context.scratch[OWN], {}
         for name, server in context.scratch[SERVER].items():

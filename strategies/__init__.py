@@ -1,7 +1,8 @@
-"""The server's half of each federated method, one file each, as Flower strategies.
+"""The server side of each federated method, one file each, as Flower strategies.
 
 They run in this simulator and in any Flower app, which imports them as ``fedsim.strategies``:
-``from fedsim.strategies import FedBN; FedBN(model).start(grid, arrays)``. So they import each other by relative names.
+``from fedsim.strategies import FedBN; FedBN(model).start(grid, arrays)``. Therefore they import each other by relative
+names.
 """
 
 from .ditto import Ditto

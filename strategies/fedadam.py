@@ -19,17 +19,17 @@ class FedAdam(FedAvg):
     .. math:: m \leftarrow \beta_1 m + (1 - \beta_1) \Delta, \quad v \leftarrow \beta_2 v + (1 - \beta_2) \Delta^2,
               \quad w \leftarrow w + \eta \, m / (\sqrt v + \tau)
 
-    m is zero at first and v is :math:`\tau^2`; nothing is corrected for that, as in the paper. Parameters alone are
-    stepped; statistics are averaged plainly, since such a step could make a variance negative.
+    m starts at zero and v at :math:`\tau^2`; as in the paper there is no bias correction. Only parameters take this
+    step; running statistics are averaged plainly, since such a step could make a variance negative.
 
-    Parameters
-    ----------
-    server_lr
-        :math:`\eta`, above 0.
-    beta_1, beta_2
-        From 0 to below 1.
-    tau
-        The degree of adaptivity, above 0.
+    Args:
+        server_lr: The server's learning rate :math:`\eta`, above 0.
+        beta_1: Decay rate of the first moment, from 0 to below 1.
+        beta_2: Decay rate of the second moment, from 0 to below 1.
+        tau: The degree of adaptivity, above 0.
+
+    Raises:
+        UserError: If an option is out of its range.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class FedAdam(FedAvg):
         self.second: Tensors = {}
 
     def server_update(self, server_round: int, before: Tensors, average: Tensors) -> Tensors:
-        """Take Adam's step."""
+        """Return the parameters after Adam's step from the model before the round towards the average."""
         updated: Tensors = {}
         for name, start in before.items():
             change = average[name].to(start) - start
@@ -70,10 +70,10 @@ class FedAdam(FedAvg):
         return self.beta_2 * second + (1 - self.beta_2) * square
 
     def state(self) -> RecordDict:
-        """Return both moments."""
+        """Return the inherited state and both moments."""
         return RecordDict({**super().state(), FIRST: to_record(self.first), SECOND: to_record(self.second)})
 
     def load_state(self, state: RecordDict) -> None:
-        """Take back what ``state`` returned."""
+        """Restore what ``state`` returned."""
         super().load_state(state)
         self.first, self.second = (to_tensors(state.array_records[name]) for name in (FIRST, SECOND))

@@ -1,13 +1,13 @@
 """FedAvg (McMahan et al., AISTATS 2017, arXiv 1602.05629): the server sends its model and averages what comes back.
 
-The other methods of this folder derive from it, and override the step that differs. In the order of a round:
+The other methods of this folder derive from it and override the step that differs. In the order of a round:
 
-* ``arrays_to_train``, ``round_records``, ``round_config``: what the cohort is sent;
-* ``broadcasts``: what each client is sent once;
-* ``reply_tensors`` and ``read_reply``: what is averaged of a reply, and what else it brings;
-* ``server_update``: the step from the model before to the average, for parameters alone;
+* ``arrays_to_train``, ``round_records``, ``round_config``: what is sent to the cohort;
+* ``broadcasts``: what is sent to each client once;
+* ``reply_tensors`` and ``read_reply``: the part of a reply that is averaged, and the rest of it;
+* ``server_update``: the step from the previous model to the average, for parameters only;
 * ``after_aggregation``: what the method does with the new model;
-* ``arrays_to_evaluate``: what every client is sent to be evaluated.
+* ``arrays_to_evaluate``: what is sent to every client for evaluation.
 """
 
 import logging
@@ -43,34 +43,36 @@ class FedAvg(Strategy):
 
     BatchNorm's running statistics are averaged like weights; its counters take the maximum (``RunningAverage``).
 
-    Parameters
-    ----------
-    model
-        The network, from which a method learns the names of its entries. FedAvg itself can do without.
-    training
-        Weighting (``"examples"`` weighs a client by its ``num-examples``, as the paper does, ``"uniform"`` weighs all
-        the same), fraction, seed and aggregation. (In an app of your own, node ids are Flower's and random; in this
-        simulator they are partition ids, so cohorts repeat.)
+    Args:
+        model: The network, which supplies the names of its entries. Optional for FedAvg itself.
+        training: Weighting (``"examples"`` weighs a client by its ``num-examples``, as the paper does; ``"uniform"``
+            weighs all clients the same), fraction, seed and aggregation. In this simulator node ids are partition ids,
+            so a seed reproduces the cohorts; in another Flower app they are Flower's random ids.
+
+    Raises:
+        UserError: If the weighting is unknown, the fraction is not in (0, 1], or noise for privacy is combined with
+            another weighting than ``"uniform"``.
+        ValueError: If the method has personal modules and ``model`` is ``None``.
     """
 
     personal_modules: ClassVar[tuple[type[nn.Module], ...]] = ()
     """The module types whose parameters and buffers never leave a client: the method's declared state split."""
     default_weighting: ClassVar[str] = "examples"
-    """What the method's paper or code has."""
+    """The weighting of the method's paper or official code."""
     uses_aggregation: ClassVar[bool] = True
     """Whether ``ServerTraining.aggregation`` makes the new model."""
     reply_records: Mapping[str, RecordCheck] = MappingProxyType({})
     """The records that replies to training may have beside ``arrays`` and ``metrics``, each with its check."""
     queries: Mapping[str, RecordCheck] = MappingProxyType({})
-    """What the method asks its clients before training, each with the check of the reply's arrays."""
+    """The queries that the method sends to clients before training, each with the check of the reply's arrays."""
     training_load: Workload = Workload()
-    """What a round of training takes on a device: of a method that is more than plain training, what more there is."""
+    """The cost of a round of training on a device, in what it adds to plain training."""
     sends_one_model: bool = True
     """Whether all clients are sent the same model."""
     own_models: bool = False
     """Whether clients are evaluated with more of their own than the entries that are personal."""
     queried_share: float = 0.0
-    """The share of its training images that a client is asked about before it trains."""
+    """The share of a client's training images that the queries before training use."""
 
     def __init__(self, model: nn.Module | None = None, training: ServerTraining | None = None) -> None:
         training = ServerTraining() if training is None else training
@@ -86,17 +88,17 @@ class FedAvg(Strategy):
         self.parameters = (
             frozenset(dict(model.named_parameters(remove_duplicate=False)) if model is not None else ()) - self.frozen
         )
-        """The entries of the model that are trained"""
+        """The entries of the model that are trained."""
         self.weighting = weighting
         self.fraction = training.fraction
         self.seed = training.seed
         self.aggregation = training.aggregation
         self.broadcasts: list[CachedBroadcast] = []
-        """What each client is sent once"""
+        """What is sent to each client once."""
         self.sent = ArrayRecord()
-        """What the cohort of this round was sent"""
+        """The arrays that were sent to this round's cohort."""
         self.num_successful = 0
-        """How many of the cohort have answered well"""
+        """Number of clients of the cohort that replied without an error."""
         if self.aggregation.noisy and weighting != "uniform":
             raise UserError(
                 f"strategy.weighting={weighting} lets a client weigh more than privacy.noise_multiplier is made for: "
@@ -104,7 +106,7 @@ class FedAvg(Strategy):
             )
 
     def keep_on_clients(self, entries: Iterable[str]) -> None:
-        """Make further entries personal: those that the norm's policy keeps local."""
+        """Declare further entries as personal: those that ``norm.policy`` keeps local."""
         self.personal |= frozenset(entries)
 
     @property
@@ -113,29 +115,29 @@ class FedAvg(Strategy):
         return to_tensors(self.sent)
 
     def cohort(self, server_round: int, grid: Grid) -> list[int]:
-        """Return the clients of a round."""
+        """Return the node ids of the clients that train in a round."""
         return draw_cohort(list(grid.get_node_ids()), self.fraction, self.seed, server_round)
 
     def arrays_to_train(self, arrays: ArrayRecord) -> ArrayRecord:
-        """Return the part of the model that travels: what is neither personal nor frozen."""
+        """Return the part of the model that is sent for training: what is neither personal nor frozen."""
         return select(arrays, (name for name in arrays if name not in self.personal and name not in self.frozen))
 
     def arrays_to_evaluate(self, arrays: ArrayRecord) -> ArrayRecord:
-        """Return what a client is sent to be evaluated: the same, in the same form."""
+        """Return the part of the model that is sent for evaluation: the same as for training, in the same form."""
         return self.arrays_to_train(arrays)
 
     def round_records(self, server_round: int) -> RecordDict:
-        """Return what the cohort is sent beside the model, for this round only."""
+        """Return further records for the messages to the cohort, for this round only."""
         return RecordDict()
 
     def round_config(self, server_round: int) -> Mapping[str, ConfigValue]:
-        """Return what the cohort is told beside that, under keys of the method's own."""
+        """Return further entries for the config of the messages to the cohort, under the method's own keys."""
         return {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return the cohort's messages, which share one content."""
+        """Return the messages to the cohort, which share one content."""
         self.sent, clients = self.arrays_to_train(arrays), self.cohort(server_round, grid)
         config = ConfigRecord({**config, **self.round_config(server_round)})
         messages = self.messages(TRAIN, clients, server_round, self.sent, config, self.round_records(server_round))
@@ -146,9 +148,10 @@ class FedAvg(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the new model and the average of the replies' metrics; ``None`` twice if nobody has answered well.
+        """Return the new model and the average of the replies' metrics; ``None`` twice if no reply is without an error.
 
-        Where the aggregation is an average, too, each reply is let go before the next is read.
+        If the aggregation is a running average, each reply is released before the next is read, so that memory does
+        not grow with the cohort.
         """
         before = self.sent_tensors
         aggregate, metrics = self.aggregation.start(server_round, before), _MetricAverage()
@@ -168,34 +171,34 @@ class FedAvg(Strategy):
         return arrays, MetricRecord({**metrics.result(), **self.aggregation.metrics()})
 
     def weight(self, reply: Message) -> float:
-        """Return how much a reply counts in whatever the method averages: its images, or as much as any other."""
+        """Return the weight of a reply in every average of the method: its number of images, or 1 if uniform."""
         return 1.0 if self.weighting == "uniform" else number(metrics_of(reply), NUM_EXAMPLES)
 
     def reply_tensors(self, reply: Message) -> Tensors:
-        """Return what is aggregated of a reply."""
+        """Return the part of a reply that is aggregated."""
         return to_tensors(self.arrays_to_train(arrays_of(reply)))
 
     def read_reply(self, reply: Message) -> None:
-        """Take from a good reply what it brings beside the model; a method that overrides this calls it, too."""
+        """Process what a successful reply contains beside the model; an override must call this one."""
         for broadcast in self.broadcasts:
             broadcast.answered(reply.metadata.src_node_id)
 
     def server_update(self, server_round: int, before: Tensors, average: Tensors) -> Tensors:
-        """Return the new values of the parameters that travel, given those that were sent and the average of replies.
+        """Return the new values of the shared parameters, from those that were sent and the average of the replies.
 
-        Here a server optimizer has its place. It sees parameters only: statistics and counters are what the aggregation
-        makes of them, since a step could make a variance negative.
+        A server optimizer overrides this. It sees parameters only: running statistics and counters stay as aggregated,
+        since a step could make a variance negative.
         """
         return average
 
     def after_aggregation(self, server_round: int, arrays: Tensors) -> Tensors:
-        """Return the model that the server goes on with, given the aggregated and updated one."""
+        """Return the model of the next round, from the aggregated and updated one."""
         return arrays
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return messages to every client, not only to the cohort."""
+        """Return evaluation messages to every client, not only to the cohort."""
         clients = sorted(grid.get_node_ids())
         messages = self.messages(EVALUATE, clients, server_round, self.arrays_to_evaluate(arrays), config)
         for broadcast in self.broadcasts:
@@ -203,7 +206,7 @@ class FedAvg(Strategy):
         return messages
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Return the average of the replies' metrics; only an app of one's own asks for it."""
+        """Return the average of the replies' metrics; called in Flower apps, not by this simulator's loop."""
         metrics = _MetricAverage()
         for reply in replies:
             if reply.has_error():
@@ -213,26 +216,26 @@ class FedAvg(Strategy):
         return None if metrics.empty else metrics.result()
 
     def workload(self, client: int) -> Workload:
-        """Return what a round of training took on that client's device."""
+        """Return the cost of the current round of training on that client's device."""
         return self.training_load
 
     def planned(self, size: float | None = None) -> Sequence[Workload]:
-        """Return what rounds will take, for a budget."""
+        """Return the possible costs of future rounds on a device of this size, to be compared with a budget."""
         return [self.training_load]
 
     def state(self) -> RecordDict:
-        """Return what a checkpoint must hold beside the model: of the aggregation, and who holds what was sent once."""
+        """Return the state for a checkpoint beside the model: the aggregation's, and which clients have broadcasts."""
         states = [self.aggregation.state(), *(broadcast.state() for broadcast in self.broadcasts)]
         return RecordDict({name: record for state in states for name, record in state.items()})
 
     def load_state(self, state: RecordDict) -> None:
-        """Take back what ``state`` returned."""
+        """Restore what ``state`` returned."""
         self.aggregation.load_state(state)
         for broadcast in self.broadcasts:
             broadcast.load_state(state)
 
     def summary(self) -> None:
-        """Log the method's settings, as Flower asks for at the start of a run."""
+        """Log the method's settings; Flower calls this at the start of a run."""
         log.info(
             "%s: weighting %s, fraction %g, %d personal entries",
             type(self).__name__,
@@ -250,7 +253,7 @@ class FedAvg(Strategy):
         config: ConfigRecord,
         records: RecordDict | None = None,
     ) -> list[Message]:
-        """Return one message to each client; all share one content, which an engine packs once."""
+        """Return one message to each client; all share one content object, which an engine serializes once."""
         config = config.copy()
         config[ROUND] = server_round
         content = RecordDict({ARRAYS: arrays, CONFIG: config, **(records or {})})
@@ -267,7 +270,7 @@ class FedAvg(Strategy):
 
 
 class _MetricAverage:
-    """The average of the clients' metrics, weighted by examples, as Flower's strategies form it."""
+    """The average of the clients' metrics weighted by examples, as in Flower's strategies."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
@@ -286,5 +289,5 @@ class _MetricAverage:
 
 
 def _name_failure(reply: Message, server_round: int) -> None:
-    """Log a failure in an app of one's own: this simulator's loop deals with failures before they get here."""
+    """Log a failed reply; reached only in other Flower apps, since this simulator's loop handles failures before."""
     log.warning("client %d failed in round %d: %s", reply.metadata.src_node_id, server_round, reply.error.reason)

@@ -16,14 +16,15 @@ MOMENTUM = "server momentum"
 class FedAvgM(FedAvg):
     r"""FedAvg with :math:`v \leftarrow \beta v + (w - \bar w)` and :math:`w \leftarrow w - \eta v`,
 
-    where :math:`\bar w` is the average of the replies. Parameters alone are stepped; statistics are averaged plainly.
+    where :math:`\bar w` is the average of the replies. Only parameters take this step; running statistics are averaged
+    plainly.
 
-    Parameters
-    ----------
-    server_momentum
-        :math:`\beta`, from 0 to below 1.
-    server_lr
-        :math:`\eta`, above 0. With ``server_momentum=0 server_lr=1`` it is FedAvg.
+    Args:
+        server_momentum: :math:`\beta`, from 0 to below 1.
+        server_lr: :math:`\eta`, above 0. With ``server_momentum=0 server_lr=1`` it is FedAvg.
+
+    Raises:
+        UserError: If an option is out of its range.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class FedAvgM(FedAvg):
         self.velocity: Tensors = {}
 
     def server_update(self, server_round: int, before: Tensors, average: Tensors) -> Tensors:
-        """Take the step with momentum."""
+        """Return the parameters after the step with momentum."""
         updated: Tensors = {}
         for name, start in before.items():
             step = start - average[name].to(start)
@@ -55,10 +56,10 @@ class FedAvgM(FedAvg):
         return updated
 
     def state(self) -> RecordDict:
-        """Return the velocity."""
+        """Return the inherited state and the velocity."""
         return RecordDict({**super().state(), MOMENTUM: to_record(self.velocity)})
 
     def load_state(self, state: RecordDict) -> None:
-        """Take back what ``state`` returned."""
+        """Restore what ``state`` returned."""
         super().load_state(state)
         self.velocity = to_tensors(state.array_records[MOMENTUM])

@@ -13,7 +13,7 @@ class FedBN(FedAvg):
     """FedAvg over everything but BatchNorm.
 
     The affine parameters, running statistics and counters of all BatchNorm1d/2d/3d layers, found by type, are sent in
-    neither direction. A client starts with the values its model is built with and keeps its own in ``Context.state``.
+    neither direction. A client starts with the initial values of its model and stores its own in ``Context.state``.
 
     Weights are ``uniform`` by default, as in the official code (``client_weights = [1/K] * K``).
 

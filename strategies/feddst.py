@@ -1,4 +1,4 @@
-"""FedDST (Bibikar et al., AAAI 2022, arXiv 2112.09824): clients look for weights, the server joins what they find."""
+"""FedDST (Bibikar et al., AAAI 2022, arXiv 2112.09824): clients adjust their masks, and the server merges these."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,15 +24,18 @@ from .submodels import HELD, average_of_holders, with_holders
 
 
 class FedDST(Pruned):
-    r"""Every ``interval`` rounds, before ``stop_round``, each client replaces weights while it trains.
+    r"""Every ``interval`` rounds, before ``stop_round``, each client replaces active weights while it trains.
 
-    How it does is in ``clients/feddst.py``, and how many, the same for all, in ``Schedule``. What they send then are no
-    longer the same weights. With :math:`n_k` images and the mask :math:`m_k` of client k, each is averaged over those
-    who hold it:
+    ``clients/feddst.py`` does the replacement; ``Schedule`` sets the number of weights, the same for all clients. The
+    clients' masks differ after that. With :math:`n_k` images and the mask :math:`m_k` of client k, each weight is
+    averaged over the clients where it is active:
 
     .. math:: w_i = \sum_k n_k m_{k,i} w_{k,i} \Big/ \sum_k n_k m_{k,i}
 
-    Of each layer as many as before are kept, those of the largest absolute values, and are the next round's mask.
+    The next round's mask has as many active weights in each layer as before, those of the largest absolute values.
+
+    Raises:
+        UserError: As ``Pruned``, and with device classes of several sizes or another aggregation than the mean.
     """
 
     reply_records = MappingProxyType({MASKS: check_masks})
@@ -74,7 +77,7 @@ class FedDST(Pruned):
         self._replaced: dict[str, int] = {}
 
     def round_config(self, server_round: int) -> Mapping[str, ConfigValue]:
-        """Return how many weights each layer is to replace, in rounds that adjust."""
+        """Return the number of weights to replace in each layer, in rounds that adjust the masks; else nothing."""
         self._replaced = self.schedule.counts(server_round, self.masks) if self.schedule.due(server_round) else {}
         if not self._replaced:
             return {}
@@ -82,7 +85,7 @@ class FedDST(Pruned):
         return {**counts, MOVED_ENTRIES: [entry(layer) for layer in self._replaced]}
 
     def reply_tensors(self, reply: Message) -> Tensors:
-        """Return, in a round that adjusts, all weights of the client's own masks and which of them it holds."""
+        """Return the reply's tensors; in a round that adjusts, dense ones and the client's own masks."""
         packed = super().reply_tensors(reply)
         if not self._replaced:
             return packed
@@ -90,18 +93,18 @@ class FedDST(Pruned):
         return with_holders(unpack(masks, packed), masks)
 
     def after_aggregation(self, server_round: int, arrays: Tensors) -> Tensors:
-        """Return the model with the largest of the weights that clients hold, which are the next masks."""
+        """Return the whole model; in a round that adjusts, choose the next masks and apply them."""
         if not self._replaced:
             return super().after_aggregation(server_round, arrays)
         nothing = {entry(layer): torch.zeros(shape) for layer, shape in self.shapes.items()}
         tensors = average_of_holders(arrays, nothing)
-        # Of weights that are zero, those that nobody holds are left out first.
+        # Among weights that are zero, those that are active on no client are removed first.
         scores = {layer: tensors[entry(layer)].abs().where(arrays[f"{layer}{HELD}"] > 0, -1) for layer in self.masks}
         self.set_masks(keep_largest(scores, kept(self.masks)), tensors)
         return apply(self.masks, tensors)
 
     def workload(self, client: int) -> Workload:
-        """Return it with, in a round that adjusts, one more batch with full gradients, whose largest are collected."""
+        """Return the cost of training; a round that adjusts adds a batch with dense gradients and their top k."""
         load = super().workload(client)
         if not self._replaced:
             return load

@@ -21,14 +21,15 @@ from .fedavg import FedAvg, Tensors
 
 
 class FedLoGe(FedAvg):
-    """FedAvg over the network and the auxiliary classifier; the personal ones stay, the fixed one travels once.
+    """FedAvg over the network and the auxiliary classifier; personal classifiers stay, the fixed one is sent once.
 
-    The server makes the fixed classifier (SSE-C, ``fedsim/heads/sparse_frame.py``) when the strategy is made, in place,
-    so arrays are taken from the model after that. A client is sent it with its first training message and keeps it.
+    Constructing the strategy makes the fixed classifier (SSE-C, ``fedsim/heads/sparse_frame.py``) in ``model``, in
+    place, so take the initial arrays from the model after that. A client receives it with its first message and stores
+    it.
 
     Raises:
-        UserError: If the model does not end in the three classifiers of ``head=local_generic``, or they are not to be
-            trained.
+        UserError: If the model does not end in the three classifiers of ``head=local_generic``, or the auxiliary one
+            is frozen.
     """
 
     personal_modules = (PersonalLinear,)
@@ -54,17 +55,17 @@ class FedLoGe(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return the cohort's messages, with the fixed classifier for those who do not hold it."""
+        """Return the messages to the cohort, with the fixed classifier for clients that do not have it yet."""
         self.fixed_classifier.record = select(arrays, self.fixed)
         return super().configure_train(server_round, arrays, config, grid)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return messages with the fixed classifier: a client that has not trained yet is evaluated, too."""
+        """Return messages with the fixed classifier, since clients that have not trained yet are evaluated, too."""
         self.fixed_classifier.record = select(arrays, self.fixed)
         return super().configure_evaluate(server_round, arrays, config, grid)
 
     def after_aggregation(self, server_round: int, arrays: Tensors) -> Tensors:
-        """Return the model with the fixed classifier, which the next messages, and a checkpoint, find there."""
+        """Return the model with the fixed classifier, where the next messages and checkpoints take it from."""
         return {**arrays, **to_tensors(self.fixed_classifier.record)}

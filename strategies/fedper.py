@@ -14,8 +14,8 @@ from .fedavg import FedAvg
 class FedPer(FedAvg):
     """FedAvg over everything but the classifier, the linear layer that makes the logits, which never leaves a client.
 
-    Of the paper's personalization layers, of which there may be more, this is the classifier alone. All clients start
-    with the same one, and train both parts together.
+    The paper allows several personalization layers; here the classifier is the only one. All clients start with the
+    same classifier and train both parts together.
 
     Raises:
         UserError: If the model has no such layer, or it is frozen: nothing would be personal.
@@ -31,5 +31,5 @@ class FedPer(FedAvg):
                 f"strategy={self.name} needs a classifier that is trained, and that of this network is frozen: "
                 "choose head=linear and train_only=null, or another strategy."
             )
-        # Not by type, as other methods say it: linear layers in front of the classifier, such as cnn6's, are shared.
+        # Not declared by type, as in other methods: linear layers before the classifier, such as cnn6's, are shared.
         self.keep_on_clients(classifier.state_dict(prefix=f"{path}." if path else ""))

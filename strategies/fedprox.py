@@ -1,4 +1,4 @@
-"""FedProx (Li et al., MLSys 2020, arXiv 1812.06127): the server's half, which is FedAvg's."""
+"""FedProx (Li et al., MLSys 2020, arXiv 1812.06127): the server side, which is that of FedAvg."""
 
 from fedsim.cost import Workload
 
@@ -6,7 +6,9 @@ from .fedavg import FedAvg
 
 
 class FedProx(FedAvg):
-    """Averages as FedAvg does. What differs is the clients' loss (``clients/fedprox.py``), for which a device also
-    keeps the model that it was sent."""
+    """FedAvg on the server; only the clients' loss differs (``clients/fedprox.py``).
+
+    For that loss a device also holds the parameters with which it starts the round.
+    """
 
     training_load = Workload(extra_vectors=1)

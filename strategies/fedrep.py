@@ -1,4 +1,4 @@
-"""FedRep (Collins et al., ICML 2021, arXiv 2102.07078): FedPer's split, with the two parts trained in turn."""
+"""FedRep (Collins et al., ICML 2021, arXiv 2102.07078): FedPer's split, with the two parts trained one by one."""
 
 from torch import nn
 
@@ -10,13 +10,13 @@ from .fedper import FedPer
 
 
 class FedRep(FedPer):
-    """The body is averaged and every client keeps its classifier, as in FedPer.
+    """The body is averaged and the classifier is personal, as in FedPer.
 
-    What differs is local training (``clients/fedrep.py``), in which ``head_epochs`` passes for the head alone come
-    first. Replies are weighted by examples, as in the official code; the paper's Algorithm 1 weighs all the same.
+    Local training differs (``clients/fedrep.py``): it begins with ``head_epochs`` passes for the head alone. Replies
+    are weighted by examples, as in the official code; the paper's Algorithm 1 weighs all clients the same.
 
     Raises:
-        UserError: As FedPer, and if there is nothing to train in front of the classifier.
+        UserError: As ``FedPer``, and if there is nothing to train before the classifier.
     """
 
     name = "fedrep"

@@ -47,15 +47,15 @@ log = logging.getLogger(__name__)
 class FedTiny(Pruned):
     """Adaptive BatchNorm selection before the first round, progressive pruning after every ``interval`` rounds.
 
-    **Selection.** Each of ``candidates`` sets of layer densities is pruned by magnitude. The first cohort lets
-    ``selection_share`` of its training images through each candidate and returns statistics of its BatchNorm layers;
-    the server averages them as it averages weights; the cohort returns its losses under the average, and the candidate
-    of the smallest one is trained, with those statistics. Where statistics do not travel (``norm.policy``), or are of
-    other layers than BatchNorm, each client evaluates a candidate with statistics of its own, of the same images.
-    Without any running statistics the losses alone decide.
+    **Selection.** For each of ``candidates`` sets of layer densities the network is pruned by magnitude. The clients of
+    the first cohort pass ``selection_share`` of their training images through each candidate and return the statistics
+    of its BatchNorm layers; the server averages these like weights; the clients return their losses under the average
+    statistics, and the candidate of the smallest average loss is trained, starting with those statistics. If
+    statistics are not sent (``norm.policy``), or belong to other layers than BatchNorm, each client evaluates a
+    candidate with its own statistics, of the same images. Without any running statistics the losses alone decide.
 
     **Progressive pruning.** See ``fedsim/methods/sparse/adjustment.py``: the clients return the largest gradients of
-    inactive weights of one block, and the server averages them as it averages weights, a missing one being zero.
+    inactive weights of one block, and the server averages them like weights, a missing one counting as zero.
     """
 
     queries = MappingProxyType({BN_STATISTICS: model_entries, CANDIDATE_LOSS: no_arrays})
@@ -91,7 +91,7 @@ class FedTiny(Pruned):
         self._tried: list[Masks] = []
 
     def first_model(self, arrays: Tensors, server_round: int, grid: Grid) -> Tensors:
-        """Take the candidate of the smallest loss; return the model with the statistics its cohort has under it."""
+        """Select the candidate of the smallest loss; return the model with the cohort's average statistics under it."""
         weights = {layer: arrays[entry(layer)] for layer in self.shapes}
         names = [name for name in statistics_entries(self.model) if name not in self.personal]
         pool = [magnitude_masks(weights, counts) for counts in self.candidates]
@@ -115,7 +115,7 @@ class FedTiny(Pruned):
     def _try(
         self, masks: Masks, arrays: Tensors, cohort: list[int], grid: Grid, *, with_statistics: bool
     ) -> tuple[float, Tensors]:
-        """Return the cohort's loss with a candidate, and the averaged statistics it was computed with."""
+        """Return the cohort's average loss with a candidate, and the average statistics it was computed with."""
         config = ConfigRecord({SHARE: self.selection_share})
         contents = self._contents(masks, arrays, config, cohort)
         statistics: Tensors = {}
@@ -135,7 +135,7 @@ class FedTiny(Pruned):
     def _contents(
         self, masks: Masks, arrays: Tensors, config: ConfigRecord, cohort: list[int]
     ) -> dict[int, RecordDict]:
-        """Return what brings each client of the cohort its submodel of a candidate, for this question only."""
+        """Return the content by client that sends each client its submodel of a candidate, for this query only."""
         shared = to_tensors(self.arrays_to_train(to_record(arrays)))
         weights = {layer: arrays[entry(layer)] for layer in masks}
         contents: dict[int, RecordDict] = {}
@@ -150,12 +150,12 @@ class FedTiny(Pruned):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return the cohort's messages; before the first of them a candidate is selected."""
+        """Return the messages to the cohort; in the first round, select a candidate before."""
         self._tried = []
         return super().configure_train(server_round, arrays, config, grid)
 
     def round_config(self, server_round: int) -> Mapping[str, ConfigValue]:
-        """Return of how many inactive weights of one block the gradients are asked for, in rounds that adjust."""
+        """Return the number of gradients of inactive weights to report for each layer of one block, where it is due."""
         self._grown = {}
         if self.schedule.due(server_round):
             block = self.blocks[self.schedule.block(server_round, len(self.blocks))]
@@ -166,7 +166,10 @@ class FedTiny(Pruned):
         return {f"{GROW}{layer}": count for layer, count in self._grown.items()}
 
     def read_reply(self, reply: Message) -> None:
-        """Add up the gradients, each as much as its client's weights; only the order of the sums will matter."""
+        """Add the reported gradients to sums, weighted like the client's weights.
+
+        The sums are not divided by the total weight, since only their ranking matters.
+        """
         super().read_reply(reply)
         if GRADIENTS in reply.content.array_records:
             reported = to_tensors(reply.content.array_records[GRADIENTS])
@@ -175,7 +178,7 @@ class FedTiny(Pruned):
                 total.index_add_(0, places.long(), self.weight(reply) * values.double())
 
     def after_aggregation(self, server_round: int, arrays: Tensors) -> Tensors:
-        """Return the model in which, in rounds that adjust, weights have changed places."""
+        """Return the whole model; in a round that adjusts, prune weights and activate as many inactive ones."""
         tensors, masks = super().after_aggregation(server_round, arrays), dict(self.masks)
         if not self._grown:
             return tensors
@@ -186,7 +189,10 @@ class FedTiny(Pruned):
         return tensors
 
     def workload(self, client: int) -> Workload:
-        """Return it with one more batch with full gradients in rounds that adjust, in the first with the selection."""
+        """Return the cost of training; a round that adjusts adds a batch with dense gradients, the first the selection.
+
+        A dense-gradient batch is followed by a top-k selection of the gradients.
+        """
         submodel = self.submodels.of(client)
         passes = 2 if has_statistics(self.model) else 1
         tried = [self.planned_densities(kept(masks), submodel.density) for masks in self._tried]
@@ -202,5 +208,5 @@ class FedTiny(Pruned):
         )
 
     def planned(self, size: float | None = None) -> Sequence[Workload]:
-        """Return one for each candidate: they have as many weights, but not where they cost as much."""
+        """Return a cost for each candidate: all have the same number of weights, but in layers of different cost."""
         return [self.sparse_load(self.planned_densities(counts, size)) for counts in self.candidates]

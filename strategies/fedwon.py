@@ -14,11 +14,12 @@ from .fedavg import FedAvg
 class FedWon(FedAvg):
     """FedAvg over all parameters, gains included, of a network without normalization layers.
 
-    What makes it FedWon is the network (``norm=sws``, Eq. 3) and adaptive gradient clipping on the clients
+    FedWon consists of the network (``norm=sws``, Eq. 3) and adaptive gradient clipping on the clients
     (``clients/clipped_sgd.py``); the server averages by examples.
 
     Raises:
-        UserError: If the model has a normalization layer, no standardized convolution, or one that is not.
+        UserError: If the model has a normalization layer, has no standardized convolution, or has a convolution that
+            is not standardized.
     """
 
     def __init__(self, model: nn.Module, training: ServerTraining | None = None) -> None:
@@ -37,7 +38,7 @@ class FedWon(FedAvg):
 
 
 def _plain(model: nn.Module) -> list[tuple[str, _ConvNd]]:
-    """Return the convolutions that are not standardized, without those inside an attention, beside the norm."""
+    """Return the convolutions that are not standardized, except inside attention layers, which ``norm=`` skips."""
     beside = tuple(f"{path}." for path, layer in model.named_modules() if isinstance(layer, ATTENTION_LAYERS))
     return [
         (path, layer)

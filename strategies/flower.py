@@ -21,18 +21,18 @@ from fedsim.methods.training import ServerTraining
 from .fedavg import FedAvg
 
 OURS = ("fraction_train", "fraction_evaluate", "min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
-"""Arguments that the simulator sets: it draws the cohorts."""
+"""Arguments that the simulator sets, because it draws the cohorts."""
 KEYS = ("weighted_by_key", "arrayrecord_key", "configrecord_key", "train_metrics_aggr_fn", "evaluate_metrics_aggr_fn")
-"""Arguments about names in messages, and functions, which are no settings."""
+"""Arguments that name records in messages or are functions, which cannot be settings."""
 ELSEWHERE = {
     "FedProx": "strategy=fedprox, whose clients know the proximal term",
     "FedXgbBagging": "another strategy: trees are no network",
     "FedXgbCyclic": "another strategy: trees are no network",
 }
 SERVER_OPTIMIZERS = (flower.FedAvgM, flower.FedAdagrad, flower.FedAdam, flower.FedYogi, flower.QFedAvg)
-"""Those that step from the model that was sent: they are shown parameters alone."""
+"""Strategies that take a step from the model that was sent: they see parameters only."""
 KEPT, FORMS = "flower/", "flower-forms"
-"""Names of a checkpoint's records: the arrays that a strategy keeps, and how it holds them."""
+"""Names of records in a checkpoint: the arrays that a strategy stores, and the container types they are stored in."""
 LOSS = "train_loss"
 """The name under which ``QFedAvg`` looks for a client's training loss."""
 
@@ -50,20 +50,18 @@ def flower_strategies() -> list[str]:
 class FlowerStrategy(FedAvg):
     """Lets a strategy of Flower make the new model; cohorts, messages and the state split are this simulator's.
 
-    It sees the floating-point entries that travel as vectors, with ``num-examples`` (the weight of the client), the
-    client's metrics and its loss as ``train_loss``. Server optimizers (``FedAvgM``, ``FedAdam``, ``FedYogi``,
-    ``FedAdagrad``, ``QFedAvg``) see parameters alone, and statistics are averaged plainly; for the others, such as
-    ``FedTrimmedAvg``, statistics are entries like any other. Counters take the maximum.
+    It sees the floating-point entries that are sent, flattened to vectors, with ``num-examples`` (the weight of the
+    client), the client's metrics and its loss as ``train_loss``. Server optimizers (``FedAvgM``, ``FedAdam``,
+    ``FedYogi``, ``FedAdagrad``, ``QFedAvg``) see parameters only, and running statistics are averaged plainly; for the
+    others, such as ``FedTrimmedAvg``, statistics are entries like any other. Counters take the maximum.
 
-    Parameters
-    ----------
-    flower
-        The name of a class of ``flwr.serverapp.strategy``.
-    arguments
-        Of its constructor.
+    Args:
+        flower: The name of a class of ``flwr.serverapp.strategy``.
+        arguments: Keyword arguments of its constructor.
 
     Raises:
-        UserError: For a class that Flower does not have or that cannot be used here, or an argument it does not take.
+        UserError: If Flower has no such class, it cannot be used here, or its constructor does not accept the
+            arguments.
     """
 
     uses_aggregation = False
@@ -83,18 +81,24 @@ class FlowerStrategy(FedAvg):
         self.aggregation = _FlowerAggregation(self.inner, shown, lambda: self._metrics)
 
     def read_reply(self, reply: Message) -> None:
-        """Remember the client's metrics, for the strategy to see."""
+        """Store the client's metrics, which the strategy sees beside its arrays."""
         super().read_reply(reply)
         self._metrics = metrics_of(reply)
 
 
 class _FlowerAggregation(Aggregation):
-    """Shows one strategy the replies of every round; what it keeps between rounds is read from its attributes."""
+    """Passes the replies of every round to one strategy; its state between rounds is read from its attributes."""
 
     def __init__(
         self, inner: flower.FedAvg, shown: frozenset[str] | None, metrics_now: Callable[[], MetricRecord]
     ) -> None:
-        """``shown`` names the entries that the strategy sees; ``None`` for all floating-point ones."""
+        """Wrap a strategy.
+
+        Args:
+            inner: The strategy of Flower.
+            shown: Names of the entries that it sees; ``None`` for all floating-point ones.
+            metrics_now: Returns the metrics of the reply that is being added.
+        """
         self.inner = inner
         self.shown = shown
         self.metrics_now = metrics_now
@@ -130,20 +134,20 @@ class _Replies:
         return {**self.others.result(), **self.collected.result()}
 
     def _shown(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return what the strategy sees, sorted: some keep lists, and a checkpoint keeps no order."""
+        """Return what the strategy sees, sorted: some store lists, and a checkpoint does not preserve the order."""
         shown = self.owner.shown
         floating = {name: tensor for name, tensor in sorted(tensors.items()) if tensor.is_floating_point()}
         return {name: tensor for name, tensor in floating.items() if shown is None or name in shown}
 
     def _configured(self, server_round: int) -> flower.FedAvg:
-        """Show the strategy the model that was sent, as it expects at the beginning of a round."""
+        """Pass the model that was sent to the strategy, which expects it at the beginning of a round; return it."""
         vectors = to_record({name: self.collected.vector(tensor) for name, tensor in self.sent.items()})
         self.owner.inner.configure_train(server_round, vectors, ConfigRecord(), _OneNode())  # type: ignore[arg-type]
         return self.owner.inner
 
 
 class _WithMetrics(Collected):
-    """Messages that have the client's metrics beside its weight."""
+    """Messages that contain the client's metrics beside its weight."""
 
     def __init__(
         self,
@@ -163,7 +167,7 @@ class _WithMetrics(Collected):
 
 
 class _OneNode:
-    """As much of a Grid as a strategy looks at when it configures a round."""
+    """The part of a ``Grid`` that a strategy uses when it configures a round."""
 
     def get_node_ids(self) -> list[int]:
         return [SERVER_NODE]
@@ -192,7 +196,7 @@ def _make(name: str, arguments: Mapping[str, Any]) -> flower.FedAvg:
 
 
 def _form(value: object) -> str | None:
-    """Return how an attribute holds arrays that are kept from round to round; ``None`` for any other attribute."""
+    """Return the container type of an attribute that holds arrays between rounds; ``None`` for any other attribute."""
     if isinstance(value, ArrayRecord):
         return "record"
     values = list(value.values()) if isinstance(value, dict) else value
@@ -209,7 +213,7 @@ def _to_record(value: Any) -> ArrayRecord:
 
 
 def _from_record(record: ArrayRecord, form: str) -> Any:
-    """Return what ``_to_record`` was given."""
+    """Return the value from which ``_to_record`` made the record."""
     if form == "record":
         return record
     arrays = {name: array.numpy() for name, array in record.items()}

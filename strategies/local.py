@@ -14,8 +14,8 @@ from .fedavg import FedAvg
 class Local(FedAvg):
     """Everything is personal: messages carry no arrays in either direction, and each client goes on with its own model.
 
-    All clients start from the same weights, as in the other methods, so that nothing but communication differs. An
-    aggregation has nothing to do here, whichever it is.
+    All clients start from the same weights, as in the other methods, so that only communication differs. The setting
+    ``aggregation`` has no effect.
     """
 
     personal_modules = (nn.Module,)
@@ -24,5 +24,5 @@ class Local(FedAvg):
         super().__init__(model, replace(training or ServerTraining(), weighting="examples", aggregation=Mean()))
 
     def arrays_to_train(self, arrays: ArrayRecord) -> ArrayRecord:
-        """Return nothing."""
+        """Return an empty record."""
         return ArrayRecord()

@@ -43,28 +43,34 @@ log = logging.getLogger(__name__)
 
 CRITERIA = ("magnitude", "random", "snip", "synflow")
 SNIP_SHARE = 0.1
-"""Of a client's training images, on which it computes the gradients that SNIP asks for."""
+"""The share of a client's training images on which it computes the gradients for SNIP."""
 DISTRIBUTIONS = {"uniform": uniform, "erk": erk}
 
 
 class Pruned(FedAvg):
-    """The network is pruned before the first round and stays as sparse as it is then.
+    """The network is pruned before the first round, and its density does not change after that.
 
-    Each layer's kept weights travel as numbers in their order, and the mask, as bits or places, with a client's first
-    message and whenever it changed. Biases and norm layers are dense, and so are the layers that ``dense`` names.
+    A layer's active weights are sent as a vector in index order; its mask, as bits or as indices, is sent with a
+    client's first message and whenever it has changed. Biases, norm layers and the layers named by ``dense`` stay
+    dense.
 
-    With ``ServerTraining.client_sizes``, smaller densities of clients whose devices cannot afford ``density``, these
-    train a submodel, and a weight is averaged over those who hold it (``strategies/submodels.py``).
+    ``ServerTraining.client_sizes`` has the smaller densities of clients whose devices cannot afford ``density``. These
+    train a submodel, and a weight is averaged over the clients that hold it (``strategies/submodels.py``).
 
-    Parameters
-    ----------
-    density
-        The share that is kept of the weights of all other convolutions and linear layers, exact to the last weight.
-    criterion
-        ``magnitude`` and ``random`` with the ``distribution`` of densities over layers, ``uniform`` or ``erk``;
-        ``synflow`` and ``snip``, by gradients that the first cohort is asked for, decide over all layers at once.
-    pretrained
-        A ``model.safetensors`` of another run of the same network, which is pruned instead of the initial one.
+    Args:
+        density: The share of active weights among those of all other convolutions and linear layers, exact to the last
+            weight.
+        dense: Layers that are not pruned.
+        criterion: ``magnitude`` and ``random`` prune each layer to the density of ``distribution``; ``synflow``, and
+            ``snip`` with gradients from the first cohort, rank the weights of all layers together.
+        distribution: Densities of the layers, ``uniform`` or ``erk``.
+        pretrained: A ``model.safetensors`` of another run of the same network, which is pruned instead of the initial
+            one.
+
+    Raises:
+        UserError: If an option is unknown or out of range, a layer that would be pruned is frozen, ``pretrained``
+            cannot be loaded, or the aggregation cannot handle submodels or the gradients for SNIP.
+        ValueError: If ``synflow`` is used without ``ServerTraining.image_shape``.
     """
 
     size_option: ClassVar[str] = "density"
@@ -107,7 +113,7 @@ class Pruned(FedAvg):
         if criterion == "synflow":
             if training.image_shape is None:
                 raise ValueError("strategy.criterion=synflow needs ServerTraining.image_shape")
-            synflow_scores(model, training.image_shape, list(layers))  # refuses what it cannot rank, before a run
+            synflow_scores(model, training.image_shape, list(layers))  # fails before the run if it cannot rank
         self.image_shape = training.image_shape
         self.masks: Masks = {}
         self.submodels = Submodels(training.client_sizes, self.shapes)
@@ -122,7 +128,7 @@ class Pruned(FedAvg):
         self.queried_share = SNIP_SHARE if criterion == "snip" else 0.0
 
     def first_model(self, arrays: Tensors, server_round: int, grid: Grid) -> Tensors:
-        """Choose what is kept of the dense network (``set_masks``); return what training starts from."""
+        """Choose the masks for the dense network (``set_masks``); return the model that training starts from."""
         weights = {layer: arrays[entry(layer)] for layer in self.shapes}
         if self.criterion == "snip":
             scores = snip_scores(weights, self._gradients(arrays, server_round, grid))
@@ -138,7 +144,7 @@ class Pruned(FedAvg):
         return arrays
 
     def _gradients(self, arrays: Tensors, server_round: int, grid: Grid) -> Tensors:
-        """Ask the cohort for gradients of the dense network's loss over a share of its images; return them by layer."""
+        """Return the cohort's average gradients of the dense network's loss on a share of its images, by layer."""
         config = ConfigRecord({SHARE: SNIP_SHARE, LAYERS: list(self.shapes)})
         content = RecordDict({ARRAYS: self.arrays_to_train(to_record(arrays)), CONFIG: config})
         average = RunningAverage()
@@ -149,9 +155,9 @@ class Pruned(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return the cohort's messages: what is kept, and the masks for those who do not hold them.
+        """Return the messages to the cohort: active weights, and the masks for clients that do not have them yet.
 
-        Before the first of them the masks are chosen.
+        Choose the masks first, in the first round.
         """
         self._queried = not self.masks
         if not self.masks:
@@ -167,13 +173,13 @@ class Pruned(FedAvg):
         return messages
 
     def read_reply(self, reply: Message) -> None:
-        """Remember that the client holds its masks."""
+        """Record that the client has its masks."""
         super().read_reply(reply)
         client = reply.metadata.src_node_id
         self.submodels.of(client).broadcast.answered(client)
 
     def reply_tensors(self, reply: Message) -> Tensors:
-        """Return what is kept, and where devices do not keep the same, all weights and who holds them."""
+        """Return the active weights; with several submodels, dense weights and the client's masks."""
         packed = super().reply_tensors(reply)
         if not self.submodels.several:
             return packed
@@ -181,13 +187,13 @@ class Pruned(FedAvg):
         return with_holders(unpack(masks, packed), masks)
 
     def after_aggregation(self, server_round: int, arrays: Tensors) -> Tensors:
-        """Return the whole model, zeros where nothing is kept."""
+        """Return the whole model, with zeros at inactive weights."""
         return average_of_holders(arrays, self._before) if self.submodels.several else unpack(self.masks, arrays)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return messages in the form of training: to each client what is kept of the submodel that it trains."""
+        """Return messages in the form of training: to each client the active weights of the submodel that it trains."""
         tensors = to_tensors(self.arrays_to_evaluate(arrays))
         messages: list[Message] = []
         for submodel, clients in self.submodels.groups(sorted(grid.get_node_ids())):
@@ -196,12 +202,12 @@ class Pruned(FedAvg):
         return messages
 
     def set_masks(self, masks: Masks, arrays: Mapping[str, torch.Tensor]) -> None:
-        """Take other masks; ``arrays`` has the weights, by which submodels know their parts."""
+        """Replace the masks; ``arrays`` has the weights, by whose magnitude the submodels are chosen."""
         self.masks = masks
         self.submodels.change(masks, {layer: arrays[entry(layer)] for layer in masks})
 
     def workload(self, client: int) -> Workload:
-        """Return what training takes with this client's masks, and in the first round what SNIP asked."""
+        """Return the cost of training with this client's masks, in the first round with SNIP's query."""
         asked = self._queried and self.criterion == "snip"
         return self.sparse_load(
             densities(self.submodels.of(client).masks),
@@ -209,44 +215,47 @@ class Pruned(FedAvg):
         )
 
     def planned(self, size: float | None = None) -> Sequence[Workload]:
-        """Return it for the densities of ``counts``; where a criterion over all layers puts weights is not known."""
+        """Return the cost with the densities of ``counts``.
+
+        A criterion that ranks all layers together will give other densities, which are not known in advance.
+        """
         return [self.sparse_load(self.planned_densities(self.counts, size))]
 
     def planned_densities(self, counts: Counts, size: float | None) -> dict[str, float]:
-        """Return the density of each layer for a device of that size."""
+        """Return the density of each layer on a device of density ``size``; ``None`` for the whole network."""
         part = counts if size is None else nested(counts, self.shapes, size)
         return {layer: count / self.shapes[layer].numel() for layer, count in part.items()}
 
     def sparse_load(self, shares: Mapping[str, float], queries: Sequence[QueryPasses] = ()) -> Workload:
-        """Return the workload of these densities; ``density`` is that of all layers that may be pruned."""
+        """Return the workload with these layer densities; its column ``density`` is over all prunable layers."""
         sizes = {layer: self.shapes[layer].numel() for layer in shares}
         kept = sum(size * shares[layer] for layer, size in sizes.items())
         columns = {"density": kept / sum(sizes.values())} if sizes else {}
         return Workload(shares, queries=queries, columns=columns)
 
     def export(self, folder: Path, model: Mapping[str, torch.Tensor]) -> None:
-        """Write ``pruned.safetensors``, the model as small as it is, and the submodels by density."""
+        """Write ``pruned.safetensors``, the model in a sparse format, and one such file for each smaller submodel."""
         if self.masks:
             save_pruned(folder / "pruned.safetensors", model, self.masks)
         for density, masks in self.submodels.smaller.items():
             save_pruned(folder / f"pruned_{density:.6g}.safetensors", model, masks)
 
     def state(self) -> RecordDict:
-        """Return the masks, and who holds them."""
+        """Return the inherited state, the masks, and which clients have them."""
         return RecordDict({**super().state(), **self.submodels.state()})
 
     def load_state(self, state: RecordDict) -> None:
-        """Take back what ``state`` returned."""
+        """Restore what ``state`` returned."""
         super().load_state(state)
         self.submodels.load_state(state)
         self.masks = self.submodels.whole.masks
 
 
 def load_pretrained(model: nn.Module, path: str) -> None:
-    """Load the weights of another run.
+    """Load the weights of another run into ``model``, in place.
 
     Raises:
-        UserError: If the file cannot be read or is another network's.
+        UserError: If the file cannot be read or holds another network.
     """
     with reading(f"strategy.pretrained={path}", "choose a run's model.safetensors"):
         tensors = load_file(Path(path))

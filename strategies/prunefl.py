@@ -1,5 +1,4 @@
-"""PruneFL (Jiang et al., TNNLS 2022, arXiv 1909.12326): gradients of all weights decide which take the small ones'
-places."""
+"""PruneFL (Jiang et al., TNNLS 2022, arXiv 1909.12326): gradients of all weights decide which replace the smallest."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,24 +22,28 @@ from .pruned import Pruned
 
 
 class PruneFL(Pruned):
-    r"""Every ``interval`` rounds, before ``stop_round``, small weights compete with those that are not there.
+    r"""Every ``interval`` rounds, before ``stop_round``, small active weights compete with the inactive ones.
 
-    Of each layer's active weights only the :math:`rate \cdot 0.5^{t / half\_life}` smallest by magnitude may go, in
-    round t; the others stay (``contested_masks``). Those that may go and all inactive weights, of all layers together,
-    compete for what is left: as many as before are kept, the largest by
+    In round t only the share :math:`rate \cdot 0.5^{t / half\_life}` of each layer's active weights that is smallest by
+    magnitude may be pruned; the others stay (``contested_masks``). These candidates and all inactive weights, of all
+    layers together, compete for the remaining places. The number of active weights stays the same; those are chosen
+    with the largest
 
     .. math:: \sum_k n_k \sum_t \Big( \sum_i g_{k,t,i} \Big)^2
 
-    over the clients k of n_k images (or all alike, ``weighting``), the rounds t since the last adjustment and the
-    gradients g of a round's steps i. What comes is zero at first. Clients add up the gradients of *all* prunable
-    weights in every round before an adjustment, which takes as much memory as the dense weights three times, and send
-    the sums in the rounds that adjust; one that is not in such a round's cohort is not heard.
+    over the clients k of n_k images (or all weighted the same, ``weighting``), the rounds t since the last adjustment
+    and the gradients g of a round's steps i. A newly active weight starts at zero. Clients add up the gradients of
+    *all* prunable weights in every round before an adjustment, which takes three times the memory of the dense weights,
+    and send the sums in the rounds that adjust; the sums of clients outside the cohort of such a round do not count.
 
-    That is the rule of the authors' code (jiangyuang/PruneFL, b499d3a), at one density and where every weight takes as
-    long as another: its search for the density that learns fastest, by times measured on devices, is left out, so that
-    methods can be compared at one density. Theirs brings a weight back with the value that it had when it went; here
-    it is zero as long as the mask leaves it out. With ``rate=1`` every weight may go, and the squared gradients alone
-    decide.
+    This is the rule of the authors' code (jiangyuang/PruneFL, b499d3a) at a fixed density and with the same time cost
+    for every weight. Its search for the density that learns fastest, by times measured on devices, is left out, so that
+    methods can be compared at one density. The authors' code activates a weight with the value that it had when it was
+    pruned; here it is zero while it is inactive. With ``rate=1`` every weight may be pruned, and the squared gradients
+    alone decide.
+
+    Raises:
+        UserError: As ``Pruned``, and if an option is out of its range or the aggregation adds noise.
     """
 
     reply_records = MappingProxyType({SQUARES: check_squares})
@@ -81,7 +84,7 @@ class PruneFL(Pruned):
         self._squares = RunningAverage()
 
     def round_config(self, server_round: int) -> Mapping[str, ConfigValue]:
-        """Ask for sums from the first round after an adjustment on, if there will be another."""
+        """Return the request for sums, from the first round after an adjustment on, if there will be another."""
         next_adjustment = -(-server_round // self.interval) * self.interval
         self._since = next_adjustment - self.interval + 1 if next_adjustment < self.stop_round else 0
         self._adjusts = self._since > 0 and server_round == next_adjustment
@@ -89,13 +92,13 @@ class PruneFL(Pruned):
         return {SQUARES_SINCE: self._since, SQUARES: self._adjusts} if self._since else {}
 
     def read_reply(self, reply: Message) -> None:
-        """Average the squares that the client reports, by layer."""
+        """Add the squares that the client reports to the average by layer."""
         super().read_reply(reply)
         if SQUARES in reply.content.array_records:
             self._squares.add(to_tensors(reply.content.array_records[SQUARES]), self.weight(reply))
 
     def after_aggregation(self, server_round: int, arrays: Tensors) -> Tensors:
-        """Return the model in which, in rounds that adjust, weights have changed places."""
+        """Return the whole model; in a round that adjusts, choose the next masks and apply them."""
         tensors = super().after_aggregation(server_round, arrays)
         if not self._adjusts:
             return tensors
@@ -105,13 +108,13 @@ class PruneFL(Pruned):
         return apply(self.masks, tensors)
 
     def workload(self, client: int) -> Workload:
-        """Return it with the sums, in rounds in which they are asked for."""
+        """Return the cost of training, including the sums in rounds in which they are requested."""
         return self._with_squares(super().workload(client)) if self._since else super().workload(client)
 
     def planned(self, size: float | None = None) -> Sequence[Workload]:
-        """Return it with the sums, which most rounds need."""
+        """Return the possible costs of rounds including the sums, which most rounds need."""
         return [self._with_squares(load) for load in super().planned(size)]
 
     def _with_squares(self, load: Workload) -> Workload:
-        """Return it where every step has full gradients, and they, their sums and the squares of these are held."""
+        """Return the load with dense gradients in every step, and memory for them, their sums and squares of these."""
         return replace(load, full_gradient_layers=tuple(self.shapes), full_gradient_steps=None, full_gradient_vectors=2)

@@ -20,14 +20,14 @@ from fedsim.methods.training import ServerTraining
 from .fedavg import FedAvg, Tensors
 
 CONTROL = "control"
-"""The record of the server's control variate c in a message, and of a client's change of its own in a reply."""
+"""The record of the server's control variate c in a message, and of the change of the client's own in a reply."""
 
 
 def check_control(tensors: Reported, question: Question) -> None:
-    """Refuse changes of a control variate that are not in the form of the model's entries, or absurdly large.
+    """Refuse changes of a control variate whose names, shapes or types differ from the model's, or that are too large.
 
     Raises:
-        ReplyFault: Naming the entry.
+        ReplyFault: If an entry does not pass; the message names it.
     """
     trained = [name for name in question.sent if name in question.records[CONTROL]]
     refuse_other_names(tensors, trained, "control variates")
@@ -42,13 +42,14 @@ class Scaffold(FedAvg):
     .. math:: x \leftarrow x + \eta_g \Big( \tfrac{1}{|S|} \sum_{i \in S} y_i - x \Big), \qquad
               c \leftarrow c + \frac{|S|}{N} \cdot \frac{1}{|S|} \sum_{i \in S} (c_i^+ - c_i)
 
-    over the cohort S of N clients (Algorithm 1). There are control variates of the parameters that travel, not of
-    statistics, which are averaged plainly. The clients' half is in ``clients/scaffold.py``.
+    over the cohort S out of N clients (Algorithm 1). Control variates exist for the shared parameters, not for running
+    statistics, which are averaged plainly. The client side is in ``clients/scaffold.py``.
 
-    Parameters
-    ----------
-    server_lr
-        :math:`\eta_g`, above 0; 1 takes the average.
+    Args:
+        server_lr: :math:`\eta_g`, above 0; 1 takes the average.
+
+    Raises:
+        UserError: If ``server_lr`` is out of its range or the aggregation adds noise.
     """
 
     default_weighting = "uniform"
@@ -68,7 +69,7 @@ class Scaffold(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return the cohort's messages, with the control variate, which is zero before the first round."""
+        """Return the messages to the cohort with the control variate, which starts at zero."""
         if not self.control:
             travelling = to_tensors(self.arrays_to_train(arrays))
             self.control = {name: torch.zeros_like(travelling[name]) for name in travelling if name in self.parameters}
@@ -77,32 +78,32 @@ class Scaffold(FedAvg):
         return super().configure_train(server_round, arrays, config, grid)
 
     def round_records(self, server_round: int) -> RecordDict:
-        """Return the control variate."""
+        """Return the server's control variate."""
         return RecordDict({CONTROL: to_record(self.control)})
 
     def read_reply(self, reply: Message) -> None:
-        """Average the changes of the clients' control variates."""
+        """Add the change of the client's control variate to the average."""
         super().read_reply(reply)
         self._changes.add(to_tensors(reply.content.array_records[CONTROL]), 1.0)
 
     def server_update(self, server_round: int, before: Tensors, average: Tensors) -> Tensors:
-        """Take the step from the model that was sent towards the average."""
+        """Return the parameters after the step from the model that was sent towards the average."""
         if self.server_lr == 1:
             return average
         return {name: before[name].lerp(average[name].to(before[name]), self.server_lr) for name in average}
 
     def after_aggregation(self, server_round: int, arrays: Tensors) -> Tensors:
-        """Move the control variate; return the model."""
+        """Update the server's control variate; return the model unchanged."""
         share = self.num_successful / self.num_clients
         changes = self._changes.result()
         self.control = {name: c + share * changes[name].to(c.device) for name, c in self.control.items()}
         return arrays
 
     def state(self) -> RecordDict:
-        """Return the control variate."""
+        """Return the inherited state and the server's control variate."""
         return RecordDict({**super().state(), CONTROL: to_record(self.control)})
 
     def load_state(self, state: RecordDict) -> None:
-        """Take back what ``state`` returned."""
+        """Restore what ``state`` returned."""
         super().load_state(state)
         self.control = to_tensors(state.array_records[CONTROL])

@@ -1,8 +1,8 @@
 """Devices of several sizes: small ones train a submodel of the network that large ones train.
 
-A submodel is nested in the next larger one: of each layer it has the weights that are largest when the masks are made.
-As in HeteroFL (Diao et al., ICLR 2021, arXiv 2010.01264), whose submodels are the first channels of each layer, a
-weight is averaged over those who hold it.
+A submodel is nested in the next larger one: it has the weights of each layer that are largest by magnitude when the
+masks are made. A weight is averaged over the clients that hold it, as in HeteroFL (Diao et al., ICLR 2021,
+arXiv 2010.01264), whose submodels are the first channels of each layer.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,11 +18,11 @@ from fedsim.methods.sparse.masks import Masks, Tensors, decode, encode, entry
 from fedsim.methods.sparse.records import MASKS
 
 HELD = "/held"
-"""After the name of a layer, in what is averaged: one where a reply holds a weight, and else zero."""
+"""Suffix of a layer's name in the averaged tensors: its mask, 1 where a reply holds a weight and else 0."""
 
 
 class Submodel:
-    """The part of the network that the devices of one density train; ``None`` is all that the server keeps."""
+    """The part of the network that the devices of one density train; density ``None`` is the server's whole network."""
 
     def __init__(self, density: float | None) -> None:
         self.density = density
@@ -30,15 +30,20 @@ class Submodel:
         self.broadcast = CachedBroadcast(MASKS)
 
     def part_of(self, masks: Masks, weights: Tensors) -> Masks:
-        """Return what this submodel has of a network with those masks; ``weights`` are the layers'."""
+        """Return the masks of this submodel in a network with ``masks`` and ``weights``, both by layer."""
         return masks if self.density is None else nested_masks(masks, weights, self.density)
 
 
 class Submodels:
-    """Which client trains which submodel."""
+    """The submodels and the assignment of clients to them."""
 
     def __init__(self, client_densities: Mapping[int, float], shapes: Shapes) -> None:
-        """``client_densities`` names the clients that do not train all that the server keeps."""
+        """Create the submodels.
+
+        Args:
+            client_densities: Density by client, for the clients that do not train the whole network.
+            shapes: Shape of the weight of each prunable layer.
+        """
         self.whole = Submodel(None)
         smaller = {density: Submodel(density) for density in sorted(set(client_densities.values()), reverse=True)}
         self._of = {client: smaller[density] for client, density in client_densities.items()}
@@ -47,32 +52,32 @@ class Submodels:
 
     @property
     def several(self) -> bool:
-        """Whether there is more than the whole network."""
+        """Whether there is a submodel beside the whole network."""
         return len(self._all) > 1
 
     @property
     def smaller(self) -> dict[float, Masks]:
-        """The masks of those who do not have the whole, by density."""
+        """The masks of the smaller submodels, by density."""
         return {each.density: each.masks for each in self._all if each.density is not None}
 
     def of(self, client: int) -> Submodel:
-        """Return what a client trains."""
+        """Return the submodel that a client trains."""
         return self._of.get(client, self.whole)
 
     def groups(self, clients: Iterable[int]) -> list[tuple[Submodel, list[int]]]:
-        """Return each submodel that any of the clients trains, with those that do."""
+        """Return each submodel that any of the clients trains, with the clients that train it."""
         clients = list(clients)
         groups = [(each, [client for client in clients if self.of(client) is each]) for each in self._all]
         return [(each, members) for each, members in groups if members]
 
     def change(self, masks: Masks, weights: Tensors) -> None:
-        """Take other masks, which no client holds yet."""
+        """Replace the masks by others, which no client has yet."""
         for each in self._all:
             each.masks = each.part_of(masks, weights)
             each.broadcast.change(to_record(encode(each.masks)))
 
     def state(self) -> RecordDict:
-        """Return what a checkpoint must hold of them."""
+        """Return the state for a checkpoint: the masks, and which clients have them."""
         return RecordDict(
             {
                 f"{name}{_mark(number)}": record
@@ -82,7 +87,7 @@ class Submodels:
         )
 
     def load_state(self, state: RecordDict) -> None:
-        """Take back what ``state`` returned."""
+        """Restore what ``state`` returned."""
         for number, each in enumerate(self._all):
             names = each.broadcast.state()
             each.broadcast.load_state(RecordDict({name: state[f"{name}{_mark(number)}"] for name in names}))
@@ -90,13 +95,13 @@ class Submodels:
 
 
 def with_holders(tensors: Tensors, masks: Masks) -> dict[str, torch.Tensor]:
-    """Return a reply's whole tensors and, for the average, which of their weights it holds."""
+    """Return a reply's dense tensors and its masks as floats under ``HELD`` names, which are averaged with them."""
     held = {f"{layer}{HELD}": mask.to(tensors[entry(layer)].device).double() for layer, mask in masks.items()}
     return {**tensors, **held}
 
 
 def average_of_holders(average: Tensors, before: Tensors) -> dict[str, torch.Tensor]:
-    """Return the average of each weight over those who hold it; one that nobody does stays as it was ``before``."""
+    """Return the average of each weight over the clients that hold it; a weight that none holds is as ``before``."""
     result = {name: tensor for name, tensor in average.items() if not name.endswith(HELD)}
     for name, share in average.items():
         if name.endswith(HELD):
@@ -107,5 +112,5 @@ def average_of_holders(average: Tensors, before: Tensors) -> dict[str, torch.Ten
 
 
 def _mark(number: int) -> str:
-    """Return what stands after the names of a submodel's records; nothing for the whole, often the only one."""
+    """Return the suffix of the names of a submodel's records; empty for the whole network, number 0."""
     return f"/{number}" if number else ""

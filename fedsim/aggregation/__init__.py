@@ -1,7 +1,7 @@
-"""How the server makes one model of the models that a cohort sends back.
+"""Aggregation of a cohort's models to one model, on the server.
 
-``aggregation=`` names one. It is about the part of the model that travels; metrics, and whatever else a method lets its
-clients tell, stay averages.
+``aggregation=`` names one. It applies to the shared part of the model; metrics, and further records of a method, are
+always averaged.
 """
 
 from fedsim.aggregation.aggregation import Aggregate, Aggregation, aggregation_of

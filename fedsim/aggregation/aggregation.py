@@ -1,4 +1,4 @@
-"""What every aggregation has in common."""
+"""The interface of all aggregations."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from fedsim.core.errors import UserError
 
 
 class Aggregate(Protocol):
-    """Takes the replies of one round, one after the other; ``RunningAverage`` is one."""
+    """Aggregates the replies of one round, which are added one after the other, such as ``RunningAverage``."""
 
     def add(self, tensors: Mapping[str, torch.Tensor], weight: float) -> None: ...
 
@@ -23,35 +23,49 @@ class Aggregation(ABC):
     """Makes an ``Aggregate`` for each round."""
 
     noisy: bool = False
-    """Whether it adds noise for privacy; a method then refuses what would get round it (``refuse_noise``)."""
+    """Whether it adds noise for privacy; methods refuse this if replies have records without noise (``refuse_noise``).
+    """
 
     @abstractmethod
     def start(self, server_round: int, sent: Mapping[str, torch.Tensor]) -> Aggregate:
-        """For the replies to a training message that held the arrays ``sent``, in the form in which they travel."""
+        """Return the aggregate of a round.
+
+        Args:
+            server_round: The round.
+            sent: The arrays of the training message, in the form in which they were sent.
+        """
 
     def impossible(self, clients: int) -> str | None:
-        """Why so few replies cannot be aggregated, as a sentence; ``None`` if they can."""
+        """Return a sentence on why replies of so few clients cannot be aggregated; ``None`` if they can."""
         return None
 
     def check(self, clients: int) -> None:
-        """Errors: ``UserError`` if so many clients in each round are too few."""
+        """Refuse cohorts that are too small.
+
+        Raises:
+            UserError: If ``clients`` clients in each round are too few.
+        """
         reason = self.impossible(clients)
         if reason is not None:
             raise UserError(reason)
 
     def metrics(self) -> dict[str, float]:
-        """What there is to tell of the last round."""
+        """Return metrics of the last round for ``rounds.csv``."""
         return {}
 
     def state(self) -> RecordDict:
-        """What it keeps from round to round: nothing, in most cases."""
+        """Return the state between rounds, which is empty for most aggregations."""
         return RecordDict()
 
-    def load_state(self, state: RecordDict) -> None:  # noqa: B027  # most have nothing to take back
-        """Takes back what ``state`` returned."""
+    def load_state(self, state: RecordDict) -> None:  # noqa: B027  # most have no state
+        """Restore what ``state`` returned."""
 
 
 def aggregation_of(options: Mapping[str, Any]) -> Aggregation:
-    """What the group ``aggregation`` names. Errors: ``UserError`` for a wrong option."""
+    """Return the aggregation that the group ``aggregation`` names.
+
+    Raises:
+        UserError: If an option is wrong.
+    """
     aggregation: Aggregation = instantiate("aggregation", options)
     return aggregation

@@ -8,11 +8,12 @@ import torch
 class RunningAverage:
     r"""Accumulates :math:`\sum_k w_k x_k / \sum_k w_k` entry by entry.
 
-    Floating tensors are summed in float64, so that the average of equal tensors is exactly that tensor and the order of
-    magnitude of the weights does not matter. Integer tensors (BatchNorm's ``num_batches_tracked``) are counters, not
-    weights: the result is their maximum, in their own type.
+    Floating-point tensors are summed in float64, so that the average of equal tensors is exactly that tensor and the
+    order of magnitude of the weights does not matter. Integer tensors (BatchNorm's ``num_batches_tracked``) are
+    counters, not weights: the result is their maximum, in their own type.
 
-    Errors: ``ValueError`` if a tensor has other names or shapes than the first one, or if all weights are zero.
+    Raises:
+        ValueError: If names or shapes differ from the first tensors, or all weights are zero.
     """
 
     def __init__(self) -> None:
@@ -49,7 +50,11 @@ class RunningAverage:
 
 
 def check_alike(tensors: Mapping[str, torch.Tensor], first: Mapping[str, torch.Tensor]) -> None:
-    """Errors: ``ValueError`` if a reply has other names or shapes than the first one, which torch would broadcast."""
+    """Refuse a reply whose names or shapes differ from the first one; torch would broadcast the shapes silently.
+
+    Raises:
+        ValueError: If they differ.
+    """
     if tensors.keys() != first.keys():
         raise ValueError(f"the entries {sorted(tensors.keys() ^ first.keys())} are not in every reply")
     for name, tensor in tensors.items():

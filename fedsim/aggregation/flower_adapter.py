@@ -1,4 +1,4 @@
-"""All replies of a round, in the form in which Flower's own strategies take them."""
+"""An adapter that passes all replies of a round to one of Flower's own strategies."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,19 +14,19 @@ from fedsim.messages.schema import ARRAYS, METRICS, NUM_EXAMPLES, TRAIN
 class Collected:
     """Lets a Flower strategy combine the floating-point entries; memory grows with the number of clients.
 
-    The strategy sees messages with one ``ArrayRecord``, of vectors, and one ``MetricRecord``, whose ``num-examples`` is
-    the client's weight. Its result is brought back to the shapes, types and device of the first reply. Counters, which
-    are integer tensors, are not shown to it: they take the maximum. A weight of zero leaves a client out. Both is as in
-    ``RunningAverage``.
+    The strategy sees messages with one ``ArrayRecord`` of vectors and one ``MetricRecord``, whose ``num-examples`` is
+    the client's weight. Its result is converted back to the shapes, types and devices of the first reply. As in
+    ``RunningAverage``, counters, which are integer tensors, take the maximum (the strategy does not see them), and a
+    client with weight zero is left out of all other entries.
 
-    Parameters
-    ----------
-    strategy_for
-        The strategy for so many replies.
-    double
-        Whether the strategy computes in float64; otherwise in the type of the entries, and in float32 for smaller ones.
+    Args:
+        server_round: The round.
+        strategy_for: Returns the strategy for a number of replies.
+        double: Whether the strategy computes in float64; otherwise in the type of the entries, or in float32 for
+            smaller types.
 
-    Errors: ``ValueError`` if a reply has other names or shapes than the first one, or if all weights are zero.
+    Raises:
+        ValueError: If names or shapes differ from the first reply, or all weights are zero.
     """
 
     def __init__(self, server_round: int, strategy_for: Callable[[int], Strategy], *, double: bool = False) -> None:
@@ -54,7 +54,10 @@ class Collected:
         return Message(content, len(self._replies), TRAIN)
 
     def vector(self, tensor: torch.Tensor) -> torch.Tensor:
-        """numpy has no bfloat16, and takes single numbers for values that cannot be changed in place."""
+        """Return a tensor flattened, in the type in which the strategy computes.
+
+        numpy has no bfloat16, and returns immutable scalars for operations on 0-D arrays.
+        """
         wide = self.double or tensor.dtype not in (torch.float32, torch.float64)
         dtype = (torch.float64 if self.double else torch.float32) if wide else tensor.dtype
         return tensor.reshape(-1).to(dtype)

@@ -1,4 +1,4 @@
-"""The weighted mean, as the papers of all methods here have it."""
+"""The weighted mean, the aggregation in the papers of all methods here."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from fedsim.aggregation.averaging import RunningAverage
 
 
 class Mean(Aggregation):
-    """The weighted mean, formed as a running sum: each reply is let go before the next one is read."""
+    """The weighted mean, computed as a running sum: each reply is released before the next one is read."""
 
     def start(self, server_round: int, sent: Mapping[str, torch.Tensor]) -> RunningAverage:
         return RunningAverage()

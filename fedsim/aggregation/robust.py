@@ -1,6 +1,6 @@
-"""Aggregations that a minority of wrong replies cannot move far, as Flower's strategies compute them.
+"""Aggregations that are robust to a minority of wrong replies, computed by Flower's strategies.
 
-None of them weighs clients by their images but Multi-Krum, which averages what it has selected by the weights.
+Only Multi-Krum uses the weights of clients, in the average of the selected replies.
 """
 
 from abc import abstractmethod
@@ -16,9 +16,10 @@ from fedsim.core.errors import RoundFailed, UserError
 
 
 class Robust(Aggregation):
-    """Collects the replies of a round, then lets Flower's strategy aggregate them.
+    """Collects the replies of a round, then aggregates them by Flower's strategy.
 
-    Errors: ``RoundFailed`` at the end of a round if so many clients dropped out that the others are too few.
+    Raises:
+        RoundFailed: At the end of a round, if too few clients are left after failures.
     """
 
     double: ClassVar[bool] = False
@@ -54,10 +55,11 @@ class Median(Robust):
 class TrimmedMean(Robust):
     """The mean of each entry without its smallest and largest values (Yin et al., ICML 2018, arXiv 1803.01498).
 
-    Parameters
-    ----------
-    share
-        Of the clients, left out at each end; of n clients that is ``int(share * n)``.
+    Args:
+        share: The share of the n clients that is left out at each end, ``int(share * n)`` clients.
+
+    Raises:
+        UserError: If ``share`` is not above 0 and below 0.5.
     """
 
     def __init__(self, share: float) -> None:
@@ -79,13 +81,14 @@ class Krum(Robust):
     """The reply that is nearest to its neighbours (Blanchard et al., NeurIPS 2017, arXiv 1703.02757).
 
     A reply's score is the sum of its squared distances, over all floating-point entries, to the n - f - 2 nearest of
-    the other n - 1. Distances are computed in float64: in float32 those between models that are close to each other
-    would be lost in Flower's formula.
+    the other n - 1. Distances are computed in float64: in float32, Flower's formula would lose small distances between
+    similar models to cancellation.
 
-    Parameters
-    ----------
-    malicious
-        f, the number of wrong replies that it is to withstand; n must be above 2 f + 2.
+    Args:
+        malicious: f, the number of wrong replies to tolerate; n must be above 2 f + 2.
+
+    Raises:
+        UserError: If ``malicious`` is negative.
     """
 
     double = True
@@ -109,12 +112,14 @@ class Krum(Robust):
 
 
 class MultiKrum(Krum):
-    """The mean of the replies with the smallest scores, weighted as ``strategy.weighting`` says.
+    """The mean of the replies with the smallest scores, weighted by ``strategy.weighting``.
 
-    Parameters
-    ----------
-    selected
-        How many those are, at most n - f - 2 (El Mhamdi et al., ICML 2018, arXiv 1802.07927).
+    Args:
+        malicious: f, as in ``Krum``.
+        selected: The number of these replies, at most n - f - 2 (El Mhamdi et al., ICML 2018, arXiv 1802.07927).
+
+    Raises:
+        UserError: If ``malicious`` is negative or ``selected`` below 1.
     """
 
     def __init__(self, malicious: int, selected: int) -> None:

@@ -1,7 +1,7 @@
-"""Attention as an axis: layers that weigh the channels or the places of feature maps, put into any model.
+"""Attention layers, which weight the channels or positions of feature maps, for any model.
 
-``attention=`` names a function ``(model) -> model`` of this package. It is applied behind ``norm=``, so that neither
-replaces the other's layers: no norm standardizes the convolutions inside an attention.
+``attention=`` names a function ``(model) -> model`` of this package. It is applied after ``norm=``, so that neither
+replaces the other's layers: no norm standardizes the convolutions inside an attention layer.
 """
 
 from fedsim.attention.ela import EfficientLocalAttention, use_ela
@@ -10,7 +10,7 @@ from fedsim.attention.scse import SpatialChannelSE, use_scse
 from fedsim.attention.se import SqueezeExcitation, use_se
 
 ATTENTION_LAYERS = (EfficientLocalAttention, SpatialChannelSE, SqueezeExcitation)
-"""Every layer that ``attention=`` puts into a network."""
+"""The types of layers that ``attention=`` inserts into a network."""
 
 __all__ = [
     "ATTENTION_LAYERS",

@@ -8,7 +8,7 @@ from fedsim.core.errors import UserError
 
 
 class EfficientLocalAttention(nn.Module):
-    r"""Weighs each row and each column of each channel by what stands near it.
+    r"""Weights each row and each column of each channel by its neighbourhood.
 
     .. math:: y_{c,i,j} = x_{c,i,j} \cdot \sigma(\mathrm{GN}(F(\bar x^h)))_{c,i} \cdot
         \sigma(\mathrm{GN}(F(\bar x^w)))_{c,j}
@@ -17,7 +17,10 @@ class EfficientLocalAttention(nn.Module):
     bias and one GroupNorm, both one-dimensional and used in both directions. Takes and returns (N, C, H, W).
 
     The paper's four sizes are ``kernel_size`` 5 or 7 with ``channels_per_group`` 1 (T, B) or 8 (S, L) and
-    ``norm_groups`` 16 (T: 32), as public implementations have them; code of the authors was not found.
+    ``norm_groups`` 16 (T: 32), as in public implementations; code of the authors was not found.
+
+    Raises:
+        UserError: If ``kernel_size`` is not odd and positive, or groups do not divide the channels.
     """
 
     def __init__(self, channels: int, kernel_size: int = 7, channels_per_group: int = 1, norm_groups: int = 16) -> None:
@@ -40,12 +43,13 @@ class EfficientLocalAttention(nn.Module):
 
 
 def use_ela(model: nn.Module, kernel_size: int = 7, channels_per_group: int = 1, norm_groups: int = 16) -> nn.Module:
-    """Puts an ``EfficientLocalAttention`` where ``place_attention`` says.
+    """Insert ``EfficientLocalAttention`` layers at the places of ``place_attention``.
 
-    Its GroupNorm is the paper's and stays whatever ``norm=`` is: a network with ``norm=none`` or ``sws`` then has a
-    normalization layer after all, ``strategy=fedwon`` refuses it, and ``train_only=norm`` trains it.
+    Their GroupNorm is part of the paper's layer and independent of ``norm=``: a network with ``norm=none`` or ``sws``
+    then has normalization layers, which ``strategy=fedwon`` refuses and ``train_only=norm`` trains.
 
-    Errors: ``UserError`` if there is no place, or the groups do not divide the channels of a layer.
+    Raises:
+        UserError: As ``place_attention`` and ``EfficientLocalAttention``.
     """
 
     def make(channels: int) -> nn.Module:

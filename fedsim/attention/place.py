@@ -1,4 +1,4 @@
-"""Where an attention stands in a model that was written without one."""
+"""The places of attention layers in a model that was written without them."""
 
 from collections.abc import Callable
 
@@ -15,29 +15,37 @@ ACTIVATIONS: tuple[type[nn.Module], ...] = (
 )
 
 Place = tuple[nn.Module, str, int]
-"""A module, the name of the layer in it that the attention is to follow, and the channels there."""
+"""A module, the name of the layer in it after which the attention is inserted, and the number of channels there."""
 
 
 def no_attention(model: nn.Module) -> nn.Module:
-    """``attention=none``: the model as it is."""
+    """Leave the model unchanged (``attention=none``)."""
     return model
 
 
 def place_attention(model: nn.Module, name: str, make: Callable[[int], nn.Module]) -> nn.Module:
-    """Puts ``make(channels)`` into the model, in place, and returns the model. It stands
+    """Insert ``make(channels)`` into the model at all places, in place, and return the model.
 
-    * in residual networks of torchvision's blocks at the end of each residual branch, before the addition, as in SENet
+    The places are
+
+    * in residual networks with torchvision's blocks, the end of each residual branch, before the addition, as in SENet
       (Hu et al. 2018, arXiv 1709.01507);
-    * in MobileNetV2 behind the depthwise convolution of each block and its activation, as in MobileNetV3 (Howard et al.
+    * in MobileNetV2, after the depthwise convolution of each block and its activation, as in MobileNetV3 (Howard et al.
       2019, arXiv 1905.02244);
-    * elsewhere behind the activation that follows a convolution in an ``nn.Sequential``, before the pooling.
+    * in other networks, after the activation that follows a convolution in an ``nn.Sequential``, before the pooling.
 
-    The layer it follows and the attention become an ``nn.Sequential`` in that layer's place, so that the names of all
-    other layers stay as they are.
+    The layer before the place is replaced by an ``nn.Sequential`` of it and the attention, so that the names of all
+    other layers do not change.
 
-    Errors: ``UserError`` if a convolution of a network of the third kind has no such place, or there is none at all.
+    Args:
+        model: The network.
+        name: The choice of ``attention=``, for the error message.
+        make: Makes the attention layer for a number of channels.
+
+    Raises:
+        UserError: If a convolution of a network of the third kind has no such place, or there is none at all.
     """
-    # All places are found before the first is taken: the layers of an attention are no places.
+    # All places are found before the first insertion, since layers of an attention are not places.
     places = _residual_branches(model) or _inverted_residuals(model) or _behind_activations(model, name)
     for parent, layer, channels in places:
         setattr(parent, layer, nn.Sequential(parent.get_submodule(layer), make(channels)))
@@ -81,9 +89,10 @@ def _places_of(layers: nn.Sequential) -> list[Place]:
 
 
 def _followed(layers: nn.Sequential) -> list[tuple[nn.Conv2d, str]]:
-    """The convolutions of a sequence that only norm layers separate from an activation, and the activations' names.
+    """Return the convolutions of a sequence with only norm layers before the next activation, and its name.
 
-    Behind a norm layer an identity counts as one: a norm that activates, like EvoNorm, leaves it where the ReLU was.
+    After a norm layer an identity counts as an activation: norms with an activation, like EvoNorm, replace the ReLU by
+    it.
     """
     found: list[tuple[nn.Conv2d, str]] = []
     convolution: nn.Conv2d | None = None

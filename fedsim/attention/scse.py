@@ -11,13 +11,16 @@ COMBINATIONS = ("add", "max")
 
 
 class SpatialChannelSE(nn.Module):
-    r"""A channel attention and a spatial one beside each other.
+    r"""A channel attention and a spatial attention in parallel.
 
     .. math:: y = x \cdot z \;+\; x \cdot \sigma(w^\top x + b)
 
     with the weight :math:`z` of each channel from a ``SqueezeExcitation`` and one weight for each pixel from a 1x1
-    convolution to a single channel. ``combine="max"`` takes the larger of the two terms instead of their sum, as the
-    authors' code does. Takes and returns (N, C, H, W).
+    convolution to a single channel. ``combine="max"`` is the maximum of the two terms instead of their sum, as in the
+    authors' code. Takes and returns (N, C, H, W).
+
+    Raises:
+        UserError: As ``SqueezeExcitation``, and if ``combine`` is unknown.
     """
 
     def __init__(self, channels: int, reduction: int = 2, combine: str = "add") -> None:
@@ -39,8 +42,9 @@ class SpatialChannelSE(nn.Module):
 
 
 def use_scse(model: nn.Module, reduction: int = 2, combine: str = "add") -> nn.Module:
-    """Puts a ``SpatialChannelSE`` where ``place_attention`` says.
+    """Insert ``SpatialChannelSE`` layers at the places of ``place_attention``.
 
-    Errors: ``UserError`` if there is no place, or a layer has fewer channels than ``reduction``.
+    Raises:
+        UserError: As ``place_attention`` and ``SpatialChannelSE``.
     """
     return place_attention(model, "scse", lambda channels: SpatialChannelSE(channels, reduction, combine))

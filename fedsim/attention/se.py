@@ -8,12 +8,15 @@ from fedsim.core.errors import UserError
 
 
 class SqueezeExcitation(nn.Module):
-    r"""Weighs each channel by what all channels are on average.
+    r"""Weights each channel by a function of the means of all channels.
 
     .. math:: y_c = x_c \cdot \sigma(W_2 \, \mathrm{relu}(W_1 \bar x + b_1) + b_2)_c
 
     with the mean :math:`\bar x` over the pixels and C / reduction hidden channels, rounded down. Takes and returns
     (N, C, H, W). The two layers are 1x1 convolutions.
+
+    Raises:
+        UserError: If ``reduction`` is not from 1 to ``channels``.
     """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
@@ -32,11 +35,12 @@ class SqueezeExcitation(nn.Module):
 
 
 def use_se(model: nn.Module, reduction: int = 16) -> nn.Module:
-    """Puts a ``SqueezeExcitation`` where ``place_attention`` says.
+    """Insert ``SqueezeExcitation`` layers at the places of ``place_attention``.
 
-    With ``norm=sws`` that is the idea of ANFR (Siomos et al. 2024, arXiv 2410.02006), standardized weights and channel
+    With ``norm=sws`` this is the idea of ANFR (Siomos et al. 2024, arXiv 2410.02006), standardized weights and channel
     attention; it is not the authors' network.
 
-    Errors: ``UserError`` if there is no place, or a layer has fewer channels than ``reduction``.
+    Raises:
+        UserError: As ``place_attention`` and ``SqueezeExcitation``.
     """
     return place_attention(model, "se", lambda channels: SqueezeExcitation(channels, reduction))

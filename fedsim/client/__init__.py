@@ -1,1 +1,1 @@
-"""The client's side of a run, on every engine: a message becomes a call of the method, a model becomes scores."""
+"""The client side of a run, on every engine: processing of messages, client state, optimizers and scores."""

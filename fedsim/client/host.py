@@ -1,9 +1,10 @@
-"""The client's side of every engine: takes a message, lets the method's trainer work, and builds the reply.
+"""The client host of every engine: receives a message, calls the method's local trainer, and builds the reply.
 
-What the server does not send is personal: entries of the model that a train or evaluate message lacks are taken from
-the client's state (or, before the first training, from the initial model, which every client builds from the same
-seed), kept there after training, and not sent back. So the state split is declared once, by the strategy. Frozen
-parameters are neither sent nor kept: everyone has them from the start, or is sent them once (``ENTRIES``).
+Entries of the model that the server does not send are personal: entries that a train or evaluate message lacks are
+taken from the client state (or, before the first training, from the initial model, which every client builds from the
+same seed), stored there after training, and not sent back. The state split is therefore declared only once, by the
+strategy. Frozen parameters are neither sent nor stored: all clients have them from the initial model, or receive them
+once (``ENTRIES``).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -58,15 +59,15 @@ Tensors = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class ClientAppFactory:
-    """Makes the ``ClientApp`` in the process that will run it; small enough to be sent there, but for the images."""
+    """Makes the ``ClientApp`` in the process that runs it; small enough to be sent there, except for the images."""
 
     settings: Settings
     federation: Federation
     on_device: bool = False
-    """Whether the clients are one real device"""
+    """Whether the process is a real device."""
 
     def __call__(self, device: torch.device) -> ClientApp:
-        """Return the app, whose clients compute on this device."""
+        """Return the app, whose clients compute on ``device``."""
         host = ClientHost(self.settings, self.federation, device, on_device=self.on_device)
         app = ClientApp()
         app.train()(host.train)
@@ -80,7 +81,7 @@ class ClientAppFactory:
 
 
 class ClientHost:
-    """Hosts every client of the federation, one message at a time, with one resident model."""
+    """Hosts every client of the federation, one message at a time, with a single model that all clients share."""
 
     def __init__(
         self, settings: Settings, federation: Federation, device: torch.device, *, on_device: bool = False
@@ -106,7 +107,7 @@ class ClientHost:
         self.adaptation = adaptation_of(settings.tta)
 
     def train(self, message: Message, context: Context) -> Message:
-        """Train the client of the context on the model of the message, evaluating that first where it is asked for."""
+        """Train the client of the context on the model of the message, and evaluate the model before, if requested."""
         client, state = _partition(context), ClientState(context.state)
         round, config = int(str(config_of(message)[ROUND])), config_of(message)
         other_broadcast = state.cache(message.content)
@@ -129,7 +130,7 @@ class ClientHost:
             self.policy.training(self.model, round),
         ):
             metrics = self.trainer.train(self.model, training)
-        # Cloned, since the resident model goes on to serve other clients.
+        # Cloned, since other clients will use the same model object.
         trained = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         personal = {
             name: tensor for name, tensor in trained.items() if name not in received and name not in self.frozen
@@ -139,7 +140,7 @@ class ClientHost:
         packed = self.trainer.pack({name: trained[name] for name in received}, self.model, training)
         if self.compression is not None:
             if other_broadcast:
-                forget(context.state)  # entries may no longer mean what they did
+                forget(context.state)  # the entries may have another meaning now
             exact = self.exact | moved_entries(config)
             packed = compress(self.compression, to_tensors(arrays_of(message)), packed, context.state, exact)
         reply = self._reply(message, metrics, to_record(packed), RecordDict({**training.reply, **evaluations}))
@@ -147,7 +148,7 @@ class ClientHost:
         return reply
 
     def evaluate(self, message: Message, context: Context) -> Message:
-        """Evaluate the model that this client would use, on its own test or validation set."""
+        """Evaluate the client's own model, shared and personal part, on its test or validation set."""
         client, state = _partition(context), ClientState(context.state)
         received, known = self._unpack(message, state)
         self._load(received, state, known)
@@ -155,7 +156,7 @@ class ClientHost:
         return self._reply(message, self._evaluate_own(part, client, known))
 
     def _evaluate_received(self, received: Tensors, training: TrainingContext, state: ClientState) -> RecordDict:
-        """Evaluate the model of a training message before training, on the parts of the images that it names."""
+        """Evaluate the client's model before training, on the parts of the images that the message names."""
         parts = training.config.get(EVALUATE_PARTS, [])
         assert isinstance(parts, list)
         evaluations = RecordDict()
@@ -172,9 +173,9 @@ class ClientHost:
     def evaluate_global(self, message: Message, context: Context) -> Message:
         """Evaluate the complete model of the message on all test images of one domain.
 
-        Where statistics are re-estimated it is on the domain's training images; a domain that nobody trains on has only
-        its test images, whose labels are not needed for that (AdaBN, Li et al. 2016, arXiv 1603.04779). An adaptation
-        that compares with what the model was trained on then has the training images of all domains.
+        If statistics are re-estimated, this is done on the domain's training images, or, for a domain that was left
+        out of training, on its test images without their labels (AdaBN, Li et al. 2016, arXiv 1603.04779). A test-time
+        adaptation that needs training images gets those of all domains in the latter case.
         """
         self._load(to_tensors(arrays_of(message)), ClientState(RecordDict()))
         domain = str(config_of(message)[DOMAIN])
@@ -197,10 +198,13 @@ class ClientHost:
         trained_on: Callable[[], Examples],
         context: ClientContext,
     ) -> Scores:
-        """Score the model as it is and, where ``tta=`` says so, adapted to the test images.
+        """Return the scores of the model and, with the setting ``tta``, of the model adapted to the test images.
 
-        ``for_statistics`` has the images that statistics may be estimated from, ``trained_on`` those that the model
-        knows the labels of; both are asked for only where they are needed.
+        Args:
+            tests: The images to score.
+            for_statistics: Returns the images for re-estimation of statistics; called only if needed.
+            trained_on: Returns the training images with their labels; called only if needed.
+            context: The client and its own data.
         """
         held = None
         if context.own and self.masks_absent:
@@ -214,7 +218,7 @@ class ClientHost:
         return scores
 
     def query(self, message: Message, context: Context) -> Message:
-        """Answer a question of the method's own."""
+        """Answer a query of the method."""
         client, state, config = _partition(context), ClientState(context.state), config_of(message)
         asked = QueryContext(
             round=int(str(config.get(ROUND, 0))),
@@ -234,7 +238,7 @@ class ClientHost:
         return self._reply(message, answer.metrics, to_record(answer.arrays) if answer.arrays else None)
 
     def activations(self, message: Message, context: Context) -> Message:
-        """Return what a diagnosis needs: sums over some training images (``activation_statistics``)."""
+        """Return ``activation_statistics`` on some of the client's training images, for a diagnosis."""
         examples = self._load_for_diagnosis(message, context)
         images, labels = self._diagnosed(examples)
         round = int(str(config_of(message)[ROUND]))
@@ -251,7 +255,7 @@ class ClientHost:
         return self._reply(message, {}, to_record({name: tensor.cpu() for name, tensor in statistics.items()}))
 
     def class_scatter(self, message: Message, context: Context) -> Message:
-        """Return the second half of it, once the class means of all clients are known."""
+        """Return ``class_scatter`` on the same images, given the class means over all clients."""
         examples = self._load_for_diagnosis(message, context)
         images, labels = self._diagnosed(examples)
         collapse = to_tensors(message.content.array_records[COLLAPSE])
@@ -271,16 +275,16 @@ class ClientHost:
         return self.examples(_partition(context), Part.TRAIN)
 
     def _diagnosed(self, examples: Examples) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return those that a client is diagnosed on, every n-th, and their labels."""
+        """Return every n-th image and its label, so that there are at most ``diagnostics_images``."""
         step = -(-len(examples) // self.diagnostics_images)
         return examples.batch(torch.arange(0, len(examples), step, device=self.device))
 
     def state(self, message: Message, context: Context) -> Message:
-        """Return all that the client keeps."""
+        """Return the whole client state."""
         return Message(context.state, reply_to=message)
 
     def _unpack(self, message: Message, state: ClientState) -> tuple[Tensors, ClientContext]:
-        """Return the entries that a message for evaluation brings; what is cached in it is not kept."""
+        """Return the entries in an evaluation message, and the context; its cached records are not stored."""
         known = ClientContext(
             round=int(str(config_of(message).get(ROUND, 0))),
             config=config_of(message),
@@ -291,11 +295,11 @@ class ClientHost:
         return self.trainer.unpack(to_tensors(arrays_of(message)), self.model, known), known
 
     def _load(self, received: Tensors, state: ClientState, context: ClientContext | None = None) -> None:
-        """Load what was received, completed by what the client keeps and by the initial model."""
+        """Load the received entries, completed by the personal part, cached entries and the initial model."""
         fixed = state.fixed_entries
         if context is not None and ENTRIES in context.cached:
             fixed = to_tensors(context.cached[ENTRIES])
-        # Names that are not the model's raise here, with the names in the error.
+        # Raises for names that the model does not have, with these names in the error.
         self.loader.load({**self.initial, **fixed, **state.personal, **received})
 
     def examples(self, client: int, part: Part) -> Examples:
@@ -306,7 +310,7 @@ class ClientHost:
         return (images for images, _ in self._batches(examples))
 
     def _batches(self, examples: Examples) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield images and labels as they are at evaluation."""
+        """Yield batches of images and labels as in an evaluation, without augmentation."""
         for indices in evaluation_batches(len(examples)):
             yield examples.batch(indices.to(self.device))
 

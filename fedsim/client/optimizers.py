@@ -1,9 +1,9 @@
 """The optimizers of local training: ``optimizer=sgd|sgdp|adam|amsgrad|adamw|adamp``.
 
-AMSGrad (Reddi, Kale & Kumar, ICLR 2018) is Adam that divides by the largest mean of squared gradients so far, not by
-the present one. SGDP and AdamP (Heo et al., ICLR 2021, arXiv 2006.08217; timm's) take the radial part out of the steps
-of weights whose scale does not matter, as in front of BatchNorm or with standardized weights: there it only makes the
-weights grow and the effective step shrink.
+AMSGrad (Reddi, Kale & Kumar, ICLR 2018) is Adam that divides by the largest mean of squared gradients so far instead of
+the current one. SGDP and AdamP (Heo et al., ICLR 2021, arXiv 2006.08217; timm's implementation) remove the radial
+component from the steps of scale-invariant weights, such as weights before BatchNorm or standardized weights: there it
+would only increase the norm of the weights and so decrease the effective step size.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,23 +16,23 @@ from torch import nn
 
 from fedsim.core.errors import UserError
 
-if TYPE_CHECKING:  # which needs the costs, and they need this file
+if TYPE_CHECKING:  # a circular import otherwise: it imports the costs, which import this file
     from fedsim.methods.training import LocalTraining
 
 
 @dataclass(frozen=True)
 class LocalOptimizer:
-    """A choice of ``optimizer=``: the one place where it is described."""
+    """A choice of ``optimizer=`` with all its properties."""
 
     name: str
     make: Callable[..., torch.optim.Optimizer]
-    """``(parameters, lr=..., weight_decay=...)``, and ``momentum`` where it takes one"""
+    """Called as ``(parameters, lr=..., weight_decay=...)``, with ``momentum`` if ``takes_momentum``."""
     states: int
-    """The numbers that it keeps for each weight beside the gradient; momentum is one more"""
+    """Numbers of state for each weight beside the gradient; momentum is one more."""
     takes_momentum: bool = False
 
     def numbers_kept(self, momentum: float) -> int:
-        """Return how many numbers it keeps for each weight beside the gradient, with that momentum."""
+        """Return how many numbers of state it has for each weight beside the gradient, with that momentum."""
         return self.states + bool(momentum)
 
 
@@ -57,17 +57,17 @@ TABLE = (
     LocalOptimizer("adamp", _adamp, states=2),
 )
 OPTIMIZERS = {optimizer.name: optimizer for optimizer in TABLE}
-"""By name, in the order in which they are offered"""
+"""The optimizers by name, in the order in which messages list them."""
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], training: "LocalTraining") -> torch.optim.Optimizer:
     """Return the optimizer with the learning rate, the momentum (of SGD and SGDP) and the weight decay of ``training``.
 
-    ``weight_decay`` is what each optimizer makes of it: an L2 term in the gradient of SGD, Adam and AMSGrad, decoupled
-    from it in AdamW, AdamP and SGDP.
+    ``weight_decay`` is an L2 term in the gradient for SGD, Adam and AMSGrad, and decoupled from the gradient for AdamW,
+    AdamP and SGDP.
 
     Raises:
-        ValueError: For an optimizer that is not known.
+        ValueError: If the optimizer is unknown.
     """
     if training.optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer={training.optimizer} is not known")
@@ -80,7 +80,7 @@ def refuse_unused_momentum(optimizer: str, momentum: float) -> None:
     """Refuse a momentum that the optimizer would not use.
 
     Raises:
-        UserError: If there is one and the optimizer takes none.
+        UserError: If momentum is not zero and the optimizer has none.
     """
     if momentum and not OPTIMIZERS[optimizer].takes_momentum:
         takers = [each.name for each in TABLE if each.takes_momentum]

@@ -1,4 +1,4 @@
-"""How many images a model gets right: what a client answers when it is evaluated."""
+"""Scoring of a model: the metrics in a client's reply to an evaluation message."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ from fedsim.metrics.metric import Metric
 from fedsim.metrics.registry import FURTHER_METRICS
 
 MASKED = "masked"
-"""A predictor that chooses only between the classes that its client has training images of."""
+"""The predictor that only predicts classes of which its client has training images."""
 CORRECT, LOSS = "correct", "loss"
 CORRECT_BY_CLASS, EXAMPLES_BY_CLASS = "correct-by-class", "examples-by-class"
 Scores = dict[str, float | list[int] | list[float]]
@@ -29,16 +29,23 @@ def score(
     held: torch.Tensor | None = None,
     metrics: Mapping[str, Metric] | None = None,
 ) -> Scores:
-    """``num-examples``, and for each predictor ``correct`` (a count, so that test sets can be pooled) and ``loss``.
+    """Return ``num-examples``, and for each predictor ``correct`` and ``loss``.
 
-    Those of other predictors than the plain one stand under ``NAME-correct`` and ``NAME-loss``. ``held`` (classes,),
-    true for the classes that a client has training images of, adds the masked predictors. The global model, which is
-    not a client's own, is also counted class by class: ``correct-by-class`` and ``examples-by-class``. The sums of
-    further ``metrics`` stand under ``METRIC-sums``.
+    ``correct`` is a count, so that test sets can be pooled. The scores of other predictors than the plain one are named
+    ``NAME-correct`` and ``NAME-loss``. The global model, which is not a client's own, is also scored by class, as
+    ``correct-by-class`` and ``examples-by-class``.
+
+    Args:
+        trainer: Predicts with the model.
+        model: The model; it is set to eval mode.
+        data: The test images.
+        context: The client context; ``own`` is false for the global model.
+        held: (classes,), true for the classes of which a client has training images; adds the masked predictors.
+        metrics: Further metrics by name, whose sums are added as ``METRIC-sums``.
     """
     model.eval()
     device = data.labels.device
-    losses: dict[str, torch.Tensor] = {}  # sums stay on the device, so that a GPU is not made to wait
+    losses: dict[str, torch.Tensor] = {}  # sums stay on the device to avoid synchronization
     right: dict[str, torch.Tensor] = {}
     sums: dict[str, torch.Tensor] = {}
     for indices in evaluation_batches(len(data)):
@@ -65,7 +72,7 @@ def score(
 
 
 def sums_of(metric: str) -> str:
-    """Return what the sums of a further metric are called among the scores."""
+    """Return the name of the sums of a further metric in the scores."""
     return f"{metric}-sums"
 
 
@@ -74,12 +81,12 @@ def named(predictor: str, metric: str) -> str:
 
 
 def joined(*names: str) -> str:
-    """``adapted_realigned`` from both words; the plain predictor's name adds nothing."""
+    """Return names joined as in ``adapted_realigned``; the plain predictor's empty name is left out."""
     return "_".join(name for name in names if name != PLAIN)
 
 
 def under(prefix: str, scores: Scores) -> Scores:
-    """The scores of the same predictors in another state, under names that begin with ``prefix``."""
+    """Return the scores with ``prefix`` added to the names of predictors; without the numbers of examples."""
     renamed: Scores = {}
     for key, value in scores.items():
         if key not in (NUM_EXAMPLES, EXAMPLES_BY_CLASS):
@@ -89,7 +96,11 @@ def under(prefix: str, scores: Scores) -> Scores:
 
 
 def predictor_of(key: str) -> tuple[str, str]:
-    """The predictor and the metric that a key of ``Scores`` is about."""
+    """Return the predictor and the metric of a key of ``Scores``.
+
+    Raises:
+        ValueError: If it is not the score of a predictor.
+    """
     for metric in (CORRECT_BY_CLASS, CORRECT, LOSS, *map(sums_of, FURTHER_METRICS)):
         if key == metric or key.endswith(f"-{metric}"):
             return key.removesuffix(metric).removesuffix("-"), metric

@@ -1,8 +1,8 @@
-"""What a client keeps from message to message: Flower's ``Context.state``, with a namespace for each owner.
+"""The client state between messages: Flower's ``Context.state``, with a namespace for each owner.
 
-* ``simulator/``: the personal part of the model, when it was last trained, what compression still has to send;
-* ``cached/``: the records that the server has sent once (``fedsim/methods/cached_broadcast.py``);
-* ``method/``: whatever the method keeps.
+* ``simulator/``: the personal part of the model, the round in which it was last trained, and residuals of compression;
+* ``cached/``: the cached broadcasts (``fedsim/methods/cached_broadcast.py``);
+* ``method/``: the records of the method.
 """
 
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -19,7 +19,7 @@ SIMULATOR, METHOD = "simulator/", "method/"
 PERSONAL = f"{SIMULATOR}personal"
 """The personal part of the model."""
 TRAINED = f"{SIMULATOR}trained"
-"""In which round that part was last trained."""
+"""The round in which the personal part was last trained."""
 _OLD = {
     "personal": PERSONAL,
     "trained": TRAINED,
@@ -27,11 +27,11 @@ _OLD = {
     "given": f"{CACHED}{ENTRIES}",
     "masks": f"{CACHED}masks",
 }
-"""Names in the checkpoints of before there were namespaces."""
+"""Names of records in old checkpoints, from before there were namespaces."""
 
 
 class Namespace(MutableMapping[str, Record]):
-    """The records of a state whose names begin with a prefix, under the rest of their names."""
+    """A view of the records of a state whose names begin with a prefix, under their names without it."""
 
     def __init__(self, state: RecordDict, prefix: str) -> None:
         self._state = state
@@ -62,33 +62,33 @@ class ClientState:
 
     @property
     def personal(self) -> dict[str, torch.Tensor]:
-        """The personal part as it was last trained; empty before the first training."""
+        """The personal part after its last training; empty before the first one."""
         return self._tensors(PERSONAL)
 
     @property
     def trained(self) -> int:
-        """The round in which it was last trained; 0 for never."""
+        """The round in which the personal part was last trained; 0 for never."""
         record = self.records.get(TRAINED, ConfigRecord())
         assert isinstance(record, ConfigRecord)
         return int(str(record.get(ROUND, 0)))
 
     def keep(self, personal: Mapping[str, torch.Tensor], round: int) -> None:
-        """Keep the personal part that was trained in this round."""
+        """Store the personal part, trained in ``round``."""
         self.records[PERSONAL] = to_record(personal)
         self.records[TRAINED] = ConfigRecord({ROUND: round})
 
     @property
     def fixed_entries(self) -> dict[str, torch.Tensor]:
-        """The entries of the model that the server has sent once."""
+        """The entries of the model that were sent as a cached broadcast."""
         return self._tensors(f"{CACHED}{ENTRIES}")
 
     def cached(self, sent: RecordDict) -> dict[str, ArrayRecord]:
-        """Return the cached records by their own names: those of a message, and those that are kept."""
+        """Return the cached records by name without prefix: those of the message ``sent``, else those of the state."""
         records = {**self.records.array_records, **sent.array_records}
         return {name.removeprefix(CACHED): record for name, record in records.items() if name.startswith(CACHED)}
 
     def cache(self, sent: RecordDict) -> bool:
-        """Keep the cached records of a message; whether any of them differs from what was kept."""
+        """Store the cached records of a message; return whether any of them differs from the stored one."""
         changed = False
         for name, record in sent.array_records.items():
             if name.startswith(CACHED):
@@ -103,7 +103,7 @@ class ClientState:
 
 
 def with_namespaces(state: RecordDict) -> RecordDict:
-    """Return a state as it is named now, also that of an older checkpoint."""
+    """Return a state under current names, converting that of an old checkpoint."""
     return RecordDict(
         {name if "/" in name else _OLD.get(name, f"{METHOD}{name}"): record for name, record in state.items()}
     )

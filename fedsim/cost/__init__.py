@@ -1,4 +1,4 @@
-"""What a model costs a device and its network: floating point operations (FLOPs) and bytes."""
+"""Costs of a model on a device and its network: floating point operations (FLOPs) and bytes."""
 
 from fedsim.cost.account import DeviceMemory, LayerCost, ModelCost, Shares
 from fedsim.cost.budget import Budget

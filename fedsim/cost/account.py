@@ -1,18 +1,18 @@
 """The rules by which operations and bytes are counted.
 
-For one image, a weight tensor of n numbers of which m are kept, and p output positions:
+For one image, a weight tensor of n numbers of which m are active, and p output positions:
 
-* forward: 2 m p FLOPs. Each kept weight does one multiply-add, which is two operations, at each position, zeros of the
-  padding included; of a model with all its weights that is what ``torch.utils.flop_counter`` counts.
-* backward: the same again for the gradient of the input, and once more for that of the kept weights, so that a step
-  costs three forward passes. The first layer's input gradient, which nobody needs, is in it; a frozen weight has no
-  gradient.
-* Where the gradient of *all* weights of a layer is computed, that part is 2 n p, for each image of those steps.
+* forward: 2 m p FLOPs. Each active weight does one multiply-add, which is two operations, at each position, including
+  zeros of the padding; for a model with all its weights this equals ``torch.utils.flop_counter``.
+* backward: the same again for the gradient of the input, and once more for that of the active weights, so that a step
+  costs three forward passes. This includes the first layer's input gradient, which is not needed; a frozen weight has
+  no gradient.
+* If the gradient of *all* weights of a layer is computed, that part is 2 n p, for each image of those steps.
 * Biases, norm layers, activation functions, pooling, the loss, the optimizer and sorting are not counted.
 
-By these rules the ratios to training all weights come out that are published for FedTiny (Huang et al., ICDCS 2023,
-arXiv 2212.01977), with the first convolution whole and 1 % of all other weights. Its memory ratios leave
-activations out, so for memory they are not the rule here: a device needs what ``ModelCost.device_memory`` adds up.
+These rules reproduce the ratios to training all weights that are published for FedTiny (Huang et al., ICDCS 2023,
+arXiv 2212.01977), with the complete first convolution and 1 % of all other weights. FedTiny's memory ratios do not
+include activations; here the memory of a device is the sum in ``ModelCost.device_memory``, which does.
 """
 
 from collections.abc import Collection, Mapping
@@ -22,32 +22,32 @@ from fedsim.core.errors import UserError
 from fedsim.cost.sizes import VALUE_BYTES, pair_bytes, partial_bytes
 
 Shares = Mapping[str, float]
-"""The share of weights kept, from 0 to 1, by the name of the layer; a layer that is not named keeps all."""
+"""The share of active weights, from 0 to 1, by name of the layer; 1 for layers that are not named."""
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One module that has parameters of its own; numbers are counts, not bytes, and for one image."""
+    """One module that has parameters of its own; fields are counts of numbers, not bytes, for one image."""
 
     weights: int
-    """Of a convolution or linear layer: the numbers of which a device may have a share. 0 for any other module."""
+    """Number of weights of a convolution or linear layer, of which a device may have a share; else 0."""
     weights_trained: bool
     others: int
-    """The other parameters, of which a device has all: biases, scales and shifts of norm layers."""
+    """Number of other parameters, of which a device has all: biases, affine parameters of norm layers."""
     others_trained: int
     positions: int
-    """Pixels, or rows, of the output, at each of which each weight does one multiply-add."""
+    """Number of pixels, or rows, of the output, at each of which each weight does one multiply-add."""
     outputs: int
-    """Numbers in the output."""
+    """Number of values in the output."""
 
     def flops(self, kept: int) -> int:
-        """Of the forward pass if so many weights are kept."""
+        """Return the FLOPs of the forward pass with ``kept`` active weights."""
         return 2 * kept * self.positions
 
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """Bytes on a device in one training step, by what they are for."""
+    """Bytes on a device in one training step, by purpose."""
 
     weights: int
     gradients: int
@@ -63,23 +63,24 @@ class DeviceMemory:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """What there is to count in a model, as ``model_cost`` found it.
+    """The counts of a model, from ``model_cost``, and the costs that follow from them.
 
-    Errors: ``UserError`` for a share that is not from 0 to 1, or a name that is no layer with weights.
+    Raises:
+        UserError: In any method, if a share is not in [0, 1], or a name is not that of a layer with weights.
     """
 
     layers: dict[str, LayerCost]
     elsewhere: int
     """FLOPs of the forward pass, for one image, of products outside these layers, such as attention."""
     buffers: int
-    """Bytes of running statistics and the like."""
+    """Bytes of buffers, such as running statistics."""
     activations: int
-    """Bytes that are kept for the backward pass, for each image of a batch."""
+    """Bytes that are saved for the backward pass, for each image of a batch."""
     intermediates: int
-    """Bytes that are kept whatever the size of the batch, such as standardized weights."""
+    """Bytes that are saved independently of the batch size, such as standardized weights."""
 
     def forward_flops(self, images: int = 1, shares: Shares | None = None) -> int:
-        """Of evaluating so many images."""
+        """Return the FLOPs of a forward pass of ``images`` images."""
         kept = self._kept(shares)
         return images * (self.elsewhere + sum(layer.flops(kept[name]) for name, layer in self.layers.items()))
 
@@ -92,11 +93,20 @@ class ModelCost:
         trained: Collection[str] | None = None,
         through: Collection[str] | None = None,
     ) -> int:
-        """Of training on so many images, each counted as often as it is seen.
+        """Return the FLOPs of training on ``images`` images, each counted as often as it is used.
 
-        For ``full_gradient_images`` of them the gradient of all weights is computed, in ``full_gradient_layers``, or in
-        all layers. Only the ``trained`` layers get gradients, and only the inputs of those it goes ``through``;
-        ``None`` is all there are. What is outside of layers has a backward pass if a gradient goes through every layer.
+        Operations outside of layers have a backward pass if gradients go through every layer.
+
+        Args:
+            images: Number of images.
+            shares: Share of active weights by layer.
+            full_gradient_images: Number of these images for which gradients of all weights are computed.
+            full_gradient_layers: The layers in which they are; ``None`` for all.
+            trained: The layers whose weights get gradients; ``None`` for all that are not frozen.
+            through: The layers whose inputs get gradients; ``None`` for all.
+
+        Raises:
+            UserError: If ``full_gradient_images`` is not from 0 to ``images``.
         """
         if not 0 <= full_gradient_images <= images:
             raise UserError(
@@ -114,7 +124,7 @@ class ModelCost:
     def full_gradient_flops(
         self, images: int, shares: Shares | None = None, layers: Collection[str] | None = None
     ) -> int:
-        """What it takes more to have, for so many images, the gradients of all weights of these layers, or of all."""
+        """Return the additional FLOPs of gradients of all weights, for ``images`` images and these layers, or all."""
         kept, full = self._kept(shares), self._named(layers)
         return images * sum(
             layer.flops(layer.weights - kept[name])
@@ -123,12 +133,17 @@ class ModelCost:
         )
 
     def beside_flops(self, images: int, layers: Collection[str]) -> int:
-        """Of linear layers that are trained beside the model, each on one row of numbers for each image: a forward
-        pass, and the gradient of the weights. No gradient goes on to what the rows come from."""
+        """Return the FLOPs of linear layers that are trained beside the model, on one row of features for each image.
+
+        These are a forward pass and the gradient of the weights; the rows do not get a gradient.
+        """
         return sum(2 * 2 * images * self.layers[name].weights for name in self._named(layers))
 
     def weight_bytes(self, shares: Shares | None = None) -> int:
-        """Of all parameters, in memory or in a message: each layer whole or in part, whichever is less."""
+        """Return the bytes of all parameters, in memory or in a message: each layer in its smaller form.
+
+        A layer is stored either dense, or as its active weights and their indices or bitmap.
+        """
         kept = self._kept(shares)
         return sum(
             VALUE_BYTES * layer.others + min(VALUE_BYTES * layer.weights, partial_bytes(layer.weights, kept[name]))
@@ -145,14 +160,19 @@ class ModelCost:
         full_gradient_vectors: int = 0,
         trained: Collection[str] | None = None,
     ) -> DeviceMemory:
-        """Of a training step on a device whose tensors have as many numbers as its weights.
+        """Return the memory of a training step on a device that holds numbers for active weights only.
 
-        Gradients of the ``trained`` layers, ``None`` for all that are, and what the optimizer keeps of them
-        (``optimizer_states`` numbers for each: 1 is momentum, 2 is Adam), have as many as the weights; the layers of
-        ``full_gradients`` hold gradients of all their weights, and ``full_gradient_vectors`` further numbers for each
-        of these. ``top_k`` is the largest number of (index, value) pairs that the device collects at a time.
-        Activations are whole. What a kernel needs while it runs and the two numbers per channel that BatchNorm keeps in
+        Activations are counted completely. Workspace of kernels and the two numbers per channel that BatchNorm saves in
         training are not counted.
+
+        Args:
+            batch_size: Number of images.
+            shares: Share of active weights by layer.
+            optimizer_states: Numbers of optimizer state for each trained number: 1 for momentum, 2 for Adam.
+            full_gradients: The layers with gradients of all their weights.
+            top_k: The largest number of (index, value) pairs that the device collects at a time.
+            full_gradient_vectors: Further numbers for each weight of the layers in ``full_gradients``.
+            trained: The layers with gradients and optimizer state; ``None`` for all that are not frozen.
         """
         kept, full = self._kept(shares), self._named(full_gradients)
         gradients = states = 0
@@ -174,7 +194,7 @@ class ModelCost:
         )
 
     def _kept(self, shares: Shares | None) -> dict[str, int]:
-        """How many weights each layer keeps."""
+        """Return the number of active weights of each layer."""
         shares = shares or {}
         self._named(shares)
         for name, share in shares.items():
@@ -183,7 +203,7 @@ class ModelCost:
         return {name: round(shares.get(name, 1) * layer.weights) for name, layer in self.layers.items()}
 
     def _named(self, names: Collection[str] | None) -> Collection[str]:
-        """The names, each that of a layer with weights; all of these for ``None``."""
+        """Return the names, checked to be those of layers with weights; all such layers for ``None``."""
         known = [name for name, layer in self.layers.items() if layer.weights]
         for name in names or ():
             if name not in known:

@@ -1,4 +1,4 @@
-"""What devices can afford, and how much of the network that leaves them."""
+"""Budgets of devices, and the size of the network that they can afford."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,22 +7,22 @@ from fedsim.cost.device_classes import DeviceClass, Needs
 from fedsim.cost.workload import CostTracker, Workload
 
 HALVINGS = 30
-"""Of the range of sizes; a size is then known to nine digits."""
+"""Number of bisections of the range of sizes; a size is then known to nine digits."""
 Plan = Callable[[float, float], Sequence[Workload]]
-"""What rounds may be like for a device of the second size, where the server keeps the first."""
+"""Returns the possible workloads from the size of the server's network and that of the device's submodel."""
 
 
 class Budget:
-    """The limits of each class of devices, on what the one with the most images needs in a round of plain training."""
+    """The limits of each class of devices, applied to the costs of its client with the most training images."""
 
     def __init__(self, costs: CostTracker) -> None:
         self.costs = costs
 
     def check(self, planned: Sequence[Workload], remedy: str) -> None:
-        """Refuse what a class cannot afford.
+        """Refuse workloads that a class cannot afford.
 
         Raises:
-            UserError: Naming the first limit that is exceeded and what would be needed.
+            UserError: If a limit is exceeded; the message names the first such limit and the cost.
         """
         for each in self.costs.classes:
             each.check(self.costs.most(planned, each.clients), remedy)
@@ -30,11 +30,14 @@ class Budget:
     def sizes(self, option: str, plan: Plan) -> list[float]:
         """Return the largest size of the network, from 0 to 1, that each class can afford.
 
-        The server keeps the largest of them, and of that the others train a part. ``option`` is the key of the setting
-        that is left open.
+        The server's network has the largest of these sizes, and the other classes train submodels of it.
+
+        Args:
+            option: The key of the setting that is null, for error messages.
+            plan: Returns the possible workloads.
 
         Raises:
-            UserError: Without a limit, or if nothing fits.
+            UserError: If there is no limit, or a class cannot afford any size.
         """
         classes = self.costs.classes
         if not any(each.limits for each in classes):
@@ -66,7 +69,7 @@ def _largest(each: DeviceClass, needs: Callable[[float], Needs]) -> float:
         middle = (low + high) / 2
         try:
             needed = needs(middle)
-        except UserError:  # smaller than the method can make it
+        except UserError:  # the method cannot make the network so small
             low = middle
             continue
         if each.exceeded(needed) is None:

@@ -1,4 +1,4 @@
-"""Classes of devices and what each can afford: ``budget.memory_mb``, ``budget.flops`` and ``budget.classes``."""
+"""Classes of devices and their limits: ``budget.memory_mb``, ``budget.flops`` and ``budget.classes``."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -9,30 +9,34 @@ from fedsim.core.errors import UserError
 from fedsim.core.seeding import numpy_generator
 
 NEEDS = {"memory_mb": ("device_memory_mb", 1.0), "flops": ("device_gflops", 1e9)}
-"""The columns of ``rounds.csv`` that a budget limits, and how much of the budget's unit one of theirs is."""
+"""The columns of ``rounds.csv`` that a budget limits, and the factor from the unit of the column to the budget's."""
 CLASSES, CLIENTS = "classes", "clients"
 NAME = re.compile(r"\w+")
 BUDGET = "numbers above 0 or null for budget.memory_mb and budget.flops, and classes of devices for budget.classes"
-"""What ``budget`` may be, in words"""
+"""The valid values of ``budget`` in words."""
 Needs = Mapping[str, float]
-"""What a device needs, by column."""
+"""Costs of a device, by column."""
 
 
 @dataclass(frozen=True)
 class DeviceClass:
-    """Clients whose devices can afford as much: the limits of a training step and of a round."""
+    """Clients whose devices have the same limits, on the memory of a training step and the FLOPs of a round."""
 
     name: str
-    """Empty for the clients that are in no class"""
+    """Empty for the clients that are in no class."""
     clients: Sequence[int]
     limits: Mapping[str, float]
 
     def exceeded(self, needs: Needs) -> str | None:
-        """The first limit that is exceeded."""
+        """Return the first limit that is exceeded; ``None`` if there is none."""
         return next((limit for limit in self.limits if _needed(limit, needs) > self.limits[limit]), None)
 
     def check(self, needs: Needs, remedy: str = "") -> None:
-        """Errors: ``UserError`` naming the first limit that is exceeded and what would be needed."""
+        """Refuse costs above a limit.
+
+        Raises:
+            UserError: If a limit is exceeded; the message names the first such limit and the cost.
+        """
         limit = self.exceeded(needs)
         if limit is not None:
             key = f"classes.{self.name}.{limit}" if self.name else limit
@@ -43,7 +47,7 @@ class DeviceClass:
 
 
 def is_budget(value: Any) -> bool:
-    """Return whether that may be a ``budget``; what its classes say is checked where their clients are known."""
+    """Return whether a value has the form of ``budget``; its classes are checked later, when the clients are known."""
     return (
         isinstance(value, Mapping)
         and value.keys() <= {*NEEDS, CLASSES}
@@ -53,12 +57,13 @@ def is_budget(value: Any) -> bool:
 
 
 def device_classes(budget: Mapping[str, Any], clients: Sequence[int], seed: int) -> list[DeviceClass]:
-    """The classes that ``budget.classes`` names, and the clients that are in none of them.
+    """Return the class of clients that are in no named class, if there are any, and those of ``budget.classes``.
 
-    A class has the ``clients`` of a list, or a share of all of them, which the seed draws from those that no list
-    names. A limit that it does not give is that of ``budget``.
+    ``clients`` of a class is a list, or a share of all clients, which are drawn by the seed from those that are in no
+    list. A limit that a class does not set is that of ``budget``.
 
-    Errors: ``UserError`` for a class that is not possible.
+    Raises:
+        UserError: If a class is not possible.
     """
     general = _limits(budget)
     described = {str(name): _described(str(name), options) for name, options in (budget.get(CLASSES) or {}).items()}
@@ -94,7 +99,7 @@ def _described(name: str, options: Any) -> Mapping[str, Any]:
 
 
 def _members(wanted: Mapping[str, Any], clients: Sequence[int], seed: int) -> dict[str, Collection[int]]:
-    """The clients of each class: those that are listed, and then the shares of those that are left."""
+    """Return the clients of each class: first of the lists, then of the shares, drawn from the remaining clients."""
     members: dict[str, Collection[int]] = {}
     free = list(clients)
     for name, listed in wanted.items():

@@ -1,4 +1,4 @@
-"""Finding out what there is to count in a model: its layers, what they put out, and what autograd keeps."""
+"""Dry runs that count the layers of a model, their outputs, and the tensors that autograd saves."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,18 +15,18 @@ WITH_WEIGHTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 def model_cost(model: nn.Module, image_shape: tuple[int, int, int]) -> ModelCost:
-    """Counts what is in a model and what happens in it, in two dry runs, on two and on three images of zeros.
+    """Return the counts of a model from two dry runs, on two and on three images of zeros.
 
-    The model evaluates meanwhile and is left as it was. Two images are the fewest with which BatchNorm works that has
-    no running statistics; how much the third adds tells apart what grows with the batch. Which tensors are kept for the
-    backward pass is what autograd says.
+    The model is in eval mode meanwhile and not changed. Two images are the minimum for a BatchNorm without running
+    statistics; the difference between two and three images is the memory that grows with the batch. The tensors that
+    are saved for the backward pass are those that autograd reports.
     """
     few, many = 2, 3
     with _evaluating(model):
         outputs, flops, bytes_of_few = _dry_run(model, image_shape, few)
         _, _, bytes_of_many = _dry_run(model, image_shape, many)
     layers: dict[str, LayerCost] = {}
-    seen: set[nn.Parameter] = set()  # a parameter of two modules is the first one's
+    seen: set[nn.Parameter] = set()  # a shared parameter is counted in the first module
     for name, module in _with_parameters(model):
         own = {key: value for key, value in module.named_parameters(recurse=False) if value not in seen}
         seen.update(own.values())
@@ -65,9 +65,9 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _dry_run(model: nn.Module, image_shape: tuple[int, int, int], images: int) -> tuple[dict[str, int], int, int]:
-    """Of the whole batch: the numbers that each module puts out, FLOPs, and the bytes that autograd keeps."""
+    """Return, for the whole batch, the size of each module's output, the FLOPs, and the bytes that autograd saves."""
     outputs: dict[str, int] = {}
-    kept: list[torch.Tensor] = []  # held until they are counted, so that no two have the same address
+    kept: list[torch.Tensor] = []  # referenced until they are counted, so that no address is used twice
 
     def count(name: str, module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, torch.Tensor):  # a module that is used twice counts twice

@@ -1,4 +1,4 @@
-"""What a method makes its devices do in a round, and what the largest of them needs for it."""
+"""The workload of devices in a round, which depends on the method, and its costs."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from fedsim.client.optimizers import OPTIMIZERS
 from fedsim.cost.account import ModelCost, Shares
 from fedsim.cost.device_classes import device_classes
 
-if TYPE_CHECKING:  # strategies need this file: see fedsim/strategies.py
+if TYPE_CHECKING:  # strategies import this file, also in other apps: see fedsim/strategies.py
     from datasets.federation import Federation
     from fedsim.config.settings import Settings
 
@@ -17,59 +17,59 @@ MB = 1e6
 
 @dataclass(frozen=True)
 class Passes:
-    """A part of a client's training: so many passes over its images, and where gradients are in them."""
+    """A part of a client's training: a number of passes over its images, and the layers with gradients in them."""
 
     epochs: int | None = None
-    """``local_epochs`` if that is None"""
+    """Number of passes; ``None`` for ``local_epochs``."""
     trained: Collection[str] | None = None
-    """The layers that are trained; None is all that are not frozen"""
+    """The layers that are trained; ``None`` for all that are not frozen."""
     through: Collection[str] | None = None
-    """The layers whose inputs get gradients, on the way to others; None is all"""
+    """The layers whose inputs get gradients, which go on to other layers; ``None`` for all."""
 
 
 @dataclass(frozen=True)
 class QueryPasses:
-    """What a query before training makes a device do with a share of its images."""
+    """The work of a query before training, on a share of a client's training images."""
 
     share: float
     shares: Shares = field(default_factory=dict)
-    """The share of each layer's weights that the network in question has, where that is not all"""
+    """The share of active weights of each layer of the queried network, for layers where it is not 1."""
     passes: int = 1
-    """Forward passes over those images"""
+    """Number of forward passes over those images."""
     gradients: bool = False
-    """Whether the gradients of all weights are computed instead, and added up"""
+    """Whether gradients of all weights are computed and added up, instead of forward passes only."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """How a device trains in a round, how much of the network it has, and what it does beside training it."""
+    """The work of a device in a round: its training, the active part of its network, and work beside training."""
 
     shares: Shares = field(default_factory=dict)
-    """The share of each layer's weights that the device has, for the layers of which it has not all"""
+    """The share of active weights of each layer on the device, for layers where it is not 1."""
     full_gradient_layers: Collection[str] = ()
-    """The layers of which the gradients of all weights are computed, also of those that the device does not have,"""
+    """The layers in which gradients of all weights are computed, including inactive ones."""
     full_gradient_steps: int | None = 0
-    """in so many steps; None is all of them"""
+    """The number of steps in which they are; ``None`` for all steps."""
     full_gradient_vectors: int = 0
-    """How many further numbers a device keeps for each of their weights, such as sums of those gradients"""
+    """Further numbers in memory for each weight of these layers, such as sums of the gradients."""
     passes: Sequence[Passes] = (Passes(),)
-    """The parts of the training, one after the other"""
+    """The parts of the training, one after the other."""
     beside: Collection[str] = ()
-    """Linear layers that are trained in all of it on what the network computes, and that are not in its own pass"""
+    """Linear layers that are trained on the network's features in all parts, and are not in its own forward pass."""
     extra_vectors: int = 0
-    """How many further numbers a device keeps for each one it trains, such as the model that it was sent"""
+    """Further numbers in memory for each trained number, such as a copy of the received model."""
     top_k: int = 0
-    """The (index, value) pairs that a device collected of the full gradients; 0 where it held them all"""
+    """The number of (index, value) pairs that a device collects from the full gradients; 0 if it holds all of them."""
     extra_steps: int = 0
-    """Batches that the network is given beside its training"""
+    """The number of batches beside training."""
     queries: Sequence[QueryPasses] = ()
-    """What the method asked before training"""
+    """The queries of the method before training."""
     columns: Mapping[str, float] = field(default_factory=dict)
-    """What else the method tells of the device's network, as columns of ``rounds.csv``"""
+    """Further numbers of the device's network, as columns of ``rounds.csv``."""
 
 
 class CostTracker:
-    """Turns workloads into columns of ``rounds.csv``, by the rules of ``account``."""
+    """Computes columns of ``rounds.csv`` from workloads, by the rules of ``account``."""
 
     def __init__(self, cost: ModelCost, federation: "Federation", settings: "Settings") -> None:
         from datasets.source import Part
@@ -81,9 +81,10 @@ class CostTracker:
         self.states = OPTIMIZERS[settings.optimizer].numbers_kept(settings.momentum)
 
     def metrics(self, workload_of: Callable[[int], Workload], clients: Collection[int]) -> dict[str, float]:
-        """Return, of a round that these clients were in, the largest of each number (``needs``).
+        """Return the largest of each cost (``needs``) over the clients of a round.
 
-        Where there are classes of devices also that of each, under its name.
+        With classes of devices, the costs of each class are added under its name. The costs of a class are those of its
+        client with the most images.
         """
         rows: dict[str, Mapping[str, float]] = {}
         for each in self.classes:
@@ -95,7 +96,7 @@ class CostTracker:
         return {**_largest(list(rows.values())), **named}
 
     def most(self, workloads: Sequence[Workload], clients: Collection[int]) -> Mapping[str, float]:
-        """Return the largest of each number over these clients and workloads."""
+        """Return the largest of each cost over these workloads, for the one of these clients with the most images."""
         largest = max(clients, key=self.images.__getitem__)
         return _largest([self.needs(workload, largest) for workload in workloads])
 
@@ -124,8 +125,10 @@ class CostTracker:
         return self.cost.forward_flops(query.passes * asked, query.shares)
 
     def _query_memory(self, query: QueryPasses, images: int, batch: int) -> int:
-        """Return the bytes of a step that adds up the gradients of all weights; 0 where there are only forward passes,
-        which need less than training."""
+        """Return the bytes of a step that adds up the gradients of all weights.
+
+        0 for queries with forward passes only, which need less memory than training.
+        """
         if not query.gradients:
             return 0
         every = [name for name, layer in self.cost.layers.items() if layer.weights]
@@ -134,7 +137,7 @@ class CostTracker:
         ).total
 
     def _memory(self, batch: int, workload: Workload, part: Passes) -> int:
-        """Return the bytes of a step of that part of the training."""
+        """Return the bytes of a step in this part of the training."""
         return self.cost.device_memory(
             batch,
             workload.shares,

@@ -1,4 +1,4 @@
-"""The client's half of a diagnosis: one or two forward passes, and sums over them."""
+"""The client side of a diagnosis: one or two forward passes, and statistics of them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -12,7 +12,7 @@ from fedsim.norms.shapes import all_but_channels, per_channel
 
 Tensors = dict[str, torch.Tensor]
 BEFORE, AFTER, TRAINING = "before", "after", "training"
-"""In front of a norm layer and behind it, at evaluation, and behind it as in training."""
+"""Places: before and after a norm layer at evaluation, and after it as in training."""
 SUMS, COUNTS = "features/sums", "features/counts"
 NUM_IMAGES = "images"
 
@@ -27,12 +27,20 @@ def activation_statistics(
     *,
     as_in_training: bool,
 ) -> Tensors:
-    """Mean and biased variance of every channel over these images, before and after each site, and feature sums.
+    """Return mean and biased variance of every channel over these images, before and after each site, and feature sums.
 
     Entries: ``SITE/before/mean``, ``SITE/before/variance``, the same for ``after`` and ``training``, ``SITE/dead`` (1
-    for a channel that is nowhere above zero behind the site, so that a ReLU lets nothing of it through),
-    ``features/sums`` (classes, features) and ``features/counts`` (classes,). ``as_in_training`` says whether layers
-    with statistics normalize by the batch in training; it changes their buffers.
+    for a channel that is not above zero anywhere after the site, so that a ReLU blocks it completely),
+    ``features/sums`` (classes, features), ``features/counts`` (classes,) and ``images``, the number of images.
+
+    Args:
+        model: The network; it is set to eval mode.
+        sites: The norm layers, or what replaces them, by name.
+        images: Images (N, channels, height, width).
+        labels: Labels (N,).
+        num_classes: Number of classes.
+        as_in_training: Whether layers with running statistics normalize by the batch in training; this changes their
+            buffers.
     """
     model.eval()
     with _observed(sites, (BEFORE, AFTER)) as statistics, _features_of(model) as seen:
@@ -46,7 +54,7 @@ def activation_statistics(
         with _observed(sites, (TRAINING,)) as training:
             model(images)
         return statistics | {name: tensor for name, tensor in training.items() if not name.endswith("dead")}
-    # Nothing behaves otherwise in training.
+    # No layer behaves differently in training.
     return statistics | {
         f"{site}/{TRAINING}/{each}": statistics[f"{site}/{AFTER}/{each}"]
         for site in sites
@@ -60,7 +68,7 @@ def _features_of(model: nn.Module) -> AbstractContextManager[list[torch.Tensor]]
 
 @contextmanager
 def _observed(sites: Mapping[str, nn.Module], places: tuple[str, ...]) -> Iterator[Tensors]:
-    """Fills what it yields with the statistics of the forward passes in the block; the last one counts."""
+    """Yield a dictionary that receives the statistics of forward passes in the block, of the last one if several."""
     statistics: Tensors = {}
 
     def hook(site: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
@@ -80,7 +88,7 @@ def _observed(sites: Mapping[str, nn.Module], places: tuple[str, ...]) -> Iterat
 
 
 def _moments(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and biased variance of each channel; torch's own var_mean took four to eight times as long on a CPU."""
+    """Return mean and biased variance of each channel; ``torch.var_mean`` took four to eight times as long on a CPU."""
     over = all_but_channels(tensor)
     mean = tensor.mean(over)
     return mean, (tensor - per_channel(mean, tensor)).square_().mean(over)
@@ -90,11 +98,12 @@ def _moments(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def class_scatter(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, means: torch.Tensor, projection: torch.Tensor
 ) -> dict[str, float]:
-    r"""What NC1 and NC4 need of one client, once the class means of all clients are known.
+    r"""Return one client's contribution to NC1 and NC4, given the class means over all clients.
 
     ``scatter`` is :math:`\sum_i \| P^\top (h_i - \mu_{y_i}) \|^2` with the features h, class means (classes, features)
-    and the projection P (features, rank); ``disagreeing`` counts the images for which the network's class is not that
-    of the nearest mean. A class without a mean has rows of infinity and is never nearest.
+    and the projection P (features, rank); ``disagreeing`` is the number of images for which the predicted class is not
+    that of the nearest mean; ``images`` is the number of images. A class without images has a row of infinity in
+    ``means`` and is never the nearest.
     """
     model.eval()
     with _features_of(model) as seen:

@@ -7,16 +7,16 @@ import torch
 
 @dataclass(frozen=True)
 class ClassMeans:
-    """Means of the features h, the input of the classifier, of the classes that any client has."""
+    """Class means of the features h, the input of the classifier, over all clients."""
 
     means: torch.Tensor
-    """(classes, features), rows of infinity for classes that nobody has"""
+    """(classes, features), rows of infinity for classes without images."""
     present: torch.Tensor
-    """the classes that somebody has"""
+    """The classes with images, (present classes,)."""
 
     @classmethod
     def of(cls, sums: torch.Tensor, counts: torch.Tensor) -> "ClassMeans":
-        """From sums (classes, features) and counts (classes,) over all images."""
+        """Compute the means from sums (classes, features) and counts (classes,) over all images."""
         means = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), torch.inf)
         return cls(means, counts.nonzero()[:, 0])
 
@@ -27,10 +27,10 @@ class ClassMeans:
         return present - present.mean(0)
 
     def projection(self) -> torch.Tensor:
-        r"""P (features, classes - 1) with :math:`P P^\top = \Sigma_B^+`, the pseudo-inverse between classes.
+        r"""Return P (features, rank) with :math:`P P^\top = \Sigma_B^+`, the between-class pseudo-inverse.
 
-        :math:`\Sigma_B = M M^\top / C` has rank C - 1. With P, :math:`\mathrm{Tr}(\Sigma_W \Sigma_B^+)` is a mean of
-        squares over images, and no covariance of all features has to be formed or sent.
+        :math:`\Sigma_B = M M^\top / C` has a rank of at most C - 1. With P, :math:`\mathrm{Tr}(\Sigma_W \Sigma_B^+)` is
+        a mean of squares over images, so that the covariance of all features need not be computed or sent.
         """
         centred = self.centred
         _, singular, basis = torch.linalg.svd(centred, full_matrices=False)
@@ -40,17 +40,24 @@ class ClassMeans:
 
 
 def collapse_metrics(classes: ClassMeans, weight: torch.Tensor, scatter: float, disagreeing: float) -> dict[str, float]:
-    r"""NC1 to NC4 under the names they have in ``diagnostics.csv``; all go to zero as the classes collapse.
+    r"""Return NC1 to NC4 under their names in ``diagnostics.csv``; all approach zero as the classes collapse.
 
-    * ``nc1``: :math:`\mathrm{Tr}(\Sigma_W \Sigma_B^+)`, as the authors' notebook has it (their paper divides by C);
-      ``scatter`` is that mean over images.
-    * ``nc2_norms_means`` and ``nc2_norms_weights``: the coefficient of variation of the lengths of centred class means
-      and of the classifier's rows, with the sample deviation (over C - 1), as the notebook has it.
+    * ``nc1``: :math:`\mathrm{Tr}(\Sigma_W \Sigma_B^+)`, as in the authors' notebook (their paper divides by C), which
+      is ``scatter``.
+    * ``nc2_norms_means`` and ``nc2_norms_weights``: the coefficient of variation of the norms of centred class means
+      and of the classifier's rows, with the sample deviation (over C - 1), as in the notebook.
     * ``nc2_angles_means`` and ``nc2_angles_weights``: the mean over pairs of :math:`| \cos + 1 / (C - 1) |`.
     * ``nc3``: :math:`\| W / \| W \|_F - M^\top / \| M \|_F \|_F^2`.
-    * ``nc4``: the share of images for which the network and the nearest class mean disagree.
+    * ``nc4``: the share of images for which the network and the nearest class mean disagree, ``disagreeing``.
 
-    ``weight`` is the classifier's, (all classes, features). Empty for fewer than two classes.
+    Args:
+        classes: The class means.
+        weight: The classifier's weight, (all classes, features).
+        scatter: The mean over images of ``class_scatter``'s sum of squares.
+        disagreeing: The share of images counted by ``class_scatter``.
+
+    Returns:
+        The metrics; empty for fewer than two classes.
     """
     means, rows = classes.centred, weight.to(classes.means.dtype)[classes.present]
     if len(means) < 2:

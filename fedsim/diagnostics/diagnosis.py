@@ -1,4 +1,4 @@
-"""The server's half of a diagnosis: asks the clients, and makes rows of ``diagnostics.csv`` of what they say."""
+"""The server side of a diagnosis: queries clients, and makes rows of ``diagnostics.csv`` from their replies."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -36,11 +36,11 @@ Tensors = Mapping[str, torch.Tensor]
 Successful = Callable[[Iterable[Message], int], Iterator[Message]]
 
 MOST_CLIENTS = 100
-"""Of more clients than these, every n-th is diagnosed."""
+"""The largest number of diagnosed clients; of a larger federation every n-th client is diagnosed."""
 
 
 class Diagnosis:
-    """Diagnoses the first, the last and every n-th model of a run."""
+    """Diagnoses the models of round 0, of the last round, and of every n-th round."""
 
     def __init__(self, model: nn.Module, federation: Federation, rounds: int, every: int) -> None:
         self.federation = federation
@@ -55,7 +55,7 @@ class Diagnosis:
         return round in (0, self.rounds) or round % self.every == 0
 
     def updates(self, round: int, sent: ArrayRecord) -> UpdateStatistics | None:
-        """What to show the replies of this round's training to, if it is due."""
+        """Return an object that collects this round's updates, if a diagnosis is due; else ``None``."""
         return UpdateStatistics(to_tensors(sent), self.parameters) if self.due(round) else None
 
     @one_thread()
@@ -68,10 +68,10 @@ class Diagnosis:
         successful: Successful,
         updates: UpdateStatistics | None,
     ) -> list[Row]:
-        """Return a row for each layer and metric; the global model is diagnosed for its classes."""
+        """Return a row for each layer and metric; neural collapse is that of the global model."""
         config = ConfigRecord({ROUND: round})
         to_clients = [
-            # In the form in which the method sends it, with what it sends beside the arrays.
+            # With the content of the method's evaluation messages, including its further records.
             Message(RecordDict({**each.content, CONFIG: config}), each.metadata.dst_node_id, QUERY_ACTIVATIONS)
             for each in strategy.configure_evaluate(round, model.arrays, ConfigRecord(), grid)
             if each.metadata.dst_node_id in self.clients
@@ -94,7 +94,7 @@ class Diagnosis:
         ]
 
     def _of_activations(self, told: Mapping[int, Tensors]) -> dict[str, dict[str, float]]:
-        """By site; distances between domains where the clients belong to several."""
+        """Return metrics by site; with distances between domains if the clients belong to several."""
         clients = list(told.values())
         sizes = torch.stack([each[NUM_IMAGES] for each in clients])
         names = [self.federation.partitions[client].domain for client in told]
@@ -130,9 +130,14 @@ class Diagnosis:
         model: ArrayRecord,
         told: Mapping[int, Tensors] | None,
     ) -> dict[str, float]:
-        """Neural collapse; without a personal part the clients have ``told`` the sums for the global model already.
+        """Return the metrics of neural collapse; empty if features are not finite.
 
-        Nothing for a model that is no longer finite.
+        Args:
+            round: The round.
+            ask: Sends messages and yields the replies without errors.
+            model: The global model.
+            told: The clients' statistics by client, if they are of the global model because nothing is personal; with
+                ``None`` the clients are queried again.
         """
         config = ConfigRecord({ROUND: round, GLOBAL: True})
         if told is None:

@@ -1,21 +1,22 @@
-"""How far apart the distributions of activations are, channel by channel, taken for normal distributions."""
+"""Divergences between distributions of activations by channel, assumed to be normal distributions."""
 
 import torch
 
 FLOOR = 1e-5
-"""Added to variances, BatchNorm's own epsilon: a channel that is constant for a client has a finite divergence."""
+"""Added to variances, as BatchNorm's epsilon, so that a channel that is constant for a client has a finite divergence.
+"""
 
 
 def mean_symmetric_kl(mean: torch.Tensor, variance: torch.Tensor) -> float:
-    r"""The symmetric Kullback-Leibler divergence, averaged over pairs and channels.
+    r"""Return the symmetric Kullback-Leibler divergence in nats, averaged over pairs and channels.
 
     Takes means and variances (K, channels) of K clients or domains. For a pair of normal distributions it is
-    :math:`(KL(p \| q) + KL(q \| p)) / 2` in nats. The sum over all ordered pairs is
+    :math:`(KL(p \| q) + KL(q \| p)) / 2`. The sum over all ordered pairs is
 
     .. math:: \tfrac12 \left[ \sum_i v_i \sum_j 1 / v_j + \sum_j (S + K (m_j - \bar m)^2) / v_j - K^2 \right],
               \qquad S = \sum_i (m_i - \bar m)^2
 
-    (the logarithms cancel), so the cost grows with K and not with its square. 0 for one client alone.
+    (the logarithms cancel), so the cost grows with K and not with its square. It is 0 for a single client.
     """
     count = len(mean)
     if count < 2:
@@ -30,23 +31,26 @@ def mean_symmetric_kl(mean: torch.Tensor, variance: torch.Tensor) -> float:
 def symmetric_kl(
     mean: torch.Tensor, variance: torch.Tensor, other_mean: torch.Tensor, other_variance: torch.Tensor
 ) -> torch.Tensor:
-    """Entry by entry: :math:`(KL(p \\| q) + KL(q \\| p)) / 2` of two normal distributions."""
+    """Return :math:`(KL(p \\| q) + KL(q \\| p)) / 2` of two normal distributions, elementwise."""
     first, second = variance.double() + FLOOR, other_variance.double() + FLOOR
     squared = (mean.double() - other_mean.double()).square()
     return ((first + squared) / second + (second + squared) / first - 2) / 4
 
 
 def mean_shift(mean: torch.Tensor, variance: torch.Tensor) -> float:
-    """The distance of clients' means (K, channels) from the mean over clients, in standard deviations of the channel.
+    """Return the mean absolute difference of clients' means (K, channels) from their mean, in standard deviations.
 
-    The deviation is the root of the clients' mean variance; averaged over clients and channels.
+    The deviation of a channel is the root of the clients' mean variance; the mean is over clients and channels.
     """
     deviation = (variance.double().mean(0) + FLOOR).sqrt()
     return ((mean.double() - mean.double().mean(0)).abs() / deviation).mean().item()
 
 
 def pooled(mean: torch.Tensor, variance: torch.Tensor, sizes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance (channels,) of the union of clients' activations, from theirs (K, channels) and sizes (K,)."""
+    """Return mean and variance (channels,) of the union of clients' activations.
+
+    Takes means and variances of K clients, (K, channels), and their numbers of images, (K,).
+    """
     weights = (sizes.double() / sizes.sum())[:, None]
     together = (weights * mean.double()).sum(0)
     second = (weights * (variance.double() + mean.double().square())).sum(0)

@@ -1,4 +1,4 @@
-"""Pictures of ``diagnostics.csv``: heat maps of layers and rounds, for one run, and for several beside each other."""
+"""Pictures of ``diagnostics.csv``: heat maps of layers and rounds, for one run, and a comparison of several runs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from fedsim.report.plots import colour, label, picture, plain_logarithm
 
 NATS = LogNorm(0.01, 100)
-"""One scale for all divergences of all runs, so that pictures can be held against each other."""
+"""The same scale for all divergences of all runs, so that pictures can be compared."""
 SHARE = Normalize(0, 1)
 DIVERGENCES = {
     "kl_clients_before": "clients apart,\nbefore the norm",
@@ -37,7 +37,10 @@ COLLAPSE = {
 
 
 def plot_diagnostics(diagnostics: pd.DataFrame, path: Path) -> None:
-    """Divergences in the first row; shift, dead channels, updates and neural collapse in the second."""
+    """Write a picture with divergences and neural collapse in the first row, and the other metrics in the second.
+
+    The second row has the mean shift, dead channels, and the updates' cosines and distances.
+    """
     rounds = diagnostics["round"].nunique()
     layers = diagnostics["layer"].nunique()
     width, height = max(10.5, min(18, 5 + 0.5 * rounds)), max(4.6, min(14, 2.6 + 0.36 * layers))
@@ -56,7 +59,7 @@ def plot_diagnostics(diagnostics: pd.DataFrame, path: Path) -> None:
 
 
 def plot_diagnostics_comparison(runs: Mapping[str, pd.DataFrame], path: Path) -> None:
-    """A row of divergences for each run, all on one scale."""
+    """Write a picture with a row of divergences for each run, all on one scale."""
     height = sum(0.9 + 0.22 * _sites(frame) for frame in runs.values()) + 0.5
     with picture(path, 11, max(2.6, height), columns=4, rows=len(runs)) as axes:
         for row, (name, frame) in enumerate(runs.items()):
@@ -82,12 +85,12 @@ def _sites(frame: pd.DataFrame) -> int:
 def _heat_map(
     axes: Axes, diagnostics: pd.DataFrame, metric: str, title: str, norm: Normalize, palette: str
 ) -> AxesImage:
-    """Layers from the first to the last downwards, rounds to the right, numbers in the cells where there is room."""
+    """Draw a heat map: layers from top to bottom, rounds from left to right, numbers in the cells if at most 60."""
     mine = diagnostics[diagnostics["metric"] == metric]
     table = mine.pivot(index="layer", columns="round", values="value").reindex(mine["layer"].unique())
     values = table.to_numpy(dtype=float) if len(table) else np.full((1, 1), np.nan)
     axes.grid(False)
-    # Zero has no logarithm; it is drawn as the smallest number there is.
+    # Zero has no logarithm; it is drawn as the smallest positive number.
     shown = np.where(values == 0, np.finfo(float).tiny, values) if isinstance(norm, LogNorm) else values
     drawn = axes.imshow(shown, aspect="auto", norm=norm, cmap=palette, interpolation="nearest")
     axes.set_title(title, fontsize=8)
@@ -104,7 +107,7 @@ def _heat_map(
 
 
 def _short(value: float) -> str:
-    """One to three digits, without a zero in front."""
+    """Return a number in one to three digits, without a leading zero."""
     if not np.isfinite(value):
         return ""
     if value == 0:

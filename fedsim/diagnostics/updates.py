@@ -1,4 +1,4 @@
-"""How well the clients' updates agree, layer by layer, as running sums over their replies."""
+"""Agreement of the clients' updates by layer, as running sums over their replies."""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,19 +10,25 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 class UpdateStatistics:
-    r"""Of the updates :math:`u_k = w_k - w` of the parameters of each layer:
+    r"""Statistics of the updates :math:`u_k = w_k - w` of the parameters of each layer.
 
     * ``update_cosine``: the mean cosine over pairs of clients,
-      :math:`(\| \sum_k u_k / \| u_k \| \|^2 - K) / (K (K - 1))`; a client whose weights did not move counts with 0;
-    * ``weight_distance``: the root mean square distance of the clients' weights from their mean, relative to the length
+      :math:`(\| \sum_k u_k / \| u_k \| \|^2 - K) / (K (K - 1))`; pairs with a client whose weights did not change count
+      as 0;
+    * ``weight_distance``: the root mean square distance of the clients' weights from their mean, relative to the norm
       of that mean, :math:`\sqrt{\sum_k \| w_k - \bar w \|^2 / K} / \| \bar w \|`.
 
-    Clients count alike. Buffers are no parameters and are left out, as is what does not travel. The sums grow with the
-    number of weights and not with the number of clients.
+    All clients have the same weight. Buffers and entries that are not shared are left out. Memory grows with the number
+    of weights and not with the number of clients.
     """
 
     def __init__(self, before: Tensors, parameters: Iterable[str]) -> None:
-        """``before`` has the weights that were sent, ``parameters`` the names of those that are trained."""
+        """Start the sums.
+
+        Args:
+            before: The entries that were sent.
+            parameters: The names of the trained parameters.
+        """
         self._before = {name: before[name].double() for name in parameters if name in before}
         self._layers: dict[str, list[str]] = {}
         for name in self._before:
@@ -35,7 +41,7 @@ class UpdateStatistics:
 
     @one_thread()
     def add(self, trained: Tensors) -> None:
-        """One client's reply."""
+        """Add the trained entries of one client's reply."""
         self._count += 1
         for layer, names in self._layers.items():
             update = torch.cat(
@@ -52,7 +58,7 @@ class UpdateStatistics:
                 self._sums[layer], self._unit_sums[layer] = update.clone(), unit.clone()
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """By layer; empty for fewer than two clients."""
+        """Return the metrics by layer; empty for fewer than two clients."""
         count = self._count
         if count < 2:
             return {}

@@ -1,8 +1,8 @@
-"""The classifier as an axis: what stands where the model's author put the linear layer that makes the logits.
+"""Heads, which replace the classifier of a model, the linear layer that makes the logits.
 
-``head=`` names a function ``(model) -> model`` of this package. Every head is an ``nn.Linear``, so that what is said of
-the classifier, by adaptive gradient clipping or by ``train_only=norm_and_head``, holds for it too; of the three
-of ``local_generic`` it holds for the one that answers.
+``head=`` names a function ``(model) -> model`` of this package. Every head is an ``nn.Linear``, so that rules for the
+classifier, of adaptive gradient clipping or of ``train_only=norm_and_head``, apply to it, too; of the three classifiers
+of ``local_generic`` they apply to the generic one.
 """
 
 from fedsim.heads.cosine import CosineLinear, use_cosine

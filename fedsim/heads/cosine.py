@@ -13,12 +13,15 @@ class CosineLinear(nn.Linear):
 
     .. math:: z_c = s \, \frac{w_c^\top f}{\lVert w_c \rVert \lVert f \rVert}
 
-    Neither the length of a feature vector nor that of a class's weights matters, so none of them can make up for rare
-    classes. Takes (N, features), returns (N, classes); there is no bias.
+    The norms of features and of a class's weights have no effect, so that logits cannot depend on the frequency of a
+    class through them. Takes (N, features), returns (N, classes); there is no bias.
 
-    The scale :math:`s` limits how sure the head can be: the probability that the images of all C classes can have at
-    once is at most :math:`1 / (1 + (C - 1) e^{-s C / (C - 1)})` (CosFace, section 3.3), which for the default of 16 is
-    0.9999 with 905 classes. With ``learnable=True`` it is a parameter that starts there.
+    The scale :math:`s` limits the confidence: the largest probability that images of all C classes can reach at the
+    same time is :math:`1 / (1 + (C - 1) e^{-s C / (C - 1)})` (CosFace, section 3.3), which for the default of 16 is
+    0.9999 with 905 classes. With ``learnable=True`` the scale is a parameter with this initial value.
+
+    Raises:
+        UserError: If ``scale`` is not above 0.
     """
 
     scale: torch.Tensor | float
@@ -36,9 +39,10 @@ class CosineLinear(nn.Linear):
 
 
 def use_cosine(model: nn.Module, scale: float = 16.0, learnable: bool = False) -> nn.Module:
-    """Put a ``CosineLinear`` in the place of the classifier; its directions are drawn anew.
+    """Replace the classifier by a ``CosineLinear`` with newly drawn directions.
 
-    Raises: ``UserError`` if there is no such linear layer, or the scale is not above 0.
+    Raises:
+        UserError: If the model has no classifier, or the scale is not above 0.
     """
     return replace_classifier(
         model, "cosine", lambda features, classes: CosineLinear(features, classes, scale, learnable)

@@ -1,5 +1,5 @@
-"""``head=etf``: a classifier that is never trained, its classes as far apart as can be (Yang et al. 2022, arXiv
-2203.09081)."""
+"""``head=etf``: a classifier that is never trained, with the largest possible angles between all classes (Yang et al.
+2022, arXiv 2203.09081)."""
 
 import math
 
@@ -12,15 +12,16 @@ from fedsim.heads.linear import check_scale, replace_classifier
 
 
 def simplex_frame(classes: int, features: int) -> torch.Tensor:
-    r"""A simplex equiangular tight frame in a random orientation: unit vectors, (classes, features), float64.
+    r"""Return a simplex equiangular tight frame in a random orientation: unit vectors, (classes, features), float64.
 
     .. math:: M = \sqrt{C / (C - 1)} \; (I - 11^\top / C) \, U^\top
 
-    so that :math:`m_i^\top m_j = -1 / (C - 1)` for each two classes. The paper's U has C orthonormal columns; of these
-    the projection leaves C - 1, which are all that is drawn here, so that C - 1 features are enough. Torch's global
-    generator draws them.
+    so that :math:`m_i^\top m_j = -1 / (C - 1)` for each two classes. The paper's U has C orthonormal columns; the
+    projection reduces their span to C - 1 dimensions, and only these are drawn here, so that C - 1 features are
+    sufficient. They are drawn from torch's global generator.
 
-    Errors: ``UserError`` if so many classes do not fit into the features.
+    Raises:
+        UserError: If there are fewer than 2 classes, or fewer than ``classes - 1`` features.
     """
     if not 2 <= classes <= features + 1:
         raise UserError(
@@ -29,7 +30,7 @@ def simplex_frame(classes: int, features: int) -> torch.Tensor:
         )
     orthonormal, triangle = torch.linalg.qr(torch.randn(features, classes - 1, dtype=torch.float64))
     orthonormal = orthonormal * triangle.diagonal().sign()  # a QR is unique once the diagonal is positive
-    # Helmert's rows, an orthonormal basis of what is orthogonal to (1, ..., 1): k ones, then -k.
+    # Helmert's rows, an orthonormal basis of the complement of (1, ..., 1): k ones, then -k.
     count = torch.arange(1, classes, dtype=torch.float64)
     basis = torch.ones(classes - 1, classes, dtype=torch.float64).tril()
     basis[:, 1:] -= torch.diag(count)
@@ -43,10 +44,13 @@ class ETFLinear(nn.Linear):
 
     .. math:: z_c = s \, m_c^\top f / \lVert f \rVert
 
-    The frame is a parameter that needs no gradient: it is stored with the model and does not travel, since the server
-    and all clients draw the same one. Takes (N, features), returns (N, classes); there is no bias. For the scale see
-    ``CosineLinear``. The paper trains with a loss of its own, the distance of :math:`m_y^\top f` from its target; here
-    the loss stays the method's.
+    The frame is a parameter without a gradient: it is stored with the model and not sent, since the server and all
+    clients draw the same one. Takes (N, features), returns (N, classes); there is no bias. For the scale see
+    ``CosineLinear``. The paper trains with its own loss, the distance of :math:`m_y^\top f` from its target; here the
+    loss is that of the method.
+
+    Raises:
+        UserError: As ``simplex_frame``, and if ``scale`` is not above 0.
     """
 
     def __init__(self, features: int, classes: int, scale: float = 16.0) -> None:
@@ -65,8 +69,9 @@ class ETFLinear(nn.Linear):
 
 
 def use_etf(model: nn.Module, scale: float = 16.0) -> nn.Module:
-    """Put an ``ETFLinear`` in the place of the classifier.
+    """Replace the classifier by an ``ETFLinear``.
 
-    Raises: ``UserError`` if there is no such linear layer, the classes do not fit, or the scale is not above 0.
+    Raises:
+        UserError: If the model has no classifier, there are too few features, or the scale is not above 0.
     """
     return replace_classifier(model, "etf", lambda features, classes: ETFLinear(features, classes, scale))

@@ -1,4 +1,4 @@
-"""``head=linear``, and how another head takes its place."""
+"""``head=linear``, and the replacement of the classifier by another head."""
 
 from collections.abc import Callable
 
@@ -9,14 +9,15 @@ from fedsim.models.classifier import classifier_of, note_head
 
 
 def keep_linear(model: nn.Module) -> nn.Module:
-    """``head=linear``: the model as it is."""
+    """Leave the model unchanged (``head=linear``)."""
     return model
 
 
 def replace_classifier(model: nn.Module, name: str, make: Callable[[int, int], nn.Module]) -> nn.Module:
-    """Put ``make(features, classes)`` in the place of the classifier, in place, and return the model.
+    """Replace the classifier by ``make(features, classes)``, in place, and return the model.
 
-    Raises: ``UserError`` if the logits of the model do not come out of one linear layer.
+    Raises:
+        UserError: If the logits of the model do not come from one linear layer.
     """
     path, layer = classifier_of(model, f"head={name}")
     head = make(layer.in_features, layer.out_features)
@@ -30,6 +31,10 @@ def replace_classifier(model: nn.Module, name: str, make: Callable[[int, int], n
 
 
 def check_scale(scale: float) -> None:
-    """Errors: ``UserError`` for one that is not above 0."""
+    """Check the option ``head.scale``.
+
+    Raises:
+        UserError: If it is not above 0.
+    """
     if not scale > 0:
         raise UserError(f"head.scale={scale} is not possible: choose a number above 0.")

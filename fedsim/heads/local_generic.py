@@ -11,15 +11,15 @@ from fedsim.heads.sparse_frame import SparseFrame
 
 
 class PersonalLinear(nn.Linear):
-    """A linear layer that is one client's own, so that a method can keep it there by its type."""
+    """A linear layer that is personal, with a type of its own by which a method can declare it so."""
 
 
 class LocalGenericHeads(nn.Module):
     """Three classifiers of the same features, (N, features) to (N, classes) each.
 
-    ``generic`` is a fixed ``SparseFrame``, which shapes the features; ``auxiliary`` is trained on them and shared;
-    ``personal`` is trained on them and one client's own. Called, they answer with the generic logits, unless they are
-    told otherwise by ``answering``; ``generic`` is the network's classifier either way, the layer that is called.
+    ``generic`` is a fixed ``SparseFrame``, through which the features are trained; ``auxiliary`` is trained on these
+    features and shared; ``personal`` is trained on them and personal. The forward pass returns the generic logits,
+    unless ``answering`` replaces them; in both cases ``generic`` is called and is the network's classifier.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class LocalGenericHeads(nn.Module):
 
     @contextmanager
     def answering(self, answer: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-        """In which ``answer`` turns features into what the network answers: (N, predictors, classes)."""
-        # In the place of its forward and not of the call, so that whoever watches the classifier sees the features.
+        """Let the network return ``answer(features)``, (N, predictors, classes), inside the block."""
+        # Replaces the forward and not the call, so that hooks of the classifier still see the features.
         self.generic.forward = answer  # type: ignore[assignment, method-assign]
         try:
             yield
         finally:
-            del self.generic.forward  # the class's own is found again
+            del self.generic.forward  # restores that of the class
 
 
 def use_local_generic(
@@ -60,9 +60,10 @@ def use_local_generic(
     bias: str = "zero",
     orientation: str = "uniform",
 ) -> nn.Module:
-    """Put ``LocalGenericHeads`` in the place of the classifier.
+    """Replace the classifier by ``LocalGenericHeads``.
 
-    Raises: ``UserError`` if there is no such linear layer, or an option is out of range.
+    Raises:
+        UserError: If the model has no classifier, or an option is out of its range.
     """
     return replace_classifier(
         model,
@@ -72,5 +73,5 @@ def use_local_generic(
 
 
 def local_generic_heads(model: nn.Module) -> LocalGenericHeads | None:
-    """Those of a model, if it has them."""
+    """Return the three classifiers of a model; ``None`` if it does not have them."""
     return next((layer for layer in model.modules() if isinstance(layer, LocalGenericHeads)), None)

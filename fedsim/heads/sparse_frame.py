@@ -8,25 +8,27 @@ from fedsim.heads.etf import simplex_frame
 
 LR = 1e-4
 NEAREST = 0.99999
-"""Cosines are kept below this, where the slope of the angle would become infinite."""
+"""The bound to which cosines are clamped, since the slope of the arccosine is infinite at 1."""
 
 
 def sparse_frame(
     classes: int, features: int, sparsity: float, norm: float, steps: int, orientation: str = "uniform"
 ) -> torch.Tensor:
-    r"""Rows of about one length whose angles are nearly equal although most of their entries are zero.
+    r"""Return a sparse frame: rows of similar norm and nearly equal angles, although most of their entries are zero.
 
-    A simplex frame loses ``floor(sparsity * classes * features)`` of its entries, drawn without replacement; Adam (lr
-    1e-4) then moves the others for ``steps`` steps to lower
+    In a simplex frame ``floor(sparsity * classes * features)`` entries, drawn without replacement, are set to zero;
+    Adam (lr 1e-4) then changes the others for ``steps`` steps to minimize
 
     .. math:: \sum_c (\lVert w_c \rVert - \text{norm})^2
               - \frac{1}{C} \sum_c \arccos \max_{j \neq c} \cos(w_c, w_j)
 
-    Returns (classes, features), float64. Torch's global generator draws. With ``orientation="uniform"`` every
-    orientation of the simplex frame is as likely. ``"code"`` is the authors': a QR of positive numbers, whose first
-    column is nearly -(1, ..., 1), so that class 0 is at a disadvantage behind a ReLU.
+    The result is (classes, features), float64. Random numbers are drawn from torch's global generator. With
+    ``orientation="uniform"`` all orientations of the simplex frame have the same probability. ``"code"`` is as in the
+    authors' code: the QR decomposition of positive numbers, whose first column is nearly proportional to
+    -(1, ..., 1), which disadvantages class 0 after a ReLU.
 
-    Errors: ``UserError`` if so many classes do not fit into the features, or a row would have nothing but zeros.
+    Raises:
+        UserError: If there are too few features for the classes, or a row would have only zeros.
     """
     frame = simplex_frame(classes, features)
     if orientation == "code":
@@ -54,20 +56,23 @@ def sparse_frame(
 
 
 def _centred(orthonormal: torch.Tensor) -> torch.Tensor:
-    """The simplex frame of orthonormal rows (classes, features), at least as many features as classes."""
+    """Return the simplex frame from orthonormal rows (classes, features), with at least as many features as classes."""
     classes = len(orthonormal)
     frame: torch.Tensor = (classes / (classes - 1)) ** 0.5 * (orthonormal - orthonormal.mean(0))
     return frame
 
 
 class SparseFrame(nn.Linear):
-    """A classifier that is never trained: (N, features) to (N, classes), its weight a ``sparse_frame``.
+    """A classifier that is never trained, from (N, features) to (N, classes), whose weight is a ``sparse_frame``.
 
-    The server alone makes the frame, with ``make``, and gives it to every client: ten thousand steps need not be done
-    by each device, and would not end in the same bits on all. Until then the weight is not a number.
+    Only the server makes the frame, with ``make``, and sends it to every client: devices need not do ten thousand
+    steps, and would not get bitwise equal results. Until then the weight is NaN.
 
-    The bias is zero, or with ``bias="random"`` what ``nn.Linear`` starts with, as in the authors' code; it is then as
+    The bias is zero, or with ``bias="random"`` the initial one of ``nn.Linear``, as in the authors' code; it is then as
     large as the weights.
+
+    Raises:
+        UserError: If an option is unknown or out of its range.
     """
 
     def __init__(
@@ -98,7 +103,11 @@ class SparseFrame(nn.Linear):
             self.bias.zero_()
 
     def make(self) -> None:
-        """Errors: those of ``sparse_frame``."""
+        """Set the weight to a ``sparse_frame``.
+
+        Raises:
+            UserError: As ``sparse_frame``.
+        """
         frame = sparse_frame(
             *(self.out_features, self.in_features, self.sparsity, self.norm, self.steps, self.orientation)
         )
@@ -113,10 +122,10 @@ class SparseFrame(nn.Linear):
 
 
 def refuse_unmade(model: nn.Module, head: str, strategy: str) -> None:
-    """Refuse a network whose fixed classifier nobody has made.
+    """Refuse a network with a fixed classifier that was not made.
 
     Raises:
-        UserError: Naming the head and the strategy.
+        UserError: If there is one; the message names the head and the strategy.
     """
     if any(isinstance(layer, SparseFrame) and not layer.made for layer in model.modules()):
         raise UserError(

@@ -1,1 +1,1 @@
-"""What travels: the names in messages, tensors inside Flower's records, compressed updates."""
+"""Contents of messages: names of records, tensors in Flower's records, and compressed updates."""

@@ -1,7 +1,7 @@
-"""Tensors inside Flower's records, serialized only when a wire needs bytes.
+"""Tensors in Flower's records, serialized only when a transport needs bytes.
 
-Flower's ``Array`` holds ``np.save`` bytes, which takes 0.2 s to write for a model of 14 M parameters. The engines of
-one machine need no bytes, so ``TensorArray`` keeps the tensor and makes the bytes when somebody reads ``data``.
+Flower's ``Array`` holds ``np.save`` bytes, which take 0.2 s to write for a model of 14 M parameters. Engines on one
+machine need no bytes, so ``TensorArray`` holds the tensor and makes the bytes when ``data`` is read.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,10 +13,10 @@ from flwr.app import Array, ArrayRecord
 
 
 class TensorArray(Array):
-    """An ``Array`` that holds a tensor; ``data`` (the ``np.save`` bytes) is made on demand and kept."""
+    """An ``Array`` that holds a tensor; ``data`` (the ``np.save`` bytes) is made on demand and cached."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
-        # Array.__init__ would serialize; the four fields it promises are set here, the last one lazily.
+        # Array.__init__ would serialize; its four fields are set here, the last one, data, lazily.
         self.tensor = tensor.detach()
         self.dtype = str(self.tensor.dtype).removeprefix("torch.")
         self.shape = tuple(self.tensor.shape)
@@ -26,37 +26,37 @@ class TensorArray(Array):
         return self.tensor.cpu().numpy()
 
     def __getattr__(self, name: str) -> bytes:
-        # Only reached while the instance has no ``data`` yet.
+        # Only called while the instance has no ``data`` yet.
         if name != "data":
             raise AttributeError(name)
         self.data = Array.from_numpy_ndarray(self.numpy()).data
         return self.data
 
     def deflate(self) -> bytes:
-        # What goes over Flower's wire is read by its own class, whose name stands in the bytes.
+        # Flower's transport deserializes by the class whose name is in the bytes, which must be its own.
         return Array(dtype=self.dtype, shape=self.shape, stype=self.stype, data=self.data).deflate()
 
     def __reduce__(self) -> tuple[object, ...]:
-        # As a numpy array, so that pickle protocol 5 can hand its buffer over without a copy.
+        # As a numpy array, so that pickle protocol 5 can pass its buffer without a copy.
         return _tensor_array, (self.numpy(),)
 
 
 def _tensor_array(array: npt.NDArray[np.generic]) -> TensorArray:
-    # Ray hands out arrays that lie read-only in its object store; torch wants memory it may write to.
+    # Arrays from Ray's object store are read-only; torch needs writable memory.
     return TensorArray(torch.from_numpy(array if array.flags.writeable else array.copy()))
 
 
 def to_tensor(array: Array) -> torch.Tensor:
-    """The tensor of an ``Array``: shared with it, not copied, where it is a ``TensorArray``."""
+    """Return the tensor of an ``Array``: shared with it, not copied, if it is a ``TensorArray``."""
     if isinstance(array, TensorArray):
         return array.tensor
     return torch.from_numpy(array.numpy().copy())
 
 
 def to_record(tensors: Mapping[str, torch.Tensor]) -> ArrayRecord:
-    """An ``ArrayRecord`` that shares memory with ``tensors``."""
+    """Return an ``ArrayRecord`` that shares memory with ``tensors``."""
     record = ArrayRecord()
-    for name, tensor in tensors.items():  # the constructor would turn each entry into a plain, serialized Array
+    for name, tensor in tensors.items():  # the constructor would convert each entry to a serialized Array
         record[name] = TensorArray(tensor)
     return record
 
@@ -66,7 +66,7 @@ def to_tensors(record: Mapping[str, Array]) -> dict[str, torch.Tensor]:
 
 
 def select(record: ArrayRecord, names: Iterable[str]) -> ArrayRecord:
-    """The entries ``names`` of a record, in that order, shared and not copied."""
+    """Return the entries ``names`` of a record, in that order, shared and not copied."""
     chosen = ArrayRecord()
     for name in names:
         chosen[name] = record[name]
@@ -74,7 +74,7 @@ def select(record: ArrayRecord, names: Iterable[str]) -> ArrayRecord:
 
 
 def count_bytes(record: Mapping[str, Array]) -> int:
-    """Bytes of the values: what travels, without the few bytes of framing that each transport adds."""
+    """Return the bytes of the values, without the few bytes of framing that each transport adds."""
     return sum(
         array.tensor.nbytes
         if isinstance(array, TensorArray)

@@ -1,13 +1,15 @@
-"""Compression of what a client sends back: its update, trained minus sent, in fewer bits.
+"""Compression of replies: the update, trained minus sent entries, in fewer bits.
 
-``fp16`` sends the update in float16. ``int8`` sends, of each tensor, :math:`q = round(u / s)` with
-:math:`s = max|u| / 127`, where :math:`u = w - w_{sent} + e` has the error :math:`e` of the last time in it; the new
+``fp16`` sends the update in float16. ``int8`` sends, for each tensor, :math:`q = round(u / s)` with
+:math:`s = max|u| / 127`, where :math:`u = w - w_{sent} + e` includes the error :math:`e` of the previous round; the new
 error is :math:`u - s q` (error feedback: Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019, arXiv
-1901.09847). So nothing is lost, only late: what the server has added up is never more than one rounding behind.
+1901.09847). Errors are therefore only delayed and not lost: the sum of a client's updates on the server is never off by
+more than one rounding.
 
-Integer entries (BatchNorm's counters) travel as they are, and so do those named in ``exact``. Running statistics
-belong there: a variance that falls from 1 to nearly 0 can, when the update is rounded, come out below zero. So do, in
-the round where a client replaces some, the weights that it keeps: they have other places than those that were sent.
+Integer entries (BatchNorm's counters) are sent unchanged, and so are the entries in ``exact``. Running statistics must
+be among them: a variance that falls from 1 to nearly 0 could become negative when the update is rounded. So must the
+entries whose numbers belong to other indices than those that were sent (``MOVED_ENTRIES``), in the round where a client
+replaces weights.
 """
 
 from collections.abc import Collection, Mapping
@@ -21,9 +23,10 @@ from fedsim.messages.arrays import to_record, to_tensors
 FP16, INT8 = "fp16", "int8"
 FORMS = (FP16, INT8)
 RESIDUAL = "simulator/residual"
-"""The record of ``Context.state`` with the errors of ``int8`` that are still to be sent, by entry."""
+"""The record of ``Context.state`` with the errors of ``int8``, by entry."""
 SCALES = "/scales"
-"""The entry of a reply with the s of all ``int8`` tensors, float32 (tensors,), in the order of their sorted names."""
+"""The entry of a reply with the scales s of all ``int8`` tensors, float32 (tensors,), in the order of their sorted
+names."""
 _LARGEST = 127
 
 Tensors = Mapping[str, torch.Tensor]
@@ -32,13 +35,21 @@ Tensors = Mapping[str, torch.Tensor]
 def compress(
     form: str, sent: Tensors, trained: Tensors, state: RecordDict, exact: Collection[str] = ()
 ) -> dict[str, torch.Tensor]:
-    """What travels instead of ``trained``: entries of the same names and shapes, for ``int8`` also ``SCALES``.
+    """Return the compressed form of ``trained``: entries of the same names and shapes, for ``int8`` also ``SCALES``.
 
-    ``sent`` are the same entries as the client received them. With ``int8`` the record ``RESIDUAL`` of ``state`` is
-    read and replaced. What is not finite is not hidden: with ``int8`` the whole tensor then arrives as nan and the
-    error stays as it was; with ``fp16`` an update above 65,504 arrives as infinity.
+    With ``int8`` the record ``RESIDUAL`` of ``state`` is read and replaced. Non-finite numbers stay visible: with
+    ``int8`` the whole tensor then decompresses to NaN and its stored error does not change; with ``fp16`` an update
+    above 65,504 becomes infinity.
 
-    Errors: ``ValueError`` if ``sent`` and ``trained`` differ in names or shapes.
+    Args:
+        form: ``fp16`` or ``int8``.
+        sent: The entries as the client received them.
+        trained: The entries after training.
+        state: The client state.
+        exact: Names of the entries that are not compressed.
+
+    Raises:
+        ValueError: If ``sent`` and ``trained`` differ in names or shapes, or ``form`` is unknown.
     """
     _check(form)
     if {name: tensor.shape for name, tensor in sent.items()} != {name: each.shape for name, each in trained.items()}:
@@ -51,7 +62,7 @@ def compress(
     codes, scales = {}, []
     for name, update in updates.items():
         residual = residuals.get(name)
-        if residual is None or residual.shape != update.shape:  # another mask may keep more or fewer weights
+        if residual is None or residual.shape != update.shape:  # their number may have changed
             residual = torch.zeros_like(update)
         residual = residual.to(update)
         codes[name], scale, residuals[name] = _quantized(update + residual, residual)
@@ -62,9 +73,10 @@ def compress(
 
 
 def decompress(form: str, sent: Tensors, received: Tensors, exact: Collection[str] = ()) -> dict[str, torch.Tensor]:
-    """The trained entries, as near as they travelled: on the devices, in the types and in the order of ``sent``.
+    """Return the trained entries, up to rounding, on the devices, in the types and in the order of ``sent``.
 
-    Errors: ``ValueError`` if an entry is missing, unknown, or not in the shape and type it should have.
+    Raises:
+        ValueError: If an entry is missing, unknown, or of a wrong shape or type, or ``form`` is unknown.
     """
     _check(form)
     names = _compressed(sent, exact)
@@ -94,22 +106,22 @@ def decompress(form: str, sent: Tensors, received: Tensors, exact: Collection[st
 
 
 def buffers_of(model: nn.Module) -> frozenset[str]:
-    """What is to travel exactly: running statistics and whatever else is no weight."""
+    """Return the names of the buffers, such as running statistics, which are not compressed."""
     return frozenset(name for name, _ in model.named_buffers())
 
 
 def forget(state: RecordDict) -> None:
-    """Drops the errors that are still to be sent: when entries no longer mean what they did, as under another mask."""
+    """Discard the stored errors, when the numbers of an entry belong to other weights than before."""
     state.pop(RESIDUAL, None)
 
 
 def _quantized(update: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Codes (int8), the scale (0-D, float32), and what the codes leave to be sent."""
+    """Return codes (int8), the scale (0-D, float32), and the new error."""
     largest = update.abs().amax() if update.numel() else update.new_zeros(())
     scale = (largest / _LARGEST).float()
     usable = scale.isfinite() & (scale > 0)
     steps = (update / torch.where(usable, scale, 1)).round().clamp(-_LARGEST, _LARGEST)
-    codes = torch.where(usable, steps, 0)  # times a scale that is not finite, zeros are nan
+    codes = torch.where(usable, steps, 0)  # zeros times a non-finite scale are NaN
     left = torch.where(scale.isfinite(), update - codes * scale.to(update.dtype), residual)
     return codes.to(torch.int8), scale, left
 
@@ -121,12 +133,12 @@ def _residuals(state: RecordDict) -> dict[str, torch.Tensor]:
 
 
 def _compressed(sent: Tensors, exact: Collection[str]) -> list[str]:
-    """The entries that are not sent as they are, sorted, so that no transport's order matters."""
+    """Return the names of the compressed entries, sorted, so as not to depend on the order of a transport."""
     return sorted(name for name, tensor in sent.items() if tensor.is_floating_point() and name not in exact)
 
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    """In float32 at least, where differences of half-precision weights are exact enough."""
+    """Return the tensor in float32 at least, where differences of half-precision weights are exact enough."""
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
 
 

@@ -1,8 +1,7 @@
-"""What the messages of a run hold, in one place: the names of their records, entries and types.
+"""The schema of messages: names of their records, entries and types.
 
-A message has the model under ``arrays`` and what is to be done under ``config``. What a method sends beside them is
-its own: a record whose name begins with ``cached/`` is sent once and kept by the client, any other is for this message
-only.
+A message has the model under ``arrays`` and instructions under ``config``. Further records belong to the method: a
+record whose name begins with ``cached/`` is sent once and stored by the client, any other is for this message only.
 """
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -13,47 +12,47 @@ ARRAYS = "arrays"
 CONFIG = "config"
 METRICS = "metrics"
 CACHED = "cached/"
-"""Begins the name of a record that the server sends a client once, to keep; see ``CachedBroadcast``."""
+"""Prefix of the name of a record that is sent once and stored by the client; see ``CachedBroadcast``."""
 ENTRIES = "entries"
 """The cached record of entries of the model that are neither trained nor sent back, such as a fixed classifier."""
 MOVED_ENTRIES = "moved-entries"
-"""In a config, the entries whose numbers stand, in the reply, for other places than in the message: they are neither
-compared with what was sent nor compressed against it."""
+"""In a config, the entries whose numbers belong, in the reply, to other indices than in the message: they are neither
+compared with the sent entries nor compressed against them."""
 COLLAPSE = "collapse"
-"""The class means of all clients and what to project on, beside the model."""
-# The names Flower's own strategies use, so that ours and theirs can talk to each other's clients.
+"""The record with the class means over all clients and a projection, beside the model."""
+# The names that Flower's own strategies use, so that strategies and clients of both can be combined.
 ROUND = "server-round"
 NUM_EXAMPLES = "num-examples"
 
 TRAIN = MessageType.TRAIN
 EVALUATE = MessageType.EVALUATE
 EVALUATE_GLOBAL = "evaluate.global_model"
-"""The complete model in the message, nothing personal, on the test set of the domain that the config names."""
+"""Evaluates the complete model in the message, without personal parts, on the test set of the domain in the config."""
 QUERY_METHOD = "query.method"
-"""A question of the method's own, which ``QUERY`` names."""
+"""A query of the method, whose name is in the config under ``QUERY``."""
 QUERY = "query"
 QUERY_STATE = "query.state"
-"""Asks for all that a client keeps; for measuring (the averaged personal part), never for a method."""
+"""Queries the whole client state; for measurement (the average of personal parts), never for a method."""
 QUERY_ACTIVATIONS = "query.activations"
 QUERY_CLASS_SCATTER = "query.class_scatter"
-"""Both for diagnosing, see ``fedsim/diagnostics``: sums over a client's training images, never one of them."""
+"""Both are for diagnostics, see ``fedsim/diagnostics``: replies have sums over training images, never an image."""
 QUERY_NODE = "query.node"
-"""Asks a node which clients it hosts, and how many images it has of its own; see ``fedsim/deployment/devices``."""
+"""Queries which clients a node hosts, and how many images it has; see ``fedsim/deployment/devices``."""
 KEEPS = "keeps"
-"""In a reply, whether the client now keeps something; in a message, whether it should."""
+"""In a reply, whether the client stores state; in a message, whether it should."""
 DEVICE_SECONDS, DEVICE_PEAK_MB = "device_seconds", "device_peak_mb"
-"""In a device's reply, how long it took and the largest memory of its process; the largest of a round is recorded."""
+"""In a device's reply, its time and the peak memory of its process; the largest of a round is recorded."""
 EVALUATE_PARTS = "evaluate"
-"""In a training message, on which parts of its images the client is to evaluate what it received, before it trains."""
+"""In a training message, the parts of its images on which the client evaluates the received model before training."""
 EVALUATION = "evaluation-"
-"""Begins the name of the reply's record with those numbers; the name of the part follows."""
+"""Prefix of the name of the reply's record with those results; the name of the part follows."""
 GLOBAL = "global"
 """Whether a query is about the complete model in the message, without the client's personal part."""
 ADAPTED = "adapted"
-"""Begins the names of metrics of a model that has adapted itself to the test images."""
+"""Prefix of the names of metrics of a model that was adapted to the test images."""
 DOMAIN = "domain"
 PART = "part"
-"""What a client is evaluated on: ``TEST``, or ``VALIDATION``."""
+"""The part of its images on which a client evaluates: ``TEST`` or ``VALIDATION``."""
 
 
 def message(type_: str, client: int, arrays: ArrayRecord | None, config: ConfigRecord | None = None) -> Message:
@@ -65,27 +64,27 @@ def message(type_: str, client: int, arrays: ArrayRecord | None, config: ConfigR
 
 
 def kind_of(message: Message) -> str:
-    """Return what a message is about, as faults name it: its type, and of a method's query ``query.NAME``."""
+    """Return the kind of a message for records of faults: its type, or ``query.NAME`` for a query of the method."""
     type_ = message.metadata.message_type
     return f"query.{config_of(message).get(QUERY)!s}" if type_ == QUERY_METHOD else type_
 
 
 def config_of(message: Message) -> ConfigRecord:
-    """Return the message's config; an empty one where there is none."""
+    """Return the message's config; an empty one if it has none."""
     record = message.content.get(CONFIG, ConfigRecord())
     assert isinstance(record, ConfigRecord)
     return record
 
 
 def moved_entries(config: ConfigRecord) -> frozenset[str]:
-    """Return what ``MOVED_ENTRIES`` names."""
+    """Return the names in ``MOVED_ENTRIES``."""
     names = config.get(MOVED_ENTRIES, [])
     assert isinstance(names, list)
     return frozenset(map(str, names))
 
 
 def arrays_of(message: Message) -> ArrayRecord:
-    """Return the ``ArrayRecord`` with the model, or else the first one, under whatever name; empty without any."""
+    """Return the ``ArrayRecord`` named ``arrays``, or else the first one under any name; empty without any."""
     arrays = message.content.get(ARRAYS)  # at once: Flower makes ``array_records`` anew whenever it is asked for
     if isinstance(arrays, ArrayRecord):
         return arrays
@@ -93,12 +92,12 @@ def arrays_of(message: Message) -> ArrayRecord:
 
 
 def metrics_of(message: Message) -> MetricRecord:
-    """Return the message's first ``MetricRecord``, under whatever name; empty without any."""
+    """Return the message's first ``MetricRecord`` under any name; empty without any."""
     return next(iter(message.content.metric_records.values()), MetricRecord())
 
 
 def bytes_of(message: Message) -> int:
-    """Return the bytes of all arrays that a message holds."""
+    """Return the bytes of all arrays in a message."""
     return sum(map(count_bytes, message.content.array_records.values()))
 
 

@@ -1,1 +1,1 @@
-"""What a federated method is to the simulator, and what several methods share."""
+"""The interface between federated methods and the simulator, and parts that several methods share."""

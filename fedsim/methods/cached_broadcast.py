@@ -1,4 +1,4 @@
-"""What a client is sent once and keeps: a record that travels with its first training message, and when it changed."""
+"""Records that are sent to a client once and stored there: with its first training message, and again when changed."""
 
 from collections.abc import Iterable
 
@@ -10,10 +10,10 @@ HOLDERS, CLIENTS = "holders", "clients"
 
 
 class CachedBroadcast:
-    """One record under one name, and which clients hold the present one.
+    """One record under one name, and the clients that have its current version.
 
-    On the wire and in a client's state its name begins with ``cached/``. Until it answers, a client is not taken to
-    hold it: one that failed may have lost what it kept.
+    In messages and in the client state its name begins with ``cached/``. A client counts as a holder once it has
+    replied: a client that failed may have lost its state.
     """
 
     def __init__(self, name: str) -> None:
@@ -22,12 +22,12 @@ class CachedBroadcast:
         self.holders: set[int] = set()
 
     def change(self, record: ArrayRecord) -> None:
-        """Replace the record by another one, which nobody holds."""
+        """Replace the record by another one, which no client has yet."""
         self.record = record
         self.holders = set()
 
     def attach(self, messages: Iterable[Message]) -> list[Message]:
-        """Return the messages with the record for those who do not hold it."""
+        """Return the messages, which share one content, and add the record for the clients that do not have it."""
         messages = list(messages)
         contents = self._with_record(messages)
         for message in messages:
@@ -37,7 +37,7 @@ class CachedBroadcast:
         return messages
 
     def attach_to_all(self, messages: Iterable[Message]) -> list[Message]:
-        """Return the messages with the record: for evaluation, which keeps nothing."""
+        """Return the messages, which share one content, with the record: evaluation does not store it."""
         messages = list(messages)
         contents = self._with_record(messages)
         for message in messages:
@@ -50,15 +50,15 @@ class CachedBroadcast:
         return {key: RecordDict({**each, f"{CACHED}{self.name}": self.record}) for key, each in contents.items()}
 
     def answered(self, client: int) -> None:
-        """Remember that a client has answered, and so holds what it was sent."""
+        """Record that a client has replied, and therefore has the record."""
         self.holders.add(client)
 
     def state(self) -> RecordDict:
-        """Return what a checkpoint must hold of it."""
+        """Return the state for a checkpoint: the record and its holders."""
         return RecordDict({self.name: self.record, HOLDERS: ConfigRecord({CLIENTS: sorted(map(str, self.holders))})})
 
     def load_state(self, state: RecordDict) -> None:
-        """Take back what ``state`` returned."""
+        """Restore what ``state`` returned."""
         record, holders = state[self.name], state[HOLDERS]
         assert isinstance(record, ArrayRecord)
         assert isinstance(holders, ConfigRecord)

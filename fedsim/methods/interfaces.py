@@ -1,6 +1,7 @@
-"""What a federated method is to the simulator: a server strategy and a local trainer.
+"""Protocols of the two parts of a federated method: a server strategy and a local trainer.
 
-The classes under ``strategies/`` and ``clients/`` fulfil these protocols; nothing under ``fedsim/`` knows one by name.
+The classes in ``strategies/`` and ``clients/`` implement these protocols; no module in ``fedsim/`` refers to one of
+them by name.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
@@ -21,24 +22,24 @@ Record = ArrayRecord | MetricRecord | ConfigRecord
 Tensors = Mapping[str, torch.Tensor]
 Metrics = Mapping[str, float | list[int] | list[float]]
 PLAIN = ""
-"""The name of the predictor whose accuracy is simply the model's."""
+"""The name of the default predictor, the model itself."""
 
 
 class ServerStrategy(Protocol):
-    """A Flower ``Strategy`` that declares what is personal and what travels, and can be saved and restored."""
+    """A Flower ``Strategy`` that declares which entries are personal, and that can be saved and restored."""
 
     personal: frozenset[str]
     """The entries of the model that never leave a client."""
     reply_records: Mapping[str, RecordCheck]
     """The records that replies to training may have beside ``arrays`` and ``metrics``, each with its check."""
     queries: Mapping[str, RecordCheck]
-    """What the method asks its clients before training, each with the check of the reply's arrays."""
+    """The queries that the method sends to clients before training, each with the check of the reply's arrays."""
     sends_one_model: bool
-    """Whether all clients are sent the same model: not where small devices have a part of it."""
+    """Whether all clients are sent the same model; false if small devices train a submodel."""
     own_models: bool
     """Whether clients are evaluated with more of their own than the entries that are personal."""
     queried_share: float
-    """The share of its training images that a client is asked about before it trains, 0 for none."""
+    """The share of a client's training images that the queries before training use; 0 for none."""
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -53,104 +54,106 @@ class ServerStrategy(Protocol):
     ) -> Iterable[Message]: ...
 
     def workload(self, client: int) -> Workload:
-        """Return what the device of that client did in the last round, for the accounts of FLOPs and memory."""
+        """Return the work of that client's device in the last round, from which FLOPs and memory are computed."""
 
     def planned(self, size: float | None = None) -> Sequence[Workload]:
-        """Return what rounds may be like, as far as that is known before the first: what a budget has to allow.
+        """Return the possible workloads of rounds, as far as known before the first; a budget must allow all of them.
 
-        ``size`` is that of a device which trains a part of what the server keeps; ``None`` for one that trains all.
+        Args:
+            size: Size of the submodel that the device trains; ``None`` for the whole network of the server.
         """
 
     def keep_on_clients(self, entries: Iterable[str]) -> None:
-        """Make further entries of the model personal."""
+        """Declare further entries of the model as personal."""
 
     def state(self) -> RecordDict:
-        """Return what the server keeps between rounds beside the model; empty for most methods."""
+        """Return the server's state between rounds beside the model; empty for most methods."""
 
     def load_state(self, state: RecordDict) -> None:
-        """Take back what ``state`` returned."""
+        """Restore what ``state`` returned."""
 
 
 class Resizable(Protocol):
-    """A method with an option, from 0 to 1, that says how much of the network devices train.
+    """A method with an option, from 0 to 1, for the share of the network that devices train.
 
-    Where the option is null the budget decides it: the server keeps what the largest class of devices affords, and the
-    clients of the others are in ``ServerTraining.client_sizes``.
+    If the option is null the budget decides: the server's network has the size that the strongest class of devices can
+    afford, and the clients of the other classes are in ``ServerTraining.client_sizes``.
     """
 
     size_option: ClassVar[str]
+    """Name of the option."""
 
 
 @runtime_checkable
 class Exporting(Protocol):
-    """A strategy that has further files to write when a run ends."""
+    """A strategy that writes further files at the end of a run."""
 
     def export(self, folder: Path, model: Tensors) -> None:
-        """Write them beside ``model.safetensors``, which holds ``model``."""
+        """Write the files into ``folder``, next to ``model.safetensors``, which holds ``model``."""
 
 
 @dataclass
 class ClientContext:
-    """What a client knows while it works on one message."""
+    """The data that is available to a client while it processes one message."""
 
     round: int = 0
     config: ConfigRecord = field(default_factory=ConfigRecord)
-    """What the server sent beside the arrays."""
+    """The config of the message."""
     sent: RecordDict = field(default_factory=RecordDict)
-    """All that the server sent."""
+    """The whole content of the message."""
     cached: Mapping[str, ArrayRecord] = field(default_factory=dict)
-    """The records that the server has sent once, with this message or an earlier one."""
+    """The cached broadcasts, received with this message or an earlier one."""
     state: MutableMapping[str, Record] = field(default_factory=dict)
-    """What the method keeps on this client from message to message."""
+    """The method's part of the client state, stored between messages."""
     own: bool = True
-    """Whether the model is one client's, the shared and its personal part, or the global one."""
+    """Whether the model is a client's own (shared and personal part); false for the global model."""
     scratch: dict[str, Any] = field(default_factory=dict)
-    """For what the hooks of a method hand to each other; gone when the message is answered."""
+    """Values that the hooks of a method pass to each other; discarded after the reply."""
 
 
 @dataclass(kw_only=True)
 class TrainingContext(ClientContext):
-    """What a client knows while it trains."""
+    """The data that is available to a client while it trains."""
 
     data: Examples
-    """Its training images."""
+    """The client's training images."""
     generator: torch.Generator
-    """Draws the batches and the augmentations; the client's own for this round."""
+    """Draws the batches and the augmentations; specific to the client and the round."""
     client: int = 0
     on_device: bool = False
-    """Whether this is a real device, whose memory is its own and small"""
+    """Whether this process is a real device, with limited memory."""
     steps: int = 0
-    """How many steps of the optimizer this round's training has, in all its parts."""
+    """Number of optimizer steps of this round's training, in all its parts."""
     step: int = 0
-    """How many of them are done."""
+    """Number of optimizer steps done so far."""
     batch: tuple[torch.Tensor, torch.Tensor] | None = None
     """The images (N, channels, height, width) and labels (N,) of the step that is being made."""
     reply: RecordDict = field(default_factory=RecordDict)
-    """For the records that the method declares as ``reply_records``."""
+    """The records of the reply that the method declares as ``reply_records``."""
 
 
 @dataclass(kw_only=True)
 class QueryContext(ClientContext):
-    """What a client has to answer a query of its method."""
+    """The data and functions with which a client answers a query of its method."""
 
     model: nn.Module
     arrays: Tensors
-    """Those of the message."""
+    """The arrays of the message."""
     data: Examples
-    """Its training images."""
+    """The client's training images."""
     generator_for: Callable[[str], torch.Generator]
-    """A generator of this client for a purpose, the same in every message."""
+    """Returns this client's generator for a purpose, with the same seed in every message."""
     load: Callable[[Tensors], None]
-    """Loads entries into the model, completed by what the client keeps."""
+    """Loads entries into the model, completed by the client's personal and cached ones."""
     images: Callable[[Examples], Iterator[torch.Tensor]]
-    """Batches of images as they are at evaluation."""
+    """Yields batches of images as in an evaluation."""
     score: Callable[[Examples], Metrics]
-    """``num-examples``, ``loss`` and ``correct`` of the loaded model."""
+    """Returns ``num-examples``, ``loss`` and ``correct`` of the loaded model."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A client's answer to a query: at least ``num-examples`` among the metrics."""
+    """A client's answer to a query; the metrics contain at least ``num-examples``."""
 
     metrics: Metrics
     arrays: Tensors = field(default_factory=dict)
@@ -160,22 +163,22 @@ QueryHandler = Callable[[QueryContext], Answer]
 
 
 class LocalTrainer(Protocol):
-    """Trains a model that holds the received and the personal part, and says what it predicts.
+    """Trains a model, consisting of the received and the personal part, and predicts with it.
 
-    One object serves all clients, one message after the other: what belongs to one of them is in its context.
+    One object serves all clients, one message after the other, so the data of a single client is in its context.
     """
 
     queries: Mapping[str, QueryHandler]
-    """How the queries that the server strategy declares are answered."""
+    """The handlers of the queries that the server strategy declares."""
 
     def train(self, model: nn.Module, context: TrainingContext) -> dict[str, float]:
-        """Train in place; the metrics hold at least ``num-examples``."""
+        """Train the model in place; return metrics with at least ``num-examples``."""
 
     def unpack(self, arrays: Tensors, model: nn.Module, context: ClientContext) -> Tensors:
-        """Return the entries of the model that arrived, for training or evaluation, whatever form they travelled in."""
+        """Return the entries of the model from the received arrays, for training or evaluation."""
 
     def pack(self, entries: Tensors, model: nn.Module, context: TrainingContext) -> Tensors:
-        """Return the form in which trained entries travel; the names stay."""
+        """Return the trained entries in the form in which they are sent, under the same names."""
 
     def predict(self, model: nn.Module, images: torch.Tensor, context: ClientContext) -> dict[str, torch.Tensor]:
-        """Return logits (N, classes): the model's under ``PLAIN``, those of further predictors under their names."""
+        """Return logits (N, classes) by predictor: the model's under ``PLAIN``, others under their names."""

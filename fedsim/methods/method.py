@@ -1,4 +1,4 @@
-"""A method as the configuration names it: its server strategy, its local trainer, and who takes which option."""
+"""A method as configured: its server strategy, its local trainer, and which class accepts which option."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,18 +12,18 @@ from fedsim.methods.interfaces import LocalTrainer, ServerStrategy
 from fedsim.methods.training import LocalTraining, ServerTraining
 
 STRUCTURE = frozenset({"name", "server", "client"})
-"""What ``configs/strategy/NAME.yaml`` has beside the method's options."""
+"""The keys of ``configs/strategy/NAME.yaml`` that are not options of the method."""
 WEIGHTING = "weighting"
-"""The setting of every server strategy that stands among a method's options."""
+"""The setting of all server strategies that is written among a method's options."""
 
 
 @dataclass(frozen=True)
 class Method:
     """Both classes of a method, located once.
 
-    ``configs/strategy/NAME.yaml`` names them under ``server`` and ``client``; what else stands there are the method's
-    options, and each class takes those that its constructor names. So a user writes ``strategy.clip=0.1`` without
-    knowing which of them clips.
+    ``configs/strategy/NAME.yaml`` names them under ``server`` and ``client``; its other keys are the method's options,
+    and each class receives those that its constructor names. A user can write ``strategy.clip=0.1`` without knowing
+    which class does the clipping.
     """
 
     options: Mapping[str, Any]
@@ -35,7 +35,7 @@ class Method:
         """Locate the classes of the group ``strategy``.
 
         Raises:
-            UserError: If one cannot be imported, or for an option that neither takes.
+            UserError: If a class cannot be imported, or neither class accepts an option.
         """
         method = cls(strategy, *(locate("strategy", half, strategy.get(half)) for half in ("server", "client")))
         taken = {*STRUCTURE, WEIGHTING, *options_of(method.server, 2), *options_of(method.client, 1)}
@@ -44,20 +44,20 @@ class Method:
 
     @property
     def size_option(self) -> str | None:
-        """The option of a ``Resizable`` method that says how much of the network devices train."""
+        """The option of a ``Resizable`` method for the share of the network that devices train; ``None`` for others."""
         option: str | None = getattr(self.server, "size_option", None)
         return option
 
     @property
     def uses_aggregation(self) -> bool:
-        """Whether its strategy makes one model of the replies by ``ServerTraining.aggregation``."""
+        """Whether the strategy combines the replies by ``ServerTraining.aggregation``."""
         return bool(getattr(self.server, "uses_aggregation", False))
 
     def make_strategy(self, model: nn.Module, training: ServerTraining, **options: Any) -> ServerStrategy:
-        """Return the server strategy; ``options`` stand in the place of the configured ones.
+        """Return the server strategy; ``options`` override the configured ones.
 
         Raises:
-            UserError: For an option of another type, or what the method refuses.
+            UserError: If an option has a wrong type, or the method refuses it.
         """
         strategy: ServerStrategy = bind("strategy", {**self.options, **options}, self.server, model, training)
         return strategy
@@ -66,7 +66,7 @@ class Method:
         """Return the local trainer with the settings of local training.
 
         Raises:
-            UserError: For an option of another type, or what the method refuses.
+            UserError: If an option has a wrong type, or the method refuses it.
         """
         training = LocalTraining(**{field.name: getattr(settings, field.name) for field in fields(LocalTraining)})
         trainer: LocalTrainer = bind("strategy", self.options, self.client, training)

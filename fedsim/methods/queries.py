@@ -1,4 +1,4 @@
-"""What a method asks its clients before it trains: the server's half of a query."""
+"""Queries of a method to its clients before training: the server side."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -13,12 +13,12 @@ log = logging.getLogger(__name__)
 
 
 def ask(grid: Grid, query: str, contents: Mapping[int, RecordDict]) -> Iterator[Message]:
-    """Send each client its content under the name of a query, and yield the replies of those that do not fail.
+    """Send each client its content under the name of a query, and yield the replies of clients that do not fail.
 
-    Clients that share a content share what is sent.
+    Clients with the same content object share one message content.
 
     Raises:
-        RoundFailed: If all of them fail.
+        RoundFailed: If all clients fail.
     """
     named: dict[int, RecordDict] = {}
     for content in contents.values():

@@ -1,7 +1,7 @@
-"""What a method declares of its clients' replies: each record beside the trained arrays, with a check.
+"""Checks of the records that a method's replies contain beside the trained arrays.
 
-A strategy names its records in ``reply_records`` and its queries in ``queries``. ``fedsim/server/reply_checks.py`` runs
-the checks on every reply, before the strategy sees it, and refuses every record that is not declared.
+A strategy declares its records in ``reply_records`` and its queries in ``queries``. ``fedsim/server/reply_checks.py``
+runs the checks on every reply, before the strategy sees it, and refuses every record that is not declared.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -14,34 +14,39 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 class ReplyFault(Exception):
-    """What is wrong with a reply, in words that go on after "it": ``it sent ...``."""
+    """An invalid reply; the message continues a sentence about the client: ``it sent ...``."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a reply answers."""
+    """The message that a reply answers, as far as checks need it."""
 
     config: ConfigRecord
     """The message's config."""
     sent: Tensors
-    """The message's arrays, in the form in which they travelled."""
+    """The message's arrays, in the form in which they were sent."""
     initial: Tensors
     """The entries of the model before training, for their shapes and types."""
     records: Mapping[str, ArrayRecord] = field(default_factory=dict)
-    """All records of arrays that the message has."""
+    """All array records of the message."""
     update_limit: float | None = None
-    """The setting; ``None`` for no limit."""
+    """The setting ``update_limit``; ``None`` for no limit."""
 
 
 RecordCheck = Callable[[Tensors, Question], None]
-"""Takes the tensors of a record, which are finite already, none if the reply lacks it, and raises ``ReplyFault``."""
+"""Checks the tensors of a record, known to be finite and empty if the reply lacks it, and may raise ``ReplyFault``."""
 
 
 def refuse_other_names(found: Collection[str], wanted: Collection[str], what: str) -> None:
     """Refuse a record whose entries are not exactly the ``wanted`` ones.
 
+    Args:
+        found: Names of the entries of the record.
+        wanted: Names that it should have.
+        what: Name of the record in the error message, such as "control variates".
+
     Raises:
-        ReplyFault: If they are others; ``what`` names the record, such as "control variates".
+        ReplyFault: If the names differ.
     """
     if set(found) != set(wanted):
         odd = ", ".join(sorted(set(found) ^ set(wanted))[:3])
@@ -52,7 +57,7 @@ def refuse_other_form(name: str, tensor: torch.Tensor, wanted: torch.Tensor) -> 
     """Refuse a tensor of another shape or type than ``wanted``.
 
     Raises:
-        ReplyFault: With both forms.
+        ReplyFault: If shape or type differ; the message names both.
     """
     if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
         found, right = (f"{t.dtype} {tuple(t.shape)}".removeprefix("torch.") for t in (tensor, wanted))
@@ -60,10 +65,10 @@ def refuse_other_form(name: str, tensor: torch.Tensor, wanted: torch.Tensor) -> 
 
 
 def refuse_too_large(name: str, tensor: torch.Tensor, question: Question) -> None:
-    """Refuse a number larger than ``update_limit`` times the largest that was sent, or than one if all are smaller.
+    """Refuse a tensor with an absolute value above ``update_limit`` times max(1, largest absolute value sent).
 
     Raises:
-        ReplyFault: With the number and the limit.
+        ReplyFault: If there is one; the message names the value and the limit.
     """
     if question.update_limit is None or not tensor.numel():
         return
@@ -77,19 +82,19 @@ def refuse_too_large(name: str, tensor: torch.Tensor, question: Question) -> Non
 
 
 def no_arrays(tensors: Tensors, question: Question) -> None:
-    """Refuse arrays where only metrics were asked for.
+    """Refuse arrays in a reply to a query for metrics only.
 
     Raises:
-        ReplyFault: If there are any.
+        ReplyFault: If there are any arrays.
     """
     refuse_other_names(tensors, (), "arrays")
 
 
 def model_entries(tensors: Tensors, question: Question) -> None:
-    """Refuse what is no entry of the model in the model's form.
+    """Refuse tensors that do not have the name, shape and type of an entry of the model.
 
     Raises:
-        ReplyFault: For the first such tensor.
+        ReplyFault: If there is one; the message names the first.
     """
     for name, tensor in tensors.items():
         if name not in question.initial:

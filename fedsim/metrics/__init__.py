@@ -1,1 +1,1 @@
-"""The numbers of a round and of each class, under the names that the tables have."""
+"""The metrics of a round and of each class, under their names in the tables."""

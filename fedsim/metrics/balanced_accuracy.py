@@ -1,4 +1,4 @@
-"""Accuracy in which every class has the same weight."""
+"""Balanced accuracy, in which every class has the same weight."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,9 @@ from fedsim.metrics.metric import check_counts
 
 
 class BalancedAccuracy:
-    """The mean recall over the classes that the test set has images of.
+    """The mean recall over the classes of which the test set has images.
 
-    The sums are each class's images, then each class's hits.
+    The sums are the number of images of each class, then the number of correct ones of each class.
     """
 
     percent = True

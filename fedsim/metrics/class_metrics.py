@@ -17,7 +17,7 @@ from fedsim.server.federated_model import FederatedModel
 
 
 class ClassTracker:
-    """Knows how many training images of each class there are, and which layers of the model have a row for each."""
+    """Class metrics of a run, from the number of training images and the rows of classifier layers of each class."""
 
     def __init__(self, model: nn.Module, federation: Federation, shots: str) -> None:
         self.names = federation.source.class_names
@@ -27,9 +27,9 @@ class ClassTracker:
         self.layers = class_layers(model, federation.num_classes)
 
     def metrics(self, evaluation: Evaluation) -> Row:
-        """``many``, ``medium`` and ``few``: the global model's accuracy on their test images, where there is a tail.
+        """Return the global model's accuracy on the classes in ``many``, ``medium`` and ``few``, for long-tailed data.
 
-        The same for its other predictors, as ``realigned_many``. A group without a test image is left out.
+        Names for other predictors are as ``realigned_many``. A group without a test image is left out.
         """
         if not self._counted(evaluation):
             return {}
@@ -41,7 +41,7 @@ class ClassTracker:
 
     @staticmethod
     def _counted(evaluation: Evaluation) -> bool:
-        """Whether there is a global model whose hits were counted class by class."""
+        """Return whether there is a global model that was scored by class."""
         return any(measured.by_class for measured in evaluation.domains.values())
 
     def _of_shots(self, measured: Measured, prefix: str) -> Row:
@@ -60,12 +60,12 @@ class ClassTracker:
         evaluation: Evaluation,
         model: FederatedModel,
     ) -> list[Row]:
-        """One for each class: ``round,class,train_images,shot,num_examples,accuracy``, then what the model adds.
+        """Return a row for each class: ``round,class,train_images,shot,num_examples,accuracy``, and further columns.
 
-        ``NAME_accuracy`` for each further predictor of the global ``model``. For each layer with a row :math:`w_c` for
-        each class, ``LAYER_norm`` is :math:`|w_c|`, ``LAYER_angle`` the mean and ``LAYER_nearest`` the smallest of its
-        angles to the other rows, in degrees; of a layer that stays on the clients, the mean over them. Nothing where
-        no global model was evaluated.
+        These are ``NAME_accuracy`` for each further predictor of the global ``model``, and for each layer with a row
+        :math:`w_c` for each class ``LAYER_norm``, :math:`|w_c|`, ``LAYER_angle``, the mean, and ``LAYER_nearest``, the
+        smallest of its angles to the other rows, in degrees; for a personal layer, the mean over clients. Empty if no
+        global model was evaluated.
         """
         if not self._counted(evaluation):
             return []
@@ -81,7 +81,7 @@ class ClassTracker:
                 row[f"{name}accuracy"] = right / examples if examples else None
         for layer in self.layers:
             entry = f"{layer}.weight"
-            if entry not in model.complete:  # a reparametrization keeps it under another name
+            if entry not in model.complete:  # a reparametrization may rename it
                 continue
             own = entry in model.personal
             for name, values in _geometry(model.personal_entry(entry) if own else [model.complete[entry]]).items():
@@ -91,7 +91,7 @@ class ClassTracker:
 
 
 def _geometry(weights: Iterable[torch.Tensor]) -> dict[str, list[float]]:
-    """Lengths of rows and their angles to each other in degrees, the mean over weights (classes, features)."""
+    """Return norms of rows and their angles to each other in degrees, averaged over weights (classes, features)."""
     sums: dict[str, torch.Tensor] = {}
     count = 0
     for weight in weights:

@@ -1,4 +1,4 @@
-"""How far a model's confidence is from its accuracy (Guo et al., ICML 2017, arXiv 1706.04599)."""
+"""Expected calibration error: the difference of confidence and accuracy (Guo et al., ICML 2017, arXiv 1706.04599)."""
 
 from collections.abc import Sequence
 
@@ -8,17 +8,18 @@ from torch.nn import functional as F
 from fedsim.metrics.metric import check_counts
 
 BINS = 15
-"""Of equal width, as the paper has them"""
+"""Number of bins of equal width, as in the paper."""
 EDGES = [bin / BINS for bin in range(BINS + 1)]
 ROUNDING = 1e-6
-"""What a mean confidence may lie outside of its bin by"""
+"""The distance by which a mean confidence may lie outside its bin."""
 
 
 class ExpectedCalibrationError:
-    """The mean over images of the distance between confidence and accuracy of their bin.
+    """The mean over images of the absolute difference between confidence and accuracy of their bin.
 
-    Confidence is the largest probability of the softmax; bin m holds the images with one above m / 15 and up to
-    (m + 1) / 15. The sums are each bin's images, then each bin's confidence, then each bin's hits.
+    Confidence is the largest softmax probability; bin m has the images with a confidence above m / 15 and up to
+    (m + 1) / 15. The sums are the number of images of each bin, then the sum of confidences of each bin, then the
+    number of correct images of each bin.
     """
 
     percent = True
@@ -27,7 +28,7 @@ class ExpectedCalibrationError:
         return 3 * BINS
 
     def count(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the sums; an image whose classes may none of them be chosen has a confidence of 0."""
+        """Return the sums over a batch; an image whose logits are all minus infinity has a confidence of 0."""
         confidence = logits.double().softmax(1).amax(1).nan_to_num()
         hits = (logits.argmax(1) == labels).double()
         inner = torch.tensor(EDGES[1:-1], dtype=torch.float64, device=logits.device)

@@ -1,4 +1,4 @@
-"""A model on a test set, in counts and sums, so that results on several test sets can be merged into one."""
+"""Results of a model on a test set, as counts and sums, so that results on several test sets can be pooled."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,18 +13,18 @@ from fedsim.metrics.registry import FURTHER_METRICS
 
 @dataclass(frozen=True)
 class Measured:
-    """A model on a test set."""
+    """Results of a model on a test set."""
 
     num_examples: int
     correct: int
     loss: float
-    """mean over the examples"""
+    """The mean over the examples."""
     others: "Mapping[str, Measured]" = field(default_factory=dict)
-    """further predictors by name: the method's own, masked ones, and all of them ``adapted`` where ``tta=`` says so"""
+    """Further predictors by name: the method's own, masked ones, and with ``tta=`` all of them as ``adapted``."""
     by_class: tuple[tuple[int, int], ...] = ()
-    """of each class the images and how many of them are right; of the global model alone"""
+    """For each class, the number of images and of correct ones; only for the global model."""
     sums: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """of each further metric that ``metrics=`` names, in the order of the registry"""
+    """The sums of each further metric in ``metrics=``, in the order of the registry."""
 
     @property
     def accuracy(self) -> float:
@@ -32,7 +32,7 @@ class Measured:
 
     @property
     def values(self) -> dict[str, float | None]:
-        """The further metrics by name; None where one is undefined."""
+        """The values of the further metrics by name; ``None`` for an undefined one."""
         return {name: FURTHER_METRICS[name].value(sums, self.num_examples) for name, sums in self.sums.items()}
 
     @classmethod
@@ -63,7 +63,7 @@ class Measured:
 
 
 def pool(tested: Iterable[Measured]) -> Measured:
-    """Return one result for several test sets without a common image."""
+    """Return the result on the union of several test sets that have no image in common."""
     parts = list(tested)
     examples = sum(part.num_examples for part in parts)
     classes = [each.by_class for each in parts if each.by_class]

@@ -1,4 +1,4 @@
-"""What a further metric is to the simulator: sums that a client counts and the server adds up, and their value."""
+"""The interface of further metrics: sums that a client counts and the server adds up, and their value."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,39 +7,46 @@ import torch
 
 
 class Metric(Protocol):
-    """A number of a predictor on a test set that follows from sums over its images.
+    """A metric of a predictor on a test set that is a function of sums over the images.
 
-    Sums of test sets without a common image are added, so that a value on several domains is the one on their union.
+    Sums of test sets that have no image in common are added, so that the value on several domains is that on their
+    union.
     """
 
     percent: bool
-    """Whether the value is a share from 0 to 1, which printed tables and comparisons show in percent"""
+    """Whether the value is a share from 0 to 1, which printed tables and comparisons show in percent."""
 
     def length(self, num_classes: int) -> int:
-        """Return how many sums there are."""
+        """Return the number of sums."""
 
     def count(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the sums, float64 (length,), over a batch of logits (N, classes) and labels (N,).
 
-        The logit of a class that may not be chosen is minus infinity.
+        The logit of a masked class is minus infinity.
         """
 
     def value(self, sums: Sequence[float], num_examples: int) -> float | None:
-        """Return the value that sums over so many images have, a finite number, or None where it is undefined."""
+        """Return the value from sums over ``num_examples`` images: a finite number, or ``None`` if undefined."""
 
     def check(self, sums: Sequence[float], num_examples: int) -> None:
-        """Refuse what cannot be the sums over so many images; they are finite and as many as they should be.
+        """Refuse impossible sums over ``num_examples`` images; that they are finite and complete is checked before.
 
         Raises:
-            ValueError: in words that follow the name of the sums, as ``are not over 20 images``.
+            ValueError: If they are impossible; the message continues a sentence: ``are not over 20 images``.
         """
 
 
 def check_counts(parts: Sequence[float], wholes: Sequence[float], num_examples: int) -> None:
-    """Refuse what cannot be numbers of images in groups, ``wholes``, and of those of them that are right, ``parts``.
+    """Refuse impossible numbers of images in groups.
+
+    Args:
+        parts: Numbers of correct images in each group.
+        wholes: Numbers of images in each group.
+        num_examples: Number of all images.
 
     Raises:
-        ValueError: where one is no whole number, a part is larger than its whole, or the groups do not add up.
+        ValueError: If a number is not an integer, a part is larger than its whole, or the wholes do not add up to
+            ``num_examples``.
     """
     if any(count != int(count) for count in (*parts, *wholes)):
         raise ValueError("are not counts of images")

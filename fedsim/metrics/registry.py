@@ -1,4 +1,4 @@
-"""The further metrics that ``metrics=`` may name: a new one is a file beside this one and a line here."""
+"""The further metrics that ``metrics=`` may name: a new one is a file in this folder and a line here."""
 
 from fedsim.metrics.balanced_accuracy import BalancedAccuracy
 from fedsim.metrics.expected_calibration_error import ExpectedCalibrationError
@@ -8,4 +8,4 @@ FURTHER_METRICS: dict[str, Metric] = {
     "ece": ExpectedCalibrationError(),
     "balanced_accuracy": BalancedAccuracy(),
 }
-"""By the names that columns have; letters, digits and underscores."""
+"""The metrics by the names that their columns have, of letters, digits and underscores."""

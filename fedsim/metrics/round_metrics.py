@@ -1,14 +1,15 @@
-"""The numbers of one round, under the names they have in ``rounds.csv`` and ``summary.json``.
+"""The metrics of one round, under their names in ``rounds.csv`` and ``summary.json``.
 
 * *global accuracy*: the global model on the union of the test sets, each image counted once, and on each domain's.
-* *client accuracy*: the model that client would use on its own test set; the mean is over all clients, unweighted, with
-  the one weighted by test images beside it; the standard deviation is the spread over the clients (population formula).
+* *client accuracy*: each client's own model on its own test set; the mean is over all clients, unweighted, and another
+  one is weighted by test images; the standard deviation is over the clients (population formula).
 * *validation accuracy*: the same model on the client's validation images, if any client has some.
-* *personal age*: rounds since a client last trained the part of the model that it keeps for itself.
-* names that begin with a predictor's, as ``adapted_global_accuracy``: the same models in another way of predicting,
-  *adapted* to the test images (``tta=``), *masked* to the classes a client has trained on, or one of the method's.
-* *further metrics* that ``metrics=`` names stand under the names of the accuracies, ``accuracy`` replaced by theirs:
-  ``client_ece_mean``, ``global_ece``, ``domain_ece.plain``. A mean is over those clients for which it is defined.
+* *personal age*: rounds since a client last trained its personal part of the model.
+* names with the prefix of a predictor, as ``adapted_global_accuracy``: the same models with another way of predicting,
+  *adapted* to the test images (``tta=``), *masked* to the classes a client has trained on, or a predictor of the
+  method.
+* *further metrics* in ``metrics=`` have the names of the accuracies, with ``accuracy`` replaced: ``client_ece_mean``,
+  ``global_ece``, ``domain_ece.plain``. A mean is over the clients for which the metric is defined.
 * *unseen accuracy*: the global model on the test set of a domain that was left out; not part of global accuracy.
 """
 
@@ -31,7 +32,7 @@ GLOBAL_ACCURACY = "global_accuracy"
 
 
 def round_metrics(evaluation: Evaluation, federation: Federation) -> Row:
-    """Names with a dot hold one number per domain: ``domain_accuracy.plain``."""
+    """Return the metrics of a round by name; names with a dot are per domain: ``domain_accuracy.plain``."""
     accuracy = np.array([tested.accuracy for tested in evaluation.clients.values()])
     examples = np.array([tested.num_examples for tested in evaluation.clients.values()])
     return {
@@ -53,7 +54,7 @@ def round_metrics(evaluation: Evaluation, federation: Federation) -> Row:
 
 
 def _global_metrics(evaluation: Evaluation) -> Row:
-    """Nothing where devices keep their parts of the model to themselves: then there is no global model."""
+    """Return the metrics of the global model; empty if there is none, as devices do not send their personal parts."""
     if not evaluation.domains:
         return {}
     union = pool(evaluation.domains.values())
@@ -67,7 +68,10 @@ def _validation_metrics(evaluation: Evaluation) -> Row:
 
 
 def _metrics_of_other_predictors(evaluation: Evaluation, federation: Federation) -> Row:
-    """Those of the clients' models first, then those of the global model; a predictor may belong to one side alone."""
+    """Return the metrics of other predictors than the plain one, of clients' models and then of the global model.
+
+    A predictor may exist only for one of both.
+    """
     row: Row = {}
     for name in other_predictors(evaluation.clients):
         clients = _by(name, evaluation.clients)
@@ -87,7 +91,7 @@ def _metrics_of_other_predictors(evaluation: Evaluation, federation: Federation)
 
 
 def _further_metrics(evaluation: Evaluation, federation: Federation) -> Row:
-    """Return those that ``metrics=`` names, of every predictor; a number that is undefined is None."""
+    """Return the further metrics in ``metrics=`` of every predictor; ``None`` for an undefined one."""
     row: Row = {}
     for predictor in (PLAIN, *other_predictors(evaluation.clients)):
         clients = {client: tested.values for client, tested in _by(predictor, evaluation.clients).items()}
@@ -112,12 +116,12 @@ def _further_metrics(evaluation: Evaluation, federation: Federation) -> Row:
 
 
 def client_mean_of(metric: str) -> str:
-    """Return what the mean over clients of a further metric is called."""
+    """Return the name of the mean over clients of a further metric."""
     return f"client_{metric}_mean"
 
 
 def global_of(metric: str) -> str:
-    """Return what a further metric of the global model is called."""
+    """Return the name of a further metric of the global model."""
     return f"global_{metric}"
 
 
@@ -126,12 +130,12 @@ def _names(values: Mapping[int, Mapping[str, float | None]]) -> list[str]:
 
 
 def other_predictors(results: Mapping[Key, Measured]) -> list[str]:
-    """The names of the predictors beside the plain one."""
+    """Return the names of the predictors beside the plain one."""
     return list(next(iter(results.values())).others) if results else []
 
 
 def predictors_in(row: Mapping[str, Any]) -> list[str]:
-    """The names of all predictors that a row has accuracies of, the plain one's first."""
+    """Return the names of all predictors whose accuracies are in a row, the plain one's first."""
     found = [PLAIN]
     for metric in (CLIENT_MEAN, GLOBAL_ACCURACY):
         found += [name.removesuffix(f"_{metric}") for name in row if name.endswith(f"_{metric}")]
@@ -143,16 +147,16 @@ def _by(predictor: str, results: Mapping[Key, Measured]) -> dict[Key, Measured]:
 
 
 def age_metrics(ages: list[int]) -> Row:
-    """Mean and largest number of rounds for which a client's personal part has not been trained; nothing without one.
+    """Return mean and maximum of the rounds since clients' personal parts were last trained; empty without any.
 
-    A part that is kept grows stale while the shared part goes on: at a participation of 10 % it is nine rounds old on
-    average.
+    A personal part becomes outdated while the shared part is trained by others: with a participation of 10 % it is nine
+    rounds old on average.
     """
     return {"personal_age_mean": float(np.mean(ages)), "personal_age_max": max(ages)} if ages else {}
 
 
 def client_rows(evaluation: Evaluation, federation: Federation, round: int) -> list[Row]:
-    """The rows of ``clients.csv``."""
+    """Return the rows of ``clients.csv``."""
     return [
         {
             "round": round,
@@ -175,12 +179,12 @@ def client_rows(evaluation: Evaluation, federation: Federation, round: int) -> l
 
 
 def fault_rows(faults: Iterable[tuple[int, str, str]], federation: Federation, round: int) -> list[Row]:
-    """The rows of ``clients.csv`` for clients that failed or whose reply was refused, at what, and why."""
+    """Return the rows of ``clients.csv`` for clients that failed or whose reply was refused, with the reasons."""
     return [
         {
             "round": round,
             "client": client,
-            # An answer that failed may say that it is from anywhere.
+            # A failed reply may name any client.
             "domain": federation.domain_of(client) if client in federation.clients else "",
             "split": doing,
             "fault": fault,
@@ -190,7 +194,7 @@ def fault_rows(faults: Iterable[tuple[int, str, str]], federation: Federation, r
 
 
 def client_mean_by_domain(clients: Mapping[int, Measured], federation: Federation) -> dict[str, float]:
-    """The unweighted mean of client accuracy over the clients of each domain: the rows of the papers' tables."""
+    """Return the unweighted mean of client accuracy over the clients of each domain, as in the tables of papers."""
     return _mean_by_domain({client: tested.accuracy for client, tested in clients.items()}, federation)
 
 
@@ -202,7 +206,7 @@ def _mean_by_domain(values: Mapping[int, float], federation: Federation) -> dict
 
 
 def nested(row: Mapping[str, Any]) -> Row:
-    """``{"a.b": 1}`` as ``{"a": {"b": 1}}``, for JSON."""
+    """Return ``{"a.b": 1}`` as ``{"a": {"b": 1}}``, for JSON."""
     result: Row = {}
     for name, value in row.items():
         group, dot, inner = name.partition(".")
@@ -214,10 +218,10 @@ def nested(row: Mapping[str, Any]) -> Row:
 
 
 def best_row(rows: Iterable[Row]) -> Row:
-    """The evaluated round with the highest mean validation accuracy, or client accuracy if there is no validation.
+    """Return the evaluated round with the highest mean validation accuracy, or client accuracy without validation.
 
-    The earliest of equals. Without validation images it is chosen on the test images, so it flatters; it is reported
-    beside the final round and never in its place.
+    Of equal rounds the earliest is returned. Without validation images it is chosen on the test images, so that its
+    accuracy is biased upwards; it is reported beside the final round and never instead of it.
     """
     return max(evaluated(rows), key=lambda row: (row.get(VALIDATION, row[CLIENT_MEAN]), -row["round"]))
 

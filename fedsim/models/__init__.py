@@ -1,4 +1,4 @@
-"""The networks, written with BatchNorm; ``norm=`` replaces it by type."""
+"""The networks, all with BatchNorm, which ``norm=`` replaces by type."""
 
 from fedsim.models.alexnet import AlexNet
 from fedsim.models.build import build_model

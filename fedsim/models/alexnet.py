@@ -7,10 +7,10 @@ from fedsim.models.memory_format import fast_layout
 
 
 class AlexNet(nn.Module):
-    """Five convolutions and two hidden linear layers, a BatchNorm behind each, and a linear head; no dropout.
+    """Five convolutions and two hidden linear layers, each followed by BatchNorm, and a linear head; no dropout.
 
-    Takes images (N, channels, height, width) of at least 63x63 pixels, below which the last pooling has nothing to
-    pool, returns logits (N, num_classes). The features are pooled to 6x6 whatever the size; FedBN's images are 256x256.
+    Takes images (N, channels, height, width) of at least 63x63 pixels, below which the last pooling has no input,
+    returns logits (N, num_classes). The features are pooled to 6x6 for all sizes; FedBN's images are 256x256.
     """
 
     def __init__(self, num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 256, 256)) -> None:

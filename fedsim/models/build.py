@@ -1,4 +1,4 @@
-"""From ``model=`` and the groups that change it to a network with the weights that the seed says."""
+"""Construction of the network from ``model=`` and the groups that change it, with weights drawn by the seed."""
 
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 
 def build_model(settings: "Settings", num_classes: int, image_shape: ImageShape = (3, 28, 28)) -> nn.Module:
-    """The initial model: the same on the server and on every client, since both build it from the same seed.
+    """Return the initial model: the same on the server and on every client, since both build it from the same seed.
 
-    A network is told the number of classes and the shape of the images, if it names them. Each of ``norm=``,
-    ``attention=``, ``head=``, ``reparam=`` and ``train_only=`` changes what the ones before it left.
+    The network's function gets ``num_classes`` and ``image_shape`` if it has these parameters. Then ``norm=``,
+    ``attention=``, ``head=``, ``reparam=`` and ``train_only=`` are applied in this order.
 
-    Raises: ``UserError`` for options that are wrong or do not go together, or a network that does not take the images.
+    Raises:
+        UserError: If options are wrong or contradict each other, or the network does not accept the images.
     """
 
     def build(shape: ImageShape) -> nn.Module:

@@ -1,8 +1,9 @@
-"""The classifier of a network: the linear layer that its logits come out of, whatever else it has and in what order.
+"""The classifier of a network: the linear layer that produces its logits, whatever the order of its layers.
 
-Which one that is shows in a forward pass (``note_classifier``): from the logits back, through all that has no weights
-of its own (views, scales, sums, pooling), to the layers that are met first. It is noted on the model once, when it is
-built, so that asking for it costs nothing; a copy or a pickle of the model has the note too.
+It is found in a forward pass (``note_classifier``), by following the autograd graph backwards from the logits, through
+operations without weights (views, scales, sums, pooling), to the first layers with weights. The result is stored as an
+attribute of the model once, when it is built, so that later calls cost nothing; copies and pickles of the model have
+it, too.
 """
 
 from collections.abc import Iterator
@@ -18,11 +19,11 @@ from fedsim.core.errors import UserError
 from fedsim.models.restored import undisturbed
 
 NOTE = "_ends_of"
-"""The attribute of a model that holds what was found out."""
+"""The attribute of a model that holds its ``Ends``."""
 RESHAPES = ("TBackward0", "TransposeBackward0", "PermuteBackward0", "ViewBackward0", "UnsafeViewBackward0")
-"""What autograd calls operations that give a matrix another shape and nothing else."""
+"""Autograd's names of operations that only change the shape of a matrix."""
 LIKELY_SIZES = (28, 32, *range(1, 65), 96, 128, 160, 192, 224, 256, 299)
-"""Sizes of images, in pixels, that are tried in this order with a model of which nothing is known."""
+"""Sizes of images, in pixels, that are tried in this order with a model without stored ``Ends``."""
 
 
 @dataclass(frozen=True)
@@ -30,25 +31,27 @@ class Ends:
     """The layers with weights at both ends of a network, by name."""
 
     first: str | None
-    """The one that computes first"""
+    """The layer that is computed first."""
     last: tuple[str, ...]
-    """Those that the way back from the logits meets first, of any kind; one in most networks"""
+    """The layers of any type that produce the logits; one in most networks."""
     bare: tuple[str, ...]
-    """The parameters that it meets first and that no layer applies, such as a tied or a plain matrix; mostly none"""
+    """The parameters that produce logits without a layer, such as a tied or a plain matrix; none in most networks."""
     classifier: str | None
-    """The linear layer with a row for each class that they come from, if it is one"""
+    """The linear layer with a row for each class, if the logits come from one such layer only."""
     otherwise: str = ""
-    """What they come from if it is not, as the end of a sentence"""
+    """If they do not, a description of their source, as the end of a sentence."""
     alternatives: tuple[str, ...] = ()
-    """All layers that turn the classifier's features into a logit for each class, that one included: more than one
-    where a head has several"""
+    """All layers that compute a logit for each class from the classifier's features, including the classifier; more
+    than one if a head has several classifiers."""
 
 
 def note_classifier(model: nn.Module, images: torch.Tensor, num_classes: int | None = None) -> object:
-    """Find the classifier in one forward pass, note it on the model, and return what the model answered.
+    """Find the classifier in one forward pass, store it on the model, and return the output of the model.
 
-    ``images`` (N, ...) is any batch that the network takes. A layer that has not ``num_classes`` rows is no classifier;
-    without it any number will do. The model works in the mode it is in.
+    Args:
+        model: The network; its mode does not change.
+        images: Any batch (N, ...) that the network accepts.
+        num_classes: The number of rows that a classifier must have; ``None`` for any number.
     """
     answer, first, outputs, bare, otherwise = _traced(model, images)
     found = {name: module for name, module in model.named_modules() if name in outputs}
@@ -60,7 +63,7 @@ def note_classifier(model: nn.Module, images: torch.Tensor, num_classes: int | N
 
 
 def note_head(model: nn.Module, path: str, head: nn.Module, features: int, classes: int) -> None:
-    """Note that ``head``, at ``path``, stands in the classifier's place: it takes features (N, ``features``)."""
+    """Store on the model that ``head``, at ``path``, replaces the classifier, and takes features (N, ``features``)."""
     before = known_ends(model)
     note_classifier(head, torch.zeros(2, features), classes)
     ends = ends_of(head)
@@ -81,15 +84,17 @@ def note_head(model: nn.Module, path: str, head: nn.Module, features: int, class
 
 
 def known_ends(model: nn.Module) -> Ends | None:
-    """Return what was noted; ``None`` for a model without a note."""
+    """Return the stored ``Ends`` of a model; ``None`` if there are none."""
     noted = getattr(model, NOTE, None)
     return noted if isinstance(noted, Ends) else None
 
 
 def ends_of(model: nn.Module) -> Ends:
-    """Return what was noted; for a model without a note, as an app of one's own may have, it is made if need be.
+    """Return the stored ``Ends`` of a model; find them if there are none, as for models of other Flower apps.
 
-    Raises: ``UserError`` if there are several linear layers, no note, and no guess at the images is right.
+    Raises:
+        UserError: If nothing is stored, there are several linear layers, and the model accepts none of the tried sizes
+            of images.
     """
     noted = known_ends(model)
     if noted is not None:
@@ -110,9 +115,14 @@ def ends_of(model: nn.Module) -> Ends:
 
 
 def classifier_of(model: nn.Module, wanted_by: str) -> tuple[str, nn.Linear]:
-    """Return name and layer of the classifier where something, as the user wrote it, cannot do without.
+    """Return name and layer of the classifier.
 
-    Raises: ``UserError`` if the logits come from anything but one linear layer with a row for each class.
+    Args:
+        model: The network.
+        wanted_by: The setting that needs a classifier, for the error message.
+
+    Raises:
+        UserError: If the logits come from anything but one linear layer with a row for each class.
     """
     ends = ends_of(model)
     if ends.classifier is None:
@@ -126,17 +136,19 @@ def classifier_of(model: nn.Module, wanted_by: str) -> tuple[str, nn.Linear]:
 
 
 def logit_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers that the logits come out of, by name, linear or not; several where they are combined.
+    """Return the layers that produce the logits by name, linear or not; several if their outputs are combined.
 
-    Raises: ``UserError`` as ``ends_of``.
+    Raises:
+        UserError: As ``ends_of``.
     """
     return {name: model.get_submodule(name) for name in ends_of(model).last}
 
 
 def logit_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters of ``logit_layers``, and those that the logits come out of without a layer.
+    """Return the parameters of ``logit_layers``, and those that produce logits without a layer.
 
-    Raises: ``UserError`` as ``ends_of``.
+    Raises:
+        UserError: As ``ends_of``.
     """
     of_layers = [parameter for layer in logit_layers(model).values() for parameter in layer.parameters()]
     named = dict(model.named_parameters(remove_duplicate=False))
@@ -144,13 +156,13 @@ def logit_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def class_layers(model: nn.Module, num_classes: int) -> list[str]:
-    """Return the names of the linear layers that turn the same features into a logit for each class."""
+    """Return the names of the linear layers that compute a logit for each class from the classifier's features."""
     return [name for name in ends_of(model).alternatives if model.get_submodule(name).out_features == num_classes]
 
 
 @contextmanager
 def features_seen(classifier: nn.Linear) -> Iterator[list[torch.Tensor]]:
-    """The inputs (N, features) of a classifier, appended to the list with every forward pass inside the block."""
+    """Yield a list to which every forward pass inside the block appends the inputs (N, features) of the classifier."""
     seen: list[torch.Tensor] = []
 
     def keep(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -166,14 +178,19 @@ def features_seen(classifier: nn.Linear) -> Iterator[list[torch.Tensor]]:
 def _traced(
     model: nn.Module, images: torch.Tensor
 ) -> tuple[object, str | None, dict[str, torch.Tensor], tuple[str, ...], str]:
-    """What the model answers, its first layer, the outputs of the layers that the way back from the answer meets first,
-    the parameters outside of layers that it meets, and what else there is against a classifier."""
+    """Trace the output of the model back to the last layers with weights, along the autograd graph.
+
+    Returns:
+        The output of the model, the name of its first layer, the outputs of the last layers by name, the names of
+        parameters that are applied there without a layer, and a description of other sources of the logits (empty if
+        there are none).
+    """
     made: dict[object, tuple[str, torch.Tensor]] = {}
     called: list[str] = []
 
     def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
         def note(_: nn.Module, inputs: object, output: object) -> None:
-            called.append(name)  # even where a part of the network computes without gradients
+            called.append(name)  # also if a part of the network computes without gradients
             if isinstance(output, torch.Tensor) and output.grad_fn is not None:
                 made[output.grad_fn] = name, output
 
@@ -184,7 +201,7 @@ def _traced(
         parameter for parameter in model.parameters() if parameter.is_floating_point() and not parameter.requires_grad
     ]
     try:
-        for parameter in frozen:  # else a matrix that is not trained would go unnoticed
+        for parameter in frozen:  # else a frozen matrix would not be in the graph
             parameter.requires_grad_(True)
         with torch.enable_grad():
             # Not a leaf, so that a network may change it in place.
@@ -213,7 +230,7 @@ def _traced(
             continue
         inputs = [each for each, _ in node.next_functions if each is not None]
         applied = [names[matrix] for matrix in map(_matrix_of, inputs) if matrix in names]
-        if applied:  # and the way back ends here, as at a layer
+        if applied:  # the search ends here, as at a layer
             bare |= dict.fromkeys(applied)
             otherwise = "weights that are in no layer"
             continue
@@ -225,7 +242,7 @@ def _traced(
 
 
 def _matrix_of(node: Any) -> int | None:
-    """The identity of the matrix that a node of the graph hands on, be it transposed or in another shape."""
+    """Return the ``id`` of the matrix that a node passes on, transposed or reshaped; ``None`` if it is none."""
     while True:
         variable = getattr(node, "variable", None)
         if variable is not None:
@@ -237,12 +254,12 @@ def _matrix_of(node: Any) -> int | None:
 
 
 def _is_matrix(parameter: torch.Tensor) -> bool:
-    """Whether it mixes channels; not a scale for each of them, (C,) or (1, C, 1, 1)."""
+    """Return whether a parameter mixes channels, unlike a scale for each of them, (C,) or (1, C, 1, 1)."""
     return sum(size > 1 for size in parameter.shape) > 1
 
 
 def _likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
-    """Of one image, or vector, that the network may take, by what its layers take."""
+    """Return shapes of an image, or vector, that the network may accept, from the shapes of its layers."""
     shapes: dict[tuple[int, ...], None] = {}
     for layer in model.modules():
         if isinstance(layer, _ConvNd):
@@ -253,7 +270,7 @@ def _likely_shapes(model: nn.Module) -> list[tuple[int, ...]]:
 
 
 def _has_weights(module: nn.Module) -> bool:
-    """Whether the way back ends here: at matrices and kernels, not at a scale for each channel or at a norm layer."""
+    """Return whether a module has a matrix or kernel, where the search ends, and not only scales as a norm layer."""
     own = any(_is_matrix(parameter) for parameter in module.parameters(recurse=False))
     return isinstance(module, nn.Linear | _ConvNd) or (own and not list(module.children()))
 
@@ -261,7 +278,7 @@ def _has_weights(module: nn.Module) -> bool:
 def _not_a_classifier(
     found: dict[str, nn.Module], outputs: dict[str, torch.Tensor], answer: object, num_classes: int | None
 ) -> str:
-    """Why what was found is not one linear layer with a row for each class; empty if it is."""
+    """Return why the layers found are not one linear layer with a row for each class; empty if they are."""
     named = [f"{type(layer).__name__} {name}".strip() for name, layer in found.items()]
     if len(found) != 1:
         return " and ".join(named) or "no layer with weights"

@@ -9,8 +9,8 @@ from fedsim.models.memory_format import fast_layout
 class CNN6(nn.Module):
     """Three 5x5 convolutions and three linear layers, a BatchNorm after each but the last: 14,219,210 parameters.
 
-    Takes images (N, *image_shape) of at least 4x4 pixels, returns logits (N, num_classes). The first linear layer grows
-    with the images; the published network takes 3x28x28.
+    Takes images (N, *image_shape) of at least 4x4 pixels, returns logits (N, num_classes). The size of the first linear
+    layer depends on that of the images; the published network takes 3x28x28.
     """
 
     def __init__(self, num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 28, 28)) -> None:

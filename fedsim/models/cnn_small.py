@@ -1,4 +1,4 @@
-"""``model=cnn_small``: a network small enough that two cores run a whole federation of it in about a minute."""
+"""``model=cnn_small``: a small network, with which two cores simulate a whole federation in about a minute."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""The first forward pass of a network that was just built: does it take the images, and answer with logits?"""
+"""The first forward pass of a new network, which checks that it accepts the images and returns logits."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,25 +14,31 @@ if TYPE_CHECKING:
     from fedsim.config.settings import Settings
 
 ImageShape = tuple[int, int, int]
-"""(channels, height, width)"""
+"""(channels, height, width)."""
 SIZES = (28, 32, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)
-"""The sizes of images, in pixels, that are tried for a network that does not take those of the data."""
+"""The sizes of images, in pixels, that are tried with a network that does not accept those of the data."""
 Build = Callable[[ImageShape], nn.Module]
 
 
 def first_pass(network: nn.Module, build: Build, settings: "Settings", num_classes: int, shape: ImageShape) -> None:
-    """Let the network evaluate two images of zeros, and note its classifier; nothing else about it changes.
+    """Evaluate the network on two images of zeros, and store its classifier; nothing else about it changes.
 
-    ``build`` makes the network again for images of another size.
+    Args:
+        network: The network.
+        build: Builds the network again for images of another size.
+        settings: The settings of the run.
+        num_classes: Number of classes.
+        shape: Shape of the images of the data.
 
-    Raises: ``UserError`` if it does not take them, with a size of images that it takes where there is one that the data
-    set can be given, or if it answers with anything but a logit for each image and class.
+    Raises:
+        UserError: If the network does not accept the images, with a size that it accepts if the data set has the option
+            ``image_size``, or does not return a logit for each image and class.
     """
     name = settings.model["name"]
     try:
         with undisturbed(network):
             answer = note_classifier(network.eval(), torch.zeros(2, *shape), num_classes)
-    except Exception as error:  # whatever a network raises
+    except Exception as error:  # a network may raise anything
         size = _size_that_fits(build, shape) if "image_size" in settings.dataset else None
         advice = "" if size is None else f"dataset.image_size={size}, or "
         raise UserError(
@@ -43,9 +49,17 @@ def first_pass(network: nn.Module, build: Build, settings: "Settings", num_class
 
 
 def check_answer(answer: object, images: int, num_classes: int, name: str, when: str) -> None:
-    """Refuse a network whose answer is not (images, num_classes) numbers; ``when`` is for the sentence.
+    """Refuse a network whose output is not a tensor (images, num_classes).
 
-    Raises: ``UserError``.
+    Args:
+        answer: The output.
+        images: Number of images.
+        num_classes: Number of classes.
+        name: Name of the model, for the error message.
+        when: A part of the error message, such as " in training".
+
+    Raises:
+        UserError: If it is not.
     """
     if isinstance(answer, torch.Tensor) and answer.shape == (images, num_classes):
         return
@@ -62,7 +76,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _size_that_fits(build: Build, shape: ImageShape) -> int | None:
-    """The smallest of ``SIZES`` whose images the network takes, tried without memory or values."""
+    """Return the smallest of ``SIZES`` whose images the network accepts, tried on the meta device; ``None`` if none."""
     for size in SIZES:
         try:
             with torch.device("meta"), torch.no_grad():

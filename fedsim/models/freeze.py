@@ -1,5 +1,5 @@
-"""``train_only=norm``: training nothing but the scales and shifts of the norm layers (Frankle et al., ICLR 2021,
-arXiv 2003.00152), in a federation where then nothing else has to travel."""
+"""``train_only=norm``: training of only the scales and shifts of norm layers (Frankle et al., ICLR 2021,
+arXiv 2003.00152). No other parameters need to be sent then."""
 
 import torch
 from torch import nn
@@ -13,12 +13,13 @@ TRAINABLE = ("norm", "norm_and_head")
 
 
 def train_only(model: nn.Module, part: str) -> nn.Module:
-    """Freezes every parameter but those of the norm layers, and with ``norm_and_head`` of the classifier.
+    """Freeze every parameter but those of the norm layers, and with ``norm_and_head`` those of the classifier.
 
-    Scales start anew, drawn from U(0, 1), and shifts at zero, as in the paper; frozen weights keep their random values.
-    A parameter that was frozen before, as the frame of ``head=etf`` is, stays so.
+    Scales are drawn from U(0, 1) and shifts set to zero, as in the paper; frozen weights keep their random values. A
+    parameter that was frozen before, such as the frame of ``head=etf``, stays frozen.
 
-    Raises: ``UserError`` if the norm layers of the model have no parameters, or its logits no classifier.
+    Raises:
+        UserError: If the norm layers of the model have no parameters, or with ``norm_and_head`` it has no classifier.
     """
     chosen = set(entries_of(model, NORM_LAYERS))
     parameters = dict(model.named_parameters())

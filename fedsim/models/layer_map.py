@@ -1,4 +1,4 @@
-"""Where a network's layers are once ``norm=`` and its neighbours have replaced them."""
+"""The mapping from layers of a network as written to the layers after ``norm=`` and other groups replaced some."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedsim.config.binding import instantiate
 
 WRAPPER = ".block."
-"""A residual block that was put into another module (``ScaledResidual``) has its layers one step deeper."""
+"""A residual block that is wrapped in another module (``ScaledResidual``) has its layers one level deeper."""
 
 
 def as_written(model: Mapping[str, Any], num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """The network of ``model=`` as its author wrote it, with BatchNorm; its shapes only, without memory or values."""
+    """Return the network of ``model=`` as written, with BatchNorm, on the meta device: shapes without values."""
     with torch.device("meta"):
         network = instantiate("model", model, offered={"num_classes": num_classes, "image_shape": image_shape})
     assert isinstance(network, nn.Module)
@@ -22,18 +22,17 @@ def as_written(model: Mapping[str, Any], num_classes: int, image_shape: tuple[in
 
 
 def norm_sites(written: nn.Module, model: nn.Module) -> dict[str, nn.Module]:
-    """For each BatchNorm of the network as written, by its name there, what stands in its place.
+    """Return, for each BatchNorm of the network as written, by its name there, the layer that replaces it.
 
-    That is the same set of places for every ``norm=``, so that what happens there can be compared; where nothing
-    normalizes it is an identity.
+    These places are the same for every ``norm=``, so that they can be compared; without normalization the layer is an
+    identity.
     """
     layers = _by_written_name(model)
     return {name: layers[name] for name, layer in written.named_modules() if isinstance(layer, _BatchNorm)}
 
 
 def replaced_layers(written: nn.Module, model: nn.Module) -> list[tuple[str, str, str]]:
-    """Name, what the author wrote and what stands there, for every layer that is another one or configured
-    otherwise."""
+    """Return name, representation as written and current one, for every layer that was replaced or reconfigured."""
     layers = _by_written_name(model)
     rows = []
     for name, layer in written.named_modules():

@@ -1,6 +1,6 @@
 """``model=resnet18``, ``resnet34`` and ``resnet20``: residual networks (He et al. 2016, arXiv 1512.03385).
 
-The first two are torchvision's with a stem for small images where wanted; the third is the paper's network for CIFAR.
+The first two are torchvision's, optionally with a stem for small images; the third is the paper's network for CIFAR.
 """
 
 import torch
@@ -12,18 +12,21 @@ from torchvision.models.resnet import BasicBlock
 from fedsim.core.errors import UserError
 
 SMALL_IMAGE = 64
-"""Below so many pixels each way the large stem would leave hardly any of the image."""
+"""The size in pixels below which the large stem would reduce the image too much."""
 
 
 def resnet18(
     num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32), stem: str | None = None
 ) -> nn.Module:
-    """ResNet-18 (He et al. 2016, arXiv 1512.03385), torchvision's, with a stem for small images where wanted.
+    """Build torchvision's ResNet-18 (He et al. 2016, arXiv 1512.03385), optionally with a stem for small images.
 
     Takes images (N, *image_shape), returns logits (N, num_classes).
 
-    ``stem="3x3"`` begins with one 3x3 convolution of stride 1 and without pooling, as is usual for CIFAR; ``"7x7"``
-    with the paper's, which makes images four times smaller; null takes the first for images below 64 pixels.
+    The ``stem`` ``"3x3"`` is one 3x3 convolution of stride 1 without pooling, as is usual for CIFAR; ``"7x7"`` is the
+    paper's, which reduces height and width by a factor of four; ``None`` is ``"3x3"`` for images below 64 pixels.
+
+    Raises:
+        UserError: If ``stem`` is unknown.
     """
     return _with_stem(models.resnet18(num_classes=num_classes), image_shape, stem)
 
@@ -31,7 +34,7 @@ def resnet18(
 def resnet34(
     num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32), stem: str | None = None
 ) -> nn.Module:
-    """ResNet-34: as ``resnet18``, with 34 layers."""
+    """Build torchvision's ResNet-34, which is as ``resnet18`` with 34 layers."""
     return _with_stem(models.resnet34(num_classes=num_classes), image_shape, stem)
 
 
@@ -49,7 +52,7 @@ def _with_stem(network: nn.Module, image_shape: tuple[int, int, int], stem: str 
 
 
 class _Shortcut(nn.Module):
-    """The paper's option A: every second pixel, and zeros for the channels that are new."""
+    """The paper's option A: every second pixel, and zeros for the additional channels."""
 
     def __init__(self, new_channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Parts of a model that are to stay as they are for a while."""
+"""Context managers that restore parts of a model."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from torch import nn
 
 @contextmanager
 def parameters_fixed(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """No gradient is computed for these, which also saves the pass back through them."""
+    """Freeze these parameters inside the block, which also saves their part of the backward pass."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
@@ -24,7 +24,7 @@ def parameters_fixed(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 @contextmanager
 def buffers_restored(model: nn.Module) -> Iterator[None]:
-    """Running statistics, of whatever layer, are after the block what they were before."""
+    """Restore all buffers of the model, such as running statistics, after the block."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         yield
@@ -35,10 +35,10 @@ def buffers_restored(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Let a model on the CPU be tried inside the block, in training or evaluation, as if nothing had happened.
+    """Allow forward passes of a model on the CPU inside the block, in any mode, without side effects; no gradients.
 
-    Its buffers, the mode of each of its modules, and the global generators of torch (on the CPU), numpy and Python are
-    after it what they were before.
+    The buffers, the mode of each module, and the global generators of torch (on the CPU), numpy and Python are restored
+    after the block.
     """
     modes = [(module, module.training) for module in model.modules()]
     of_python, of_numpy = random.getstate(), np.random.get_state()

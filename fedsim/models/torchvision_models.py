@@ -11,9 +11,9 @@ WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
 def vgg11(num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
-    """VGG-11 with BatchNorm (Simonyan & Zisserman 2015, arXiv 1409.1556) with one linear layer, as is usual for CIFAR.
+    """Build VGG-11 with BatchNorm (Simonyan & Zisserman 2015, arXiv 1409.1556) and one linear layer, as for CIFAR.
 
-    The eight convolutions are torchvision's; what they leave is averaged over the pixels. Takes (N, *image_shape) of at
+    The eight convolutions are torchvision's; their output is averaged over the pixels. Takes (N, *image_shape) of at
     least 32x32 pixels.
     """
     channels, _, _ = image_shape
@@ -29,12 +29,13 @@ def vgg11(num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32)
 def torchvision_model(
     num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 224, 224), network: str = "resnet50"
 ) -> nn.Module:
-    """Return any of torchvision's classification networks by its name: ``model=torchvision/densenet121``.
+    """Build any of torchvision's classification networks by its name: ``model=torchvision/densenet121``.
 
-    GoogLeNet and Inception are built without their auxiliary classifiers, so that in training, too, they answer with
-    one output.
+    GoogLeNet and Inception are built without their auxiliary classifiers, so that they return one output in training,
+    too.
 
-    Raises: ``UserError`` for a name that torchvision does not have, or images of other than three channels.
+    Raises:
+        UserError: If torchvision has no network of this name, or images do not have three channels.
     """
     known = models.list_models(module=models)
     if network not in known:
@@ -52,8 +53,10 @@ def torchvision_model(
 
 
 def mobilenet_v2(num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
-    """MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381); for images below 64 pixels its first convolution has stride
-    1."""
+    """Build MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381), for images below 64 pixels with a first stride of 1.
+
+    It is torchvision's network with another first convolution.
+    """
     network: Any = models.mobilenet_v2(num_classes=num_classes)
     channels, height, width = image_shape
     stride = 1 if min(height, width) < 64 else 2

@@ -1,7 +1,7 @@
-"""Normalization as an axis: the layer that stands where the model's author put BatchNorm.
+"""Normalization layers that replace the BatchNorm layers of a model.
 
 Models are written with BatchNorm; ``norm=`` names a function ``(model) -> model`` of this package that replaces those
-layers by type, so every layer can stand in every model.
+layers by type, so that every norm can be used with every model.
 """
 
 from fedsim.norms.batch import keep_batch_norm

@@ -16,8 +16,8 @@ class ChannelNorm(nn.Module):
 
     .. math:: y_g = \gamma_g \, (x_g - \mu_g) / \sqrt{\sigma_g^2 + \epsilon} + \beta_g
 
-    with mean and biased variance over the channels and pixels of group g: GroupNorm but for the number of scales and
-    shifts. Takes (N, C, ...) with C divisible by ``groups``.
+    with mean and biased variance over the channels and pixels of group g: GroupNorm with one scale and shift per group
+    instead of per channel. Takes (N, C, ...) with C divisible by ``groups``.
     """
 
     def __init__(self, groups: int, eps: float = 1e-5) -> None:
@@ -36,18 +36,19 @@ class ChannelNorm(nn.Module):
 
 
 class EstimatedBatchNorm(nn.Module):
-    r"""BatchNorm by its running statistics in training too, so that a batch may be a single image.
+    r"""BatchNorm that normalizes by its running statistics also in training, so that a batch may be a single image.
 
     .. math:: y = \gamma \, (x - \bar\mu) / \sqrt{\bar\sigma^2 + \epsilon} + \beta
 
-    In training each batch first moves them, by the ``moving_speed`` s:
+    In training each batch first updates the running statistics, by the ``moving_speed`` s:
 
     .. math:: \bar\sigma^2 \leftarrow (1 - s) \, \bar\sigma^2 + s \, \mathrm{mean}((x - \bar\mu)^2), \quad
         \bar\mu \leftarrow (1 - s) \, \bar\mu + s \, \mathrm{mean}(x)
 
-    with means over the batch and its pixels, the spread taken around the old :math:`\bar\mu`. No gradient flows through
-    the statistics. Takes (N, C, ...). It is no ``_BatchNorm``, since what can be asked of those, such as another
-    batch's statistics, would not be this layer: under ``norm.policy`` its statistics are shared or local.
+    with means over the batch and its pixels, and the squared deviation from the previous :math:`\bar\mu`. No gradient
+    flows through the statistics. Takes (N, C, ...). It is not a subclass of ``_BatchNorm``, since operations on those,
+    such as normalization by a batch's statistics, do not apply to this layer; with ``norm.policy`` its statistics can
+    be shared or local.
     """
 
     running_mean: torch.Tensor
@@ -86,14 +87,14 @@ def use_batch_channel_norm(
     estimated: bool = False,
     moving_speed: float | None = None,
 ) -> nn.Module:
-    """Puts a ``ChannelNorm`` behind every BatchNorm. (The authors have 32 groups.)
+    """Insert a ``ChannelNorm`` after every BatchNorm. (The authors use 32 groups.)
 
-    That stays as it is, or with ``estimated`` becomes an ``EstimatedBatchNorm``, the authors' mode for micro-batches.
-    Their code has its moving speed set by a schedule that it does not include; here it is constant, by default the
-    momentum of the BatchNorm.
+    The BatchNorm does not change, or with ``estimated`` becomes an ``EstimatedBatchNorm``, the authors' mode for
+    micro-batches. In their code the moving speed is set by a schedule that the code does not include; here it is
+    constant, by default the momentum of the BatchNorm.
 
     Raises:
-        UserError: As ``groups_in``, if the network has no BatchNorm, or for a speed that is not in (0, 1].
+        UserError: As ``groups_in``, if the network has no BatchNorm, or if the speed is not in (0, 1].
     """
     if moving_speed is not None and not 0 < moving_speed <= 1:
         raise UserError(f"norm.moving_speed={moving_speed} is not possible: choose a number above 0, 1 at most.")
@@ -114,8 +115,11 @@ def use_batch_channel_norm(
 
 @torch.no_grad()
 def _hand_on(batch: nn.Module, channel: ChannelNorm) -> None:
-    """Initial scales and shifts that are alike in each group become the ``ChannelNorm``'s, which has the last word:
-    behind it a scale of zero in the BatchNorm would be normalized away. Where that has none, neither has this."""
+    """Move the BatchNorm's initial scales and shifts to the ``ChannelNorm``, if they are equal within each group.
+
+    Otherwise an initial scale of zero in the BatchNorm would be normalized away by the layer after it. If the BatchNorm
+    has no affine parameters, the ``ChannelNorm`` gets none, either.
+    """
     for name, neutral in (("weight", 1.0), ("bias", 0.0)):
         own, last = batch._parameters.get(name), channel._parameters[name]
         assert last is not None

@@ -1,5 +1,4 @@
-"""What standardized convolutions have in common: torch's six kinds, and which axes of a weight are an output
-channel's."""
+"""Common parts of standardized convolutions, for torch's six types of convolutions."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -23,32 +22,36 @@ TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
 def swap_channels(weight: torch.Tensor, groups: int) -> torch.Tensor:
-    """The weight (C_in, C_out / groups, ...) of a transposed convolution as (C_out, C_in / groups, ...), or the other
-    way round."""
+    """Return a weight (C_in, C_out / groups, ...) of a transposed convolution as (C_out, C_in / groups, ...).
+
+    The function is its own inverse.
+    """
     swapped: torch.Tensor = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
     return swapped
 
 
 def fan_in(conv: _ConvNd) -> int:
-    """The number N of weights of one output channel.
+    """Return the number N of weights of one output channel.
 
-    (With a stride, each pixel that a transposed convolution puts out is a sum over a part of them only; the filter is
-    standardized as a whole nevertheless.)
+    (With a stride, each output pixel of a transposed convolution is a sum over only a part of these weights;
+    nevertheless the filter is standardized as a whole.)
     """
     return conv.weight.numel() // conv.out_channels
 
 
 class StandardizedConvolution(_ConvNd):
-    """The half of a standardized convolution that stands before torch's own class, which has the shapes and options."""
+    """Base class of standardized convolutions, to be combined with torch's class, which has the shapes and options."""
 
     @classmethod
     def copy_of(cls, conv: _ConvNd, *, bias: bool, **options: Any) -> Self:
-        """The standardized convolution with the shape of ``conv`` and its parameters; a bias it lacked starts at
-        zero."""
+        """Return the standardized convolution with the shape and the parameters of ``conv``.
+
+        With ``bias=True`` it has a bias, which starts at zero if ``conv`` has none.
+        """
         names = (*SHAPE, "output_padding") if conv.transposed else SHAPE
         like: dict[str, Any] = {"device": conv.weight.device, "dtype": conv.weight.dtype}
         layer = cls(**{name: getattr(conv, name) for name in names}, bias=bias, **like, **options)
-        layer.weight = conv.weight  # the parameter itself, which may be another layer's too
+        layer.weight = conv.weight  # the parameter object, which other layers may share
         if conv.bias is not None and layer.bias is not None:
             layer.bias = conv.bias
         elif layer.bias is not None:
@@ -56,12 +59,12 @@ class StandardizedConvolution(_ConvNd):
         return layer
 
     def standardize(self, weight: torch.Tensor) -> torch.Tensor:
-        """Of a weight (C_out, C_in / groups, ...), each output channel by itself."""
+        """Return a weight (C_out, C_in / groups, ...) with each output channel standardized by itself."""
         raise NotImplementedError
 
     def standardized_weight(self) -> torch.Tensor:
-        """In the shape of ``weight``."""
-        raw = self.weight  # read once, since a reparametrized weight is computed whenever it is read
+        """Return the standardized weight, in the shape of ``weight``."""
+        raw = self.weight  # read once: a reparametrized weight is computed at every access
         if not self.transposed:
             return self.standardize(raw)
         return swap_channels(self.standardize(swap_channels(raw, self.groups)), self.groups)
@@ -83,11 +86,11 @@ class StandardizedConvolution(_ConvNd):
 def standardize_convolutions(
     model: nn.Module, norm: str, kinds: Mapping[type[_ConvNd], type[StandardizedConvolution]], **options: Any
 ) -> nn.Module:
-    """Puts the standardized convolution of its kind in the place of each convolution, in place; returns the model.
+    """Replace each convolution by the standardized one of its type, in place, and return the model.
 
     Raises:
-        UserError: If there is no convolution, because the network would silently not be what ``norm`` says, one that
-            does more than torch's own, which would be lost, or one with a fan-in of 1, whose weights would be zero.
+        UserError: If there is no convolution, so that ``norm`` would silently have no effect, a convolution has more
+            features than torch's own, which would be lost, or a fan-in of 1, so that its weights would be zero.
     """
     done = tuple(kinds.values())
     convolutions = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, _ConvNd)]
@@ -121,7 +124,7 @@ def _kind_of(conv: _ConvNd) -> type[_ConvNd]:
 
 
 def _more_than_torchs(conv: _ConvNd) -> str | None:
-    """What a convolution has that one of torch's six does not."""
+    """Return a description of what a convolution has beyond torch's six classes; ``None`` if nothing."""
     kind, own = _kind_of(conv), type(conv)
     if isinstance(conv, LazyModuleMixin):
         return "a shape that is not known yet"

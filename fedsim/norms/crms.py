@@ -1,5 +1,4 @@
-"""``norm=crms``: Compressed Root Mean Square Normalization (Jiang et al. 2023, arXiv 2305.14858) in the place
-of BatchNorm."""
+"""``norm=crms``: Compressed Root Mean Square Normalization (Jiang et al. 2023, arXiv 2305.14858) instead of BatchNorm."""
 
 import torch
 from torch import nn
@@ -14,13 +13,14 @@ class CRMSNorm(nn.Module):
 
     .. math:: y_c = \gamma_c \, x_c \Big/ \sqrt{\frac{\sum_c x_c^2 + (\sum_c x_c)^2}{C + 1} + \epsilon}
 
-    The channel left out is minus the sum of the others, so the mean of all of them is zero and their mean square is
-    their variance. On the (N, C) of a linear layer it is the paper's, with a scale.
+    The channel that is not stored is minus the sum of the others, so that the mean of all of them is zero and their
+    mean square is their variance. On the (N, C) of a linear layer it is the paper's layer with a scale.
 
-    The paper's zero sums hold by construction: it takes the mean out of every layer that writes into a transformer's
-    residual stream. A convolutional network has no such stream, and any C values can be completed, so here the layer's
-    input is taken as it comes. On (N, C, H, W) each pixel is completed, and the mean square is that of all C + 1
-    channels and all pixels of the image, as ``ChannelRMSNorm`` has it: it is ``norm=ln`` of the completed image.
+    In the paper the zero sums hold by construction: it removes the mean from every layer that writes into a
+    transformer's residual stream. A convolutional network has no such stream; since any C values can be completed by
+    another one, the layer uses its input unchanged. On (N, C, H, W) each pixel is completed, and the mean square is
+    over all C + 1 channels and all pixels of the image, as in ``ChannelRMSNorm``: this is ``norm=ln`` of the completed
+    image.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
@@ -40,10 +40,10 @@ class CRMSNorm(nn.Module):
 
 
 def use_crms_norm(model: nn.Module, eps: float | None = None) -> nn.Module:
-    """Replaces every BatchNorm of C channels by ``CRMSNorm(C)``, with its ``eps`` unless another is given.
+    """Replace every BatchNorm of C channels by ``CRMSNorm(C)``, by default with the ``eps`` of the BatchNorm.
 
     Raises:
-        UserError: If the network has no BatchNorm, or for an ``eps`` that is not above 0.
+        UserError: If the network has no BatchNorm, or ``eps`` is not above 0.
     """
     check_positive("eps", eps)
 

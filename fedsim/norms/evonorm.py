@@ -21,11 +21,12 @@ from fedsim.norms.replace import (
 
 
 def use_evonorm_b0(model: nn.Module, eps: float | None = None) -> nn.Module:
-    """EvoNorm-B0: divides by the batch's deviation or the image's own, whichever is larger; it has running statistics,
-    which move as BatchNorm's did.
+    """Replace BatchNorm and ReLU by EvoNorm-B0, which divides by the larger of the batch's and the image's deviation.
+
+    It has running statistics with the momentum of the BatchNorm.
 
     Raises:
-        UserError: As ``replace_with_relu``, and for an ``eps`` that is not above 0.
+        UserError: As ``replace_with_relu``, and if ``eps`` is not above 0 or there is a BatchNorm3d.
     """
     check_positive("eps", eps)
 
@@ -40,11 +41,12 @@ def use_evonorm_b0(model: nn.Module, eps: float | None = None) -> nn.Module:
 def use_evonorm_s0(
     model: nn.Module, groups: int | None = None, channels_per_group: int | None = None, eps: float | None = None
 ) -> nn.Module:
-    """EvoNorm-S0: a Swish divided by the deviation of a group of channels; every image is normalized by itself. (The
-    paper has 32 groups.)
+    """Replace BatchNorm and ReLU by EvoNorm-S0, a Swish over the deviation of a group of channels (paper: 32 groups).
+
+    Every image is normalized by itself.
 
     Raises:
-        UserError: As ``replace_with_relu`` and ``groups_in``, and for an ``eps`` that is not above 0.
+        UserError: As ``replace_with_relu`` and ``groups_in``, and if ``eps`` is not above 0 or there is a BatchNorm3d.
     """
     check_positive("eps", eps)
 
@@ -56,7 +58,11 @@ def use_evonorm_s0(
 
 
 def _like(layer: nn.Module, evonorm: nn.Module, norm: str) -> nn.Module:
-    """The EvoNorm for what ``layer`` takes, with its scale and shift."""
+    """Return the EvoNorm adapted to the inputs of ``layer``, with its initial scale and shift.
+
+    Raises:
+        UserError: If ``layer`` is a BatchNorm3d.
+    """
     if isinstance(layer, BatchNorm3d):
         raise UserError(f"norm={norm} is for images, and this network has a BatchNorm3d: choose norm=gn or norm=ln.")
     keep_affine(layer, evonorm)

@@ -1,4 +1,4 @@
-"""Norms by their name: ``use_norm(model, "gn", groups=8)`` is what ``norm=gn norm.groups=8`` does."""
+"""Norms by their name: ``use_norm(model, "gn", groups=8)`` is the same as ``norm=gn norm.groups=8``."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -18,7 +18,7 @@ GROUPED = tuple(norm.name for norm in TABLE if norm.grouped)
 
 
 def norm_names(filter: str = "*") -> list[str]:
-    """Return the names in order, or those that a pattern like ``"*gn"`` matches."""
+    """Return the names in alphabetical order, of all norms or of those that match a pattern like ``"*gn"``."""
     return sorted(name for name in NORMS if fnmatchcase(name, filter))
 
 
@@ -26,8 +26,8 @@ def use_norm(model: nn.Module, name: str, **options: Any) -> nn.Module:
     """Replace the BatchNorm layers of the model, in place, and return it; options left out have their defaults.
 
     Raises:
-        UserError: For a name that is not known, an option that this norm does not have or that is out of its range,
-            and a model in which it cannot stand.
+        UserError: If the name is unknown, the norm does not have an option, an option is out of its range, or the norm
+            cannot be used in this model.
     """
     if name not in NORMS:
         raise UserError(f"norm={name} is not known: choose {', '.join(norm_names())}.")
@@ -37,8 +37,10 @@ def use_norm(model: nn.Module, name: str, **options: Any) -> nn.Module:
 
 
 def grouping(norm: Mapping[str, Any]) -> str | None:
-    """Return what the options of the ``norm`` group say of groups, as ``groups=32`` or ``channels_per_group=16``, with
-    the default where they leave it open; ``None`` for a norm without groups."""
+    """Return the option on groups in the ``norm`` group, as ``groups=32`` or ``channels_per_group=16``.
+
+    It is the default if neither option is set, and ``None`` for a norm without groups.
+    """
     for option in GROUP_OPTIONS:
         if norm.get(option) is not None:
             return f"{option}={norm[option]}"

@@ -1,5 +1,4 @@
-"""``norm=frn``: Filter Response Normalization (Singh & Krishnan, CVPR 2020, arXiv 1911.09737), norm and activation in
-one.
+"""``norm=frn``: Filter Response Normalization (Singh & Krishnan, CVPR 2020, arXiv 1911.09737) with its activation.
 
 The layer is timm's. It replaces a BatchNorm together with the ReLU that follows it.
 """
@@ -14,15 +13,17 @@ from fedsim.norms.replace import channels_of, keep_affine, of_features_only, rep
 
 
 def use_frn(model: nn.Module, eps: float = 1e-6) -> nn.Module:
-    r"""Every channel of every image is divided by the root mean square of its pixels, and cut off at a learned
-    threshold:
+    r"""Replace each BatchNorm and the ReLU after it by Filter Response Normalization with a learned threshold.
 
     .. math:: y = \max(\gamma x / \sqrt{\mathrm{mean}(x^2) + \epsilon} + \beta, \tau)
 
-    A linear layer gives one number per channel, of which only the sign would be left, so BatchNorm1d is left out and
-    its ReLU stays. (The mean square is computed in float32 whatever the type of x.)
+    with the mean over the pixels of each channel of each image. A linear layer has one number per channel, of which
+    only the sign would remain, so BatchNorm1d is removed and its ReLU stays. (The mean square is computed in float32
+    whatever the type of x.)
 
-    Errors: ``UserError`` if a BatchNorm is not followed by a ReLU in the same ``nn.Sequential``.
+    Raises:
+        UserError: If a BatchNorm is not followed by a ReLU in the same ``nn.Sequential``, there is a BatchNorm3d, or
+            ``eps`` is not above 0.
     """
     check_positive("eps", eps)
 

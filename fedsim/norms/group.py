@@ -1,4 +1,4 @@
-"""``norm=gn``: Group Normalization (Wu & He 2018, arXiv 1803.08494) in the place of BatchNorm."""
+"""``norm=gn``: Group Normalization (Wu & He 2018, arXiv 1803.08494) in place of BatchNorm."""
 
 from torch import nn
 
@@ -7,8 +7,9 @@ from fedsim.norms.replace import affine_of, channels_of, eps_of, keep_affine, re
 
 
 def use_group_norm(model: nn.Module, groups: int | None = None, channels_per_group: int | None = None) -> nn.Module:
-    """Replaces every BatchNorm of C channels by a ``GroupNorm`` of C channels, which also takes the (N, C) of a linear
-    layer, in ``groups`` groups, or in groups of ``channels_per_group`` channels (``fedsim.norms.groups``).
+    """Replace every BatchNorm of C channels by a ``GroupNorm`` of C channels, which also takes (N, C).
+
+    It has ``groups`` groups, or groups of ``channels_per_group`` channels (``fedsim.norms.groups``).
 
     Raises:
         UserError: As ``groups_in``, and if the network has no BatchNorm.

@@ -1,8 +1,8 @@
-"""How channels are divided into groups, for every norm that has groups: ``norm.groups`` or ``norm.channels_per_group``.
+"""Division of channels into groups, for all norms with groups: ``norm.groups`` or ``norm.channels_per_group``.
 
-GroupNorm's paper (Wu & He 2018, arXiv 1803.08494) has 32 groups, for networks of 64 to 2048 channels; a network of 32
-would be normalized channel by channel, which is InstanceNorm. The paper also divides by a fixed number of channels, 16
-a group among them, and that is the default here.
+GroupNorm's paper (Wu & He 2018, arXiv 1803.08494) has 32 groups, for networks of 64 to 2048 channels; with 32 channels
+that would be one channel in each group, which is InstanceNorm. The paper also has groups of a fixed number of channels,
+among others 16, which is the default here.
 """
 
 from torch import nn
@@ -16,15 +16,15 @@ GROUP_OPTIONS = ("groups", "channels_per_group")
 
 
 def groups_in(layer: nn.Module, groups: int | None, channels_per_group: int | None) -> int:
-    """The number of groups of the BatchNorm ``layer``'s channels: ``groups``, or as many as leave each at least
-    ``channels_per_group`` channels.
+    """Return the number of groups for the channels of the BatchNorm ``layer``.
 
-    Where that number does not divide the channels, groups are of the next larger size that does; where there are
-    fewer channels, they are one group. With both open it is ``CHANNELS_PER_GROUP``.
+    It is ``groups``, or follows from groups of at least ``channels_per_group`` channels (default
+    ``CHANNELS_PER_GROUP``): the size of a group is the next one that divides the number of channels; if there are fewer
+    channels than that, they are one group.
 
     Raises:
-        UserError: If both are given, ``groups`` does not divide the channels, or each group of a linear layer would be
-            a single value, which has no deviation.
+        UserError: If both options are set, ``groups`` does not divide the channels, ``channels_per_group`` is below 1,
+            or each group of a linear layer would be a single value, whose deviation is zero.
     """
     channels = channels_of(layer)
     if groups is not None and channels_per_group is not None:

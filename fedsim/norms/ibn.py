@@ -14,13 +14,13 @@ from fedsim.norms.residual import BLOCKS, residual_branch, shortcut
 class InstanceBatchNorm2d(nn.Module):
     """InstanceNorm for the first half of the channels, BatchNorm for the others; takes (N, C, H, W), C at least 2.
 
-    The instance half removes what an image's style adds, the batch half keeps what tells classes apart. InstanceNorm
-    has a scale and a shift but no running statistics, so that under ``norm.policy`` only the BatchNorm can be local.
+    InstanceNorm removes the style of an image, while BatchNorm preserves the differences between classes. InstanceNorm
+    has a scale and a shift but no running statistics, so that with ``norm.policy`` only the BatchNorm can be local.
     """
 
     @classmethod
     def like(cls, layer: nn.BatchNorm2d) -> "InstanceBatchNorm2d":
-        """In the place of ``layer``, with its options, initial scales and shifts."""
+        """Return the replacement for ``layer``, with its options, initial scales and shifts."""
         norm = cls(layer.num_features, eps=layer.eps, momentum=layer.momentum, affine=layer.affine)
         for half, channels in ((norm.instance, slice(norm.by_image)), (norm.batch, slice(norm.by_image, None))):
             keep_affine(layer, half, channels)
@@ -39,7 +39,7 @@ class InstanceBatchNorm2d(nn.Module):
 
 
 class NormalizedSum(nn.Module):
-    """A residual block that normalizes each image behind the addition, before the ReLU."""
+    """A residual block that normalizes each image after the addition, before the ReLU."""
 
     def __init__(self, block: Any, channels: int) -> None:
         super().__init__()
@@ -51,9 +51,10 @@ class NormalizedSum(nn.Module):
 
 
 def use_ibn_a(model: nn.Module) -> nn.Module:
-    """Half InstanceNorm, half BatchNorm behind the first convolution of each block of the first three stages.
+    """Replace the first BatchNorm of each block of the first three stages by half InstanceNorm and half BatchNorm.
 
-    Errors: ``UserError`` if the model is not one of torchvision's residual networks.
+    Raises:
+        UserError: If the model is not one of torchvision's residual networks.
     """
     for stage in _stages(model, "ibn_a")[:3]:
         for block in stage:
@@ -63,9 +64,10 @@ def use_ibn_a(model: nn.Module) -> nn.Module:
 
 
 def use_ibn_b(model: nn.Module) -> nn.Module:
-    """InstanceNorm in the stem, and behind the addition of the last block of each of the first two stages.
+    """Use InstanceNorm in the stem, and after the addition of the last block of each of the first two stages.
 
-    Errors: ``UserError`` if the model is not one of torchvision's residual networks.
+    Raises:
+        UserError: If the model is not one of torchvision's residual networks.
     """
     stages = _stages(model, "ibn_b")
     assert isinstance(model.bn1, nn.Module)

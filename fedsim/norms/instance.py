@@ -1,4 +1,4 @@
-"""``norm=in``: Instance Normalization (Ulyanov et al. 2016, arXiv 1607.08022) in the place of BatchNorm."""
+"""``norm=in``: Instance Normalization (Ulyanov et al. 2016, arXiv 1607.08022) in place of BatchNorm."""
 
 from torch import nn
 from torch.nn import BatchNorm1d, BatchNorm3d
@@ -14,9 +14,10 @@ from fedsim.norms.replace import (
 
 
 def use_instance_norm(model: nn.Module) -> nn.Module:
-    """Every channel of every image is normalized over its pixels, with a scale and a shift for each channel.
+    """Replace every BatchNorm by InstanceNorm, which normalizes each channel of each image over its pixels.
 
-    A linear layer gives one number per channel, which has no deviation, so BatchNorm1d is left out.
+    It has a scale and a shift for each channel if the BatchNorm has them. A linear layer has one number per channel,
+    whose deviation is zero, so BatchNorm1d is removed.
 
     Raises:
         UserError: If the network has no BatchNorm.

@@ -1,4 +1,4 @@
-"""``norm=ln``: Layer Normalization (Ba et al. 2016, arXiv 1607.06450) in the place of BatchNorm."""
+"""``norm=ln``: Layer Normalization (Ba et al. 2016, arXiv 1607.06450) in place of BatchNorm."""
 
 from torch import nn
 
@@ -6,10 +6,13 @@ from fedsim.norms.replace import affine_of, channels_of, eps_of, keep_affine, re
 
 
 def use_layer_norm(model: nn.Module) -> nn.Module:
-    """Every image is normalized over its channels and pixels together, with a scale and a shift for each channel.
+    """Replace every BatchNorm by LayerNorm, which normalizes each image over its channels and pixels together.
 
-    That is ``GroupNorm(1, C)``: unlike ``nn.LayerNorm((C, H, W))`` it has no scale for each pixel, so it takes images
-    of any size. On the (N, C) of a linear layer it is ``nn.LayerNorm(C)``.
+    It is ``GroupNorm(1, C)``, with a scale and a shift for each channel: unlike ``nn.LayerNorm((C, H, W))`` it has no
+    scale for each pixel, so it takes images of any size. On the (N, C) of a linear layer it is ``nn.LayerNorm(C)``.
+
+    Raises:
+        UserError: If the network has no BatchNorm.
     """
 
     def make(layer: nn.Module) -> nn.Module:

@@ -1,5 +1,7 @@
-"""What PowerNorm and Unified Normalization share: a division by a mean square that need not be the batch's own, and a
-backward pass that is not its derivative."""
+"""The autograd function of PowerNorm and Unified Normalization.
+
+It divides by a mean square that need not be the batch's own, and its backward pass is not the derivative.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,13 +15,14 @@ Correction = Callable[[torch.Tensor], torch.Tensor]
 
 
 class MeanSquareFunction(torch.autograd.Function):
-    r"""Forward :math:`z = s x` and :math:`y = \gamma z + \beta`; backward, of the loss's gradient :math:`dy`,
+    r"""Forward :math:`z = s x` and :math:`y = \gamma z + \beta`; backward, with the gradient :math:`dy` of the loss,
 
     .. math:: dx = t \, (g - c z), \quad g = r \gamma \, dy, \quad d\gamma = r \sum dy \, z, \quad d\beta = \sum dy
 
     Takes x of shape (N, C, ...) and, each of shape (C,), gamma, beta, the scales s and t of the two passes and the
-    ratio r; c comes from ``correction``, which is called once in the backward pass with the mean of g z over all but
-    the channels. (With s = t over the batch's own mean square, r = 1 and c = that mean it would be the derivative.)
+    ratio r; c is returned by ``correction``, which is called once in the backward pass with the mean of g z over all
+    axes but the channels. (With s = t from the batch's own mean square, r = 1 and c = that mean it would be the
+    derivative.)
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What a batch, (N, C, ...), lets the running statistics of a layer move towards, by the name of the buffer."""
+"""Statistics of a batch (N, C, ...) towards which a layer updates its running statistics, by name of the buffer."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import torch
 from fedsim.norms.shapes import all_but_channels
 
 Statistics = dict[str, torch.Tensor]
-"""Of a layer, by the name of the buffer"""
+"""Statistics of a layer, by name of the buffer."""
 OfABatch = Callable[[torch.Tensor], Statistics]
 
 
@@ -18,16 +18,16 @@ def moments(input: torch.Tensor) -> Statistics:
 
 
 def instance_moments(input: torch.Tensor) -> Statistics:
-    """Return the averages over the images of their means and unbiased variances, as InstanceNorm tracks them."""
+    """Return the images' means and unbiased variances, averaged over images, which InstanceNorm tracks."""
     pixels = tuple(range(2, input.dim()))
     return {"running_mean": input.mean(pixels).mean(0), "running_var": input.var(pixels).mean(0)}
 
 
 def variance(input: torch.Tensor) -> Statistics:
-    """Return the unbiased variance alone."""
+    """Return the unbiased variance only."""
     return {"running_var": input.var(all_but_channels(input))}
 
 
 def mean_square(name: str) -> OfABatch:
-    """Return the function that gives the mean square, for the buffer of that name."""
+    """Return a function that computes the mean square, for the buffer ``name``."""
     return lambda input: {name: input.square().mean(all_but_channels(input))}

@@ -1,4 +1,4 @@
-"""``norm=none``: no normalization layer at all."""
+"""``norm=none``: no normalization layers."""
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -8,9 +8,12 @@ from fedsim.norms.residual import check_residual, scale_residuals
 
 
 def remove_norm(model: nn.Module, residual: str = "plain", alpha: float = 0.2) -> nn.Module:
-    """Every BatchNorm becomes the identity; the other layers stay as they are, with or without a bias.
+    """Replace every BatchNorm by the identity; other layers do not change, and do not get a bias if they have none.
 
     ``residual="nf"`` scales the branches of residual blocks by ``alpha`` and a skip gain (``scale_residuals``).
+
+    Raises:
+        UserError: If ``residual`` is unknown, or as ``scale_residuals``.
     """
     check_residual(residual)
     without = replace_layers(model, (_BatchNorm,), lambda layer: nn.Identity())

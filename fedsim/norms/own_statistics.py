@@ -1,7 +1,7 @@
-"""Statistics of a network's own, for every layer that has running ones: what it is judged by before it has trained.
+"""Statistics for all layers with running statistics, estimated on images of a client before training.
 
-``statistics.py`` re-estimates those of BatchNorm, which can also travel. Layers of other types make theirs slowly, over
-the batches of training; here each gets at once what its running statistics are running towards.
+``statistics.py`` re-estimates the statistics of BatchNorm. Layers of other types update theirs slowly, over the batches
+of training; here each layer gets directly the values towards which its running statistics would converge.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,21 +16,21 @@ from fedsim.norms.registry import LAYERS
 from fedsim.norms.statistics import batch_norms, reestimated_statistics
 
 OF_A_BATCH = {layer.type: layer.of_a_batch for layer in LAYERS if layer.of_a_batch is not None}
-"""What a batch lets the running statistics move towards that evaluation uses, by the type of the layer."""
+"""Functions that compute the statistics of a batch for the running statistics used at evaluation, by type of layer."""
 
 
 def has_statistics(model: nn.Module) -> bool:
-    """Whether there is a layer that ``own_statistics`` would adapt."""
+    """Return whether there is a layer that ``own_statistics`` would change."""
     return bool(batch_norms(model) or _others(model))
 
 
 @contextmanager
 def own_statistics(model: nn.Module, batches: Iterable[torch.Tensor]) -> Iterator[None]:
-    """Every layer's running statistics are those of these batches of images alone, each batch counting the same.
+    """Set every layer's running statistics to those of these batches of images inside the block.
 
-    While they are found each batch is normalized by its own. Weights, modes and what the layers had before are there
-    again behind it, and so are BatchNorms without running statistics, which normalize by those of the batches
-    meanwhile.
+    Every batch has the same weight. During the estimation each batch is normalized by its own statistics. Inside the
+    block BatchNorms without running statistics normalize by the estimated ones, too. Buffers and options of the layers
+    are restored after the block; weights and modes do not change.
     """
     others = _others(model)
     kept = [(buffer, buffer.clone()) for layer in others for buffer in layer.buffers()]
@@ -44,7 +44,7 @@ def own_statistics(model: nn.Module, batches: Iterable[torch.Tensor]) -> Iterato
             yield images
 
     def measure(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        """Just before the layer normalizes, with what it then normalizes by."""
+        """Add the batch's statistics to the sums, and let the layer normalize by them; a forward pre-hook."""
         for name, value in others[layer](args[0]).items():
             layer.get_buffer(name).copy_(value)
             sums[layer][name] = sums[layer].get(name, torch.zeros_like(value)) + value

@@ -1,5 +1,8 @@
-"""What layers need to normalize over: more than one pixel where each channel of an image, or a group of one channel,
-is normalized by itself, and more than one image where the batch is."""
+"""Checks that no layer would normalize a single value.
+
+Layers that normalize each channel of an image, or a group of one channel, by itself need more than one pixel; layers
+that normalize over the batch need more than one image.
+"""
 
 import torch
 from torch import nn
@@ -12,7 +15,7 @@ BY_GROUPS = tuple(layer.type for layer in LAYERS if layer.over is Over.GROUP)
 
 
 def refuse_batch_of_one(model: nn.Module, norm: str) -> None:
-    """Refuse a network that is to be trained with ``batch_size=1`` if a layer of it cannot train on one image.
+    """Refuse a network for training with ``batch_size=1`` if it has a layer that cannot train on a single image.
 
     Raises:
         UserError: If there is such a layer.
@@ -24,12 +27,13 @@ def refuse_batch_of_one(model: nn.Module, norm: str) -> None:
 
 
 def check_pixels(model: nn.Module, norm: str, image_shape: tuple[int, int, int]) -> None:
-    """Refuse a network in which a layer that normalizes over the pixels of a channel gets one pixel of such an image.
+    """Refuse a network in which a layer that normalizes over the pixels of a channel gets a single pixel.
 
-    Tries it with one image, where the model has such layers; neither the model nor a random generator changes.
+    If the model has such layers, an image of zeros in ``image_shape`` is tried; neither the model nor a random
+    generator changes.
 
     Raises:
-        UserError: If a layer by pixels, or by groups of one channel, would normalize a single value.
+        UserError: If a layer that normalizes each channel, or groups of one channel, would get a single value.
     """
 
     def refuse(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
@@ -62,14 +66,14 @@ def check_pixels(model: nn.Module, norm: str, image_shape: tuple[int, int, int])
 
 
 def _groups(layer: nn.Module, channels: int) -> int:
-    """How many groups of these channels the layer has."""
+    """Return the number of groups into which the layer divides these channels."""
     if isinstance(layer, nn.GroupNorm):
         return layer.num_groups
     return int(layer.groups) if isinstance(layer, BY_GROUPS) else channels  # type: ignore[arg-type]
 
 
 def _is_by_pixels(layer: nn.Module) -> bool:
-    """Whether the layer may normalize each channel by itself, as far as it knows the number of its channels."""
+    """Return whether the layer may normalize each channel by itself, if its number of channels does not exclude it."""
     if isinstance(layer, nn.GroupNorm):
         return layer.num_groups == layer.num_channels
     return isinstance(layer, (*BY_PIXELS, *BY_GROUPS))

@@ -1,16 +1,16 @@
-"""``norm.policy``: what federated training does with the layers that have statistics.
+"""``norm.policy``: the treatment of layers with running statistics in federated training.
 
-Frameworks differ here without saying so. In this one the answers are a point of
+Frameworks differ in this, mostly without documentation. Here a policy consists of
 
 * ``affine``: gamma and beta are ``shared`` (averaged like all weights) or ``local`` (they never leave the client);
 * ``statistics``: the running statistics are ``shared``, ``local``, or there are ``none``;
 * ``evaluation``: normalization is by the ``running`` statistics, by each test ``batch``, or by statistics
   ``reestimated`` on the client's training images;
-* ``freeze_after``: after that many rounds the running statistics are used in training too, and stay as they are.
+* ``freeze_after``: after that many rounds the running statistics are also used in training, and no longer change.
 
-Averages weigh clients as the strategy weighs their weights. Counters of batches are not averaged: the largest holds.
-Statistics are averaged plainly whatever the server does with weights: they are no parameters, and an optimizer could
-make a variance negative.
+Averages have the strategy's weights of clients. Counters of batches are not averaged: they take the maximum. Running
+statistics are averaged plainly, whatever the server does with weights: they are not parameters, and a server optimizer
+could make a variance negative.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -44,7 +44,7 @@ PRESETS: dict[str, dict[str, str]] = {
     "fedavg": {"affine": SHARED, "statistics": SHARED},
     "fedbn": {"affine": LOCAL, "statistics": LOCAL},  # Li et al., ICLR 2021, arXiv 2102.07623
     "silobn": {"affine": SHARED, "statistics": LOCAL},  # Andreux et al. 2020, arXiv 2008.07424
-    "fixbn": {"affine": SHARED, "statistics": SHARED},  # Zhong et al. 2023, arXiv 2303.06530: frozen half-way
+    "fixbn": {"affine": SHARED, "statistics": SHARED},  # Zhong et al. 2023, arXiv 2303.06530: frozen after rounds // 2
 }
 
 Images = Callable[[], Iterable[torch.Tensor]]
@@ -52,7 +52,7 @@ Images = Callable[[], Iterable[torch.Tensor]]
 
 @dataclass(frozen=True)
 class NormPolicy:
-    """The answers that were given; ``None`` leaves one to the strategy, which shares what it does not keep."""
+    """A policy; an option that is ``None`` is left to the strategy, which shares what it does not declare personal."""
 
     affine: str | None = None
     statistics: str | None = None
@@ -61,9 +61,10 @@ class NormPolicy:
 
     @classmethod
     def of(cls, norm: Mapping[str, Any], rounds: int) -> "NormPolicy":
-        """From ``norm.policy``, a preset, and the answers that stand beside it, which win.
+        """Make the policy of the preset ``norm.policy``, with the other options of ``norm``, which override it.
 
-        Errors: ``UserError`` for a value that is not known or answers that contradict each other.
+        Raises:
+            UserError: If a value is unknown or options contradict each other.
         """
         preset = norm.get("policy")
         if preset is not None and preset not in PRESETS:
@@ -99,7 +100,7 @@ class NormPolicy:
 
     @property
     def _said(self) -> str | None:
-        """One of the answers, as the user would write it; ``None`` if there are none."""
+        """One of the options as a user writes it, for error messages; ``None`` if all are ``None``."""
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None:
@@ -108,7 +109,7 @@ class NormPolicy:
 
     @property
     def by_batch(self) -> bool:
-        """Whether a test image's result depends on the images beside it."""
+        """Whether the result of a test image depends on the other images of its batch."""
         return self.evaluation == BATCH or (self.statistics == NONE and self.evaluation is None)
 
     @property
@@ -116,9 +117,11 @@ class NormPolicy:
         return self.evaluation == REESTIMATED
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """The model with the statistics that this policy lets it have.
+        """Return the model, whose running statistics are removed in place if the policy has none.
 
-        Errors: ``UserError`` if the model has no layer that the policy could be about, or one that it cannot serve.
+        Raises:
+            UserError: If the model has no layers with running statistics, or layers of a type for which the policy is
+                not possible.
         """
         if self._said is None:
             return model
@@ -137,12 +140,16 @@ class NormPolicy:
         return forget_running_statistics(model) if self.statistics == NONE else model
 
     def local_entries(self, model: nn.Module) -> frozenset[str]:
-        """The entries of the model's ``state_dict`` that never leave a client."""
+        """Return the entries of the model's ``state_dict`` that never leave a client."""
         local = [key for key in ("affine", "statistics") if self._answer(key) == LOCAL]
         return frozenset().union(*(_entries(model, key) for key in local))
 
     def refuse_contradiction(self, model: nn.Module, personal: frozenset[str], strategy: str) -> None:
-        """Errors: ``UserError`` if what is to be shared is what the strategy keeps on the clients."""
+        """Refuse a policy that shares entries which are personal in the strategy.
+
+        Raises:
+            UserError: If there are such entries.
+        """
         for key in ("affine", "statistics"):
             if self._answer(key) == SHARED and _entries(model, key) & personal:
                 raise UserError(
@@ -155,12 +162,12 @@ class NormPolicy:
         return answer
 
     def frozen(self, round: int) -> bool:
-        """Whether statistics are no longer the batch's in training."""
+        """Return whether training in this round normalizes by the running statistics, without updating them."""
         return self.freeze_after is not None and round > self.freeze_after
 
     @contextmanager
     def training(self, model: nn.Module, round: int) -> Iterator[None]:
-        """In which a client trains."""
+        """Apply the policy to training of the model inside the block."""
         if self.frozen(round):
             with frozen_statistics(model):
                 yield
@@ -169,7 +176,7 @@ class NormPolicy:
 
     @contextmanager
     def evaluating(self, model: nn.Module, images: Images) -> Iterator[None]:
-        """In which a model is evaluated; ``images`` are asked for only where statistics come from them."""
+        """Apply the policy to evaluation inside the block; ``images`` is called only to re-estimate statistics."""
         if self.by_batch:
             with batch_statistics(model):
                 yield
@@ -181,7 +188,10 @@ class NormPolicy:
 
 
 def layers_with_statistics(model: nn.Module) -> dict[str, nn.Module]:
-    """Every layer with running statistics, by all of its names: by type, and InstanceNorm that tracks them."""
+    """Return every layer with running statistics, found by type, under all of its names.
+
+    InstanceNorm is included only if it tracks running statistics.
+    """
     return {
         name: layer
         for name, layer in model.named_modules(remove_duplicate=False)
@@ -190,7 +200,7 @@ def layers_with_statistics(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def statistics_kept(model: nn.Module, personal: frozenset[str]) -> bool:
-    """Whether some running statistics of the model are personal."""
+    """Return whether some running statistics of the model are personal."""
     return bool(_entries(model, "statistics") & personal)
 
 
@@ -198,12 +208,12 @@ POLICY_KEYS = ("policy", *(field.name for field in fields(NormPolicy)))
 
 
 def layer_options(norm: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the ``norm`` group that are the layer's own."""
+    """Return the options of the ``norm`` group without those of the policy."""
     return {key: value for key, value in norm.items() if key not in POLICY_KEYS}
 
 
 def _entries(model: nn.Module, key: str) -> frozenset[str]:
-    """Of the layers with statistics: the parameters for ``affine``, the buffers for ``statistics``."""
+    """Return entries of the layers with statistics: the parameters for ``affine``, the buffers for ``statistics``."""
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     entries = entries_under(model, layers_with_statistics(model))
     return frozenset(name for name in entries if (name in parameters) == (key == "affine"))

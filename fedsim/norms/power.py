@@ -1,4 +1,4 @@
-"""``norm=powernorm``: Power Normalization (Shen et al., ICML 2020, arXiv 2003.07845) in the place of BatchNorm."""
+"""``norm=powernorm``: Power Normalization (Shen et al., ICML 2020, arXiv 2003.07845) in place of BatchNorm."""
 
 import torch
 from torch import nn
@@ -10,8 +10,8 @@ from fedsim.norms.replace import channels_of, eps_of, keep_affine, replace_batch
 from fedsim.norms.shapes import all_but_channels, per_channel
 
 WARMUP = 100
-"""Batches of the warm-up. The authors' 10,000 would outlast whole federated runs: a client of the default run trains on
-480 batches. A hundred is ten times what the running mean remembers."""
+"""Number of batches of the warm-up. The authors' 10,000 would be longer than whole federated runs: a client of the
+default run trains on 480 batches. A hundred is ten times the memory of the running mean, 1 / (1 - 0.9) batches."""
 
 
 class GroupScaling(nn.Module):
@@ -19,7 +19,7 @@ class GroupScaling(nn.Module):
 
     .. math:: y_g = x_g / \sqrt{\mathrm{mean}(x_g^2) + \epsilon}
 
-    In the authors' transformers the pixels are words. Takes (N, C, ...) with C divisible by ``groups``.
+    In the authors' transformers the tokens take the place of pixels. Takes (N, C, ...) with C divisible by ``groups``.
     """
 
     def __init__(self, groups: int, eps: float = 1e-5) -> None:
@@ -38,22 +38,22 @@ class GroupScaling(nn.Module):
 class PowerNorm(nn.Module):
     r"""Divides each channel by the root of a running mean square; neither a mean nor a variance is estimated.
 
-    With :math:`\psi^2` the mean of :math:`x^2` over the batch and its pixels, at batch i of training
+    With the mean :math:`\psi^2` of :math:`x^2` over the batch and its pixels, at batch i of training
 
     .. math:: y = \gamma z + \beta, \quad z = x / \sqrt{\psi^2 + \epsilon} \;\; (i \le w), \quad
         z = x / \sqrt{\phi + \epsilon} \;\; (i > w)
 
-    with w the ``warmup`` and :math:`\phi` from before this batch. Behind that :math:`\phi` becomes
-    :math:`\phi + (\psi^2 - \phi) / i` while i < w, and then always
-    :math:`\alpha_f \phi + (1 - \alpha_f) \psi^2`. In evaluation z is by :math:`\phi`. Backward, with
-    :math:`g = \gamma \, dy` and a running :math:`\nu` of every backward pass,
+    with the ``warmup`` w and the :math:`\phi` before this batch. After that :math:`\phi` becomes
+    :math:`\phi + (\psi^2 - \phi) / i` while i < w, and then, in every batch,
+    :math:`\alpha_f \phi + (1 - \alpha_f) \psi^2`. At evaluation :math:`z = x / \sqrt{\phi + \epsilon}`. Backward, with
+    :math:`g = \gamma \, dy` and a :math:`\nu` that every backward pass updates,
 
     .. math:: \hat g = g - (1 - \alpha_b) \, \nu z, \quad \nu \leftarrow \nu + \mathrm{mean}(\hat g z), \quad
         dx = \hat g / \sqrt{\psi^2 + \epsilon}
 
-    by the batch's own mean square in and after the warm-up. Takes (N, C, H, W) or (N, C). The running :math:`\phi` and
-    :math:`\nu` (``ema_gz``) are averaged between clients like the statistics of BatchNorm; of the counters of batches
-    the largest holds, so that a federation's warm-up is over when that of its largest client is.
+    with the batch's own mean square during and after the warm-up. Takes (N, C, H, W) or (N, C). The running
+    :math:`\phi` and :math:`\nu` (``ema_gz``) are averaged over clients like the statistics of BatchNorm; the counters
+    of batches take the maximum, so that the warm-up of a federation ends when that of its largest client does.
     """
 
     phi: torch.Tensor
@@ -97,8 +97,8 @@ class PowerNorm(nn.Module):
         return output
 
     def _next_divisor(self, mean_square: torch.Tensor) -> torch.Tensor:
-        """What this batch is divided by (squared); the batch's mean square enters phi."""
-        # Without a question of Python's to a counter, for which a GPU would have to be waited.
+        """Return the mean square by which this batch is normalized; update phi by the batch's mean square."""
+        # Without Python branches on the counter, which would have to wait for a GPU.
         self.num_batches_tracked += 1
         batch = self.num_batches_tracked
         divisor = torch.where(batch <= self.warmup, mean_square, self.phi)
@@ -122,13 +122,13 @@ def use_power_norm(
     groups: int | None = None,
     channels_per_group: int | None = None,
 ) -> nn.Module:
-    """Replaces every BatchNorm of C channels by ``PowerNorm(C)``, with ``groups`` or ``channels_per_group`` behind a
-    ``GroupScaling``; its ``eps`` unless another is given.
+    """Replace every BatchNorm of C channels by ``PowerNorm(C)``, by default with the ``eps`` of the BatchNorm.
 
-    The authors' code scales first, all channels in one group (``groups=1``); the paper's PowerNorm is without.
+    With ``groups`` or ``channels_per_group`` there is a ``GroupScaling`` before it. The authors' code has this scaling,
+    with all channels in one group (``groups=1``); the PowerNorm of the paper has not.
 
     Raises:
-        UserError: As ``groups_in``, and for an option out of its range.
+        UserError: As ``groups_in``, and if an option is out of its range or the network has no BatchNorm.
     """
     check_count("warmup", warmup, least=0)
     check_share("alpha_forward", alpha_forward)

@@ -1,8 +1,8 @@
-"""The norms: all that the rest of the simulator knows of one stands in its line of ``TABLE``.
+"""The registry of norms: all properties of a norm that the rest of the simulator uses are in its line of ``TABLE``.
 
 A new norm is a file of this package with its layer and a function ``(model) -> model``, a line here, and a YAML in
-``configs/norm``. What else asks for norm layers by type, such as ``train_only=norm``, ``norm.policy``, ``tta=`` and
-FedWon's promise to have none, takes the tuples that are derived from the table.
+``configs/norm``. Code that finds norm layers by type, such as ``train_only=norm``, ``norm.policy``, ``tta=`` and
+FedWon's check that there are none, uses the tuples that are derived from the table.
 """
 
 from collections.abc import Callable, Iterable
@@ -35,25 +35,25 @@ from fedsim.norms.weight_standardization import use_ws, use_ws_group_norm
 
 
 class Over(Enum):
-    """What a layer normalizes by itself, so that one pixel may leave it a single value."""
+    """The part of an image that a layer normalizes by itself, which may be a single value if there is one pixel."""
 
     CHANNEL = "channel"
-    """Each channel of an image"""
+    """Each channel of an image."""
     GROUP = "group"
-    """Each group of channels of an image, which may be one channel"""
+    """Each group of channels of an image, which may be one channel."""
 
 
 @dataclass(frozen=True)
 class NormLayer:
-    """A layer that normalizes activations, by its type, and what it has or needs."""
+    """A type of layers that normalize activations, and its properties."""
 
     type: type[nn.Module]
     has_statistics: bool = False
-    """Whether it always has running statistics, which ``norm.policy`` is about"""
+    """Whether it always has running statistics, to which ``norm.policy`` applies."""
     of_a_batch: OfABatch | None = None
-    """What a batch lets running statistics move towards that evaluation uses; BatchNorm measures that itself"""
+    """Computes the statistics of a batch for the running statistics used at evaluation; BatchNorm needs none."""
     needs_batch: bool = False
-    """Whether it cannot train on one image at a time: behind a linear layer it would have no deviation"""
+    """Whether it cannot train on a single image: after a linear layer the deviation over the batch would be zero."""
     over: Over | None = None
 
 
@@ -63,18 +63,18 @@ class Norm:
 
     name: str
     use: Callable[..., nn.Module]
-    """``(model, **options) -> model``, which the ``_target_`` of its YAML names"""
+    """``(model, **options) -> model``, the ``_target_`` of its YAML."""
     layers: tuple[NormLayer, ...] = ()
-    """What it may put into a model, or leave there, that normalizes activations"""
+    """The layers that normalize activations in models with this norm."""
     grouped: bool = False
-    """Whether it has groups of channels by default"""
+    """Whether it has groups of channels by default."""
 
 
 BATCH_NORM = NormLayer(_BatchNorm, has_statistics=True, needs_batch=True)
 ESTIMATED = NormLayer(EstimatedBatchNorm, has_statistics=True, of_a_batch=moments)
 EVONORM_B0 = NormLayer(EvoNorm2dB0, has_statistics=True, of_a_batch=variance, needs_batch=True)
 INSTANCE_NORM = NormLayer(_InstanceNorm, of_a_batch=instance_moments, over=Over.CHANNEL)
-"""It has running statistics only where a model asks it to track them; no norm of the table does."""
+"""It has running statistics only with ``track_running_stats``, which no norm of the table sets."""
 GROUP_NORM = NormLayer(nn.GroupNorm, over=Over.GROUP)
 POWER_NORM = NormLayer(PowerNorm, has_statistics=True, of_a_batch=mean_square("phi"))
 UNIFIED_NORM = NormLayer(UnifiedNorm, has_statistics=True, of_a_batch=mean_square("running_var"))
@@ -107,10 +107,10 @@ def _types(layers: Iterable[NormLayer]) -> tuple[type[nn.Module], ...]:
 
 
 LAYERS = tuple(dict.fromkeys(layer for norm in TABLE for layer in norm.layers))
-"""What is known of the layers of all norms"""
+"""The layers of all norms."""
 NORM_LAYERS = tuple(dict.fromkeys((*TORCH_NORM_LAYERS, *_types(LAYERS))))
-"""Every layer that normalizes activations, by type; FedWon's models hold none of them."""
+"""The types of all layers that normalize activations; FedWon's models have none of them."""
 STATISTICS_LAYERS = _types(layer for layer in LAYERS if layer.has_statistics)
-"""Every layer that always has running statistics, by type"""
+"""The types of all layers that always have running statistics."""
 BATCH_LAYERS = _types(layer for layer in LAYERS if layer.needs_batch)
-"""Every layer that cannot train on one image at a time, by type"""
+"""The types of all layers that cannot train on a single image."""

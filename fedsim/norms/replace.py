@@ -1,4 +1,4 @@
-"""Replacing layers of a model by type, wherever they stand in it."""
+"""Replacement of layers of a model by type, at any depth."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,21 +14,21 @@ from fedsim.core.errors import UserError
 TORCH_NORM_LAYERS: tuple[type[nn.Module], ...] = (
     *(_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.CrossMapLRN2d),
 )
-"""Every layer of torch that normalizes activations."""
+"""The types of torch's layers that normalize activations."""
 
 
 def replace_layers(
     model: nn.Module, types: tuple[type[nn.Module], ...], make: Callable[[nn.Module], nn.Module]
 ) -> nn.Module:
-    """Puts ``make(layer)`` in the place of each layer of the given types, in place, and returns the model.
+    """Replace each layer of the given types by ``make(layer)``, in place, and return the model.
 
-    A layer that stands in the model twice is replaced by one that does.
+    A layer that is registered several times is replaced by one new layer.
     """
     if isinstance(model, types):
         return make(model)
     made: dict[nn.Module, nn.Module] = {}
     for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):  # named_children leaves a second name of a layer out
+        for name, child in list(parent._modules.items()):  # named_children omits a second name of a layer
             if isinstance(child, types):
                 if child not in made:
                     made[child] = make(child)
@@ -37,9 +37,10 @@ def replace_layers(
 
 
 def replace_batch_norm(model: nn.Module, norm: str, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """Puts ``make(layer)`` in the place of each BatchNorm of any dimension.
+    """Replace each BatchNorm of any dimension by ``make(layer)``, in place, and return the model.
 
-    Errors: ``UserError`` if there is none, because the network would silently not be what ``norm`` says.
+    Raises:
+        UserError: If there is none, since ``norm`` would silently have no effect.
     """
     if not any(isinstance(layer, _BatchNorm) for layer in model.modules()):
         raise UserError(
@@ -50,7 +51,7 @@ def replace_batch_norm(model: nn.Module, norm: str, make: Callable[[nn.Module], 
 
 
 class OnePixel(nn.Module):
-    """Lets a layer for (N, C, H, W) take the (N, C) of a linear layer, as images of one pixel."""
+    """Applies a layer for (N, C, H, W) to the (N, C) of a linear layer, as images of one pixel."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -62,9 +63,10 @@ class OnePixel(nn.Module):
 
 
 def replace_with_relu(model: nn.Module, norm: str, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """Puts ``make(layer)`` in the place of each BatchNorm and the ReLU after it.
+    """Replace each BatchNorm and the ReLU after it by ``make(layer)``, in place, and return the model.
 
-    Errors: ``UserError`` if a BatchNorm is not followed by a ReLU in the same ``nn.Sequential``.
+    Raises:
+        UserError: If there is no BatchNorm, or one that is not followed by a ReLU in the same ``nn.Sequential``.
     """
     replaced = 0
     for parent in model.modules():
@@ -88,7 +90,7 @@ def channels_of(layer: nn.Module) -> int:
 
 
 def eps_of(layer: nn.Module, eps: float | None = None) -> float:
-    """``eps``, or where that is left open the one of the BatchNorm that is replaced."""
+    """Return ``eps``, or if it is ``None`` the one of the BatchNorm ``layer``."""
     assert isinstance(layer, _BatchNorm)
     return layer.eps if eps is None else eps
 
@@ -100,11 +102,16 @@ def affine_of(layer: nn.Module) -> bool:
 
 @torch.no_grad()
 def keep_affine(replaced: nn.Module, norm: nn.Module, channels: slice = slice(None)) -> nn.Module:
-    """Gives ``norm``, in place, the scale and the shift that the BatchNorm in its place starts with, and returns it.
+    """Copy the initial scale and shift of a BatchNorm to ``norm``, which replaces it, in place, and return ``norm``.
 
-    A network may count on them: the last scale of a residual branch starts at zero in some. Where BatchNorm has none
-    (``affine=False``), those of ``norm`` are held at one and zero and are no parameters. A norm without a shift leaves
-    the shift out. Of ``replaced`` it is these ``channels``.
+    A network may depend on them: in some the last scale of a residual branch starts at zero. If the BatchNorm has none
+    (``affine=False``), those of ``norm`` become constants, one and zero. A shift is not copied to a norm without a
+    shift.
+
+    Args:
+        replaced: The BatchNorm.
+        norm: The layer that replaces it.
+        channels: The channels of the BatchNorm that it replaces.
     """
     for name in ("weight", "bias"):
         own, initial = norm._parameters.get(name), getattr(replaced, name)
@@ -119,17 +126,19 @@ def keep_affine(replaced: nn.Module, norm: nn.Module, channels: slice = slice(No
 
 
 def hold(norm: nn.Module, name: str) -> None:
-    """Makes ``weight`` or ``bias`` of a norm, which it starts with, a constant that is in no state."""
+    """Convert ``weight`` or ``bias`` of a norm, with its initial value, to a constant that is not in the state."""
     first = norm._parameters.pop(name)
     assert first is not None
     norm.register_buffer(name, first.detach(), persistent=False)
 
 
 def of_features_only(norm: str, layer: nn.Module) -> nn.Module:
-    """The layer, which stands for a BatchNorm1d of (N, C) and refuses the (N, C, L) of a one-dimensional convolution.
+    """Return the layer, the replacement of a BatchNorm1d, with a hook that refuses inputs (N, C, L).
+
+    It only accepts the (N, C) of linear layers, not the outputs of one-dimensional convolutions.
 
     Raises:
-        UserError: In the forward pass, of which there is one before a run.
+        UserError: In the forward pass, of which there is one before every run.
     """
     layer.register_forward_pre_hook(partial(_refuse_sequences, norm))
     return layer

@@ -1,4 +1,4 @@
-"""Residual blocks of torchvision taken apart, for norms that change how the two branches are added."""
+"""The parts of torchvision's residual blocks, for norms that change how the two branches are added."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ BLOCKS = (BasicBlock, Bottleneck)
 
 
 def residual_branch(block: Any, input: torch.Tensor) -> torch.Tensor:
-    """What the block adds to its shortcut."""
+    """Return the output of the residual branch, which the block adds to its shortcut."""
     hidden = block.relu(block.bn1(block.conv1(input)))
     output: torch.Tensor = block.bn2(block.conv2(hidden))
     if isinstance(block, Bottleneck):
@@ -30,14 +30,14 @@ def shortcut(block: Any, input: torch.Tensor) -> torch.Tensor:
 
 
 class ScaledResidual(nn.Module):
-    r"""A block whose branch keeps the scale of the signal known without a normalization layer.
+    r"""A residual block that controls the variance of activations without a normalization layer.
 
     .. math:: y = \mathrm{relu}(s + g \, \alpha \, f(\beta x))
 
-    with the shortcut :math:`s = x`, or that of :math:`\beta x` where the block changes the shape, and a learnable skip
-    gain g that starts at zero, so that the network begins as its shortcuts (Brock et al., ICLR 2021, arXiv 2101.08692,
-    and SkipInit, De & Smith 2020, arXiv 2002.10444). The paper's blocks activate before they convolve; torchvision's
-    keep their ReLU behind the addition.
+    with the shortcut :math:`s = x`, or that of :math:`\beta x` if the block changes the shape, and a learnable skip
+    gain g that starts at zero, so that the network initially consists of its shortcuts (Brock et al., ICLR 2021, arXiv
+    2101.08692, and SkipInit, De & Smith 2020, arXiv 2002.10444). The paper's blocks have the activation before the
+    convolution; torchvision's have their ReLU after the addition.
     """
 
     def __init__(self, block: Any, alpha: float, beta: float) -> None:
@@ -55,12 +55,13 @@ class ScaledResidual(nn.Module):
 
 
 def scale_residuals(model: nn.Module, alpha: float) -> nn.Module:
-    r"""Puts every residual block into a ``ScaledResidual``.
+    r"""Wrap every residual block in a ``ScaledResidual``, in place, and return the model.
 
-    :math:`\beta` is one over the deviation that the signal is expected to have: its variance grows by
-    :math:`\alpha^2` with each block and is :math:`1 + \alpha^2` behind one that changes the shape.
+    :math:`\beta` is the inverse of the expected standard deviation of the block's input: the expected variance grows
+    by :math:`\alpha^2` with each block and is :math:`1 + \alpha^2` after a block that changes the shape.
 
-    Errors: ``UserError`` if the model has no residual block of torchvision's ResNets.
+    Raises:
+        UserError: If the model has no residual block of torchvision's ResNets, or ``alpha`` is not above 0.
     """
     check_positive("alpha", alpha)
     variance, found = 1.0, False
@@ -80,6 +81,10 @@ RESIDUALS = ("plain", "nf")
 
 
 def check_residual(residual: str) -> None:
-    """Errors: ``UserError`` for a name that is not known."""
+    """Check the option ``norm.residual``.
+
+    Raises:
+        UserError: If it is unknown.
+    """
     if residual not in RESIDUALS:
         raise UserError(f"norm.residual={residual} is not known: choose {' or '.join(RESIDUALS)}.")

@@ -1,4 +1,4 @@
-"""``norm=rms``: Root Mean Square Normalization (Zhang & Sennrich 2019, arXiv 1910.07467) in the place of BatchNorm."""
+"""``norm=rms``: Root Mean Square Normalization (Zhang & Sennrich 2019, arXiv 1910.07467) in place of BatchNorm."""
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ class ChannelRMSNorm(nn.Module):
 
     .. math:: y_c = \gamma_c \, x_c / \sqrt{\mathrm{mean}(x^2) + \epsilon}
 
-    No mean is subtracted and nothing is shifted. Takes (N, C, H, W) of any size, or (N, C), where it is
+    No mean is subtracted and there is no shift. Takes (N, C, H, W) of any size, or (N, C), where it is
     ``nn.RMSNorm(C)``; the scale has one entry for each channel.
     """
 
@@ -32,10 +32,10 @@ class ChannelRMSNorm(nn.Module):
 
 
 def use_rms_norm(model: nn.Module, eps: float | None = None) -> nn.Module:
-    """Replaces every BatchNorm of C channels by ``ChannelRMSNorm(C)``, with its ``eps`` unless another is given.
+    """Replace every BatchNorm of C channels by ``ChannelRMSNorm(C)``, by default with the ``eps`` of the BatchNorm.
 
     Raises:
-        UserError: If the network has no BatchNorm, or for an ``eps`` that is not above 0.
+        UserError: If the network has no BatchNorm, or ``eps`` is not above 0.
     """
     check_positive("eps", eps)
 

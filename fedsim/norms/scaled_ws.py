@@ -14,7 +14,7 @@ from fedsim.norms.convolutions import StandardizedConvolution, standardize_convo
 from fedsim.norms.none import remove_norm
 
 RELU_GAIN = 1.7139588594436646
-"""sqrt(2 / (1 - 1/pi)) as NFNet's code has it: a ReLU shrinks the standard deviation of N(0, 1) by this factor."""
+"""sqrt(2 / (1 - 1/pi)), as in NFNet's code: a ReLU reduces the standard deviation of N(0, 1) by this factor."""
 
 
 class ScaledWSConvolution(StandardizedConvolution):
@@ -23,18 +23,18 @@ class ScaledWSConvolution(StandardizedConvolution):
     .. math:: \hat W_{i,j} = g_i \, \gamma \, (W_{i,j} - \mu_i) / \sqrt{\max(N \sigma_i^2, \epsilon)}
 
     with :math:`\mu_i` and the biased variance :math:`\sigma_i^2` over the fan-in
-    :math:`N = C_{in} / groups \cdot k_h k_w` of output channel i (of one, two or three kernel sizes), a constant
-    :math:`\gamma` for the nonlinearity in front and a learnable gain :math:`g` of shape (C_out, 1, ...) that starts at
-    one. Shapes are those of torch's class.
+    :math:`N = C_{in} / groups \cdot k_h k_w` of output channel i (with one, two or three kernel sizes), a constant
+    :math:`\gamma` for the nonlinearity before the convolution and a learnable gain :math:`g` of shape (C_out, 1, ...)
+    that starts at one. Shapes are those of torch's class.
     """
 
     gain: nn.Parameter
 
     @classmethod
     def like(cls, conv: _ConvNd, gamma: float = RELU_GAIN, eps: float = 1e-4) -> Self:
-        """The standardized convolution of the same shape with the parameters of ``conv``, always with a bias.
+        """Return the standardized convolution with the shape and the parameters of ``conv``, always with a bias.
 
-        The bias takes the place of BatchNorm's beta, so it starts at zero where ``conv`` had none.
+        The bias replaces BatchNorm's beta, so it starts at zero if ``conv`` has none.
         """
         return cls.copy_of(conv, bias=True, gamma=gamma, eps=eps)
 
@@ -91,13 +91,13 @@ KINDS: dict[type[_ConvNd], type[StandardizedConvolution]] = {
 def use_scaled_ws(
     model: nn.Module, gamma: float = RELU_GAIN, eps: float = 1e-4, residual: str = "plain", alpha: float = 0.2
 ) -> nn.Module:
-    """Removes every BatchNorm and standardizes every convolution; linear layers stay as they are.
+    """Remove every BatchNorm and standardize every convolution; linear layers do not change.
 
-    ``gamma`` stands at every convolution, as Eq. 3 has it. (Strictly it belongs to those whose input is a ReLU.)
-    ``residual`` and ``alpha`` are those of ``remove_norm``; what FedWon does with residual blocks is not published.
+    ``gamma`` is applied in every convolution, as in Eq. 3. (It is derived for convolutions whose input is a ReLU.)
+    ``residual`` and ``alpha`` are those of ``remove_norm``; FedWon's treatment of residual blocks is not published.
 
     Raises:
-        UserError: As ``standardize_convolutions``, and for an option out of its range.
+        UserError: As ``standardize_convolutions`` and ``remove_norm``, and if an option is out of its range.
     """
     check_positive("gamma", gamma)
     check_positive("eps", eps)

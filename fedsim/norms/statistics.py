@@ -1,7 +1,7 @@
-"""What BatchNorm's running statistics are replaced by, in training and at evaluation, without touching the stored ones.
+"""Replacements for BatchNorm's running statistics, in training and at evaluation; the stored ones do not change.
 
-Each function works on every BatchNorm of a model, found by type, and whatever calls ``model.train()`` or
-``model.eval()`` meanwhile.
+Each function applies to every BatchNorm of a model, found by type, also if ``model.train()`` or ``model.eval()`` is
+called inside the block.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 
 
 def statistics_entries(model: nn.Module) -> list[str]:
-    """The names that running means and variances have in the model's state."""
+    """Return the names of running means and variances in the model's state."""
     return [
         f"{name}.{statistic}" if name else statistic
         for name, layer in model.named_modules()
@@ -30,10 +30,10 @@ def statistics_entries(model: nn.Module) -> list[str]:
 
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Every batch is normalized by its own mean and biased variance, in evaluation too."""
+    """Normalize every batch by its own mean and biased variance inside the block, also in eval mode."""
     kept = [(layer, layer.running_mean, layer.running_var) for layer in batch_norms(model)]
     for layer, _, _ in kept:
-        layer.running_mean = layer.running_var = None  # without them torch takes the batch's
+        layer.running_mean = layer.running_var = None  # without them torch uses the batch's
     try:
         yield
     finally:
@@ -43,8 +43,11 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """The running statistics are used in training too and do not change; gamma and beta are trained (FixBN)."""
-    # A training loop calls model.train() after this, so the layers are switched just before they compute.
+    """Normalize by the running statistics inside the block, also in train mode, without updating them (FixBN).
+
+    Gamma and beta are trained.
+    """
+    # A training loop calls model.train() after this, so the layers are set to eval mode just before each call.
     hooks = [layer.register_forward_pre_hook(_to_evaluation) for layer in batch_norms(model)]
     try:
         yield
@@ -59,13 +62,13 @@ def _to_evaluation(layer: nn.Module, _: object) -> None:
 
 @contextmanager
 def reestimated_statistics(model: nn.Module, batches: Iterable[torch.Tensor]) -> Iterator[None]:
-    """Running statistics from these batches of images alone, each batch counting the same; the weights stay."""
+    """Set running statistics inside the block to those of these batches of images, all with the same weight."""
     layers = batch_norms(model)
     kept = [(layer, layer.momentum, layer.track_running_stats, _buffers(layer)) for layer in layers]
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()  # dropout must not disturb the statistics
+    model.eval()  # dropout must not affect the statistics
     for layer in layers:
-        layer.momentum, layer.track_running_stats = None, True  # no momentum: torch takes the plain mean of the batches
+        layer.momentum, layer.track_running_stats = None, True  # no momentum: torch computes the mean over batches
         layer.running_mean = torch.zeros_like(layer.running_mean)  # type: ignore[arg-type]
         layer.running_var = torch.ones_like(layer.running_var)  # type: ignore[arg-type]
         layer.num_batches_tracked = torch.zeros((), dtype=torch.long, device=layer.running_var.device)
@@ -89,10 +92,10 @@ def _buffers(layer: _BatchNorm) -> dict[str, torch.Tensor | None]:
 
 
 def forget_running_statistics(model: nn.Module) -> nn.Module:
-    """BatchNorm that keeps no running statistics, so that none can travel or stay on a client.
+    """Remove the running statistics of every BatchNorm from the state, in place, and return the model.
 
-    The buffers are still there, outside the ``state_dict``, for statistics that are re-estimated; they are never used
-    otherwise, since such layers normalize by the batch in training and evaluation.
+    They can then be neither shared nor personal. The buffers still exist, outside the ``state_dict``, for re-estimated
+    statistics; otherwise they are not used, since such layers normalize by the batch in training and evaluation.
     """
     for layer in batch_norms(model):
         layer.track_running_stats = False

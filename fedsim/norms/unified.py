@@ -1,5 +1,4 @@
-"""``norm=unified``: Unified Normalization (Yang et al., ACM Multimedia 2022, arXiv 2208.01313) in the place of
-BatchNorm."""
+"""``norm=unified``: Unified Normalization (Yang et al., ACM Multimedia 2022, arXiv 2208.01313) instead of BatchNorm."""
 
 import torch
 from torch import nn
@@ -14,27 +13,27 @@ from fedsim.norms.shapes import all_but_channels, per_channel
 class UnifiedNorm(nn.Module):
     r"""Divides each channel by the root of the geometric mean of the last batches' mean squares.
 
-    With :math:`\psi^2_i` the mean of :math:`x^2` over batch i and its pixels, and a window of M batches,
+    With the mean :math:`\psi^2_i` of :math:`x^2` over batch i and its pixels, and a window of M batches,
 
     .. math:: y = \gamma z + \beta, \quad z = x / \sqrt{v + \epsilon}, \quad
         v = \Big(\prod_{j = i - M + 1}^{i} \psi^2_j\Big)^{1/M}
 
-    but :math:`v = \psi^2_i` while i < ``warmup``, while :math:`i \le M`, and for a batch that is filtered out:
-    from the warm-up on one of which, in any channel, the arithmetic mean of the window exceeds the geometric one by
-    more than M times the variance that the roots of the whole window had before it. Its place in the window then gets
-    the running mean :math:`\bar v`, which becomes :math:`m \bar v + (1 - m) v` behind every batch and is what
-    evaluation divides by. Backward, with
+    but :math:`v = \psi^2_i` while i < ``warmup``, while :math:`i \le M`, and for an outlier. With ``outlier_filter``, a
+    batch from number ``warmup`` on is an outlier if, in any channel, the arithmetic mean of the window with it exceeds
+    the geometric mean by more than M times the variance of the roots of the whole window before it. Its slot in the
+    window then gets the running mean :math:`\bar v`, which becomes :math:`m \bar v + (1 - m) v` after every batch, and
+    replaces v at evaluation. Backward, with
 
     .. math:: r = \sqrt{(v + \epsilon) / (\bar v + \epsilon)} \in [1/5, 5], \quad g = r \gamma \, dy, \quad
         dx = (g - c z) / \sqrt{v + \epsilon}, \quad d\gamma = \sum r \, dy \, z
 
-    by :math:`\bar v` from before the batch. r is 1 for the first max(``warmup``, ``ratio_after``) batches and for one
-    that is filtered out. c is a running mean of the window's mean of mean(g z), or during the warm-up of mean(g z)
-    itself, this batch's included; for a batch that is filtered out c is its own mean(g z), which makes the gradient the
-    derivative, and the window gets the running mean instead.
+    with the :math:`\bar v` before the batch. r is 1 for the first max(``warmup``, ``ratio_after``) batches and for an
+    outlier. c is a running mean of the mean over a window of mean(g z), or while :math:`v = \psi^2_i` of mean(g z)
+    itself, including this batch; for an outlier c is its own mean(g z), which makes the gradient the derivative, and
+    the window gets the running mean instead.
 
-    Takes (N, C, H, W) or (N, C). Between clients the windows are averaged entry by entry, whose order does not matter,
-    and the running means as those of BatchNorm; of the two counters the largest hold.
+    Takes (N, C, H, W) or (N, C). Over clients the windows are averaged entry by entry, since their order does not
+    matter, and the running means like those of BatchNorm; the two counters take the maximum.
     """
 
     running_var: torch.Tensor
@@ -72,7 +71,7 @@ class UnifiedNorm(nn.Module):
             return input * per_channel(scale, input) + per_channel(self.bias, input)
         with torch.no_grad():
             mean_square = input.square().mean(all_but_channels(input))
-            # As tensors, since a GPU would have to be waited for before Python could branch.
+            # As tensors, since Python branches would have to wait for a GPU.
             self.num_batches_tracked += 1
             batch = self.num_batches_tracked
             slot = (batch % self.window).view(1)
@@ -94,7 +93,7 @@ class UnifiedNorm(nn.Module):
         return output
 
     def _enter(self, mean_square: torch.Tensor, batch: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
-        """Puts the batch, or in its place the running mean, into the window; whether it was filtered out."""
+        """Write the batch, or for an outlier the running mean, to the window; return whether it is an outlier."""
         window = self.window_mean_square
         variance = window.sqrt().var()
         window.index_copy_(0, slot, mean_square[None])
@@ -126,14 +125,15 @@ def use_unified_norm(
     momentum: float = 0.9,
     eps: float | None = None,
 ) -> nn.Module:
-    """Replaces every BatchNorm of C channels by ``UnifiedNorm(C)``, with its ``eps`` unless another is given.
+    """Replace every BatchNorm of C channels by ``UnifiedNorm(C)``, by default with the ``eps`` of the BatchNorm.
 
     The authors' code has a warm-up of 4000 batches, too long for a federated run (``power.WARMUP``), and with a shorter
-    one waits 1000 before r is used: ``ratio_after=1000``.
+    one uses r only after 1000 batches: ``ratio_after=1000``.
 
-    Errors: ``UserError`` for an option out of its range.
+    Raises:
+        UserError: If an option is out of its range, or the network has no BatchNorm.
     """
-    check_count("window", window, least=2)  # of one batch the geometric mean is the batch itself
+    check_count("window", window, least=2)  # the geometric mean of one batch is the batch itself
     check_count("warmup", warmup, least=0)
     check_count("ratio_after", ratio_after, least=0)
     check_share("momentum", momentum)

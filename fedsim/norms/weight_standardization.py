@@ -1,4 +1,4 @@
-"""``norm=ws`` and ``norm=ws_gn``: Weight Standardization (Qiao et al. 2019, arXiv 1903.10520), alone and with
+"""``norm=ws`` and ``norm=ws_gn``: Weight Standardization (Qiao et al. 2019, arXiv 1903.10520), without and with
 GroupNorm."""
 
 from typing import Any, Self
@@ -19,13 +19,14 @@ class WSConvolution(StandardizedConvolution):
 
     .. math:: \hat W_i = (W_i - \mu_i) / \sqrt{\sigma_i^2 + \epsilon}
 
-    with the unbiased variance over the fan-in, as in the authors' code. Neither scaled by the fan-in nor by a gain, so
-    what follows is meant to normalize; ``ScaledWSConvolution`` does without. Shapes are those of torch's class.
+    with the unbiased variance over the fan-in, as in the authors' code. The weights are scaled neither by the fan-in
+    nor by a gain, so that a normalization layer should follow; ``ScaledWSConvolution`` needs none. Shapes are those of
+    torch's class.
     """
 
     @classmethod
     def like(cls, conv: _ConvNd, eps: float = 1e-5) -> Self:
-        """The standardized convolution of the same shape with the parameters of ``conv``, with a bias if it has one."""
+        """Return the standardized convolution with the shape and parameters of ``conv``, with a bias if it has one."""
         return cls.copy_of(conv, bias=conv.bias is not None, eps=eps)
 
     def __init__(self, *args: Any, eps: float = 1e-5, **kwargs: Any) -> None:
@@ -77,10 +78,10 @@ KINDS: dict[type[_ConvNd], type[StandardizedConvolution]] = {
 
 
 def use_ws(model: nn.Module, eps: float = 1e-5) -> nn.Module:
-    """Removes every BatchNorm and standardizes every convolution.
+    """Remove every BatchNorm and standardize every convolution.
 
     Raises:
-        UserError: As ``standardize_convolutions``, and for an ``eps`` out of its range.
+        UserError: As ``standardize_convolutions``, and if ``eps`` is not above 0.
     """
     check_positive("eps", eps)
     return standardize_convolutions(remove_norm(model), "ws", KINDS, eps=eps)
@@ -89,11 +90,10 @@ def use_ws(model: nn.Module, eps: float = 1e-5) -> nn.Module:
 def use_ws_group_norm(
     model: nn.Module, groups: int | None = None, channels_per_group: int | None = None, eps: float = 1e-5
 ) -> nn.Module:
-    """Standardizes every convolution and replaces every BatchNorm by GroupNorm, as BiT does (Kolesnikov et al. 2020,
-    with 32 groups).
+    """Standardize every convolution and replace every BatchNorm by GroupNorm (BiT, Kolesnikov et al. 2020: 32 groups).
 
     Raises:
-        UserError: As ``standardize_convolutions`` and ``use_group_norm``, and for an ``eps`` out of its range.
+        UserError: As ``standardize_convolutions`` and ``use_group_norm``, and if ``eps`` is not above 0.
     """
     check_positive("eps", eps)
     with_groups = replace_batch_norm(model, "ws_gn", lambda layer: group_norm_like(layer, groups, channels_per_group))

@@ -1,10 +1,10 @@
-r"""``reparam=weight_compander``: weights that cannot grow large and are drawn away from zero (weight compander, Cakaj,
+r"""``reparam=weight_compander``: weights of bounded magnitude that are moved away from zero (weight compander, Cakaj,
 Mehnert & Yang 2023, arXiv 2306.16993).
 
-What could be verified is the paper's abstract: each weight is a nonlinear function of what is trained, which restricts
-its magnitude and moves it away from zero, and whose hyperparameters can be learned. The text of the paper was not at
-hand and no code of it was found. The arctangent with its two hyperparameters is the form the paper is remembered to
-have; the initial values, one pair of them for each layer, and which layers take part are choices made here.
+Only the paper's abstract could be verified: each weight is a nonlinear function of the trained parameter, which
+restricts its magnitude and moves it away from zero, and whose hyperparameters can be learned. The text of the paper was
+not available and no code of it was found. The arctangent with its two hyperparameters is the form of the paper from
+memory; the initial values, one pair of them for each layer, and the choice of layers are decisions made here.
 """
 
 from collections.abc import Callable
@@ -19,19 +19,19 @@ from fedsim.core.errors import UserError
 from fedsim.models.classifier import logit_parameters
 
 _MADE: dict[type[nn.Module], type[nn.Module]] = {}
-"""The companded class of each class of layers."""
+"""The companded class by class of layers."""
 
 
 def compand(trained: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    r""":math:`w = a \arctan(v / b)`, number by number: never beyond :math:`\pm a \pi / 2`, of slope a / b at zero."""
+    r"""Return :math:`w = a \arctan(v / b)`, elementwise: within :math:`\pm a \pi / 2`, with slope a / b at zero."""
     return a * torch.atan(trained / b)
 
 
 class Companded(nn.Module):
-    """The half of a companded layer that stands before its own class: ``weight`` is computed whenever it is read.
+    """Base class of companded layers, combined with the layer's own class: ``weight`` is computed at every access.
 
-    What is trained keeps the name ``weight`` among the parameters, so that optimizers, clipping and messages see the
-    layer as it was, with ``a`` and ``b`` beside it.
+    The trained parameter is still named ``weight`` among the parameters, so that optimizers, clipping and messages see
+    the same entries as before, with ``a`` and ``b`` added.
     """
 
     a: torch.Tensor
@@ -44,7 +44,7 @@ class Companded(nn.Module):
         return compand(trained, self.a, self.b)
 
     def __reduce__(self) -> tuple[Callable[..., nn.Module], tuple[type[nn.Module]], dict[str, Any]]:
-        # Copies and pickles cannot find a class that is made on demand.
+        # Copies and pickles cannot import a class that is made on demand.
         return _empty, (type(self).__mro__[2],), self.__dict__
 
 
@@ -60,7 +60,7 @@ def _empty(kind: type[nn.Module]) -> nn.Module:
 
 
 def keep_weights(model: nn.Module) -> nn.Module:
-    """``reparam=none``: the model as it is."""
+    """Leave the model unchanged (``reparam=none``)."""
     return model
 
 
@@ -72,15 +72,23 @@ def use_weight_compander(
     head: bool = True,
     train_only: str | None = None,
 ) -> nn.Module:
-    r"""Compands the weights of all convolutions and linear layers, in place: no norm layer, no bias, nothing frozen.
+    r"""Compand the weights of all convolutions and linear layers, in place, except frozen ones, and return the model.
 
-    What is trained starts at :math:`v = b \tan(w / a)`, so that the network starts as it was. ``learnable`` trains
-    ``a`` and ``b`` of each layer, else they stay; without ``head`` the layer that the logits come out of is left alone.
-    A standardized convolution (``norm=sws``, ``ws``) standardizes the companded weight, which takes out what ``a``
-    does, but for the eps of the standardization; of the companding the curve remains.
+    Biases and norm layers do not change. The trained parameter starts at :math:`v = b \tan(w / a)`, so that the initial
+    weights are the same. A standardized convolution (``norm=sws``, ``ws``) standardizes the companded weight, which
+    removes the effect of ``a``, up to the eps of the standardization; only the shape of the curve remains.
 
-    Errors: ``UserError`` if ``a`` or ``b`` is not above 0, if an initial weight lies beyond what ``a`` allows, or if
-    there is nothing to compand, as with ``train_only``.
+    Args:
+        model: The network.
+        a: The initial scale of the weights, which are below :math:`a \pi / 2`.
+        b: The initial scale of the trained parameters.
+        learnable: Whether ``a`` and ``b`` of each layer are trained; else they are constant.
+        head: Whether the layer that produces the logits is companded, too.
+        train_only: The setting ``train_only``, which is refused.
+
+    Raises:
+        UserError: If ``a`` or ``b`` is not above 0, an initial weight is not below the bound, or there is nothing to
+            compand, as with ``train_only``.
     """
     for key, value in (("a", a), ("b", b)):
         if not value > 0:

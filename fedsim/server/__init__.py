@@ -1,1 +1,1 @@
-"""The server's side of a run: preparing it, the round loop, evaluation, and the checks of what clients reply."""
+"""The server side of a run: preparation, the round loop, evaluation, and checks of the clients' replies."""

@@ -1,8 +1,8 @@
-"""What is evaluated after a round: the global model on every domain, and each client's own model on its own test set.
+"""Evaluation after a round: the global model on every domain, and each client's own model on its own test set.
 
-A client's test set is evaluated in the batches of ``evaluation_batches``, the global model's always in batches of one
-domain. Where an image's result depends on its batch these are two measurements of a client of several domains, else one
-serves both.
+A client's test set is evaluated in the batches of ``evaluation_batches``, the global model in batches of one domain. If
+the result of an image depends on its batch, a client of several domains needs both measurements; else one of them
+serves for both.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -26,38 +26,38 @@ class Evaluation:
     """All results of one round, for clients in ascending order and for domains in the source's order."""
 
     clients: dict[int, Measured]
-    """each client's own model on its own test set"""
+    """Each client's own model on its own test set."""
     domains: dict[str, Measured]
-    """the global model on the test set of each domain that a client belongs to"""
+    """The global model on the test set of each domain that a client belongs to."""
     unseen: dict[str, Measured] = field(default_factory=dict)
-    """the global model on the domains that were left out"""
+    """The global model on the domains that were left out of training."""
     validation: dict[int, Measured] = field(default_factory=dict)
-    """each client's own model on its validation images, for those that have any"""
+    """Each client's own model on its validation images, for clients that have any."""
 
 
 Successful = Callable[[Iterable[Message], int], Iterable[Message]]
-"""Passes on the replies to so many messages, and drops, or ends the run for, those that failed."""
+"""Takes replies and the number of messages; yields the replies without errors, or raises if too many failed."""
 ByPart = dict[Part, dict[int, Measured]]
-"""What clients measured, on which part of their images."""
+"""Results by part of the images and client."""
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Evaluates the model of a round, the global one on every domain and each client's own on its images."""
+    """Evaluates the model of a round: the global model on every domain, and each client's own on its images."""
 
     strategy: ServerStrategy
     federation: Federation
     one_model: bool
-    """Whether every client uses the model that the server sends and nothing of its own"""
+    """Whether every client uses the model that the server sends, without a part of its own."""
     by_batch: bool
-    """Whether the result of an image depends on the others of its batch"""
+    """Whether the result of an image depends on the other images of its batch."""
 
     def clients_to_ask(self) -> dict[Part, set[int]]:
-        """Return which clients have to be asked for an evaluation, and on which part of their images.
+        """Return the clients that need an evaluation message, by part of their images.
 
-        Where all use one model, a client whose test set is that of one or more domains has their numbers, computed
-        once. Where the result of an image depends on the others of its batch, that holds for one domain only: the
-        batches of several would be mixed.
+        If all clients use one model, a client whose test set consists of that of one or more domains needs none: its
+        result is pooled from those of the domains, which are computed once. If the result of an image depends on its
+        batch, this holds only for test sets of a single domain, since batches of several domains would be mixed.
         """
         tested = {client for client in self.federation.clients if not self._domains_of(client)}
         asked = {Part.TEST: tested, Part.VALIDATION: set(self.federation.validated)}
@@ -71,9 +71,9 @@ class Evaluator:
         asked: Mapping[Part, Collection[int]],
         successful: Successful,
     ) -> Evaluation:
-        """Evaluate the global model on each domain, and what the strategy sends where clients are ``asked``.
+        """Evaluate the global model on each domain, and the clients' models on the clients that are ``asked``.
 
-        Where the clients keep their parts of the model to themselves there is nothing global.
+        If devices do not send their personal parts, there is no global model, and domains are not evaluated.
         """
         hosts = self.federation.domain_hosts if model.known and not self.federation.on_devices else []
         complete = to_record(model.complete) if hosts else ArrayRecord()
@@ -85,7 +85,7 @@ class Evaluator:
         replies = iter(grid.send_and_receive([*on_domains, *to_clients]))
         measured = {}
         for (name, _), reply in zip(hosts, replies, strict=False):
-            for ok in successful([reply], 1):  # alone: without one of its domains the global accuracy is another number
+            for ok in successful([reply], 1):  # one at a time: global accuracy needs every domain
                 measured[name] = Measured.from_reply(ok)
         by_part = {
             part: {
@@ -104,7 +104,7 @@ class Evaluator:
     def messages(
         self, grid: FederationGrid, round: int, arrays: ArrayRecord, asked: Mapping[Part, Collection[int]]
     ) -> list[Message]:
-        """Return what the strategy sends of ``arrays`` to be evaluated, to each of those clients for each part."""
+        """Return the strategy's evaluation messages with ``arrays`` to the clients asked for each part."""
         messages: list[Message] = []
         for part, clients in asked.items():
             config = ConfigRecord({PART: part.name})
@@ -113,7 +113,7 @@ class Evaluator:
         return messages
 
     def with_clients(self, evaluation: Evaluation, measured: Mapping[Part, Mapping[int, Measured]]) -> Evaluation:
-        """Return the evaluation completed by what the clients answered and what they need not be asked."""
+        """Return the evaluation with results of clients: those measured by clients, and those pooled from domains."""
         tested = dict(measured.get(Part.TEST, {}))
         domains = dict(evaluation.domains)
         if self.one_model and self.federation.on_devices:  # a domain's test images are those of its devices
@@ -137,5 +137,5 @@ class Evaluator:
         )
 
     def _domains_of(self, client: int) -> tuple[str, ...]:
-        """Return the domains whose test sets make up the client's, if their numbers are its own."""
+        """Return the domains whose pooled results are those of the client's test set; empty if there are none."""
         return self.federation.test_domains(client, self.by_batch) if self.one_model else ()

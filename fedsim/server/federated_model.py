@@ -1,8 +1,9 @@
-"""The model of a federation at one moment: what the server has, and what the clients keep for themselves.
+"""The model of a federation at one time: the server's part and the clients' personal parts.
 
-The *global model* of a method with a personal part is the shared part completed by the average, over all clients and
-unweighted, of their personal parts: FedBN's shared weights with averaged BatchNorm, and for local training the average
-of all models. Reading those parts is measuring: it is no message of the method and not counted in its bytes.
+The *global model* of a method with a personal part is the shared part completed by the unweighted average of the
+personal parts over all clients: FedBN's shared weights with averaged BatchNorm, and for local training the average of
+all models. Reading the personal parts serves measurement only: it is not a message of the method and not counted in its
+bytes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,25 +22,25 @@ Tensors = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class FederatedModel:
-    """All that makes up every client's model."""
+    """The shared part, and the personal parts of all clients."""
 
     initial: Tensors
-    """The model before training, on which every client's part is based until it has trained"""
+    """The model before training, from which a client's personal part starts."""
     arrays: ArrayRecord
-    """What the server has"""
+    """The entries on the server."""
     personal: frozenset[str]
-    """The entries that clients keep"""
+    """The names of the personal entries."""
     states: Mapping[int, RecordDict] | None
-    """What each client keeps; ``None`` where devices do not tell"""
+    """The client states; ``None`` if devices do not send them."""
 
     @property
     def known(self) -> bool:
-        """Whether there is a global model: not where devices keep a part of it to themselves."""
+        """Whether there is a global model; false if devices do not send their personal parts."""
         return self.states is not None or not self.personal
 
     @cached_property
     def complete(self) -> Tensors:
-        """The global model; a client that has not trained yet counts with the initial values."""
+        """The global model; a client that has not trained yet is averaged with the initial values."""
         average: Tensors = {}
         if self.personal:
             running = RunningAverage()
@@ -49,16 +50,16 @@ class FederatedModel:
         return {**self.initial, **average, **to_tensors(self.arrays)}
 
     def personal_parts(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
-        """Yield each client and what it has of its own."""
+        """Yield each client and its personal part."""
         for client, state in (self.states or {}).items():
             kept = ClientState(state).personal
             yield client, {name: kept.get(name, self.initial[name]) for name in self.initial if name in self.personal}
 
     def personal_entry(self, name: str) -> Iterator[torch.Tensor]:
-        """Yield one entry of each client's own part."""
+        """Yield one entry of each client's personal part."""
         for state in (self.states or {}).values():
             yield ClientState(state).personal.get(name, self.initial[name])
 
     def ages(self, round: int) -> list[int]:
-        """Return for how many rounds each client's part has not been trained, while the shared part went on."""
+        """Return, for each client, the number of rounds since its personal part was last trained."""
         return [round - ClientState(state).trained for state in (self.states or {}).values()] if self.personal else []

@@ -1,7 +1,7 @@
-"""Evaluation that costs no message: clients evaluate a round's model when they are sent it to train on.
+"""Evaluation without extra messages: clients evaluate a round's model when they receive it for the next training.
 
-Where a message costs seconds, as on devices, the clients of the next cohort evaluate what they receive before they
-train, and only the others are sent a message of their own, along with the training messages. So a round is written down
+On devices, where a message takes seconds, the clients of the next cohort evaluate the received model before they train,
+and only the other clients get an evaluation message, together with the training messages. A round is therefore recorded
 one round later; its numbers are the same.
 """
 
@@ -19,7 +19,7 @@ from fedsim.server.round import Round
 
 
 class FoldedEvaluation:
-    """What is asked along with the training of one round about the model of the round before."""
+    """The evaluation of the previous round's model, combined with the training messages of a round."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class FoldedEvaluation:
         grid: FederationGrid,
         arrays: ArrayRecord,
     ) -> None:
-        """Ask the cohort in its ``training`` messages, which are changed, and make messages to the other clients."""
+        """Add requests to the ``training`` messages, in place, and make evaluation messages to the other clients."""
         self.previous = previous
         self.others: dict[Part, list[Message]] = {}
         if previous is None:
@@ -43,14 +43,14 @@ class FoldedEvaluation:
 
     @property
     def messages(self) -> list[Message]:
-        """Those to clients outside of the cohort."""
+        """The evaluation messages to clients outside the cohort."""
         return [message for part in self.others.values() for message in part]
 
     def read(self, reply: Message) -> None:
-        """Take out of a training reply what the client has measured before it trained."""
+        """Remove the results of an evaluation before training from a training reply, and store them."""
         for name in [name for name in reply.content.metric_records if name.startswith(EVALUATION)]:
             record = reply.content.metric_records[name]
-            del reply.content[name]  # so that a strategy finds the metrics of training alone
+            del reply.content[name]  # so that a strategy only finds the metrics of training
             if self.previous is not None:
                 part = Part[name.removeprefix(EVALUATION)]
                 measured = Measured.from_metrics(record)
@@ -77,5 +77,5 @@ def _ask_cohort(training: list[Message], previous: Round) -> None:
         if parts:
             config = config_of(message).copy()
             config[EVALUATE_PARTS] = list(parts)
-            key = id(message.content), parts  # one for all whose content is one: an engine packs it once
+            key = id(message.content), parts  # one new content for each shared one: an engine serializes it once
             message.content = changed.setdefault(key, RecordDict({**message.content, CONFIG: config}))

@@ -30,10 +30,9 @@ from fedsim.server.round import Round
 log = logging.getLogger(__name__)
 
 TRAINING = "train"
-"""What stands in the ``split`` of a fault in ``clients.csv`` if it is neither a part of the images that is evaluated
-nor a query."""
+"""The ``split`` of a fault in training in ``clients.csv``; others have the evaluated part or the name of the query."""
 TRAINING_LOSS = "train_loss"
-"""The column of ``rounds.csv``"""
+"""The column of ``rounds.csv``."""
 
 
 class FederatedLoop:
@@ -61,10 +60,10 @@ class FederatedLoop:
         self.losses = LossWatch()
 
     def run(self) -> None:
-        """Run the rounds that are left, then write what a finished run leaves behind.
+        """Run the remaining rounds, then write the models and other results of a finished run.
 
         Raises:
-            RoundFailed: If too many clients fail in one round; everything up to the round before is recorded.
+            RoundFailed: If too many clients fail in one round; all rounds before it are recorded.
         """
         first = self._restore() + 1
         self.reporter.start(max(first, 1), self.settings.rounds)
@@ -82,10 +81,11 @@ class FederatedLoop:
         self._save_models()
 
     def _train(self, current: Round, previous: Round | None) -> None:
-        """Train a cohort, which also says what the model of the round before is worth where that is still asked.
+        """Train a cohort, and finish the folded evaluation of the previous round's model, if there is one.
 
         Raises:
-            RoundFailed: What is known of the round before, and who failed, is written down first.
+            RoundFailed: If too many clients fail; the known results of the previous round and the failures are
+                recorded first.
         """
         try:
             self._train_cohort(current, previous)
@@ -98,12 +98,12 @@ class FederatedLoop:
     def _train_cohort(self, current: Round, previous: Round | None) -> None:
         number, counting = current.number, CountingGrid(self.grid)
         grid = self._checked(counting)
-        queried = FaultGrid(grid)  # by a method that has questions before it trains
+        queried = FaultGrid(grid)  # for queries of a method before training
         messages = list(self.strategy.configure_train(number, self.arrays, ConfigRecord(), queried))
         current.faults += queried.faults
         folded = FoldedEvaluation(previous, self.evaluator, messages, self.grid, self.arrays)
         clients = [message.metadata.dst_node_id for message in messages]
-        costs = self.costs.metrics(self.strategy.workload, clients)  # of this model: aggregation may change it
+        costs = self.costs.metrics(self.strategy.workload, clients)  # aggregation may change the costs
         self.reporter.cohort(number, len(messages))
         if self.diagnosis is not None:
             current.updates = self.diagnosis.updates(number, arrays_of(messages[0]))
@@ -136,12 +136,12 @@ class FederatedLoop:
         current.row = {**trained, **costs, **needed, **transferred}
 
     def _checked(self, grid: FederationGrid) -> FederationGrid:
-        """Return the grid with replies that are no longer compressed, and checked."""
+        """Return the grid wrapped so that replies are decompressed and checked."""
         form = self.settings.compression
         return CheckedGrid(grid if form is None else DecompressingGrid(grid, form, self.exact), self.checks)
 
     def _evaluate(self, current: Round) -> None:
-        """Evaluate the model that the round has led to, or the part of it that the next round's messages leave."""
+        """Evaluate and diagnose the model after the round, if due; without what is folded into the next round."""
         settings, number = self.settings, current.number
         evaluated = number in (0, settings.rounds) or number % settings.evaluate_every == 0
         diagnosed = self.diagnosis is not None and self.diagnosis.due(number)
@@ -150,13 +150,13 @@ class FederatedLoop:
         current.model = self._federated_model()
         if evaluated:
             asked = self.evaluator.clients_to_ask()
-            # Not before the first round, in which a method may change what it starts from.
+            # Round 0 is not folded into round 1, in which a method may change the initial model.
             if self.grid.folds_evaluation and 0 < number < settings.rounds:
                 current.to_ask, asked = asked, {}
             current.evaluation = self.evaluator.evaluate(
                 self._checked(self.grid), number, current.model, asked, current.successful_tests
             )
-        if diagnosed and current.model.known:  # devices may have stopped telling their part of it
+        if diagnosed and current.model.known:  # devices may no longer send their personal part
             assert self.diagnosis is not None
             rows = self.diagnosis.rows(
                 number, self.grid, self.strategy, current.model, current.successful_tests, current.updates
@@ -168,9 +168,9 @@ class FederatedLoop:
         return FederatedModel(self.initial, self.arrays, personal, self._client_states() if personal else {})
 
     def _client_states(self) -> Mapping[int, RecordDict] | None:
-        """Return what the clients keep; ``None`` where devices do not tell, or tell what can be no part of it."""
+        """Return the client states; ``None`` if devices do not send them, or one of them is invalid."""
         states = self.grid.client_states()
-        if not isinstance(self.grid, LocalGrid):  # which has it from nobody else
+        if not isinstance(self.grid, LocalGrid):  # whose states never left this machine
             for client, state in (states or {}).items():
                 fault = self.checks.state_fault(state)
                 if fault is not None:
@@ -179,9 +179,9 @@ class FederatedLoop:
         return states
 
     def _record(self, done: Round, *, whole: bool = True) -> None:
-        """Write a round down, once all is known of it, and make its checkpoint.
+        """Record a round once its results are complete, and save its checkpoint.
 
-        Of an evaluation that is not ``whole`` there are the rows of the clients that have answered, and no means.
+        If the evaluation is not ``whole``, only rows of the clients that have replied are written, and no means.
         """
         number, evaluation, metrics = done.number, done.evaluation, Row()
         if evaluation is not None:
@@ -207,10 +207,10 @@ class FederatedLoop:
         return every > 0 and (round % every == 0 or round == self.settings.rounds)
 
     def _restore(self) -> int:
-        """Take up the newest checkpoint of a run that is resumed; return its round, or -1 for a fresh start.
+        """Restore the newest checkpoint of a resumed run; return its round, or -1 for a new run.
 
         Raises:
-            UserError: For a checkpoint or a table that is damaged, or of another number of clients.
+            UserError: If a checkpoint or table is damaged, or the number of clients differs.
         """
         checkpoint = load_checkpoint(self.recorder.checkpoints) if isinstance(self.grid, LocalGrid) else None
         if checkpoint is None or not isinstance(self.grid, LocalGrid):

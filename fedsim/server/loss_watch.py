@@ -1,4 +1,4 @@
-"""Whether training runs away: a warning when the training loss of a round jumps by orders of magnitude."""
+"""Detection of divergence: a warning when the training loss of a round jumps by orders of magnitude."""
 
 import logging
 import math
@@ -6,13 +6,13 @@ import math
 log = logging.getLogger(__name__)
 
 RISE = 10.0
-"""How many times the lowest training loss of the rounds before counts as a jump."""
+"""The factor over the lowest training loss of earlier rounds that counts as a jump."""
 SHARE_OF_FIRST = 0.5
-"""And how much of the first round's loss it must reach: from 0.0001 to 0.001 nothing is lost."""
+"""The share of the first round's loss that a jump must also reach: a rise from 0.0001 to 0.001 is harmless."""
 
 
 class LossWatch:
-    """Looks at the training loss of one round after the other and names the rounds in which it jumps."""
+    """Watches the training loss over the rounds and warns of the rounds in which it jumps."""
 
     def __init__(self) -> None:
         self._first: float | None = None
@@ -20,7 +20,7 @@ class LossWatch:
         self._high = False
 
     def see(self, round: int, loss: float) -> None:
-        """Take note of the mean training loss of a round; warn in the first round of each jump."""
+        """Process the mean training loss of a round; warn in the first round of each jump."""
         if self._jumped(loss):
             log.warning(
                 "training is unstable: the training loss rose from %.3g to %.3g in round %d; a smaller lr, or "
@@ -29,7 +29,7 @@ class LossWatch:
             )
 
     def remember(self, loss: float) -> None:
-        """Take note of the loss of a round that was played before a run was resumed."""
+        """Process the loss of a round before the run was resumed, without a warning."""
         self._jumped(loss)
 
     def _jumped(self, loss: float) -> bool:

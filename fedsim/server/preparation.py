@@ -1,4 +1,4 @@
-"""From settings to everything that a run needs: data, model, method, costs; whatever is wrong is refused here."""
+"""Preparation of a run from its settings: data, model, method and costs; invalid settings are refused here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ from fedsim.tta import adaptation_of
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that can be wrong with the settings has been tried, and nothing has been written or started."""
+    """A run whose settings have been checked completely; nothing has been written or started yet."""
 
     settings: Settings
     federation: Federation
@@ -42,15 +42,16 @@ class Prepared:
     costs: CostTracker
     diagnosis: Diagnosis | None
     one_model: bool
-    """Whether every client uses the model that the server sends and nothing of its own"""
+    """Whether every client uses the model that the server sends, without a part of its own."""
     by_batch: bool
-    """Whether, at evaluation, the result of an image depends on the others of its batch"""
+    """Whether, at evaluation, the result of an image depends on the other images of its batch."""
     size_option: str | None = None
+    """The method's option for the share of the network that devices train, if it has one."""
     sizes: Mapping[str, float] = field(default_factory=dict)
-    """How much of the network each class of devices affords, where that option was left open"""
+    """The share of the network that each class of devices can afford, if the budget decides ``size_option``."""
 
     def __str__(self) -> str:
-        """Return one line for the person who waits.
+        """Return one line about the run for the terminal.
 
         ``fedwon on digits: 6 clients, cnn_small with sws, sgd with lr 0.8, process on cpu``
         """
@@ -70,7 +71,7 @@ class Prepared:
         return f", {self.size_option} {max(self.sizes.values()):.3g}{named and f' ({named})'}"
 
     def replaced_layers(self) -> str:
-        """Return a line for every layer that stands in another one's place, for ``verbose=true``."""
+        """Return a line for every layer that was replaced by another one, for ``verbose=true``."""
         settings, source = self.settings, self.federation.source
         written = as_written(settings.model, self.federation.num_classes, source.image_shape)
         rows = replaced_layers(written, self.model)
@@ -79,10 +80,10 @@ class Prepared:
 
 
 def prepare(settings: Settings, federation: Federation | None = None) -> Prepared:
-    """Load the data, unless devices hold it, and build the model and both halves of the method.
+    """Load the data, unless devices hold it, and build the model, the server strategy and the local trainer.
 
     Raises:
-        UserError: For settings that do not go together.
+        UserError: If a setting is invalid or settings contradict each other.
     """
     devices = resolve_devices(settings.device)
     target_of("engine", settings.engine).check(devices, settings.engine)
@@ -128,7 +129,11 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
 def _strategy_within_budget(
     method: Method, settings: Settings, model: nn.Module, federation: Federation, costs: CostTracker
 ) -> tuple[ServerStrategy, Mapping[str, float]]:
-    """Return the strategy, and by class of devices the size that its budget allows, where that was left open."""
+    """Return the strategy, and the size that the budget allows by class of devices if ``size_option`` is null.
+
+    Raises:
+        UserError: If a class of devices cannot afford the training.
+    """
     options, option = method.options, method.size_option
     budget = Budget(costs)
     aggregation = _aggregation(method, settings, len(federation.clients))
@@ -157,10 +162,10 @@ def _strategy_within_budget(
 
 
 def _aggregation(method: Method, settings: Settings, clients: int) -> Aggregation:
-    """Return the aggregation, within what is to keep it private, for a federation of so many clients.
+    """Return the aggregation, wrapped for ``privacy``, for a federation of ``clients`` clients.
 
     Raises:
-        UserError: For a wrong option, too few clients in a cohort, or a strategy that does not use it.
+        UserError: If an option is wrong, a cohort has too few clients, or the strategy does not use an aggregation.
     """
     inner = aggregation_of(settings.aggregation)
     aggregation: Aggregation = instantiate("privacy", settings.privacy, inner, offered={"seed": settings.seed})

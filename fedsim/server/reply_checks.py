@@ -1,8 +1,8 @@
-"""What a reply must be before anything is made of it: of this round, of the right form, finite, and not absurd.
+"""Checks of replies before they are used: of this round, with the right shapes and types, finite, within limits.
 
-A client that is broken or means harm must not end a run, nor reach the model. So every reply is looked at in one place,
-before a strategy, an evaluation or a table sees it; what is wrong becomes an error in its stead. Of what a method adds
-to its replies the strategy declares the checks (``fedsim/methods/reply_records.py``); what it does not declare is
+A faulty or malicious client must neither end a run nor affect the model. Therefore every reply is checked in one place,
+before a strategy, an evaluation or a table uses it; an invalid reply is replaced by an error. The strategy declares the
+checks of the records that a method adds to its replies (``fedsim/methods/reply_records.py``); other records are
 refused.
 """
 
@@ -48,19 +48,16 @@ Tensors = Mapping[str, torch.Tensor]
 
 @dataclass
 class ReplyChecks:
-    """The rules, for one federation, one model and one method.
-
-    ``update_limit``: no number may move by more than so many times the largest that was sent, or than one if all are
-    smaller; ``None`` for any.
-    """
+    """The checks for one federation, one model and one method."""
 
     federation: Federation
     initial: Tensors
     update_limit: float | None = None
+    """No number may change by more than this times max(1, largest absolute value sent); ``None`` for no limit."""
     reply_records: Mapping[str, RecordCheck] = field(default_factory=dict)
     queries: Mapping[str, RecordCheck] = field(default_factory=dict)
     metrics: Sequence[str] = ()
-    """The further metrics that clients are to count"""
+    """The further metrics that clients count."""
     _last_sent: "_Sent | None" = field(default=None, repr=False)
 
     def checked(self, message: Message, reply: Message) -> Message:
@@ -71,12 +68,12 @@ class ReplyChecks:
             self._check(message, reply)
         except ReplyFault as fault:
             return _refused(message, str(fault))
-        except Exception as error:  # whatever nonsense was sent, it must not end the run
+        except Exception as error:  # unreadable content must not end the run
             return _refused(message, _unreadable(error))
         return reply
 
     def state_fault(self, state: RecordDict) -> str | None:
-        """Return what is wrong with what a client tells of its personal part; ``None`` if nothing is."""
+        """Return the fault of the personal part that a client sent with its state; ``None`` if it is valid."""
         try:
             model_entries(_finite_arrays(state, PERSONAL), Question(ConfigRecord(), {}, self.initial))
             round = state.config_records.get(TRAINED, ConfigRecord()).get(ROUND, 0)
@@ -89,10 +86,11 @@ class ReplyChecks:
         return None
 
     def _check(self, message: Message, reply: Message) -> None:
-        """Refuse what is wrong.
+        """Refuse an invalid reply.
 
         Raises:
-            ReplyFault: Or anything, for what cannot be read.
+            ReplyFault: If the reply is invalid.
+            Exception: If it cannot be read, whatever reading raises.
         """
         type_, client = message.metadata.message_type, message.metadata.dst_node_id
         if type_ == TRAIN:
@@ -136,10 +134,10 @@ class ReplyChecks:
             self._evaluation(_metrics(content, EVALUATION + part), count, by_class=False)
 
     def _within_limits(self, content: RecordDict, sent: Tensors, trained: Tensors, images: int) -> bool:
-        """Whether all numbers are finite and have moved no further than they may, looked at in one pass.
+        """Return whether all numbers are finite and changed within the limits, checked for all entries at once.
 
-        ``False`` says that something may be wrong, and what that is the slower checks find out. All messages of a round
-        share their content, so what there is to know of it is computed once.
+        ``False`` means that there may be a fault, which the slower checks determine. All messages of a round share
+        their content, so what this check needs of it is computed once.
         """
         if self.update_limit is None or moved_entries(_config(content)):
             return False
@@ -157,10 +155,14 @@ class ReplyChecks:
         return int(steps.min()) >= 0 and int(steps.max()) <= self.update_limit * images
 
     def _moves(self, before: Tensors, after: Tensors, images: int, elsewhere: Collection[str]) -> None:
-        """Refuse numbers that have moved too far.
+        """Refuse numbers that have changed too much.
 
-        ``elsewhere`` are the entries whose numbers stand for other places than those that were sent. From where one of
-        them has moved is not known, but how far at the least: no number was larger than the largest.
+        Args:
+            before: The entries that were sent.
+            after: The entries of the reply.
+            images: Number of the client's images, a bound for counters of batches.
+            elsewhere: Entries whose numbers belong to other indices than those that were sent, so that the change is
+                unknown. It is at least the absolute value minus the largest one that was sent, which is checked.
         """
         if self.update_limit is None:
             return
@@ -181,7 +183,7 @@ class ReplyChecks:
                 )
 
     def _answer(self, message: Message, content: RecordDict, client: int) -> None:
-        """Refuse what does not answer a query of the method."""
+        """Refuse an invalid reply to a query of the method."""
         config = config_of(message)
         _only(content, METRICS, ARRAYS)
         metrics = _metrics(content, METRICS)
@@ -193,8 +195,10 @@ class ReplyChecks:
         check(_finite_arrays(content, ARRAYS), Question(config, to_tensors(arrays_of(message)), self.initial))
 
     def _evaluation(self, metrics: MetricRecord, images: int | None, *, by_class: bool) -> None:
-        """Refuse counts that cannot be, and a loss that is not finite; that of another predictor may be, as where a
-        class is masked."""
+        """Refuse impossible counts, and a loss of the model that is not finite.
+
+        The losses of other predictors may be infinite, for example if classes are masked.
+        """
         examples = _number(metrics, NUM_EXAMPLES)
         if not 0 < examples < float("inf") or (images is not None and examples != images):
             raise ReplyFault(f"it says that it was tested on {examples:g} images")
@@ -218,9 +222,10 @@ class ReplyChecks:
                 raise ReplyFault(f"it says that {value:g} of {examples:g} images are right")
 
     def _sums(self, metrics: MetricRecord, predictors: Sequence[str], examples: int) -> set[str]:
-        """Refuse sums of a further metric that are missing, of another length, not finite, or that cannot be.
+        """Refuse sums of further metrics that are missing, of another length, not finite, or impossible.
 
-        Return the names that they have, for every predictor that is there.
+        Returns:
+            The names of the sums, for all predictors in ``predictors``.
         """
         asked = {
             named(predictor, sums_of(name)): FURTHER_METRICS[name] for name in self.metrics for predictor in predictors
@@ -240,20 +245,20 @@ class ReplyChecks:
 
 @dataclass(frozen=True)
 class _Sent:
-    """A content that many messages share, as ``_within_limits`` needs it."""
+    """A message content that many messages share, prepared for ``_within_limits``."""
 
     content: RecordDict
     floating: list[str]
     floats: list[torch.Tensor]
     largest: float
-    """Of all floating-point numbers, in absolute value; at least one"""
+    """The largest absolute value of all floating-point numbers; at least 1."""
     counting: list[str]
     counters: torch.Tensor | None
-    """(counters,), the entries that are whole numbers without a dimension"""
+    """(counters,), the integer entries, which are 0-D."""
 
     @classmethod
     def of(cls, content: RecordDict, sent: Tensors) -> "_Sent | None":
-        """Return ``None`` for what cannot be looked at in one pass: other types, several devices, other counters."""
+        """Prepare a content; ``None`` if it cannot be checked at once: mixed types or devices, GPU, other counters."""
         floating = [name for name, tensor in sent.items() if tensor.is_floating_point() and tensor.numel()]
         counting = [name for name, tensor in sent.items() if not tensor.is_floating_point()]
         floats, counters = [sent[name] for name in floating], [sent[name] for name in counting]
@@ -267,7 +272,7 @@ class _Sent:
 
 
 class CheckedGrid(WrappedGrid):
-    """Another grid whose replies have been checked."""
+    """A grid wrapper that checks replies."""
 
     def __init__(self, grid: FederationGrid, checks: ReplyChecks) -> None:
         super().__init__(grid)
@@ -278,10 +283,16 @@ class CheckedGrid(WrappedGrid):
 
 
 class DecompressingGrid(WrappedGrid):
-    """Another grid whose replies to training are what their compressed updates stand for."""
+    """A grid wrapper that decompresses replies to training messages."""
 
     def __init__(self, grid: FederationGrid, form: str, exact: frozenset[str]) -> None:
-        """``exact`` names the entries that are never compressed."""
+        """Wrap a grid.
+
+        Args:
+            grid: The grid whose replies are compressed.
+            form: The setting ``compression``.
+            exact: Names of the entries that are never compressed.
+        """
         super().__init__(grid)
         self._form, self._exact = form, exact
 
@@ -293,7 +304,7 @@ class DecompressingGrid(WrappedGrid):
             exact = self._exact | moved_entries(config_of(message))
             trained = decompress(self._form, to_tensors(arrays_of(message)), received, exact)
             reply.content[ARRAYS] = to_record(trained)
-        except Exception as error:  # whatever nonsense was sent, it must not end the run
+        except Exception as error:  # unreadable content must not end the run
             return _refused(message, _unreadable(error))
         return reply
 
@@ -333,7 +344,7 @@ def _finite_metrics(metrics: MetricRecord) -> None:
 
 
 def _largest(tensors: Sequence[torch.Tensor]) -> list[float]:
-    """Return the largest absolute value of each, which may be no number; the tensors are changed."""
+    """Return the largest absolute value of each tensor, which may be NaN; the tensors are changed in place."""
     torch._foreach_abs_(list(tensors))
     largest: list[float] = torch.stack([tensor.max() for tensor in tensors]).tolist()
     return largest

@@ -1,4 +1,4 @@
-"""One round while it goes on: what was measured in it, and who failed."""
+"""A round in progress: its results, and the clients that failed."""
 
 import logging
 import time
@@ -19,31 +19,36 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Round:
-    """A round, until it is written down."""
+    """A round, until it is recorded."""
 
     number: int
     min_fraction_success: float
-    """A smaller share of clients that succeed ends the run"""
+    """If a smaller share of clients succeeds, the run ends."""
     started: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     row: Row = field(default_factory=dict)
-    """What training gives to the round's row of ``rounds.csv``"""
+    """The columns of ``rounds.csv`` from training."""
     updates: UpdateStatistics | None = None
     faults: list[tuple[int, str, str]] = field(default_factory=list)
-    """The clients that failed or whose reply was refused, at what, and why"""
+    """Client, activity and reason for clients that failed or whose reply was refused."""
     model: FederatedModel | None = None
-    """What the round has led to, where it is evaluated or diagnosed"""
+    """The model after the round, if it is evaluated or diagnosed."""
     evaluation: Evaluation | None = None
     to_ask: Mapping[Part, Collection[int]] = field(default_factory=dict)
-    """The clients that are asked along with the next round what their models are worth"""
+    """The clients whose evaluation of this round's model is folded into the next round, by part of their images."""
     measured: ByPart = field(default_factory=dict)
-    """What they have answered"""
+    """The results of these clients."""
 
     def successful(self, replies: Iterable[Message], expected: int, doing: str) -> Iterator[Message]:
-        """Pass good replies on and name the clients that failed.
+        """Yield the replies without errors; record and log the clients that failed.
+
+        Args:
+            replies: The replies.
+            expected: Number of messages that were sent.
+            doing: The activity, such as ``train`` or the evaluated part.
 
         Raises:
-            RoundFailed: Once too few of the ``expected`` replies can be good.
+            RoundFailed: As soon as a share of less than ``min_fraction_success`` can succeed.
         """
         failed = 0
         for reply in replies:
@@ -65,5 +70,5 @@ class Round:
             log.warning("%s", sentence)
 
     def successful_tests(self, replies: Iterable[Message], expected: int) -> Iterator[Message]:
-        """Do the same for evaluations of this round's model."""
+        """Yield the replies without errors to evaluation messages, as ``successful`` does."""
         return self.successful(replies, expected, Part.TEST.name.lower())

@@ -1,4 +1,4 @@
-"""A prepared run from its start to its finished run directory."""
+"""Execution of a prepared run, from the start to the finished run directory."""
 
 import logging
 from pathlib import Path
@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 
 def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationGrid | None = None) -> Result:
-    """Run on the settings' engine, or on ``grid`` where Flower's runtime brings one, and fill the run directory.
+    """Run on the engine of the settings, or on ``grid`` if Flower's runtime provides one, and fill the run directory.
 
     Raises:
-        UserError: If the directory cannot be used, or that of a resumed run is damaged or of other data.
+        UserError: If the directory cannot be used, or the directory of a resumed run is damaged or of other data.
         FileError: If a file cannot be written.
         RoundFailed: If too many clients fail.
     """
@@ -73,7 +73,7 @@ def _draw(result: Result, federation: Federation, shots: str) -> None:
 
 
 def start_engine(prepared: Prepared) -> LocalGrid:
-    """Return the Grid that ``engine=`` names, ready to take messages."""
+    """Return the ``Grid`` that the setting ``engine`` names, ready for messages."""
     factory = ClientAppFactory(prepared.settings, prepared.federation)
     grid = instantiate("engine", prepared.settings.engine, factory, len(prepared.federation.clients), prepared.devices)
     assert isinstance(grid, LocalGrid)

@@ -1,7 +1,8 @@
-"""One trial before the first round: the smallest batches that will occur, through the network as it will be used.
+"""A trial before the first round: forward passes of the smallest batches that will occur in the run.
 
-What a network cannot do with them would else end a run in the round that first draws the client who has them. Only
-their sizes come from the data; the images are noise. Each costs a forward pass of a few images.
+Without it, a network that fails on such a batch would end the run in the round that first draws the client that has
+it. Only the sizes of the batches are those of the data; the images are noise. Each trial costs a forward pass of a few
+images.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,30 +24,38 @@ from fedsim.norms.policy import NormPolicy
 from fedsim.tta import adaptation_of
 
 ENOUGH = 2
-"""Images that show as much about an evaluation as a larger batch does; what differs is one alone."""
+"""Number of images that is sufficient to try an evaluation: only a single image behaves differently."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One that will occur."""
+    """A batch that will occur in the run."""
 
     size: int
     words: str
-    """Whose it is and what for, as the beginning of a sentence: ``client 3 trains on``"""
+    """The beginning of a sentence about its client and purpose: ``client 3 trains on``."""
     remedy: str = "a split or data that give more images"
-    """What would make it larger"""
+    """A change of settings that would make the batch larger."""
 
 
 def try_smallest_batches(
     settings: Settings, federation: Federation, model: nn.Module, trainer: LocalTrainer, queried_share: float = 0.0
 ) -> bool:
-    """Try the smallest batches of training, of questions and of evaluations; the model stays as it is.
+    """Try the smallest batches of training, queries and evaluations; the model is not changed.
 
-    ``queried_share`` is that of its training images which a client is asked about before it trains, 0 for none. Returns
-    whether, at evaluation, the result of an image depends on the others of its batch.
+    Args:
+        settings: The settings of the run.
+        federation: The clients and domains with their numbers of images.
+        model: The network.
+        trainer: The local trainer.
+        queried_share: The share of a client's training images that queries before training use; 0 for none.
 
-    Raises: ``UserError`` naming the client, or domain, whose batch is too small for the network, or if the network does
-    not answer with one logit for each image and class in training.
+    Returns:
+        Whether, at evaluation, the result of an image depends on the other images of its batch.
+
+    Raises:
+        UserError: If a batch is too small for the network, with the name of its client or domain, or the network does
+            not return one logit for each image and class in training.
     """
     trial = _Trial(settings, federation, model, trainer)
     trial.run(trial.train, _trained(federation, settings.batch_size))
@@ -61,7 +70,7 @@ def try_smallest_batches(
 
 
 class _Trial:
-    """What is done with batches, in the ways of ``ClientHost`` and ``LocalSGD``."""
+    """Training, evaluation and adaptation on batches of noise, as in ``ClientHost`` and ``LocalSGD``."""
 
     def __init__(self, settings: Settings, federation: Federation, model: nn.Module, trainer: LocalTrainer) -> None:
         self.model, self.trainer = model, trainer
@@ -71,12 +80,16 @@ class _Trial:
         self.adaptation = adaptation_of(settings.tta)
 
     def images(self, count: int, first: int = 0) -> torch.Tensor:
-        """(count, channels, height, width), between -1 and 1; number ``first`` and those after it of one series."""
+        """Return images (count, channels, height, width) from -1 to 1, from number ``first`` on of a fixed series."""
         generators = (torch.Generator().manual_seed(first + number) for number in range(count))
         return torch.stack([2 * torch.rand(self.image_shape, generator=generator) - 1 for generator in generators])
 
     def run(self, does: Callable[[int], None], batches: Iterable[Batch]) -> None:
-        """Raises: ``UserError`` if it cannot be done with the smallest of the batches."""
+        """Try ``does`` with the smallest of the batches.
+
+        Raises:
+            UserError: If it fails.
+        """
         smallest = min(batches, key=lambda batch: batch.size, default=None)
         error = None if smallest is None else _failure(does, smallest.size)
         if smallest is None or error is None:
@@ -118,21 +131,21 @@ class _Trial:
                 check_answer(logits, count, self.num_classes, self.name, "")
 
     def depends_on_batch(self) -> bool:
-        """Whether anything in the network makes something else of the first image if the second is another one.
+        """Return whether the output of any module for the first image changes if the second image is another one.
 
-        Every module is watched, since a branch may start with a weight of zero.
+        The outputs of all modules are compared, since a branch may start with a weight of zero.
         """
         first = self._of_first_image(self.images(2))
         second = self._of_first_image(torch.cat([self.images(1), self.images(1, first=2)]))
         return any(not torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
     def _of_first_image(self, pair: torch.Tensor) -> list[torch.Tensor]:
-        """What each module, each time it is called, makes of the first of two images."""
+        """Return the outputs of all calls of all modules for the first of two images."""
         made: list[torch.Tensor] = []
 
         def note(_: nn.Module, inputs: object, output: object) -> None:
             if isinstance(output, torch.Tensor) and output.dim() and len(output) == len(pair):
-                made.append(output[0].nan_to_num())  # a copy: what is not a number differs from itself
+                made.append(output[0].nan_to_num())  # also a copy; NaN would differ from itself
 
         hooks = [module.register_forward_hook(note) for module in self.model.modules()]
         try:
@@ -145,12 +158,16 @@ class _Trial:
 
 
 def _failure(does: Callable[[int], None], count: int) -> Exception | None:
-    """What goes wrong with so many images. Raises: ``UserError`` for what has a sentence of its own."""
+    """Return the error that ``does`` raises with ``count`` images; ``None`` if it succeeds.
+
+    Raises:
+        UserError: If ``does`` raises one, which explains itself.
+    """
     try:
         does(count)
     except UserError:
         raise
-    except Exception as error:  # whatever a network raises
+    except Exception as error:  # a network may raise anything
         return error
     return None
 
@@ -163,14 +180,14 @@ def _trained(federation: Federation, batch_size: int) -> Iterator[Batch]:
 
 
 def _asked(federation: Federation, share: float) -> Iterator[Batch]:
-    """The share that queries are about."""
+    """Yield, for each client, the smallest batch of the share of images that queries use."""
     for client, images in _images(federation, Part.TRAIN):
         asked = max(1, round(share * images))
         yield Batch(_smallest(asked, EVALUATION_BATCH), f"client {client} is asked, before training, about")
 
 
 def _estimated(federation: Federation) -> Iterator[Batch]:
-    """What statistics are re-estimated on; for a domain that nobody trains on, its test images."""
+    """Yield the smallest batches on which statistics are re-estimated: of test images for a domain left out."""
     sets = {f"for client {client}": images for client, images in _images(federation, Part.TRAIN)}
     sets |= {f"for the domain {name}": len(tests) for name, tests in federation.unseen_tests.items()}
     for whose, images in sets.items():
@@ -178,7 +195,7 @@ def _estimated(federation: Federation) -> Iterator[Batch]:
 
 
 def _evaluated(federation: Federation) -> Iterator[tuple[str, int]]:
-    """Everything that is tested or validated, and its number of images."""
+    """Yield a description and the number of images of every test and validation set."""
     for part, verb in ((Part.TEST, "tested"), (Part.VALIDATION, "validated")):
         for client, images in _images(federation, part):
             yield f"client {client} is {verb}", images
@@ -193,7 +210,7 @@ def _evaluations(federation: Federation) -> Iterator[Batch]:
 
 
 def _adaptations(federation: Federation, most: int) -> Iterator[Batch]:
-    """The parts of at most ``most`` images that ``forward_by`` makes of the batches of an evaluation."""
+    """Yield the smallest of the parts of at most ``most`` images into which ``forward_by`` divides a batch."""
     for words, images in _evaluated(federation):
         parts = -(-images // EVALUATION_BATCH)
         smallest = min(_smallest(batch, most) for batch in (images // parts, -(-images // parts)))
@@ -201,7 +218,7 @@ def _adaptations(federation: Federation, most: int) -> Iterator[Batch]:
 
 
 def _images(federation: Federation, part: Part) -> Iterator[tuple[int, int]]:
-    """The clients that have images for this, and how many."""
+    """Yield the clients that have images of this part, and their number."""
     for client in federation.clients:
         images = federation.num_images(client, part)
         if images:
@@ -209,5 +226,5 @@ def _images(federation: Federation, part: Part) -> Iterator[tuple[int, int]]:
 
 
 def _smallest(images: int, most: int) -> int:
-    """The size of the smallest of as few batches of at most ``most`` as possible, as equal as can be."""
+    """Return the size of the smallest batch if images are divided evenly into as few batches of ``most`` as needed."""
     return images // -(-images // most)

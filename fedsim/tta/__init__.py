@@ -1,7 +1,7 @@
-"""Test-time adaptation: what a model can do on images of another domain when it may adapt to them without labels.
+"""Test-time adaptation: adaptation of a model to images of another domain without labels.
 
-``tta=`` names one. It is applied anew to each test set, batch by batch in one pass, and reported beside the plain
-accuracy; the stored model stays as it is.
+``tta=`` names one. It is applied to each test set separately, batch by batch in one pass, and its accuracy is reported
+beside the plain one; the stored model does not change.
 """
 
 from fedsim.tta.adaptation import Adaptation, Batches, adaptation_of, no_adaptation

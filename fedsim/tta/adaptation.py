@@ -1,4 +1,4 @@
-"""What every test-time adaptation has in common."""
+"""The interface and common parts of all test-time adaptations."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,45 +13,65 @@ from fedsim.config.binding import instantiate
 from fedsim.core.errors import UserError
 
 Batches = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]
-"""Asked for only where an adaptation needs them: images the model was trained on, and their labels."""
+"""Returns batches of images on which the model was trained, with labels; called only by adaptations that need them."""
 
 
 class Adaptation(ABC):
-    """Changes what ``model(images)`` computes for as long as a test set is evaluated."""
+    """Changes the computation of ``model(images)`` during the evaluation of a test set."""
 
     batch_size: int
-    """The most images that it adapts to at once"""
+    """The largest number of images in a batch of the adaptation."""
 
     @abstractmethod
     def check(self, model: nn.Module) -> None:
-        """Errors: ``UserError`` if the model has nothing that could be adapted."""
+        """Check that the model has layers that can be adapted.
+
+        Raises:
+            UserError: If it has none.
+        """
 
     @abstractmethod
     def adapting(self, model: nn.Module, source: Batches) -> AbstractContextManager[None]:
-        """In which the model is evaluated; behind the block it is what it was, parameters and buffers included."""
+        """Adapt the model to the images of its forward passes inside the block, and restore it afterwards.
+
+        Parameters and buffers are restored, too.
+
+        Args:
+            model: The network.
+            source: Returns batches on which the model was trained.
+        """
 
 
 def no_adaptation() -> None:
-    """``tta=none``: the model is evaluated as it is, and nothing else."""
+    """Skip adaptation (``tta=none``): the model is only evaluated as it is."""
 
 
 def adaptation_of(options: Mapping[str, Any]) -> Adaptation | None:
-    """What the group ``tta`` names; ``None`` for none.
+    """Return the adaptation that the group ``tta`` names; ``None`` for ``tta=none``.
 
-    Errors: ``UserError`` for a wrong option.
+    Raises:
+        UserError: If an option is wrong.
     """
     adaptation: Adaptation | None = instantiate("tta", options)
     return adaptation
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Errors: ``UserError`` for a batch that has no statistics."""
+    """Check the option ``tta.batch_size``.
+
+    Raises:
+        UserError: If it is below 2, for which a batch has no statistics.
+    """
     if batch_size < 2:
         raise UserError(f"tta.batch_size={batch_size} is not possible: choose a whole number of at least 2.")
 
 
 def check_running_statistics(model: nn.Module, name: str) -> None:
-    """Errors: ``UserError`` if no layer of the model has running statistics that a batch's could take the place of."""
+    """Check that a BatchNorm of the model has running statistics, which an adaptation can replace.
+
+    Raises:
+        UserError: If none has.
+    """
     layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
     if not any(layer.track_running_stats for layer in layers):
         raise UserError(
@@ -62,16 +82,16 @@ def check_running_statistics(model: nn.Module, name: str) -> None:
 
 
 def main_logits(answer: torch.Tensor) -> torch.Tensor:
-    """(N, classes): of what several predictors answer, (N, predictors, classes), the first one's."""
+    """Return the logits (N, classes); for several predictors, (N, predictors, classes), those of the first one."""
     return answer if answer.dim() == 2 else answer[:, 0]
 
 
 @contextmanager
 def forward_by(model: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], batch_size: int) -> Iterator[None]:
-    """Lets ``forward`` answer for ``model(images)``, on batches of at most ``batch_size``.
+    """Replace ``model(images)`` by ``forward`` on batches of at most ``batch_size`` images inside the block.
 
-    Every n-th image is in one batch, so that the images of a set that is sorted by class are mixed. The model itself
-    stays the object that is evaluated, whatever a method's evaluation asks of it.
+    A batch consists of every n-th image, so that classes are mixed if the set is sorted by class. The model stays the
+    same object, since a method's evaluation may access its layers.
     """
 
     def in_batches(images: torch.Tensor) -> torch.Tensor:
@@ -86,4 +106,4 @@ def forward_by(model: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]
     try:
         yield
     finally:
-        del model.forward  # the class's own is found again
+        del model.forward  # restores that of the class

@@ -1,4 +1,4 @@
-"""Test-time training of scales and shifts: what Tent and CAFA share."""
+"""Test-time training of scales and shifts, the base of Tent and CAFA."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -13,14 +13,17 @@ from fedsim.norms.statistics import batch_statistics
 from fedsim.tta.adaptation import Adaptation, Batches, check_batch_size, forward_by
 
 Loss = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""images -> (what the model answers, what is minimized)"""
+"""``images -> (output of the model, loss)``."""
 
 
 class TrainedAffine(Adaptation):
-    """Trains the scales and shifts of the norm layers on each test batch in turn, with Adam.
+    """Trains the scales and shifts of the norm layers on one test batch after the other, with Adam.
 
-    BatchNorm normalizes by the batch meanwhile. The logits of a batch are those of the forward pass from which its last
-    step is made, so a batch is judged by what the batches before it, and its own steps but the last, have taught.
+    BatchNorm normalizes by the batch meanwhile. The logits of a batch are those of the forward pass for its last step,
+    so that they depend on the earlier batches and on the batch's own steps except the last.
+
+    Raises:
+        UserError: If an option is out of its range.
     """
 
     name: str
@@ -42,7 +45,13 @@ class TrainedAffine(Adaptation):
 
     @abstractmethod
     def loss(self, model: nn.Module, plain: Callable[[torch.Tensor], torch.Tensor], source: Batches) -> Loss:
-        """What is minimized; called while the model is not yet adapted."""
+        """Return the loss function; called before the model is adapted.
+
+        Args:
+            model: The network.
+            plain: The original ``forward`` of the model.
+            source: Returns batches on which the model was trained.
+        """
 
     @contextmanager
     def adapting(self, model: nn.Module, source: Batches) -> Iterator[None]:
@@ -78,7 +87,7 @@ class TrainedAffine(Adaptation):
 
 
 def affine_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters of all norm layers, by type."""
+    """Return the parameters of all norm layers, found by type, each once."""
     found = {
         id(parameter): parameter
         for layer in model.modules()

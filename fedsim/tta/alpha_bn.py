@@ -1,4 +1,4 @@
-"""``tta=alpha_bn``: statistics between those of the training and those of the test batch (You et al. 2021, arXiv
+"""``tta=alpha_bn``: interpolation of running statistics and those of the test batch (You et al. 2021, arXiv
 2110.04065)."""
 
 from collections.abc import Callable, Iterator
@@ -19,8 +19,12 @@ class AlphaBN(Adaptation):
 
     .. math:: \mu = (1 - a) \mu_s + a \mu_t, \qquad \sigma^2 = (1 - a) \sigma_s^2 + a \sigma_t^2
 
-    with the running statistics s and the biased ones t of the test batch. ``alpha`` weighs the *test batch*, as in the
-    code of mariodoebler/test-time-adaptation; the paper's alpha weighs the other side, 0.9 there is 0.1 here.
+    with the running statistics s and the biased ones t of the test batch. ``alpha``, a, is the weight of the *test
+    batch*, as in the code of mariodoebler/test-time-adaptation; the paper's alpha is that of the running statistics:
+    0.9 there is 0.1 here.
+
+    Raises:
+        UserError: If ``alpha`` is not in [0, 1], or ``batch_size`` is below 2.
     """
 
     def __init__(self, alpha: float, batch_size: int) -> None:

@@ -10,7 +10,7 @@ from fedsim.tta.adaptation import Adaptation, Batches, check_batch_size, check_r
 
 
 class BatchStatistics(Adaptation):
-    """Mean and biased variance of each test batch take the place of the running ones; nothing is trained."""
+    """Mean and biased variance of each test batch replace the running ones; nothing is trained."""
 
     def __init__(self, batch_size: int) -> None:
         check_batch_size(batch_size)

@@ -13,16 +13,19 @@ from fedsim.tta.affine import Loss, TrainedAffine
 
 
 class CAFA(TrainedAffine):
-    r"""Draws each test image's features to the class it is taken for and away from the others.
+    r"""Moves each test image's features towards the predicted class and away from the others.
 
     .. math:: L = \frac{1}{N} \sum_i \log \frac{d_{\hat y_i}(f_i)}{\sum_c d_c(f_i)}, \qquad
               d_c(f) = (f - \mu_c)^\top \Sigma^{-1} (f - \mu_c)
 
     with the predicted class :math:`\hat y`, the class means :math:`\mu_c` and the covariance :math:`\Sigma` within
-    classes, of the features of the images the model was trained on. A client uses its own training images; classes it
-    does not have are left out. The covariance is one for all classes and shrunk towards a multiple of the identity,
+    classes, of the features of the training images. A client uses its own training images; classes without any are left
+    out. The covariance is the same for all classes and shrunk towards a multiple of the identity,
     :math:`(1 - s) \Sigma + s \, \mathrm{tr}(\Sigma) / d \, I`, because a client has fewer images than features.
-    The loss follows descriptions of the paper; its authors' code was not at hand.
+    The loss follows descriptions of the paper; the authors' code was not available.
+
+    Raises:
+        UserError: If an option is out of its range.
     """
 
     name = "cafa"
@@ -58,7 +61,7 @@ class CAFA(TrainedAffine):
         classifier: nn.Linear,
         source: Batches,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The means (classes, features) of the classes that are present, those classes, and the inverse covariance."""
+        """Return the means (present classes, features), the present classes, and the inverse covariance."""
         model.eval()
         labels = []
         with features_seen(classifier) as seen:
@@ -79,7 +82,7 @@ class CAFA(TrainedAffine):
 
 
 def mahalanobis(features: torch.Tensor, means: torch.Tensor, precision: torch.Tensor) -> torch.Tensor:
-    """Squared distances (N, classes) of features (N, d) to means (classes, d)."""
+    """Return squared Mahalanobis distances (N, classes), at least tiny, of features (N, d) to means (classes, d)."""
     difference = features[:, None] - means
     squared: torch.Tensor = ((difference @ precision) * difference).sum(-1)
     return squared.clamp(min=torch.finfo(squared.dtype).tiny)

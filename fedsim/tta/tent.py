@@ -12,8 +12,8 @@ from fedsim.tta.affine import Loss, TrainedAffine
 class Tent(TrainedAffine):
     r"""Minimizes the entropy of the predictions, :math:`-\sum_c p_c \log p_c` averaged over the batch.
 
-    Any norm layer with a scale or a shift can be trained, not only BatchNorm. The authors' batches have 200 images;
-    here the default is smaller, because the test sets of clients are.
+    Any norm layer with a scale or a shift is trained, not only BatchNorm. The authors' batches have 200 images; the
+    default here is smaller, as are the test sets of clients.
     """
 
     name = "tent"

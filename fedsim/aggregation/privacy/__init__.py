@@ -1,6 +1,6 @@
-"""Clipping of what clients send, and noise on what comes of it: central differential privacy for clients.
+"""Clipping of clients' updates, and noise on their mean: central differential privacy at the level of clients.
 
-``privacy=`` names one. It stands around an aggregation, so that it sees what travels and nothing else.
+``privacy=`` names one. It wraps an aggregation, so that it applies to the shared part of the model and nothing else.
 """
 
 from fedsim.aggregation.privacy.choice import no_privacy, refuse_noise, refuse_noise_on_statistics

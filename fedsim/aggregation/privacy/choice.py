@@ -1,4 +1,4 @@
-"""What ``aggregation=`` and ``privacy=`` name together, and with what they do not go together."""
+"""The choice of ``privacy=``, and checks of settings that it contradicts."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -11,12 +11,21 @@ from fedsim.methods.state_split import frozen_entries
 
 
 def no_privacy(aggregation: Aggregation) -> Aggregation:
-    """``privacy=none``: updates are neither clipped nor given noise."""
+    """Leave the aggregation unchanged (``privacy=none``): updates are not clipped, and no noise is added."""
     return aggregation
 
 
 def refuse_noise(aggregation: Aggregation, setting: str, told: str) -> None:
-    """Errors: ``UserError`` if there is to be noise and clients tell something that it is not added to."""
+    """Refuse noise for a setting in which clients also send numbers to which no noise is added.
+
+    Args:
+        aggregation: The aggregation.
+        setting: The setting, such as ``strategy=scaffold``.
+        told: Description of these numbers, for the error message.
+
+    Raises:
+        UserError: If the aggregation adds noise.
+    """
     if aggregation.noisy:
         raise UserError(
             f"{setting} has clients tell {told}, which privacy.noise_multiplier adds no noise to: choose "
@@ -25,7 +34,11 @@ def refuse_noise(aggregation: Aggregation, setting: str, told: str) -> None:
 
 
 def refuse_noise_on_statistics(privacy: Mapping[str, Any], model: nn.Module, personal: Collection[str]) -> None:
-    """Errors: ``UserError`` if there is to be noise and running statistics travel: variances would become negative."""
+    """Refuse noise if running statistics are shared, since variances would become negative.
+
+    Raises:
+        UserError: If noise is to be added and a running statistic is neither personal nor frozen.
+    """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     held = {*personal, *frozen_entries(model), *parameters}
     floats = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point()]

@@ -1,14 +1,14 @@
-r"""Clipped updates, and Gaussian noise on their mean, as Flower's wrappers compute them.
+r"""Clipped updates, and Gaussian noise on their mean, computed by Flower's wrappers.
 
-Flower wraps a strategy and takes the complete model for what every client was sent and returns. Here clients keep parts
-for themselves, send packed weights, and have counters that stand no noise. So the wrapper is put around the
-aggregation: it sees the floating-point entries of what travels, as vectors of float64, and nothing else of the method.
-Where no update is clipped and there is no noise, the result is that of the aggregation itself, bit for bit unless a
-weight shrinks in one round by more than the 29 bits that float64 has beyond float32.
+Flower wraps a strategy and assumes that every client receives and returns the complete model. Here clients have
+personal parts, send packed weights, and have counters to which noise cannot be added. Therefore the wrapper is put
+around the aggregation: it sees the shared floating-point entries, as vectors of float64, and nothing else of the
+method. If no update is clipped and there is no noise, the result is that of the aggregation itself, bit for bit unless
+a weight shrinks in one round by more than the 29 bits that float64 has beyond float32.
 
-Of Flower's client-side wrappers there is none here. In a simulation their numbers would be the same, and
-``fixedclipping_mod`` (Flower 1.41) takes BatchNorm's counters for part of the update, and answers with an error to a
-message with masks or a given classifier beside the model, and to whatever is no training message.
+Flower's client-side wrappers are not used. In a simulation their numbers would be the same, and ``fixedclipping_mod``
+(Flower 1.41) treats BatchNorm's counters as part of the update, and replies with an error to messages with further
+array records beside the model, and to messages that are not for training.
 """
 
 import math
@@ -32,12 +32,14 @@ RECORD, NORM = "privacy", "clipping_norm"
 
 
 class Clipping(Aggregation):
-    """What both kinds have in common.
+    """Base class of both kinds of clipping.
 
-    Noise has the standard deviation of a mean in which all clients weigh alike (McMahan et al., ICLR 2018, arXiv
-    1710.06963), :math:`z C / n`, for the n clients that answered; z is ``noise_multiplier`` and C the clipping norm.
+    Noise has the standard deviation for a mean in which all clients have the same weight (McMahan et al., ICLR 2018,
+    arXiv 1710.06963), :math:`z C / n`, for the n clients that replied; z is ``noise_multiplier`` and C the clipping
+    norm.
 
-    Errors: ``UserError`` for wrong options.
+    Raises:
+        UserError: If an option is out of its range, or noise is combined with another aggregation than the mean.
     """
 
     def __init__(self, aggregation: Aggregation, norm_key: str, clipping_norm: float, noise: float, seed: int) -> None:
@@ -60,29 +62,29 @@ class Clipping(Aggregation):
 
     @abstractmethod
     def wrapped(self, strategy: Strategy, clients: int) -> "Wrapper":
-        """Flower's wrapper for so many replies."""
+        """Return ``strategy`` in Flower's wrapper for ``clients`` replies."""
 
     def start(self, server_round: int, sent: Mapping[str, torch.Tensor]) -> Collected:
         self._norms, self._clipped_at = [], self.clipping_norm
         return _Updates(self, server_round, sent, self.aggregation.start(server_round, sent), self._norms)
 
     def finish(self, wrapper: "Wrapper") -> None:
-        """After a round."""
+        """Update the clipping norm from the wrapper after a round; nothing for a fixed norm."""
 
     def impossible(self, clients: int) -> str | None:
         return self.aggregation.impossible(clients)
 
     def metrics(self) -> dict[str, float]:
-        """The norm that updates were clipped at, the share of them that it clipped, and their median norm before."""
+        """Return the clipping norm, the share of updates that were clipped, and the median norm before clipping."""
         clipped = sum(norm > self._clipped_at for norm in self._norms) / max(1, len(self._norms))
         median = float(torch.tensor(self._norms, dtype=torch.float64).quantile(0.5)) if self._norms else 0.0
         return {NORM: self._clipped_at, "clipped": clipped, "update_norm": median}
 
 
 class FixedClipping(Clipping):
-    """Updates longer than ``clipping_norm`` are shortened to it (Geyer et al. 2017, arXiv 1712.07557).
+    """Updates with a norm above ``clipping_norm`` are rescaled to it (Geyer et al. 2017, arXiv 1712.07557).
 
-    With ``noise_multiplier=0`` that is all. Flower's ``DifferentialPrivacyServerSideFixedClipping``.
+    With ``noise_multiplier=0`` there is clipping only. Uses Flower's ``DifferentialPrivacyServerSideFixedClipping``.
     """
 
     def __init__(
@@ -100,8 +102,8 @@ class AdaptiveClipping(Clipping):
     r"""The clipping norm follows a quantile of the updates' norms (Andrew et al., NeurIPS 2021, arXiv 1905.03871).
 
     After each round :math:`C \leftarrow C \exp(\eta (b - q))`, where b is the share of the updates that were clipped, q
-    ``target_clipped_quantile`` and :math:`\eta` ``clip_norm_lr``: Algorithm 1 with :math:`\gamma = 1 - q`. Flower's
-    ``DifferentialPrivacyServerSideAdaptiveClipping``, but for two lines (``_Adaptive``).
+    ``target_clipped_quantile`` and :math:`\eta` ``clip_norm_lr``: Algorithm 1 with :math:`\gamma = 1 - q`. Uses
+    Flower's ``DifferentialPrivacyServerSideAdaptiveClipping`` except for two lines (``_Adaptive``).
     """
 
     def __init__(
@@ -133,7 +135,10 @@ class AdaptiveClipping(Clipping):
         self.clipped_count_stddev = clipped_count_stddev
 
     def impossible(self, clients: int) -> str | None:
-        """Part of the budget goes to the number of clipped updates, and the rest must be something."""
+        """Return why noise is not possible for so few clients; ``None`` if it is.
+
+        Part of the privacy budget is spent on the number of clipped updates, and a part must remain for the updates.
+        """
         deviation = clients / 20 if self.clipped_count_stddev is None else self.clipped_count_stddev
         if self.noise_multiplier > 0 and 2 * deviation <= self.noise_multiplier:
             return (
@@ -167,9 +172,9 @@ class AdaptiveClipping(Clipping):
 class _Adaptive(flower.DifferentialPrivacyServerSideAdaptiveClipping):
     """Corrects two lines of Flower 1.41.
 
-    It counts the updates that were clipped where the paper counts those that were not, so that its norm moves away from
-    the quantile, to zero or to infinity; and it moves the norm before the noise is drawn, which then does not fit the
-    norm that updates were clipped at.
+    Flower counts the updates that were clipped where the paper counts those that were not, so that its norm moves away
+    from the quantile, to zero or to infinity; and it updates the norm before the noise is drawn, so that the noise does
+    not match the norm at which updates were clipped.
     """
 
     def _geometric_update(self, clipped_fraction: float) -> None:
@@ -188,7 +193,7 @@ Wrapper = flower.DifferentialPrivacyServerSideFixedClipping | flower.Differentia
 
 
 class _Updates(Collected):
-    """The replies of a round, for one of Flower's wrappers."""
+    """The replies of a round, passed to one of Flower's wrappers."""
 
     def __init__(
         self,
@@ -213,7 +218,7 @@ class _Updates(Collected):
         ]
         norm = math.sqrt(math.fsum(moved))
         self.norms.append(norm)
-        # Flower would divide by the norm of an update that is none: such a reply goes without arrays.
+        # Flower would divide by the norm of an update, which may be zero: such a reply has no arrays.
         return super().message({name: floats[name] for name in self.sent} if norm > 0 else {}, weight)
 
     def wrapper(self, clients: int) -> Strategy:
@@ -234,7 +239,7 @@ class _Updates(Collected):
 
 
 class _Inner(Strategy):
-    """What Flower's wrapper stands around: the aggregation of clipped replies, as a strategy."""
+    """The strategy inside Flower's wrapper: aggregates the clipped replies."""
 
     def __init__(self, aggregate: Aggregate, sent: Mapping[str, torch.Tensor]) -> None:
         self.aggregate = aggregate
@@ -262,4 +267,4 @@ class _Inner(Strategy):
         return None
 
     def summary(self) -> None:
-        """Nothing to say."""
+        """Log nothing."""

@@ -1,4 +1,4 @@
-"""Flower draws its noise from numpy's global generator."""
+"""Seeding of numpy's global generator, from which Flower draws its noise."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +10,9 @@ from fedsim.core.seeding import derive_seed
 
 @contextmanager
 def global_numpy_seed(seed: int, purpose: str, *, round: int) -> Iterator[None]:
-    """Seeds numpy's global generator inside the block and restores it after it.
+    """Seed numpy's global generator inside the block and restore it afterwards.
 
-    Whoever knows the seed knows the noise: that serves a simulation, and would protect nobody.
+    Anyone who knows the seed can compute the noise: this is suitable for a simulation, and protects no real data.
     """
     before = np.random.get_state()
     derived = derive_seed(seed, purpose, round=round)

@@ -1,7 +1,8 @@
-"""Networks most of whose weights are zero: masks, how they are chosen and moved, and what travels of them.
+"""Sparse training: masks, how they are chosen and adjusted, and how sparse networks are sent and stored.
 
-* ``masks``: which weights are kept; packing what is kept for a message
-* ``candidates``: how many each layer keeps; ``criteria``: which ones, at the start
-* ``adjustment``: when and which weights change places; ``gradients``: the largest of weights that are not kept
-* ``queries``: a client's answers before training; ``export``: files as small as the network
+* ``masks``: masks of active weights; packing active weights for a message
+* ``candidates``: the number of active weights in each layer; ``criteria``: which ones are active at the start
+* ``adjustment``: when and which weights are pruned and activated; ``gradients``: largest gradients of inactive weights
+* ``queries``: a client's answers before training; ``records``: records of messages; ``export``: files of sparse
+  networks
 """

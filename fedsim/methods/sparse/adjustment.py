@@ -1,6 +1,8 @@
-r"""When, where and how many weights change places: FedTiny's progressive pruning (Huang et al., ICDCS 2023, arXiv
-2212.01977), whose shares over the rounds are also those of FedDST (Bibikar et al., AAAI 2022, arXiv 2112.09824), and
-PruneFL's choice among weights that may go and weights that are not there (Jiang et al., TNNLS 2022, arXiv 1909.12326).
+r"""Adjustment of masks during training: when, in which layers and how many weights are pruned and activated.
+
+This is FedTiny's progressive pruning (Huang et al., ICDCS 2023, arXiv 2212.01977), whose schedule FedDST uses, too
+(Bibikar et al., AAAI 2022, arXiv 2112.09824), and PruneFL's competition between small active weights and inactive
+weights (Jiang et al., TNNLS 2022, arXiv 1909.12326).
 """
 
 import math
@@ -16,7 +18,11 @@ from fedsim.methods.sparse.masks import Masks, Tensors, kept
 
 
 def check_rounds(**options: int) -> None:
-    """Errors: ``UserError`` for one that is below 1."""
+    """Refuse options of a strategy, numbers of rounds, that are below 1.
+
+    Raises:
+        UserError: If one is below 1.
+    """
     for name, value in options.items():
         if value < 1:
             raise UserError(f"strategy.{name}={value} is not possible: choose a whole number of at least 1.")
@@ -24,11 +30,14 @@ def check_rounds(**options: int) -> None:
 
 @dataclass(frozen=True)
 class Schedule:
-    r"""Every ``interval`` rounds up to ``stop_round``; where a method adjusts one block of layers at a time, from the
-    output to the input.
+    r"""A schedule of adjustments: every ``interval`` rounds, before ``stop_round``.
 
     In round t, :math:`a_t = \lceil \tfrac{rate}{2} (1 + \cos(\pi t / R_{stop})) \, n \rceil` of a layer's n active
-    weights are replaced, but never more than are inactive; at ``stop_round`` the share is zero.
+    weights are replaced, but never more than are inactive; at ``stop_round`` the share would be zero. A method may
+    adjust one block of layers at a time, in the order from the output to the input.
+
+    Raises:
+        UserError: If a number of rounds is below 1 or ``rate`` is not in (0, 1].
     """
 
     interval: int
@@ -44,7 +53,7 @@ class Schedule:
         return round % self.interval == 0 and round < self.stop_round
 
     def block(self, round: int, blocks: int) -> int:
-        """Which of so many blocks, counted from the input, is due."""
+        """Return the index of the block that is adjusted in a round, of ``blocks`` counted from the input."""
         return blocks - 1 - (round // self.interval - 1) % blocks
 
     def replaced(self, round: int, active: int, inactive: int) -> int:
@@ -52,7 +61,7 @@ class Schedule:
         return min(math.ceil(share * active), inactive)
 
     def counts(self, round: int, masks: Masks) -> dict[str, int]:
-        """How many are replaced in each layer, without those where none are."""
+        """Return the number of weights to replace by layer, without layers where it is zero."""
         counts = {
             layer: self.replaced(round, active, masks[layer].numel() - active) for layer, active in kept(masks).items()
         }
@@ -60,13 +69,17 @@ class Schedule:
 
 
 def blocks_of(layers: Sequence[str], blocks: int | Sequence[str] | None) -> list[list[str]]:
-    """The layers, from input to output, in so many groups of equal numbers, or by the beginnings of their names.
+    """Divide the layers into blocks, from input to output.
 
-    With ``None`` by the first parts of their names if there are three or more, which are the stages of a residual
-    network; else in five groups, or as many as there are layers.
+    Args:
+        layers: Names of the layers, from input to output.
+        blocks: The number of blocks of equal numbers of layers, or the prefixes of the names of the layers in each
+            block. With ``None`` the blocks are the first parts of the names if there are three or more different ones,
+            which are the stages of a residual network; else there are five blocks, or as many as layers.
 
-    Errors: ``UserError`` for fewer than one block or more blocks than layers, for a beginning that no layer has, or a
-    layer that has none of them.
+    Raises:
+        UserError: If the number is below 1 or above the number of layers, no layer has one of the prefixes, or a layer
+            has none of them.
     """
     if blocks is None:
         stages = list(dict.fromkeys(layer.partition(".")[0] for layer in layers))
@@ -94,10 +107,10 @@ def blocks_of(layers: Sequence[str], blocks: int | Sequence[str] | None) -> list
 def replace_weights(
     weight: torch.Tensor, mask: torch.Tensor, gradient: torch.Tensor, count: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weight and the mask once ``count`` weights have changed places.
+    """Return the weight and the mask after ``count`` weights were pruned and as many activated.
 
-    Of the active weights those with the smallest absolute values go; of the inactive ones those with the largest
-    absolute gradients come, as zeros. Both are chosen among what the mask was before, so the order does not matter.
+    The active weights with the smallest absolute values are pruned; the inactive ones with the largest absolute
+    gradients are activated, with the value zero. Both are chosen by the mask before, so the order does not matter.
     """
     mask, gradient = mask.to(weight.device), gradient.to(weight.device)
     left = without_smallest(weight, mask, count)
@@ -106,29 +119,29 @@ def replace_weights(
 
 
 def without_smallest(weight: torch.Tensor, mask: torch.Tensor, count: int) -> torch.Tensor:
-    """The mask without the ``count`` active weights of the smallest absolute values; of equal ones the first go."""
+    """Return the mask without the ``count`` active weights of smallest absolute value; of equal ones the first go."""
     smallest = weight.detach().abs().where(mask, torch.inf).flatten().argsort(stable=True)[:count]
     return mask.flatten().index_fill(0, smallest, False).view(mask.shape)
 
 
 def with_places(mask: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """The mask with further active weights, at these places in the flattened weight."""
+    """Return the mask with further active weights, at these indices of the flattened weight."""
     return mask.flatten().index_fill(0, places.long(), True).view(mask.shape)
 
 
 def contested_masks(masks: Masks, weights: Tensors, scores: Tensors, share: float) -> Masks:
-    """As many weights as before, of all layers together, of which only the smallest of each layer may have gone.
+    """Return masks with the same total number of active weights, in which small active weights may be replaced.
 
-    Of a layer's n active weights the ``int(share * n)`` smallest in absolute value may go, without those that equal the
-    next larger one; the others stay. Those that may go and all inactive weights, of all layers together, compete for
-    what is left by their scores, (shape of the weight) each; of equal scores the first is kept. A layer that might lose
-    all its weights keeps that of the largest score.
+    Of a layer's n active weights the ``int(share * n)`` smallest in absolute value may be pruned, except those that
+    equal the next larger one; the others stay. These candidates and all inactive weights, of all layers together,
+    compete for the remaining places by their scores, in the shape of the weight each; of equal scores the first wins.
+    In a layer that would lose all its weights the one with the largest score stays active.
 
-    That is PruneFL's rule as its authors' code has it (``process_layer`` and ``architecture_search``), where the search
-    ends at a given number of weights and every weight takes as long as another.
+    This is PruneFL's rule as in its authors' code (``process_layer`` and ``architecture_search``), where the search
+    ends at a fixed number of weights and all weights have the same time cost.
 
     Raises:
-        ValueError: for a score that is not a number.
+        ValueError: If a score is NaN.
     """
     staying = {layer: mask.to(scores[layer].device) for layer, mask in masks.items()}
     for layer, mask in staying.items():

@@ -1,8 +1,8 @@
-"""How many weights each layer keeps, for one overall density: FedTiny's candidates and what other methods begin with.
+"""Numbers of active weights by layer for one overall density: FedTiny's candidates and initial distributions.
 
-FedTiny: Huang et al., ICDCS 2023, arXiv 2212.01977. The overall density is that of the layers given here; whatever
-stays dense is not in it. Each scheme keeps ``round(density * weights)`` of them to the last weight, so that candidates
-differ in where weights are and not in how many there are.
+FedTiny: Huang et al., ICDCS 2023, arXiv 2212.01977. The overall density refers to the layers in ``shapes``; layers that
+stay dense are not counted. Each scheme has exactly ``round(density * weights)`` active weights, so that candidates
+differ in where weights are and not in their number.
 """
 
 import math
@@ -14,19 +14,20 @@ import torch
 from fedsim.core.errors import UserError
 
 Shapes = Mapping[str, torch.Size]
-"""Of the weights, by the name of the layer."""
+"""Shapes of the weights, by name of the layer."""
 Counts = dict[str, int]
-"""How many weights are kept, by the name of the layer: at least one and at most all of each."""
+"""Numbers of active weights, by name of the layer: at least one and at most all of each."""
 LEAST, MOST = 0.5, 1.5
-"""The range of the factor by which a layer of a drawn candidate is denser than the whole, as in FedTiny's code."""
+"""The range of the factor between the density of a layer of a drawn candidate and the target, as in FedTiny's code."""
 TOLERANCE = 0.02
-"""How far off the target, as a share of it, the density of a draw may be, as in FedTiny's code."""
+"""The largest relative difference between the density of a draw and the target, as in FedTiny's code."""
 
 
 def kept_total(shapes: Shapes, density: float) -> int:
-    """How many weights of all these layers the density keeps.
+    """Return the number of active weights of all these layers together.
 
-    Errors: ``UserError`` if that is not at least one for each layer and at most all.
+    Raises:
+        UserError: If the density is not in (0, 1] or leaves less than one weight for each layer.
     """
     weights = sum(shape.numel() for shape in shapes.values())
     if not 0 < density <= 1 or round(density * weights) < len(shapes):
@@ -38,26 +39,36 @@ def kept_total(shapes: Shapes, density: float) -> int:
 
 
 def uniform(shapes: Shapes, density: float) -> Counts:
-    """The same density in each layer."""
+    """Return counts with the same density in each layer.
+
+    Raises:
+        UserError: If the density is not possible.
+    """
     sizes = _sizes(shapes)
     return _allot(sizes, sizes, kept_total(shapes, density))
 
 
 def erk(shapes: Shapes, density: float) -> Counts:
-    """Erdos-Renyi-Kernel, as in RigL (Evci et al., ICML 2020, arXiv 1911.11134): small layers are denser.
+    """Return Erdos-Renyi-Kernel counts, as in RigL (Evci et al., ICML 2020, arXiv 1911.11134): small layers are denser.
 
-    The density of a layer of weights (out, in, height, width) is proportional to (out + in + height + width) /
-    (out * in * height * width), its number of weights therefore to that sum. Layers that would exceed 1 are dense, and
-    the others share what is left.
+    The density of a layer with weights (out, in, height, width) is proportional to (out + in + height + width) /
+    (out * in * height * width), its number of active weights therefore to that sum. Layers whose density would exceed 1
+    are dense, and the others share the rest.
+
+    Raises:
+        UserError: If the density is not possible.
     """
     return _allot({layer: sum(shape) for layer, shape in shapes.items()}, _sizes(shapes), kept_total(shapes, density))
 
 
 def noise(shapes: Shapes, density: float, generator: torch.Generator) -> Counts:
-    """Each layer's density is the target times a number drawn from U(0.5, 1.5), as in FedTiny's code.
+    """Return counts with each layer's density drawn as the target times U(0.5, 1.5), as in FedTiny's code.
 
-    All are drawn again until together they are within 2 % of the target; what is still missing is made up for in
-    proportion. (Above a target of 2/3 a draw may exceed 1: such a layer is dense, and the others make up for it.)
+    The draw is repeated until the overall density is within 2 % of the target; all layers are then rescaled to match
+    it. (Above a target of 2/3 a draw may exceed 1: such a layer is dense, and the others compensate.)
+
+    Raises:
+        UserError: If the density is not possible.
     """
     total = kept_total(shapes, density)
     sizes = torch.tensor([shape.numel() for shape in shapes.values()], dtype=torch.float64)
@@ -69,12 +80,13 @@ def noise(shapes: Shapes, density: float, generator: torch.Generator) -> Counts:
 
 
 def candidate_pool(shapes: Shapes, density: float, candidates: int, generator: torch.Generator) -> list[Counts]:
-    """So many candidates of one overall density; the first is uniform and the others are drawn.
+    """Return ``candidates`` counts of one overall density; the first is uniform and the others are drawn.
 
-    With one candidate there is nothing to choose from, and then it should be no draw either but what is pruned by
-    without a choice; with more of them the choice is never worse than that on the data it is made on.
+    A single candidate is therefore the usual uniform one and not a random draw; with several candidates the chosen one
+    is never worse than the uniform one on the data of the selection.
 
-    Errors: ``UserError`` without a candidate, or for a density that is not possible.
+    Raises:
+        UserError: If ``candidates`` is below 1, or the density is not possible.
     """
     if candidates < 1:
         raise UserError(f"strategy.candidates={candidates} is not possible: choose a whole number of at least 1.")
@@ -82,10 +94,10 @@ def candidate_pool(shapes: Shapes, density: float, candidates: int, generator: t
 
 
 def nested(counts: Counts, shapes: Shapes, density: float) -> Counts:
-    """Of what ``counts`` keeps the share that makes a smaller overall density, the same in each layer; all of it where
-    the density is no smaller.
+    """Return ``counts`` reduced to a smaller overall density by one factor for all layers; unchanged if not smaller.
 
-    Errors: ``UserError`` for a density that keeps less than one weight of each layer.
+    Raises:
+        UserError: If the density leaves less than one weight for each layer.
     """
     return _allot(counts, counts, min(kept_total(shapes, density), sum(counts.values())))
 
@@ -95,9 +107,9 @@ def _sizes(shapes: Shapes) -> Counts:
 
 
 def _allot(shares: Mapping[str, float], most: Counts, total: int) -> Counts:
-    """Whole numbers in proportion to the shares, from one to the ``most`` of each layer, that sum to ``total``.
+    """Return integers proportional to the shares, from one to ``most`` of each layer, that sum to ``total``.
 
-    In fractions, not floats, so that equal remainders are equal; of these the first layer's is rounded up.
+    Computed in fractions, not floats, so that equal remainders compare as equal; the first of these is rounded up.
     """
     free = {layer: Fraction(share) for layer, share in shares.items()}
     exact: dict[str, Fraction] = {}
@@ -105,7 +117,7 @@ def _allot(shares: Mapping[str, float], most: Counts, total: int) -> Counts:
         scale = (total - sum(exact.values())) / sum(free.values())
         wanted = {layer: share * scale for layer, share in free.items()}
         bounded = {layer: min(max(count, Fraction(1)), most[layer]) for layer, count in wanted.items()}
-        # Bounds from below and from above pull the scale in opposite ways: only those on the stronger side are sure.
+        # Lower and upper bounds change the scale in opposite directions: only those on the stronger side are final.
         excess = sum(bounded.values()) - total + sum(exact.values())
         sure = {
             layer

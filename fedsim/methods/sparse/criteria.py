@@ -1,6 +1,6 @@
-"""Which weights a network begins with: at random, by magnitude, by SNIP or by SynFlow.
+"""Criteria for the initial masks: random, magnitude, SNIP and SynFlow.
 
-Weights, gradients and scores are by the name of the layer, in the shape of its weight.
+Weights, gradients and scores are mappings from the name of a layer to tensors in the shape of its weight.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,22 +17,24 @@ from fedsim.norms.replace import replace_layers
 
 
 def random_masks(shapes: Shapes, counts: Mapping[str, int], generator: torch.Generator) -> Masks:
-    """So many weights of each layer, each set of them as likely. The generator and the masks are on the CPU."""
+    """Return masks of uniformly drawn weights, ``counts`` in each layer. The generator and the masks are on the CPU."""
     scores = {
-        layer: torch.rand(shape, generator=generator, dtype=torch.float64)  # in single precision many would be equal
+        layer: torch.rand(shape, generator=generator, dtype=torch.float64)  # many float32 numbers would be equal
         for layer, shape in shapes.items()
     }
     return keep_largest(scores, counts)
 
 
 def magnitude_masks(weights: Tensors, counts: Mapping[str, int]) -> Masks:
-    """Of each layer the weights of the largest absolute values."""
+    """Return masks of the weights of largest absolute value in each layer."""
     return keep_largest({layer: weight.detach().abs() for layer, weight in weights.items()}, counts)
 
 
 def nested_masks(masks: Masks, weights: Tensors, density: float) -> Masks:
-    """The part of the masks that a smaller overall density keeps: of each layer the weights of the largest absolute
-    values, in the proportions that the masks have."""
+    """Return masks of a smaller overall density within ``masks``: the largest absolute values of each layer.
+
+    The numbers of active weights of the layers stay in proportion.
+    """
     counts = nested(kept(masks), {layer: mask.shape for layer, mask in masks.items()}, density)
     scores = {
         layer: weights[layer].detach().abs().where(mask.to(weights[layer].device), -1) for layer, mask in masks.items()
@@ -41,20 +43,22 @@ def nested_masks(masks: Masks, weights: Tensors, density: float) -> Masks:
 
 
 def snip_scores(weights: Tensors, gradients: Tensors) -> dict[str, torch.Tensor]:
-    """|w * dL/dw|, the slope of the loss as a weight is taken away (SNIP, Lee et al., ICLR 2019, arXiv 1810.02340).
+    """Return |w * dL/dw|, the sensitivity of the loss to removing a weight (SNIP, Lee et al., ICLR 2019,
+    arXiv 1810.02340).
 
-    The gradients are summed, or averaged, over the images before. The paper divides all scores by their sum, which
-    changes no ranking.
+    The gradients are those of the sum or the mean over images. The paper divides all scores by their sum, which does
+    not change their ranking.
     """
     return {layer: (weight.detach() * gradients[layer].to(weight.device)).abs() for layer, weight in weights.items()}
 
 
 def global_masks(scores: Tensors, total: int) -> Masks:
-    """The ``total`` largest scores of all layers together, of equal ones the first; but of each layer at least its
-    largest, since a layer without weights lets nothing through.
+    """Return masks of the ``total`` largest scores of all layers together; of equal scores the first win.
 
-    Errors: ``ValueError`` for a score that is not a number, or if ``total`` is less than one for each layer or more
-    than all.
+    The largest score of each layer is always included, since a layer without weights would block the network.
+
+    Raises:
+        ValueError: If a score is NaN, or ``total`` is less than one for each layer or more than all.
     """
     sizes = [score.numel() for score in scores.values()]
     flat = torch.cat([score.detach().flatten() for score in scores.values()])
@@ -76,19 +80,20 @@ def global_masks(scores: Tensors, total: int) -> Masks:
 def synflow_scores(
     model: nn.Module, image_shape: tuple[int, int, int], layers: Collection[str]
 ) -> dict[str, torch.Tensor]:
-    r"""The synaptic flow through each weight (SynFlow, Tanaka et al., NeurIPS 2020, arXiv 2006.05467).
+    r"""Return the synaptic flow through each weight (SynFlow, Tanaka et al., NeurIPS 2020, arXiv 2006.05467).
 
     .. math:: w \, \partial R / \partial w, \quad
               R = \mathbb{1}^T \Big( \prod_l \lvert w^{(l)} \rvert \Big) \mathbb{1}
 
-    R is the sum of what the network puts out for one image of ones, with absolute values for all its parameters and
-    without its biases and norm layers. The model is left as it was.
+    R is the sum of the network's outputs for one image of ones, with all parameters replaced by their absolute values
+    and without biases and norm layers. The model itself is not changed.
 
-    That is what the authors' code computes at initialization, where biases are zero and a BatchNorm that evaluates
-    changes nothing but for its eps. Left out, layers that have been trained, or have no running statistics, change
-    nothing either. The numbers are double, since the product of many layers may be too large for single precision.
+    The authors' code computes the same at initialization, where biases are zero and a BatchNorm in eval mode is the
+    identity except for its eps. Since norm layers are left out here, trained ones and those without running statistics
+    have no effect either. Numbers are in float64, since the product of many layers may overflow float32.
 
-    Errors: ``UserError`` for a network in which larger weights do not mean a larger output.
+    Raises:
+        UserError: If larger weights do not lead to a larger output in this network.
     """
     linear = _linearized(model)
     return _flow(linear, _weights(linear, layers), image_shape)
@@ -97,23 +102,24 @@ def synflow_scores(
 def synflow_masks(
     model: nn.Module, image_shape: tuple[int, int, int], layers: Collection[str], density: float, iterations: int = 100
 ) -> Masks:
-    """What is left of these layers if the weights of the least ``synflow_scores`` go, of all layers together.
+    """Return the masks after iterative pruning by ``synflow_scores`` over all of these layers together.
 
-    After iteration k of K the density is density^(k/K), and scores are computed anew of what is left: so no layer
-    loses all its weights before the others do.
+    After iteration k of K the density is density^(k/K), and the scores of the remaining weights are computed again:
+    therefore no layer loses all its weights before the others do.
 
-    Errors: ``UserError`` as for ``synflow_scores``, and for a density or a number of iterations that is not possible.
+    Raises:
+        UserError: As for ``synflow_scores``, and if the density or the number of iterations is not possible.
     """
     if iterations < 1:
         raise UserError(f"strategy.iterations={iterations} is not possible: choose a whole number of at least 1.")
     linear = _linearized(model)
     weights = _weights(linear, layers)
     shapes = {layer: weight.shape for layer, weight in weights.items()}
-    kept_total(shapes, density)  # refuses it before its roots are taken
+    kept_total(shapes, density)  # raises before roots of the density are taken
     masks = {layer: torch.ones_like(weight, dtype=torch.bool) for layer, weight in weights.items()}
     for iteration in range(1, iterations + 1):
         scores = _flow(linear, weights, image_shape)
-        # What is gone stays gone: where no flow is left, weights that remain have a score of zero too.
+        # Pruned weights stay pruned, also where no flow is left and the active weights have a score of zero, too.
         scores = {layer: score.where(masks[layer], -1) for layer, score in scores.items()}
         masks = global_masks(scores, kept_total(shapes, density ** (iteration / iterations)))
         with torch.no_grad():
@@ -123,7 +129,10 @@ def synflow_masks(
 
 
 def _linearized(model: nn.Module) -> nn.Module:
-    """A copy of which ReLU, pooling of maxima and all else see no negative number."""
+    """Return a copy in which no activation is negative, so that ReLU and max pooling act linearly.
+
+    It is in float64 and eval mode, without norm layers, with zero biases and absolute values of all other parameters.
+    """
     linear = replace_layers(deepcopy(model), NORM_LAYERS, lambda layer: nn.Identity())
     linear = linear.double().eval().requires_grad_(False)
     for name, parameter in linear.named_parameters():

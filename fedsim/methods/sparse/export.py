@@ -1,4 +1,4 @@
-"""Files of networks most of whose weights are zero: as small as what is kept, or as sparse tensors of torch."""
+"""Files of sparse networks: a compact safetensors format, and sparse tensors of torch."""
 
 import json
 from pathlib import Path
@@ -12,15 +12,15 @@ from fedsim.core.files import reading, write_atomically
 from fedsim.methods.sparse.masks import Masks, Tensors, decode, encode, entry, pack, unpack
 
 MASK = "/mask"
-"""After the name of a weight: its mask, as it travels. No name in a model's state has a slash."""
+"""Suffix of the name of a weight, for its encoded mask. No name in a model's state has a slash."""
 SHAPES = "shapes"
 
 
 def save_pruned(path: Path, tensors: Tensors, masks: Masks) -> None:
-    """One safetensors file of a model's state: of a masked weight the kept numbers and where they are.
+    """Write a model's state to one safetensors file: for masked weights the active values and the encoded mask.
 
-    What a mask does not keep is taken for zero. The file is as large as ``fedsim.cost.sparse_bytes`` says for each
-    masked weight, and the bytes of all else, and about a hundred bytes for the name of each tensor.
+    Inactive weights are assumed to be zero. The size of the file is ``fedsim.cost.partial_bytes`` for each masked
+    weight, plus the bytes of all other tensors, plus about a hundred bytes for the name of each tensor.
     """
     codes = {f"{entry(layer)}{MASK}": code for layer, code in encode(masks).items()}
     on_cpu = {name: tensor.cpu().contiguous() for name, tensor in {**pack(masks, tensors), **codes}.items()}
@@ -29,33 +29,35 @@ def save_pruned(path: Path, tensors: Tensors, masks: Masks) -> None:
 
 
 def load_pruned(path: Path) -> dict[str, torch.Tensor]:
-    """The model's state, dense and bit for bit, from ``save_pruned``.
+    """Return the model's state from a file of ``save_pruned``, dense and bitwise equal.
 
-    Errors: ``UserError`` if the file is another one.
+    Raises:
+        UserError: If the file is not one of ``save_pruned``.
     """
     return unpack(*_read(path))
 
 
 def load_masks(path: Path) -> Masks:
-    """The masks in a file of ``save_pruned``.
+    """Return the masks from a file of ``save_pruned``.
 
-    Errors: ``UserError`` if the file is another one.
+    Raises:
+        UserError: If the file is not one of ``save_pruned``.
     """
     return _read(path)[0]
 
 
 def as_torch_sparse(tensors: Tensors, masks: Masks) -> dict[str, torch.Tensor]:
-    """The model's state with each masked weight (out, ...) as a sparse CSR matrix (out, rest), for ``torch.save``.
+    """Return the model's state with each masked weight (out, ...) as a sparse CSR matrix (out, rest).
 
-    Such a matrix times inputs (rest, N) is what the layer computes: of a linear layer as they are, of a convolution
-    unfolded (``torch.nn.functional.unfold``). Kept numbers are stored even if they are zero.
+    It can be saved by ``torch.save``. The layer's operation is this matrix times inputs (rest, N), which are unfolded
+    for a convolution (``torch.nn.functional.unfold``). Active weights are stored even if they are zero.
     """
     masked = {entry(layer): mask for layer, mask in masks.items()}
     return {name: _csr(tensor, masked[name]) if name in masked else tensor for name, tensor in tensors.items()}
 
 
 def as_dense(sparse: Tensors, like: Tensors) -> dict[str, torch.Tensor]:
-    """The model's state again, from ``as_torch_sparse``, each tensor in the shape that it has in ``like``."""
+    """Return the dense state from that of ``as_torch_sparse``, each tensor in the shape that it has in ``like``."""
     return {
         name: _scattered(tensor).view(like[name].shape) if tensor.layout == torch.sparse_csr else tensor
         for name, tensor in sparse.items()
@@ -75,7 +77,7 @@ def _csr(weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _scattered(matrix: torch.Tensor) -> torch.Tensor:
-    """As ``to_dense``, which turns a negative zero into a positive one."""
+    """Return the matrix as a dense tensor; unlike ``to_dense``, keep the sign of negative zeros."""
     lengths = matrix.crow_indices().diff()
     rows = torch.arange(len(lengths), device=matrix.device).repeat_interleave(lengths)
     dense = matrix.values().new_zeros(matrix.shape)

@@ -1,10 +1,10 @@
-"""The largest gradients of weights that are not there: the dense way for simulations, and one for real devices.
+"""The largest gradients of inactive weights: a dense implementation for simulations and one for real devices.
 
-FedTiny (Huang et al., ICDCS 2023, arXiv 2212.01977) lets a device report the a_t inactive weights of a layer with the
-largest gradients and promises that this takes a buffer of O(a_t). On a device no weight gets a gradient of its own: as
-soon as the gradient of a layer's output arrives, that of its weight is computed for a few output channels at a time,
-and of each slice only what is among the a_t largest so far is kept. A simulation has the memory for whole gradients,
-and finds the same with one backward pass.
+In FedTiny (Huang et al., ICDCS 2023, arXiv 2212.01977) a device reports the a_t inactive weights of a layer with the
+largest gradients, and the paper states that a buffer of O(a_t) is sufficient. On a device, therefore, autograd does not
+compute gradients of weights: as soon as the gradient of a layer's output is available, that of its weight is computed
+for a few output channels at a time, and only the a_t largest values so far are stored. A simulation has the memory for
+whole gradients, and finds the same with one backward pass.
 """
 
 import copy
@@ -24,8 +24,8 @@ from fedsim.norms.weight_standardization import WSConv2d
 from fedsim.reparam import Companded
 
 SLICED = (nn.Conv2d, nn.Linear, WSConv2d, ScaledWSConv2d)
-"""What is known to compute each output channel from that channel's weights alone; of these, no subclasses but the
-companded ones, whose weights are computed number by number."""
+"""Layer types that compute each output channel from that channel's weights alone. Subclasses are not included, except
+the companded ones, whose weights are computed elementwise."""
 BatchLoss = Callable[[], torch.Tensor]
 Found = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
@@ -33,22 +33,26 @@ Found = dict[str, tuple[torch.Tensor, torch.Tensor]]
 def largest_gradients(
     model: nn.Module, batch_loss: BatchLoss, masks: Masks, counts: Mapping[str, int], *, dense: bool = True
 ) -> Found:
-    """Return of each layer in ``counts`` the inactive weights (mask false) with the largest absolute gradients.
+    """Return the inactive weights (mask false) with the largest absolute gradients, of each layer in ``counts``.
 
-    ``batch_loss()`` runs the model and returns the loss, a scalar. It is called once, or not at all if nothing is
-    wanted; the mode of the model is the caller's business, and so is what its forward pass changes, such as
-    BatchNorm's statistics. Parameters, their ``.grad`` and ``requires_grad`` are left as they were, also after an
-    error, and a layer is looked at whether its weight is trained or not.
-
-    The result has by layer the places in the flattened weight, (n,) of int32 and ascending, and the gradients there
-    with their signs, (n,) of float32, on the weight's device: n is the layer's count, or the number of its inactive
-    weights if that is less. Of equal gradients the smaller place is taken first; a NaN counts as largest. The weight is
-    the one that is trained, so of a standardized or companded layer the one before its standardization or companding.
+    The caller sets the mode of the model, and is responsible for what the forward pass changes, such as running
+    statistics. Parameters, their ``.grad`` and ``requires_grad`` are as before afterwards, also after an error. Layers
+    are included whether their weight requires a gradient or not.
 
     Args:
-        dense: Whether the gradients of whole weights are computed, which is several times as fast, or a few output
-            channels at a time (``sliced_largest_gradients``), for the memory of a real device. The results are the
-            same up to the rounding of sums that kernels do in another order.
+        model: The network.
+        batch_loss: Runs the model and returns the loss, a scalar. Called once, or not at all if all counts are zero.
+        masks: Masks by layer.
+        counts: Number of gradients by layer.
+        dense: Whether the gradients of whole weights are computed, which is several times as fast, or those of a few
+            output channels at a time (``sliced_largest_gradients``), for the memory of a real device. The results are
+            the same up to rounding, since kernels add up in another order.
+
+    Returns:
+        By layer, the indices in the flattened weight, (n,) of int32 and ascending, and the gradients there with their
+        signs, (n,) of float32, on the weight's device; n is the layer's count, or the number of its inactive weights if
+        that is less. Of equal gradients the smaller index comes first; a NaN counts as largest. The weight is the
+        trained parameter, which in a standardized or companded layer is the one before standardization or companding.
 
     Raises:
         RuntimeError: If no gradient reaches one of the layers.
@@ -58,9 +62,9 @@ def largest_gradients(
 
 
 def dense_largest_gradients(model: nn.Module, batch_loss: BatchLoss, masks: Masks, counts: Mapping[str, int]) -> Found:
-    """Return what ``largest_gradients`` promises, from one backward pass to all weights of these layers.
+    """Return the result of ``largest_gradients`` from one backward pass to all weights of these layers.
 
-    Each gradient is let go as soon as its largest numbers are taken.
+    Each gradient is released as soon as its largest values are taken.
 
     Raises:
         RuntimeError: If no gradient reaches one of the layers.
@@ -69,19 +73,20 @@ def dense_largest_gradients(model: nn.Module, batch_loss: BatchLoss, masks: Mask
 
 
 def sliced_largest_gradients(model: nn.Module, batch_loss: BatchLoss, masks: Masks, counts: Mapping[str, int]) -> Found:
-    """Return what ``largest_gradients`` promises without a gradient of a whole weight.
+    """Return the result of ``largest_gradients`` without computing the gradient of a whole weight.
 
-    Beside the weights, activations and gradients of activations of an ordinary pass, this holds for the layer at hand
-    about a dozen numbers for each one wanted, or for each one of an output channel where that is more. Kernels may need
-    a copy of the layer's input or of the slice's output gradient, as may padding that is not with zeros. A layer that
-    is used several times in one pass keeps all its inputs and output gradients until the last arrives. It takes several
-    times as long as a dense gradient does, whose one large product becomes many small ones.
+    Beside the weights, activations and gradients of activations of an ordinary pass, this needs memory, for one layer
+    at a time, for about a dozen numbers per requested gradient, or per weight of an output channel if that is more.
+    Kernels may need a copy of the layer's input or of the slice's output gradient, as does padding other than with
+    zeros. For a layer that is used several times in one pass, all inputs and output gradients are stored until the last
+    one is available. It takes several times as long as a dense gradient, since one large product becomes many small
+    ones.
 
-    The dense gradient is computed, one layer's at a time, where slices would not be known to be right: for a layer
-    that is of none of the types in ``SLICED``, has a forward of its own, or shares its weight with another layer.
+    The dense gradient is computed, one layer at a time, for layers whose slices are not known to be correct: those of
+    another type than ``SLICED``, with a ``forward`` set on the instance, or with a weight shared with another layer.
 
-    In a sliced layer only what reaches the weight through the layer's own forward counts, not a penalty that the loss
-    puts on the weight itself (the usual ones have no gradient at a weight of zero).
+    In a sliced layer the gradient only includes paths through the layer's own forward, not a penalty in the loss on the
+    weight itself (the usual penalties have no gradient at a weight of zero).
 
     Raises:
         RuntimeError: If no gradient reaches one of the layers, or if a layer's input was changed in place.
@@ -107,7 +112,7 @@ def _find(model: nn.Module, batch_loss: BatchLoss, masks: Masks, counts: Mapping
                 continue
             if slices and _is_sliced(layer) and owners[id(weight)] == 1:
                 search = _SlicedSearch(layer, weight, largest, sources)
-                # First of all hooks, so that what it sees is the output of the layer itself.
+                # The first of all hooks, so that it receives the output of the layer itself.
                 hooks.append(layer.register_forward_hook(search.observe, prepend=True, with_kwargs=True))
                 sliced.append(search)
             else:
@@ -119,7 +124,7 @@ def _find(model: nn.Module, batch_loss: BatchLoss, masks: Masks, counts: Mapping
             with torch.enable_grad():
                 loss = batch_loss()
             if loss.requires_grad:
-                # Only from here back to the sources, so that no other tensor gets a gradient.
+                # Only to the sources, so that no other tensor gets a gradient.
                 loss.backward(inputs=sources)
             for search in sliced:
                 search.finish()
@@ -135,19 +140,19 @@ def _find(model: nn.Module, batch_loss: BatchLoss, masks: Masks, counts: Mapping
 
 
 class _Largest:
-    """The inactive weights of one layer with the largest gradients so far, in ascending order of their places."""
+    """The inactive weights of one layer with the largest gradients so far, in ascending order of their indices."""
 
     def __init__(self, mask: torch.Tensor, count: int, weight: torch.Tensor) -> None:
         self.mask = mask
         self.count = min(count, mask.numel() - int(mask.sum()))
         self.channel = weight[0].numel()
         self.channels = max(1, self.count // self.channel)
-        """So many make a slice about as large as what is collected."""
+        """Number of output channels in a slice, which makes it about as large as the collected gradients."""
         self.places = torch.empty(0, dtype=torch.int32, device=weight.device)
         self.values = weight.new_empty(0)
 
     def offer(self, first: int, gradient: torch.Tensor) -> None:
-        """The gradient of the output channels from ``first`` on, (channels, ...); slices come in their order."""
+        """Process the gradient of the output channels from ``first`` on, (channels, ...); slices must come in order."""
         places, values = self._inactive(first, gradient)
         places, values = torch.cat([self.places, places]), torch.cat([self.values, values])
         if len(places) > self.count:
@@ -156,13 +161,13 @@ class _Largest:
         self.places, self.values = places, values
 
     def offer_whole(self, weight: torch.Tensor) -> None:
-        """Take the gradient that a weight has just got, and let it go."""
+        """Process and release the gradient that was just accumulated in a weight."""
         gradient, weight.grad = weight.grad, None
         assert gradient is not None
         self.offer(0, gradient)
 
     def offer_in_slices(self, weight: torch.Tensor) -> None:
-        """Take the gradient that a weight has just got, and let it go, without further numbers for all of it."""
+        """Process and release the gradient that was just accumulated in a weight, with memory for slices only."""
         gradient, weight.grad = weight.grad, None
         assert gradient is not None
         for first in range(0, len(gradient), self.channels):
@@ -176,11 +181,11 @@ class _Largest:
 
 
 def _largest_of(sizes: torch.Tensor, count: int) -> torch.Tensor:
-    """Return where the ``count`` largest stand, in ascending order: of equal ones the first, a NaN before all numbers.
+    """Return the indices of the ``count`` largest, ascending: of equal ones the first; NaN is larger than all numbers.
 
-    Faster than a stable order of them all.
+    Faster than a stable sort.
     """
-    least = sizes.topk(count).values[-1]  # which has NaN as largest, but not the first of equal ones first
+    least = sizes.topk(count).values[-1]  # topk treats NaN as largest, but does not prefer the first of equal values
     if least.isnan():
         return sizes.isnan().nonzero()[:count, 0]
     above = ~(sizes <= least)
@@ -199,12 +204,12 @@ class _SlicedSearch:
     def observe(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor
     ) -> torch.Tensor | None:
-        """As a forward hook: keeps the input until the gradient of the output is there."""
+        """Store the input until the gradient of the output is available; a forward hook."""
         if not torch.is_grad_enabled():
             return None
         given: torch.Tensor = (args[0] if args else kwargs["input"]).detach()
         version, kept = given._version, [given]
-        del given  # or `arrive` would hold it as long as the graph lives
+        del given  # else `arrive` would reference it for the lifetime of the graph
 
         def arrive(gradient: torch.Tensor) -> None:
             given = kept.pop()
@@ -214,7 +219,7 @@ class _SlicedSearch:
             if len(self.arrived) == self.uses:
                 self.finish()
 
-        # No weight requires a gradient, so something else has to: a zero that is added to the output.
+        # No weight requires a gradient; to get one for the output, a zero that requires a gradient is added.
         source = torch.zeros((), device=output.device, requires_grad=True)
         self.sources.append(source)
         output = output + source
@@ -224,7 +229,7 @@ class _SlicedSearch:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Searches what has arrived, if anything has: all uses, or those that the loss depends on."""
+        """Process the stored inputs and output gradients, if any: of all uses, or those that the loss depends on."""
         dtype = self.weight.dtype  # under autocast inputs and gradients may have others
         uses = [_as_batches(self.layer, given.to(dtype), gradient.to(dtype)) for given, gradient in self.arrived]
         self.arrived.clear()
@@ -233,7 +238,7 @@ class _SlicedSearch:
                 self.largest.offer(rows.start, self._raw_gradient(rows, self._used_gradient(uses, rows, groups)))
 
     def _used_gradient(self, uses: list[tuple[torch.Tensor, torch.Tensor]], rows: slice, groups: slice) -> torch.Tensor:
-        """Of some rows of the weight that the layer's operation used: the sum over its uses."""
+        """Return the gradient of some rows of the weight in the layer's operation, summed over its uses."""
         first, *others = uses
         gradient = self._gradient_of_use(*first, rows, groups)
         for use in others:
@@ -259,10 +264,10 @@ class _SlicedSearch:
         return weight
 
     def _raw_gradient(self, rows: slice, gradient: torch.Tensor) -> torch.Tensor:
-        """Of the same rows of the weight that is trained."""
+        """Return the gradient of the same rows of the trained parameter."""
         if type(self.layer) in (nn.Conv2d, nn.Linear):
             return gradient
-        # The layer's own way from one weight to the other, on a layer that has these output channels alone.
+        # The layer's own computation of the used weight, on a copy with these output channels only.
         part, raw = copy.copy(self.layer), self.weight[rows].detach().requires_grad_()
         own = {
             name: value[rows] if value is not None and value.dim() else value
@@ -284,12 +289,12 @@ def _is_sliced(layer: nn.Module) -> bool:
 
 
 def _is_padded_before(layer: nn.Conv2d) -> bool:
-    """Whether the padding is one that a convolution's gradient does not know."""
+    """Return whether the padding is one that ``conv2d_weight`` does not support."""
     return layer.padding_mode != "zeros" or isinstance(layer.padding, str)
 
 
 def _as_batches(layer: nn.Module, given: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Input and output gradient as (N, features) or (N, channels, height, width), the input padded if need be."""
+    """Return input and output gradient as (N, features) or (N, channels, height, width), the input padded if needed."""
     if not isinstance(layer, nn.Conv2d):
         return given.reshape(-1, given.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
     if given.dim() == 3:
@@ -301,8 +306,7 @@ def _as_batches(layer: nn.Module, given: torch.Tensor, gradient: torch.Tensor) -
 
 
 def _slices(channels: int, groups: int, size: int) -> Iterator[tuple[slice, slice]]:
-    """Output channels in slices of at most ``size``, each with the groups it belongs to: a part of one group, or whole
-    ones."""
+    """Yield slices of at most ``size`` output channels, each with its groups: a part of one group, or whole groups."""
     in_group = channels // groups
     whole = max(1, size // in_group)
     for group in range(0, groups, whole):

@@ -1,4 +1,4 @@
-"""Masks: which weights of a network are kept, and how what is kept travels."""
+"""Masks of active weights, and the form in which masks and active weights are sent."""
 
 from collections.abc import Collection, Mapping
 
@@ -10,22 +10,25 @@ from fedsim.models.classifier import known_ends
 
 Tensors = Mapping[str, torch.Tensor]
 Masks = dict[str, torch.Tensor]
-"""By the name of the layer: true where a weight is kept, in the shape of the weight."""
+"""By name of the layer: a boolean tensor in the shape of its weight, true where the weight is active."""
 BITS = 8
 
 
 def entry(layer: str) -> str:
-    """The name that a layer's weight has in the model's state."""
+    """Return the name of a layer's weight in the model's state."""
     return f"{layer}.weight"
 
 
 def prunable_layers(model: nn.Module, dense: Collection[str] = ("first",)) -> dict[str, nn.Module]:
-    """Convolutions and linear layers by name, in the order of the model.
+    """Return the convolutions and linear layers that may be pruned by name, in the order of the model.
 
-    Biases and norm layers are never pruned; with ``first`` or ``last`` in ``dense`` the one that computes first or last
-    is not either, and neither is any layer that is named there.
+    Args:
+        model: The network.
+        dense: Layers that stay dense: names, or ``first`` or ``last`` for the layer that is computed first or last.
+            Biases and norm layers are always dense.
 
-    Errors: ``UserError`` for a name that is no such layer, or if none is left.
+    Raises:
+        UserError: If a name is not that of a convolution or linear layer, or no layer remains.
     """
     parameters = dict(model.named_parameters())
     layers: dict[str, nn.Module] = {
@@ -36,7 +39,7 @@ def prunable_layers(model: nn.Module, dense: Collection[str] = ("first",)) -> di
     dense = [dense] if isinstance(dense, str) else dense
     names, known = list(layers), known_ends(model)
     ends = {"first": names[:1], "last": names[-1:]}
-    if known is not None:  # what computes first or last need not have been written first or last
+    if known is not None:  # the layer computed first or last may be registered elsewhere
         found = {"first": (known.first,), "last": known.last}
         ends = {end: [name for name in names if name in found[end]] or ends[end] for end in ends}
     kept_dense = {name for word in dense for name in ends.get(word, [word])}
@@ -50,7 +53,7 @@ def prunable_layers(model: nn.Module, dense: Collection[str] = ("first",)) -> di
 
 
 def keep_largest(scores: Tensors, counts: Mapping[str, int]) -> Masks:
-    """Of each layer the weights with the ``counts`` largest scores; of equal ones the first."""
+    """Return masks of the ``counts`` largest scores of each layer; of equal scores the first win."""
     masks: Masks = {}
     for layer, score in scores.items():
         order = score.flatten().argsort(descending=True, stable=True)
@@ -60,22 +63,22 @@ def keep_largest(scores: Tensors, counts: Mapping[str, int]) -> Masks:
 
 
 def kept(masks: Masks) -> dict[str, int]:
-    """How many weights each layer keeps."""
+    """Return the number of active weights of each layer."""
     return {layer: int(mask.sum()) for layer, mask in masks.items()}
 
 
 def densities(masks: Masks) -> dict[str, float]:
-    """The share of weights each layer keeps."""
+    """Return the share of active weights of each layer."""
     return {layer: int(mask.sum()) / mask.numel() for layer, mask in masks.items()}
 
 
 def density(masks: Masks) -> float:
-    """The share of the weights of all these layers that is kept."""
+    """Return the share of active weights of all these layers together."""
     return sum(kept(masks).values()) / sum(mask.numel() for mask in masks.values())
 
 
 def apply(masks: Masks, tensors: Tensors) -> dict[str, torch.Tensor]:
-    """The model's state with zeros where a mask is false."""
+    """Return the model's state with zeros where a mask is false."""
     masked = {entry(layer): mask for layer, mask in masks.items()}
     return {
         name: tensor.where(masked[name].to(tensor.device), 0) if name in masked else tensor
@@ -84,7 +87,7 @@ def apply(masks: Masks, tensors: Tensors) -> dict[str, torch.Tensor]:
 
 
 def pack(masks: Masks, tensors: Tensors) -> dict[str, torch.Tensor]:
-    """What travels of a model's state: of a masked weight the kept numbers alone, (kept,), in their order."""
+    """Return the model's state with each masked weight reduced to its active values, 1-D, in index order."""
     masked = {entry(layer): mask for layer, mask in masks.items()}
     return {
         name: tensor[masked[name].to(tensor.device)] if name in masked else tensor for name, tensor in tensors.items()
@@ -92,9 +95,10 @@ def pack(masks: Masks, tensors: Tensors) -> dict[str, torch.Tensor]:
 
 
 def unpack(masks: Masks, packed: Tensors) -> dict[str, torch.Tensor]:
-    """The model's state again, zeros where a mask is false.
+    """Return the dense state from the packed one, with zeros where a mask is false.
 
-    Errors: ``ValueError`` if the numbers are not as many as the mask keeps.
+    Raises:
+        ValueError: If the number of values differs from the number of active weights of the mask.
     """
     masked = {entry(layer): mask for layer, mask in masks.items()}
     tensors = {}
@@ -110,8 +114,10 @@ def unpack(masks: Masks, packed: Tensors) -> dict[str, torch.Tensor]:
 
 
 def encode(masks: Masks) -> dict[str, torch.Tensor]:
-    """How masks travel: of each layer one bit for each weight (uint8) or the place of each kept one (int32), whichever
-    is less."""
+    """Return the form in which masks are sent, by layer: a bitmap (uint8) or indices of active weights (int32).
+
+    The smaller of the two forms is used.
+    """
     encoded = {}
     for layer, mask in masks.items():
         flat = mask.flatten()
@@ -122,9 +128,10 @@ def encode(masks: Masks) -> dict[str, torch.Tensor]:
 
 
 def decode(encoded: Tensors, shapes: Mapping[str, torch.Size]) -> Masks:
-    """The masks again, given the shapes of the layers' weights.
+    """Return the masks from their encoded form and the shapes of the layers' weights.
 
-    Errors: ``ValueError`` for what is neither bits nor places of so many weights.
+    Raises:
+        ValueError: If a tensor is neither a bitmap nor indices for a weight of that size.
     """
     masks: Masks = {}
     for layer, code in encoded.items():
@@ -140,7 +147,7 @@ def decode(encoded: Tensors, shapes: Mapping[str, torch.Size]) -> Masks:
 
 
 def _to_bits(flat: torch.Tensor) -> torch.Tensor:
-    """Eight to a byte, the first the highest bit; the last byte is filled up with zeros."""
+    """Pack booleans into bytes, the first as the highest bit; the last byte is padded with zeros."""
     padded = nn.functional.pad(flat.to(torch.uint8), (0, -len(flat) % BITS)).view(-1, BITS)
     return (padded << _shifts(flat.device)).sum(1, dtype=torch.uint8)
 

@@ -1,4 +1,4 @@
-"""A client's answers while masks are chosen: statistics and a loss of candidates, gradients, on some images."""
+"""A client's answers to queries before training: statistics and losses of candidates, and gradients."""
 
 from contextlib import nullcontext
 
@@ -17,13 +17,13 @@ from fedsim.norms.own_statistics import own_statistics
 from fedsim.norms.statistics import reestimated_statistics, statistics_entries
 
 CANDIDATE, CANDIDATE_MASKS = "candidate", "candidate-masks"
-"""The records of a client's state that hold a candidate, as sparse as it came, from one question to the next."""
+"""The records of the client state that hold a candidate, in packed form, from one query to the next."""
 PURPOSE = "selection"
-"""Of the generator that chooses the share of the images, the same in all questions."""
+"""The purpose of the generator that chooses the share of the images, the same in all queries."""
 
 
 def bn_statistics(context: QueryContext) -> Answer:
-    """Return means and unbiased variances of the inputs of each BatchNorm, over the client's share of images."""
+    """Return means and unbiased variances of the inputs of each BatchNorm, on the share of the client's images."""
     examples = _load(context)
     with reestimated_statistics(context.model, context.images(examples)):
         state = context.model.state_dict()
@@ -32,10 +32,10 @@ def bn_statistics(context: QueryContext) -> Answer:
 
 
 def candidate_loss(context: QueryContext) -> Answer:
-    """Return the candidate's loss on the same images, with the statistics of the message in the place of its own.
+    """Return the candidate's loss on the same images, with the running statistics of the message.
 
-    Where the message brings the candidate instead, statistics do not travel, and those that the network has are of no
-    other images than these (``own_statistics``).
+    If the message contains the candidate instead, statistics are not sent, and the client estimates them on these
+    images (``own_statistics``).
     """
     examples = _load(context)
     for name in (CANDIDATE, CANDIDATE_MASKS):
@@ -69,7 +69,7 @@ def _brings_candidate(context: QueryContext) -> bool:
 
 
 def _load(context: QueryContext) -> Examples:
-    """Load the candidate that the message brings, or that one before it brought and this one completes."""
+    """Load the candidate from the message, or from the state with statistics from the message; return the images."""
     if _brings_candidate(context):
         context.state[CANDIDATE] = context.sent.array_records[ARRAYS]
         context.state[CANDIDATE_MASKS] = context.sent.array_records[MASKS]
@@ -84,7 +84,7 @@ def _load(context: QueryContext) -> Examples:
 
 
 def _share(context: QueryContext) -> Examples:
-    """Return the share of the client's training images that the message asks about."""
+    """Return the share of the client's training images that the message asks for, the same images in all queries."""
     examples = context.data
     share = max(1, round(float(str(context.config[SHARE])) * len(examples)))
     chosen = torch.randperm(len(examples), generator=context.generator_for(PURPOSE))[:share]

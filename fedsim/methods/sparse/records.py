@@ -1,4 +1,4 @@
-"""What sparse training has in its messages and replies, and the checks of those replies."""
+"""Names of the records of sparse training in messages and replies, and checks of these replies."""
 
 from collections.abc import Mapping
 
@@ -8,39 +8,40 @@ from fedsim.methods.reply_records import Question, ReplyFault, Tensors, refuse_o
 from fedsim.methods.sparse.masks import decode, entry, kept
 
 MASKS = "masks"
-"""Which weights are kept, by layer, in the form of ``masks.encode``: a cached broadcast. In a reply, the client's own,
-of the layers where it was asked to replace weights."""
+"""The masks by layer, encoded by ``masks.encode``: a cached broadcast. In a reply, the client's own masks, of the
+layers in which it was asked to replace weights."""
 GRADIENTS = "gradients"
-"""In a reply, the largest gradients of weights that are not kept: ``LAYER/places`` and ``LAYER/values``."""
+"""In a reply, the largest gradients of inactive weights: ``LAYER/places`` (indices) and ``LAYER/values``."""
 SQUARES = "squares"
-"""In a config, whether sums of squared gradients of all weights are asked for; in a reply, those, by layer."""
+"""In a config, whether sums of squared gradients of all weights are requested; in a reply, these sums by layer."""
 SQUARES_SINCE = "squares-since"
-"""In a config, from which round on, counted from 1, a client is to add them up; not there: not at all."""
+"""In a config, the round, counted from 1, with which a client starts to add up squares; absent if it should not."""
 PLACES, VALUES = "/places", "/values"
 GROW = "grow-"
-"""Begins a config's name of a layer; the value is how many gradients of it are asked for."""
+"""Prefix of a layer's name in a config; the value is the number of gradients that are requested."""
 REPLACE = "replace-"
-"""Likewise, how many of its weights the client is to replace by others, which makes a mask of its own."""
+"""Prefix of a layer's name in a config; the value is the number of weights that the client replaces in its own mask."""
 BN_STATISTICS = "bn_statistics"
-"""The query for the statistics that BatchNorm has in a candidate model, on a share of a client's training images."""
+"""The query for the BatchNorm statistics of a candidate, on a share of a client's training images."""
 CANDIDATE_LOSS = "candidate_loss"
-"""The query for that model's loss on the same images, with the statistics of the message, or with the client's own
-under the candidate that it brings."""
+"""The query for the candidate's loss on the same images, with the statistics of the message, or with the client's own
+statistics if the message contains the candidate."""
 LAYER_GRADIENTS = "gradients"
-"""The query for the gradients of all weights on such a share, by layer."""
+"""The query for the gradients of all weights on such a share of images, by layer."""
 SHARE, LAYERS = "share", "layers"
 
 
 def counts_of(config: Mapping[str, object], prefix: str) -> dict[str, int]:
-    """Return, by layer, the whole numbers that a config has under ``GROW`` or ``REPLACE`` and the layer."""
+    """Return the integers that a config has under ``prefix`` (``GROW`` or ``REPLACE``) and a layer, by layer."""
     return {name.removeprefix(prefix): int(str(count)) for name, count in config.items() if name.startswith(prefix)}
 
 
 def check_masks(tensors: Tensors, question: Question) -> None:
-    """Refuse masks of other layers than those in which the client was to replace weights, or of other sizes.
+    """Refuse masks of other layers than requested, or with another number of active weights than were sent.
 
     Raises:
-        ReplyFault: Or anything, for what cannot be decoded.
+        ReplyFault: If the layers or numbers differ.
+        Exception: If a mask cannot be decoded, whatever decoding raises.
     """
     if tensors.keys() != counts_of(question.config, REPLACE).keys():
         raise ReplyFault("it sent the masks of other layers than it was asked for")
@@ -52,10 +53,10 @@ def check_masks(tensors: Tensors, question: Question) -> None:
 
 
 def check_largest_gradients(tensors: Tensors, question: Question) -> None:
-    """Refuse gradients of other layers, more of them, or of other places than were asked for.
+    """Refuse gradients of other layers or more of them than requested, and indices outside the weight.
 
     Raises:
-        ReplyFault: Naming the layer.
+        ReplyFault: If there are any; the message names the layer.
     """
     wanted = counts_of(question.config, GROW)
     if tensors.keys() != {f"{layer}{kind}" for layer in wanted for kind in (PLACES, VALUES)}:
@@ -70,10 +71,10 @@ def check_largest_gradients(tensors: Tensors, question: Question) -> None:
 
 
 def check_squares(tensors: Tensors, question: Question) -> None:
-    """Refuse sums of squared gradients that were not asked for, or in another form than the weights.
+    """Refuse sums of squared gradients that were not requested, or not in the shape of the weights.
 
     Raises:
-        ReplyFault: Naming the layer.
+        ReplyFault: If there are any; the message names the layer.
     """
     if tensors and not question.config.get(SQUARES):
         raise ReplyFault("it sent squared gradients that nobody asked for")
@@ -81,10 +82,10 @@ def check_squares(tensors: Tensors, question: Question) -> None:
 
 
 def check_layers(tensors: Tensors, question: Question) -> None:
-    """Refuse what is not, by layer, in the form of a layer's weight.
+    """Refuse tensors that are not named like a layer, or not float32 in the shape of its weight.
 
     Raises:
-        ReplyFault: Naming the layer.
+        ReplyFault: If there is one; the message names the layer.
     """
     for layer, tensor in tensors.items():
         if entry(layer) not in question.initial:

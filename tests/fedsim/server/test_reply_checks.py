@@ -275,7 +275,7 @@ def sums_of(right: int, images: int = TESTS) -> dict[str, list[float]]:
     return {"ece-sums": bins, "balanced_accuracy-sums": [float(images), *[0.0] * 9, float(right), *[0.0] * 9]}
 
 
-def test_sums_that_were_asked_for_are_let_through(asked: Vetting) -> None:
+def test_sums_that_were_asked_for_are_let_through(asked: ReplyChecks) -> None:
     told = MetricRecord({**TESTED, **sums_of(7)})
     assert fault(asked, {METRICS: told}, EVALUATE, **{PART: "TEST"}) is None
     assert fault(asked, trained(**{EVALUATION + "TEST": told}), **{EVALUATE_PARTS: ["TEST"]}) is None
@@ -290,8 +290,8 @@ def test_sums_that_were_asked_for_are_let_through(asked: Vetting) -> None:
 
 
 @pytest.fixture
-def asked(vetting: Vetting) -> Vetting:
-    return replace(vetting, metrics=["balanced_accuracy", "ece"])
+def asked(checks: ReplyChecks) -> ReplyChecks:
+    return replace(checks, metrics=["balanced_accuracy", "ece"])
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def asked(vetting: Vetting) -> Vetting:
     ],
 )
 def test_sums_that_cannot_be_are_refused(
-    asked: Vetting, told: dict[str, float | list[float] | None], words: str
+    asked: ReplyChecks, told: dict[str, float | list[float] | None], words: str
 ) -> None:
     changed = {name: value for name, value in {**TESTED, **sums_of(7), **told}.items() if value is not None}
     record = MetricRecord(changed)  # type: ignore[arg-type]
@@ -327,7 +327,7 @@ def test_sums_that_cannot_be_are_refused(
     assert words in str(fault(asked, trained(**{EVALUATION + "TEST": record}), **{EVALUATE_PARTS: ["TEST"]}))
 
 
-def test_sums_that_nobody_asked_for_are_refused(vetting: Vetting) -> None:
+def test_sums_that_nobody_asked_for_are_refused(vetting: ReplyChecks) -> None:
     record = MetricRecord({**TESTED, **sums_of(7)})
     words = "it sent 'ece-sums', which nobody asked for"
     assert words in str(fault(vetting, {METRICS: record}, EVALUATE, **{PART: "TEST"}))
