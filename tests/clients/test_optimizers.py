@@ -10,7 +10,7 @@ from torch import nn
 from clients.optimizers import make_optimizer
 from fedsim.config.settings import OPTIMIZERS
 from fedsim.cost.workload import OPTIMIZER_STATES
-from fedsim.methods.interfaces import LocalTraining
+from fedsim.methods.training import LocalTraining
 
 LR, DECAY, MOMENTUM, EPS = 0.1, 0.05, 0.9, 1e-8
 GENERATOR = torch.Generator().manual_seed(0)
