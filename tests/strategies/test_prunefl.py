@@ -12,8 +12,9 @@ from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import MASKS, SQUARES, SQUARES_SINCE, arrays_of, config_of
+from fedsim.messages.schema import CACHED, arrays_of, config_of
 from fedsim.methods.sparse.masks import kept, unpack
+from fedsim.methods.sparse.records import MASKS, SQUARES, SQUARES_SINCE
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.simulation import run
@@ -75,12 +76,14 @@ def test_it_adjusts_until_the_stop_round_and_says_what_that_costs(prepared: Prep
         average, _ = prepared.strategy.aggregate_train(round, replies)
         assert average is not None
         arrays = to_tensors(average)
-        sent.append((MASKS in messages[0].content.array_records, SQUARES in replies[0].content.array_records))
+        sent.append(
+            (f"{CACHED}{MASKS}" in messages[0].content.array_records, SQUARES in replies[0].content.array_records)
+        )
         loads.append(prepared.strategy.workload(0))
     assert sent == [(True, True), (True, True), (True, False), (False, False)]
-    assert [load.dense_steps for load in loads] == [None, None, 0, 0]
-    assert [len(load.dense_layers) for load in loads] == [3, 3, 0, 0]
-    assert [load.dense_copies for load in loads] == [2, 2, 0, 0]
+    assert [load.full_gradient_steps for load in loads] == [None, None, 0, 0]
+    assert [len(load.full_gradient_layers) for load in loads] == [3, 3, 0, 0]
+    assert [load.full_gradient_vectors for load in loads] == [2, 2, 0, 0]
 
 
 def test_sums_begin_after_an_adjustment_and_end_with_the_last(small_settings: MakeSettings) -> None:
