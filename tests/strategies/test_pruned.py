@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, Error, Message
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from datasets.source import Part
 from fedsim.client.host import ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
@@ -17,9 +18,9 @@ from fedsim.core.seeding import torch_generator
 from fedsim.cost import QueryPasses, partial_bytes
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import CACHED, arrays_of
+from fedsim.messages.schema import CACHED, arrays_of, metrics_of, number
 from fedsim.methods.sparse.export import load_pruned
-from fedsim.methods.sparse.masks import kept
+from fedsim.methods.sparse.masks import apply, encode, kept
 from fedsim.methods.sparse.records import MASKS
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import Prepared, prepare
@@ -80,6 +81,31 @@ def test_what_is_kept_travels_and_the_masks_once(prepared: Prepared, grid: Inlin
         arrays = to_tensors(average)
         for layer, mask in masks.items():
             assert not arrays[f"{layer}.weight"][~mask].any()
+
+
+def test_what_is_evaluated_travels_in_the_same_form_with_the_masks_for_all(
+    prepared: Prepared, grid: InlineGrid
+) -> None:
+    """A client that has never trained has none, and one that has keeps what it was sent for training."""
+    arrays = dict(prepared.model.state_dict())
+    asked(prepared, grid, 1, arrays)
+    masks = strategy_of(prepared).masks
+    messages = list(prepared.strategy.configure_evaluate(1, to_record(arrays), ConfigRecord({"part": "TEST"}), grid))
+    assert [message.metadata.dst_node_id for message in messages] == [0, 1, 2, 3, 4, 5]
+    for message in messages:
+        sent = to_tensors(message.content.array_records[SENT_MASKS])
+        assert all(sent[layer].equal(code) for layer, code in encode(masks).items())
+        tensors = to_tensors(arrays_of(message))
+        assert all(tensors[f"{layer}.weight"].equal(arrays[f"{layer}.weight"][mask]) for layer, mask in masks.items())
+    (reply,) = grid.send_and_receive(messages[:1])
+    assert not grid.client_states()[0]
+    model = prepared.model
+    model.load_state_dict(apply(masks, arrays))
+    tests = prepared.federation.examples_of(0, Part.TEST)
+    images, labels = tests.batch(torch.arange(len(tests)))
+    with torch.no_grad():
+        loss = F.cross_entropy(model.eval()(images), labels).item()
+    assert number(metrics_of(reply), "loss") == pytest.approx(loss, rel=1e-5)
 
 
 def test_the_average_is_that_of_the_dense_models(prepared: Prepared, grid: InlineGrid) -> None:
