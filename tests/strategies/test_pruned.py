@@ -83,9 +83,7 @@ def test_what_is_kept_travels_and_the_masks_once(prepared: Prepared, grid: Inlin
             assert not arrays[f"{layer}.weight"][~mask].any()
 
 
-def test_what_is_evaluated_travels_in_the_same_form_with_the_masks_for_all(
-    prepared: Prepared, grid: InlineGrid
-) -> None:
+def test_what_is_evaluated_travels_in_the_same_form_with_the_masks(prepared: Prepared, grid: InlineGrid) -> None:
     """A client that has never trained has none, and one that has keeps what it was sent for training."""
     arrays = dict(prepared.model.state_dict())
     asked(prepared, grid, 1, arrays)

@@ -266,6 +266,6 @@ def test_what_cannot_work_is_refused(small_settings: MakeSettings, words: tuple[
 def test_a_dense_method_that_a_class_cannot_afford_is_refused(small_settings: MakeSettings) -> None:
     with pytest.raises(
         UserError,
-        match=r"^budget\.classes\.a\.flops=1e\+06 is not possible: a device needs .*, or a strategy that trains a small",
+        match=r"^budget\.classes\.a\.flops=1e\+06 is not possible: a device needs .*, or a strategy that trains a",
     ):
         prepare(small_settings("budget.classes={a:{clients:[1],flops:1e6}}"))
