@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from flwr.app import ConfigRecord, Message
@@ -151,26 +150,6 @@ def test_without_an_adjustment_it_is_the_pruned_network_bit_for_bit(
     run(prepare(small_settings("strategy=feddst", *words)), tmp_path / "b", Reporter())
     for name in ("clients.csv", "model.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(small_settings: MakeSettings, tmp_path: Path) -> None:
-    class Stops(Reporter):
-        def round_done(self, round: int, metrics: object) -> None:
-            if round == 2:
-                raise KeyboardInterrupt
-
-    words = (*SMALL, *EVERY, "rounds=4", "fraction=0.5", "strategy.adjust_after=0.3")
-    run(prepare(small_settings(*words)), tmp_path / "whole", Reporter())
-    with pytest.raises(KeyboardInterrupt):
-        run(prepare(small_settings(*words)), tmp_path / "stopped", Stops())
-    run(prepare(small_settings(*words, f"resume={tmp_path / 'stopped'}")), tmp_path / "stopped", Reporter())
-    run(prepare(small_settings(*words, "engine=process", "engine.workers=2")), tmp_path / "workers", Reporter())
-    for other in ("stopped", "workers"):
-        for name in ("clients.csv", "model.safetensors"):
-            assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / other / name).read_bytes()
-        traffic = [pd.read_csv(tmp_path / each / "rounds.csv") for each in ("whole", other)]
-        for column in ("bytes_up", "bytes_down", "device_gflops", "device_memory_mb"):
-            assert traffic[0][column].tolist()[1:] == traffic[1][column].tolist()[1:]
 
 
 def test_the_accounts_say_what_a_round_took(small_settings: MakeSettings, tmp_path: Path) -> None:

@@ -43,19 +43,6 @@ def test_all_of_the_last_linear_layer_is_personal_and_nothing_else(model: nn.Mod
     assert set(FedPer(model).arrays_to_train(ArrayRecord(model.state_dict()))) == set(model.state_dict()) - personal
 
 
-def test_no_message_carries_the_classifier_in_either_direction(grid: InlineGrid, make_model: MakeModel) -> None:
-    model = make_model()
-    strategy = FedPer(model)
-    messages = list(strategy.configure_train(1, ArrayRecord(model.state_dict()), ConfigRecord(), grid))
-    replies = list(grid.send_and_receive(messages))
-    evaluations = strategy.configure_evaluate(1, ArrayRecord(model.state_dict()), ConfigRecord(), grid)
-    for each in [*messages, *replies, *evaluations]:
-        assert set(arrays_of(each)) == set(model.state_dict()) - HEAD_OF_TOY
-    arrays, _ = strategy.aggregate_train(1, replies)
-    assert arrays is not None
-    assert set(arrays) == set(model.state_dict()) - HEAD_OF_TOY
-
-
 def test_flowers_own_start_leaves_each_client_its_classifier(grid: InlineGrid, make_model: MakeModel) -> None:
     model = make_model()
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}

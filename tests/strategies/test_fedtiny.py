@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -29,9 +28,7 @@ from fedsim.messages.schema import (
 from fedsim.methods.sparse.criteria import magnitude_masks
 from fedsim.methods.sparse.masks import Masks, apply, decode, kept
 from fedsim.methods.sparse.records import BN_STATISTICS, CANDIDATE_LOSS, GRADIENTS, GROW, MASKS
-from fedsim.output.progress import Reporter
 from fedsim.server.preparation import Prepared, prepare
-from fedsim.server.simulation import run
 from strategies import FedTiny
 
 MakeSettings = Callable[..., Settings]
@@ -264,21 +261,6 @@ def test_the_workload_of_a_round_says_what_was_done_in_it(small_settings: MakeSe
     count = math.ceil(0.15 * (1 + math.cos(math.pi / 4)) * kept(tiny(prepared).masks)["head"])
     assert [load.top_k for load in loads] == [0, count, 0]
     assert Workload() == prepare(small_settings("engine=inline")).strategy.workload(0)
-
-
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(small_settings: MakeSettings, tmp_path: Path) -> None:
-    class Stops(Reporter):
-        def round_done(self, round: int, metrics: object) -> None:
-            if round == 2:
-                raise KeyboardInterrupt
-
-    words = (*SMALL, "rounds=4", "fraction=0.5", "strategy.interval=1", "strategy.stop_round=4")
-    run(prepare(small_settings(*words)), tmp_path / "whole", Reporter())
-    with pytest.raises(KeyboardInterrupt):
-        run(prepare(small_settings(*words)), tmp_path / "stopped", Stops())
-    run(prepare(small_settings(*words, f"resume={tmp_path / 'stopped'}")), tmp_path / "stopped", Reporter())
-    for name in ("clients.csv", "model.safetensors"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from flwr.app import ConfigRecord, Error, Message
@@ -182,23 +181,6 @@ def test_the_bytes_of_a_run_are_those_of_the_sparse_format(small_settings: MakeS
     assert all(torch.equal(tensor, saved[name]) for name, tensor in load_pruned(small).items())
     assert small.stat().st_size < dense + with_masks + 4000
     assert all(not saved[f"{layer}.weight"][~mask].any() for layer, mask in masks.items())
-
-
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(small_settings: MakeSettings, tmp_path: Path) -> None:
-    class Stops(Reporter):
-        def round_done(self, round: int, metrics: object) -> None:
-            if round == 1:
-                raise KeyboardInterrupt
-
-    words = (*SMALL, "rounds=3", "fraction=0.5")
-    run(prepare(small_settings(*words)), tmp_path / "whole", Reporter())
-    with pytest.raises(KeyboardInterrupt):
-        run(prepare(small_settings(*words)), tmp_path / "stopped", Stops())
-    run(prepare(small_settings(*words, f"resume={tmp_path / 'stopped'}")), tmp_path / "stopped", Reporter())
-    for name in ("clients.csv", "model.safetensors"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
-    traffic = [pd.read_csv(tmp_path / name / "rounds.csv")["bytes_down"].tolist()[1:] for name in ("whole", "stopped")]
-    assert traffic[0] == traffic[1]
 
 
 def test_another_runs_model_can_be_pruned(small_settings: MakeSettings, tmp_path: Path) -> None:
