@@ -151,8 +151,8 @@ class ModelCost:
         (``optimizer_states`` numbers for each: 1 is momentum, 2 is Adam), have as many as the weights; the layers of
         ``full_gradients`` hold gradients of all their weights, and ``full_gradient_vectors`` further numbers for each
         of these. ``top_k`` is the largest number of (index, value) pairs that the device collects at a time.
-        Activations are whole. What a kernel needs while it runs and the two numbers per channel that BatchNorm keeps in training are
-        not counted.
+        Activations are whole. What a kernel needs while it runs and the two numbers per channel that BatchNorm keeps in
+        training are not counted.
         """
         kept, full = self._kept(shares), self._named(full_gradients)
         gradients = states = 0

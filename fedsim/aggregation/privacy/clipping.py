@@ -8,7 +8,7 @@ weight shrinks in one round by more than the 29 bits that float64 has beyond flo
 
 Of Flower's client-side wrappers there is none here. In a simulation their numbers would be the same, and
 ``fixedclipping_mod`` (Flower 1.41) takes BatchNorm's counters for part of the update, and answers with an error to a
-message with masks or a given classifier beside the model, and to whatever is no training message.
+message with a record of arrays beside the model, and to whatever is no training message.
 """
 
 import math
