@@ -36,7 +36,7 @@ class Scaffold(LocalSGD):
 
     def begin(self, model: nn.Module, context: TrainingContext) -> None:
         """Store copies of the parameters and both control variates on the device."""
-        parameters = dict(model.named_parameters())
+        parameters = dict(model.named_parameters(remove_duplicate=False))
         server = to_tensors(context.sent.array_records[CONTROL])
         kept = context.state.get(CONTROL)
         own = to_tensors(kept) if kept is not None else {}  # type: ignore[arg-type]
@@ -56,7 +56,7 @@ class Scaffold(LocalSGD):
 
     def end(self, model: nn.Module, context: TrainingContext) -> None:
         """Update the client's control variate in its state, and add the change to the reply."""
-        parameters, scale = dict(model.named_parameters()), 1 / (context.step * self.training.lr)
+        parameters, scale = dict(model.named_parameters(remove_duplicate=False)), 1 / (context.step * self.training.lr)
         own, new = context.scratch[OWN], {}
         for name, server in context.scratch[SERVER].items():
             moved = context.scratch[START][name] - parameters[name].detach()

@@ -8,7 +8,9 @@ from torch import nn
 
 from clients.adaptive_clipping import all_but_last_linear, clip_adaptively, transposed_weights, unitwise_norm
 from clients.clipped_sgd import ClippedSGD
-from fedsim.methods.interfaces import LocalTraining
+from datasets.examples import Examples
+from fedsim.methods.interfaces import TrainingContext
+from fedsim.methods.training import LocalTraining
 from fedsim.models import CNNSmall
 from fedsim.norms import ScaledWSConv2d, use_scaled_ws
 
@@ -101,6 +103,8 @@ def test_a_client_clips_them_so() -> None:
     model = nn.Sequential(nn.ConvTranspose1d(2, 3, 2), nn.Flatten(), nn.Linear(9, 2))
     weight = model[0].weight
     weight.grad = torch.ones_like(weight) * torch.tensor([100.0, 1.0, 0.0]).view(1, 3, 1)
-    ClippedSGD(training, clip=0.1).before_step(model)
+    data = Examples(torch.zeros(1, 2, 2, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    context = TrainingContext(data=data, generator=torch.Generator())
+    ClippedSGD(training, clip=0.1).before_step(model, context)
     ratio = weight.grad.norm(dim=(0, 2)) / weight.detach().norm(dim=(0, 2))
     torch.testing.assert_close(ratio, torch.tensor([0.1, 0.1, 0.0]))

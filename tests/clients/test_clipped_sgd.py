@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, RecordDict
 from torch import nn
 from torch.nn import functional as F
 
@@ -10,7 +9,8 @@ from clients import ClippedSGD, LocalSGD
 from clients.adaptive_clipping import all_but_last_linear, unitwise_norm
 from datasets.federation import Examples
 from fedsim.core.errors import UserError
-from fedsim.methods.interfaces import LocalTraining, Turn
+from fedsim.methods.interfaces import TrainingContext
+from fedsim.methods.training import LocalTraining
 from fedsim.models import CNNSmall
 from fedsim.norms import use_scaled_ws
 
@@ -23,7 +23,7 @@ def one_step(client: LocalSGD) -> tuple[nn.Module, nn.Module, Examples]:
     data = Examples(torch.randint(0, 256, (16, 3, 28, 28), dtype=torch.uint8), torch.arange(16) % 10)
     before, after = use_scaled_ws(CNNSmall()), use_scaled_ws(CNNSmall())
     after.load_state_dict(before.state_dict())
-    client.train(after, data, Turn(1, torch.Generator().manual_seed(0), ConfigRecord(), RecordDict()))
+    client.train(after, TrainingContext(data=data, generator=torch.Generator().manual_seed(0), round=1))
     return before, after, data
 
 

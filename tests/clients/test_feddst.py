@@ -13,9 +13,10 @@ from clients import FedDST, MaskedSGD
 from datasets.examples import Examples
 from fedsim.core.errors import UserError
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import MASKS
-from fedsim.methods.interfaces import LocalTraining, Turn
+from fedsim.methods.interfaces import TrainingContext
 from fedsim.methods.sparse.masks import Masks, decode, encode, kept, pack
+from fedsim.methods.sparse.records import MASKS
+from fedsim.methods.training import LocalTraining
 
 TRAINING = LocalTraining(local_epochs=2, batch_size=4, lr=0.1, momentum=0.5, weight_decay=0.01)
 COUNTS = {"0": 3, "4": 5}
@@ -43,12 +44,20 @@ def trained(
     half: MaskedSGD, config: Mapping[str, int] = REPLACING, data: Examples | None = None
 ) -> tuple[State, State, RecordDict]:
     """The model's state after training, what the client sends of it, and what beside, as its host lets it work."""
-    model, given = make_model(), RecordDict({MASKS: to_record(encode(masks()))})
-    turn = Turn(1, torch.Generator().manual_seed(3), ConfigRecord({**config}), RecordDict(), given)
-    model.load_state_dict(half.unpack(pack(masks(), model.state_dict()), model, turn))
-    half.train(model, examples() if data is None else data, turn)
+    model, context = (
+        make_model(),
+        TrainingContext(
+            data=examples() if data is None else data,
+            generator=torch.Generator().manual_seed(3),
+            round=1,
+            config=ConfigRecord({**config}),
+            cached={MASKS: to_record(encode(masks()))},
+        ),
+    )
+    model.load_state_dict(half.unpack(pack(masks(), model.state_dict()), model, context))
+    half.train(model, context)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    return state, dict(half.pack(state, model, turn)), turn.reply
+    return state, dict(half.pack(state, model, context)), context.reply
 
 
 def told(reply: RecordDict) -> Masks:

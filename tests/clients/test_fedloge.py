@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, RecordDict
 from torch import nn
 from torch.nn import functional as F
 
@@ -12,7 +11,8 @@ from datasets.examples import Examples
 from fedsim.client.scoring import score
 from fedsim.core.errors import UserError
 from fedsim.heads import LocalGenericHeads, local_generic_heads, use_local_generic
-from fedsim.methods.interfaces import LocalTraining, Turn
+from fedsim.methods.interfaces import ClientContext, TrainingContext
+from fedsim.methods.training import LocalTraining
 
 TRAINING = LocalTraining(local_epochs=2, batch_size=4, lr=0.1, momentum=0.5)
 
@@ -41,8 +41,8 @@ def as_doubles(images: torch.Tensor, generator: torch.Generator | None = None) -
     return images.double() / 127.5 - 1
 
 
-def turn() -> Turn:
-    return Turn(1, torch.Generator().manual_seed(3), ConfigRecord(), RecordDict())
+def context(data: Examples) -> TrainingContext:
+    return TrainingContext(data=data, generator=torch.Generator().manual_seed(3), round=1)
 
 
 def by_hand(model: nn.Module, data: Examples) -> None:
@@ -68,7 +68,7 @@ def by_hand(model: nn.Module, data: Examples) -> None:
 
 def test_training_is_that_of_three_optimizers_with_one_pass() -> None:
     model, expected, data = make_model(), make_model(), examples()
-    metrics = FedLoGe(TRAINING).train(model, data, turn())
+    metrics = FedLoGe(TRAINING).train(model, context(data))
     by_hand(expected, data)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, expected.state_dict()[name], msg=name)
@@ -81,14 +81,14 @@ def test_the_heads_losses_never_reach_the_network() -> None:
     with torch.no_grad():
         for head in (heads_of(other).auxiliary, heads_of(other).personal):
             head.weight.mul_(-7).add_(1)
-    FedLoGe(TRAINING).train(one, data, turn())
-    FedLoGe(TRAINING).train(other, data, turn())
+    FedLoGe(TRAINING).train(one, context(data))
+    FedLoGe(TRAINING).train(other, context(data))
     for name, tensor in one.state_dict().items():
         same = torch.equal(tensor, other.state_dict()[name])
         assert same == (not name.startswith(("4.auxiliary", "4.personal"))), name
     # and it is what training it for the fixed classifier alone gives
     alone = make_model()
-    LocalSGD(TRAINING).train(alone, data, turn())
+    LocalSGD(TRAINING).train(alone, context(data))
     network = [name for name in one.state_dict() if name[0] < "4"]
     assert all(torch.equal(one.state_dict()[name], alone.state_dict()[name]) for name in network)
 
@@ -96,7 +96,7 @@ def test_the_heads_losses_never_reach_the_network() -> None:
 def test_the_fixed_classifier_stays_as_it_is() -> None:
     model = make_model()
     before = heads_of(model).generic.weight.clone()
-    FedLoGe(TRAINING).train(model, examples(), turn())
+    FedLoGe(TRAINING).train(model, context(examples()))
     assert torch.equal(heads_of(model).generic.weight, before)
 
 
@@ -133,11 +133,11 @@ def logits_by_hand(model: nn.Module, images: torch.Tensor, rule: str) -> dict[bo
 def test_predictors_are_those_written_out(rule: str, own: bool) -> None:
     model = make_model()
     half = FedLoGe(TRAINING, length=2.5, local_rule=rule)
-    half.train(model, examples(), turn())
+    half.train(model, context(examples()))
     images, _ = examples(50).batch(torch.arange(50))
     with torch.no_grad():
         expected = logits_by_hand(model, images, rule)[own]
-        got = half.predict(model.eval(), images, own=own)
+        got = half.predict(model.eval(), images, ClientContext(own=own))
     assert list(got) == list(expected)
     for name in got:
         torch.testing.assert_close(got[name], expected[name])
@@ -149,14 +149,19 @@ def test_what_the_length_is_matters_beside_the_bias_alone() -> None:
     model, data = make_model(), examples(50)
     with torch.no_grad():
         heads_of(model).auxiliary.bias.zero_()
-    short, long = (score(FedLoGe(TRAINING, length=length), model, data, own=False) for length in (0.1, 10.0))
+    short, long = (
+        score(FedLoGe(TRAINING, length=length), model, data, ClientContext(own=False)) for length in (0.1, 10.0)
+    )
     assert short["realigned-correct"] == long["realigned-correct"]
     assert short["realigned-loss"] != long["realigned-loss"]
 
 
 def test_a_client_without_the_fixed_classifier_says_so() -> None:
     model, half = use_local_generic(nn.Sequential(nn.Flatten(), nn.Linear(12, 3))), FedLoGe(TRAINING)
-    for act in (lambda: half.train(model, examples(), turn()), lambda: score(half, model, examples(), own=True)):
+    for act in (
+        lambda: half.train(model, context(examples())),
+        lambda: score(half, model, examples(), ClientContext()),
+    ):
         with pytest.raises(RuntimeError, match="the fixed classifier is missing: the server gives it to a client once"):
             act()
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from flwr.app import ConfigRecord, RecordDict
 from torch import nn
 
 from clients import FedProx, LocalSGD
 from datasets.examples import Examples
 from fedsim.core.errors import UserError
-from fedsim.methods.interfaces import LocalTraining, Turn
+from fedsim.methods.interfaces import TrainingContext
+from fedsim.methods.training import LocalTraining
 from fedsim.models import CNNSmall
 
 TWO_EPOCHS = LocalTraining(local_epochs=2, batch_size=4, lr=0.1, momentum=0.9)
@@ -26,8 +26,8 @@ def examples(count: int = 10, size: int = 4) -> Examples:
     return Examples(images, torch.arange(count) % 5)
 
 
-def turn() -> Turn:
-    return Turn(round=1, generator=torch.Generator().manual_seed(7), config=ConfigRecord(), state=RecordDict())
+def context(data: Examples) -> TrainingContext:
+    return TrainingContext(data=data, generator=torch.Generator().manual_seed(7), round=1)
 
 
 def by_hand(model: nn.Module, data: Examples, mu: float, bias_is_trained: bool) -> tuple[list[np.ndarray], float]:
@@ -63,7 +63,7 @@ def test_steps_and_loss_are_those_of_the_closed_form(mu: float, bias_is_trained:
     model, data = linear_model(), examples()
     model[1].bias.requires_grad_(bias_is_trained)  # type: ignore[index]
     expected, loss = by_hand(model, data, mu, bias_is_trained)
-    metrics = FedProx(TWO_EPOCHS, mu).train(model, data, turn())
+    metrics = FedProx(TWO_EPOCHS, mu).train(model, context(data))
     for parameter, weights in zip(model.parameters(), expected, strict=True):
         np.testing.assert_allclose(parameter.detach().numpy(), weights, rtol=1e-4, atol=1e-6)
     assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
@@ -74,8 +74,8 @@ def test_without_the_term_it_is_plain_sgd_bit_for_bit() -> None:
     torch.manual_seed(0)
     data, mine, plain = examples(size=28), CNNSmall(), CNNSmall()
     plain.load_state_dict(mine.state_dict())
-    metrics = FedProx(TWO_EPOCHS, mu=0.0).train(mine, data, turn())
-    assert metrics == LocalSGD(TWO_EPOCHS).train(plain, data, turn())
+    metrics = FedProx(TWO_EPOCHS, mu=0.0).train(mine, context(data))
+    assert metrics == LocalSGD(TWO_EPOCHS).train(plain, context(data))
     for name, tensor in plain.state_dict().items():
         assert torch.equal(mine.state_dict()[name], tensor), name
 
@@ -83,13 +83,13 @@ def test_without_the_term_it_is_plain_sgd_bit_for_bit() -> None:
 def test_the_model_is_held_where_this_round_started() -> None:
     """One half plays many clients and rounds, on one model."""
     data, model, half = examples(), linear_model(), FedProx(TWO_EPOCHS, mu=3.0)
-    half.train(model, data, turn())
+    half.train(model, context(data))
     received = {name: tensor + 1 for name, tensor in model.state_dict().items()}
     model.load_state_dict(received)
-    half.train(model, data, turn())
+    half.train(model, context(data))
     other = linear_model()
     other.load_state_dict(received)
-    FedProx(TWO_EPOCHS, mu=3.0).train(other, data, turn())
+    FedProx(TWO_EPOCHS, mu=3.0).train(other, context(data))
     for name, tensor in other.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
 

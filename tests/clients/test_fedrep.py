@@ -4,14 +4,14 @@ from copy import deepcopy
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, RecordDict
 from torch import nn
 from torch.nn import functional as F
 
 from clients import FedRep
 from datasets.examples import Examples
 from fedsim.core.errors import UserError
-from fedsim.methods.interfaces import LocalTraining, Turn
+from fedsim.methods.interfaces import TrainingContext
+from fedsim.methods.training import LocalTraining
 
 TRAINING = LocalTraining(local_epochs=2, batch_size=4, lr=0.1, momentum=0.9, weight_decay=0.01)
 
@@ -29,8 +29,8 @@ def examples(count: int = 10) -> Examples:
     return Examples(images, torch.arange(count) % 5)
 
 
-def turn() -> Turn:
-    return Turn(round=1, generator=torch.Generator().manual_seed(7), config=ConfigRecord(), state=RecordDict())
+def context(data: Examples) -> TrainingContext:
+    return TrainingContext(data=data, generator=torch.Generator().manual_seed(7), round=1)
 
 
 class Momentum:
@@ -50,7 +50,7 @@ class Momentum:
 
 def test_head_and_body_are_trained_in_turn_as_written_out() -> None:
     data, model, reference = examples(), network(), network()
-    metrics = FedRep(TRAINING, head_epochs=3).train(model, data, turn())
+    metrics = FedRep(TRAINING, head_epochs=3).train(model, context(data))
 
     body, head = reference
     generator = torch.Generator().manual_seed(7)
@@ -83,7 +83,7 @@ def test_a_frozen_part_stays_and_what_is_trained_is_so_afterwards() -> None:
     model, initial = network(), network().state_dict()
     model.get_parameter("0.0.weight").requires_grad_(False)
     model.get_parameter("1.bias").requires_grad_(False)
-    FedRep(TRAINING, head_epochs=1).train(model, examples(), turn())
+    FedRep(TRAINING, head_epochs=1).train(model, context(examples()))
     for name, parameter in model.named_parameters():
         frozen = name in ("0.0.weight", "1.bias")
         assert parameter.requires_grad is not frozen, name
@@ -92,12 +92,12 @@ def test_a_frozen_part_stays_and_what_is_trained_is_so_afterwards() -> None:
 
 def test_what_was_fixed_is_free_again_after_an_error() -> None:
     class Failing(FedRep):
-        def before_step(self, model: nn.Module) -> None:
+        def before_step(self, model: nn.Module, context: TrainingContext) -> None:
             raise ValueError("told to fail")
 
     model, initial = network(), network().state_dict()
     with pytest.raises(ValueError, match="told to fail"):
-        Failing(TRAINING, head_epochs=1).train(model, examples(), turn())
+        Failing(TRAINING, head_epochs=1).train(model, context(examples()))
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(tensor, initial[name]) for name, tensor in model.state_dict().items())
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, RecordDict
 from torch import nn
 from torch.nn import functional as F
 
 from clients import LocalSGD
 from datasets.federation import Examples
-from fedsim.methods.interfaces import LocalTraining, Turn
+from fedsim.methods.interfaces import TrainingContext
+from fedsim.methods.training import LocalTraining
 
 
 def linear_model() -> nn.Module:
@@ -22,13 +22,13 @@ def examples(count: int) -> Examples:
     return Examples(images, torch.arange(count) % 5)
 
 
-def turn(seed: int = 7) -> Turn:
-    return Turn(round=1, generator=torch.Generator().manual_seed(seed), config=ConfigRecord(), state=RecordDict())
+def context(data: Examples) -> TrainingContext:
+    return TrainingContext(data=data, generator=torch.Generator().manual_seed(7), round=1)
 
 
 def test_two_epochs_with_momentum_equal_the_update_written_out() -> None:
     data, model, reference = examples(10), linear_model(), linear_model()
-    LocalSGD(LocalTraining(local_epochs=2, batch_size=4, lr=0.1, momentum=0.9)).train(model, data, turn())
+    LocalSGD(LocalTraining(local_epochs=2, batch_size=4, lr=0.1, momentum=0.9)).train(model, context(data))
 
     generator = torch.Generator().manual_seed(7)
     velocity = [torch.zeros_like(parameter) for parameter in reference.parameters()]
@@ -50,7 +50,7 @@ def test_metrics_of_training_are_means_over_images() -> None:
     with torch.no_grad():
         logits = model(data.images.float() / 127.5 - 1)
     # One batch of all images: the loss before the only step.
-    metrics = LocalSGD(LocalTraining(1, 10, lr=0.1, momentum=0.0)).train(model, data, turn())
+    metrics = LocalSGD(LocalTraining(1, 10, lr=0.1, momentum=0.0)).train(model, context(data))
     assert metrics["num-examples"] == 10
     assert metrics["loss"] == pytest.approx(F.cross_entropy(logits, data.labels).item(), rel=1e-5)
     assert metrics["accuracy"] == pytest.approx((logits.argmax(1) == data.labels).float().mean().item())

@@ -8,10 +8,12 @@ from torch.nn import functional as F
 
 from clients import LocalSGD, MaskedSGD
 from datasets.examples import Examples
+from fedsim.client.state import ClientState
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import GRADIENTS, MASKS
-from fedsim.methods.interfaces import LocalTraining, Turn
+from fedsim.methods.interfaces import ClientContext, TrainingContext
 from fedsim.methods.sparse.masks import Masks, apply, encode, pack
+from fedsim.methods.sparse.records import GRADIENTS, MASKS
+from fedsim.methods.training import LocalTraining
 
 TRAINING = LocalTraining(local_epochs=2, batch_size=4, lr=0.1, momentum=0.5, weight_decay=0.01)
 
@@ -32,17 +34,23 @@ def examples() -> Examples:
     return Examples(images, torch.randint(0, 3, (12,), generator=generator))
 
 
-def turn(**config: int) -> Turn:
-    sent = RecordDict({MASKS: to_record(encode(masks()))})
-    return Turn(1, torch.Generator().manual_seed(3), ConfigRecord(config), RecordDict(), sent)
+def context(kept: Masks | None = None, **config: int) -> TrainingContext:
+    """With the masks that the client holds."""
+    return TrainingContext(
+        data=examples(),
+        generator=torch.Generator().manual_seed(3),
+        round=1,
+        config=ConfigRecord(config),
+        cached={MASKS: to_record(encode(masks() if kept is None else kept))},
+    )
 
 
-def trained(training: LocalTraining, **config: int) -> tuple[nn.Module, Turn, dict[str, torch.Tensor]]:
+def trained(training: LocalTraining, **config: int) -> tuple[nn.Module, TrainingContext, dict[str, torch.Tensor]]:
     """The model, what the client knew, and what it sends, as its host lets it work."""
-    model, half, mine = make_model(), MaskedSGD(training), turn(**config)
+    model, half, mine = make_model(), MaskedSGD(training), context(**config)
     arrived = pack(masks(), model.state_dict())
     model.load_state_dict(half.unpack(arrived, model, mine))
-    half.train(model, examples(), mine)
+    half.train(model, mine)
     return model, mine, dict(half.pack(model.state_dict(), model, mine))
 
 
@@ -81,14 +89,11 @@ def test_what_is_left_out_stays_zero_with_every_optimizer(optimizer: str) -> Non
 def test_a_full_mask_is_local_sgd_bit_for_bit() -> None:
     model, half = make_model(), MaskedSGD(TRAINING)
     full = {layer: torch.ones_like(mask) for layer, mask in masks().items()}
-    mine = Turn(
-        *(1, torch.Generator().manual_seed(3), ConfigRecord(), RecordDict()),
-        sent=RecordDict({MASKS: to_record(encode(full))}),
-    )
+    mine = context(full)
     model.load_state_dict(half.unpack(pack(full, model.state_dict()), model, mine))
-    half.train(model, examples(), mine)
+    half.train(model, mine)
     plain = make_model()
-    LocalSGD(TRAINING).train(plain, examples(), turn())
+    LocalSGD(TRAINING).train(plain, context())
     assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
@@ -114,13 +119,16 @@ def test_the_largest_gradients_of_what_is_left_out_are_reported() -> None:
 
 def test_a_client_without_masks_says_so() -> None:
     model, half = make_model(), MaskedSGD(TRAINING)
-    lost = Turn(1, torch.Generator(), ConfigRecord(), RecordDict())
+    lost = TrainingContext(data=examples(), generator=torch.Generator(), round=1)
     with pytest.raises(RuntimeError, match="the masks are missing: the server gives them to a client once"):
         half.unpack(model.state_dict(), model, lost)
 
 
 def test_masks_that_were_given_before_are_found_in_the_state() -> None:
+    """The second message does not bring them, neither to train nor to be evaluated."""
     model, half = make_model(), MaskedSGD(TRAINING)
-    later = Turn(2, torch.Generator(), ConfigRecord(), RecordDict({MASKS: to_record(encode(masks()))}))
+    state = ClientState(RecordDict())
+    state.cache(RecordDict({f"cached/{MASKS}": to_record(encode(masks()))}))
+    later = ClientContext(round=2, cached=state.cached(RecordDict()))
     unpacked = half.unpack(pack(masks(), model.state_dict()), model, later)
     assert all(torch.equal(tensor, apply(masks(), model.state_dict())[name]) for name, tensor in unpacked.items())

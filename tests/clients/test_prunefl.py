@@ -8,9 +8,10 @@ from torch.nn import functional as F
 from clients import MaskedSGD, PruneFL
 from datasets.examples import Examples
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import MASKS, SQUARES, SQUARES_SINCE
-from fedsim.methods.interfaces import LocalTraining, Turn
+from fedsim.methods.interfaces import TrainingContext
 from fedsim.methods.sparse.masks import Masks, encode, pack
+from fedsim.methods.sparse.records import MASKS, SQUARES, SQUARES_SINCE
+from fedsim.methods.training import LocalTraining
 
 TRAINING = LocalTraining(local_epochs=2, batch_size=4, lr=0.1, momentum=0.5, weight_decay=0.01)
 
@@ -32,12 +33,18 @@ def examples() -> Examples:
     return Examples(images, labels, lambda batch, _: batch.double() / 255)
 
 
-def take_turn(half: MaskedSGD, model: nn.Module, round: int, state: RecordDict, **config: int | bool) -> RecordDict:
-    sent = RecordDict({MASKS: to_record(encode(masks()))})
-    turn = Turn(round, torch.Generator().manual_seed(round), ConfigRecord(dict(config)), state, sent)
-    model.load_state_dict(dict(half.unpack(pack(masks(), model.state_dict()), model, turn)))
-    half.train(model, examples(), turn)
-    return turn.reply
+def train(half: MaskedSGD, model: nn.Module, round: int, state: RecordDict, **config: int | bool) -> RecordDict:
+    context = TrainingContext(
+        data=examples(),
+        generator=torch.Generator().manual_seed(round),
+        round=round,
+        config=ConfigRecord(dict(config)),
+        cached={MASKS: to_record(encode(masks()))},
+        state=state,
+    )
+    model.load_state_dict(dict(half.unpack(pack(masks(), model.state_dict()), model, context)))
+    half.train(model, context)
+    return context.reply
 
 
 def summed_gradients(model: nn.Module, round: int) -> dict[str, torch.Tensor]:
@@ -67,7 +74,7 @@ def test_squares_of_each_rounds_summed_gradients_are_added_up_until_they_are_ask
         expected.get_parameter(f"{layer}.weight").data *= mask
     by_round = []
     for round in (3, 4):
-        reply = take_turn(half, model, round, state, **{SQUARES_SINCE: 3, SQUARES: round == 4})
+        reply = train(half, model, round, state, **{SQUARES_SINCE: 3, SQUARES: round == 4})
         by_round.append(summed_gradients(expected, round))
         assert (SQUARES in reply) == (round == 4)
     told = to_tensors(reply.array_records[SQUARES])
@@ -83,17 +90,17 @@ def test_squares_of_each_rounds_summed_gradients_are_added_up_until_they_are_ask
 def test_sums_of_an_adjustment_that_went_by_are_dropped() -> None:
     """A client that was in no cohort when they were asked for begins again."""
     model, half, state = make_model(), PruneFL(TRAINING), RecordDict()
-    take_turn(half, model, 1, state, **{SQUARES_SINCE: 1, SQUARES: False})
+    train(half, model, 1, state, **{SQUARES_SINCE: 1, SQUARES: False})
     before = make_model()
     before.load_state_dict(model.state_dict())
-    reply = take_turn(half, model, 4, state, **{SQUARES_SINCE: 3, SQUARES: True})
+    reply = train(half, model, 4, state, **{SQUARES_SINCE: 3, SQUARES: True})
     for layer, sums in summed_gradients(before, 4).items():
         torch.testing.assert_close(to_tensors(reply.array_records[SQUARES])[layer], sums.square())
 
 
 def test_it_trains_as_a_masked_client_does_and_keeps_nothing_unless_told_to() -> None:
     plain, other, state = make_model(), make_model(), RecordDict()
-    assert not take_turn(PruneFL(TRAINING), plain, 1, state)
+    assert not train(PruneFL(TRAINING), plain, 1, state)
     assert not state
-    take_turn(MaskedSGD(TRAINING), other, 1, RecordDict())
+    train(MaskedSGD(TRAINING), other, 1, RecordDict())
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in plain.state_dict().items())

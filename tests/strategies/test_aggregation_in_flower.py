@@ -13,6 +13,7 @@ from fedsim.aggregation.privacy import FixedClipping
 from fedsim.core.errors import RoundFailed
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_tensors
+from fedsim.methods.training import ServerTraining
 from strategies import FedAvg, FedBN
 
 MakeGrid = Callable[[], InlineGrid]
@@ -22,7 +23,7 @@ MakeModel = Callable[..., nn.Module]
 def test_fedbn_by_the_median_in_flowers_own_loop(make_grid: MakeGrid, make_model: MakeModel) -> None:
     model = make_model()
     initial = ArrayRecord(model.state_dict())
-    result = FedBN(model, aggregation=Median()).start(make_grid(), initial, num_rounds=1)
+    result = FedBN(model, ServerTraining(aggregation=Median())).start(make_grid(), initial, num_rounds=1)
     by_hand = make_grid()
     messages = list(FedBN(model).configure_train(1, initial, ConfigRecord(), by_hand))
     replies = [to_tensors(reply.content["arrays"]) for reply in by_hand.send_and_receive(messages)]
@@ -37,7 +38,7 @@ def test_clipping_in_flowers_own_loop(make_grid: MakeGrid, make_model: MakeModel
     model = make_model(norm=True)
     initial = model.state_dict()
     clipping = FixedClipping(clipping_norm=0.01, noise_multiplier=0.0)
-    result = FedAvg(model, aggregation=clipping).start(make_grid(), ArrayRecord(initial), num_rounds=2)
+    result = FedAvg(model, ServerTraining(aggregation=clipping)).start(make_grid(), ArrayRecord(initial), num_rounds=2)
     final = result.arrays.to_torch_state_dict()
     floats = [name for name, tensor in initial.items() if tensor.is_floating_point()]
     moved = sum((final[name].double() - initial[name].double()).square().sum().item() for name in floats) ** 0.5
@@ -48,7 +49,7 @@ def test_clipping_in_flowers_own_loop(make_grid: MakeGrid, make_model: MakeModel
 
 
 def test_too_few_clients_end_a_round_with_a_sentence(make_grid: MakeGrid, make_model: MakeModel) -> None:
-    strategy = FedAvg(aggregation=Krum(1))
+    strategy = FedAvg(training=ServerTraining(aggregation=Krum(1)))
     grid = make_grid()
     messages = strategy.configure_train(1, ArrayRecord(make_model().state_dict()), ConfigRecord(), grid)
     with pytest.raises(RoundFailed, match=r"^in round 1 so few clients were left that aggregation\.malicious=1 needs"):

@@ -11,6 +11,7 @@ from torch import nn
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.methods.training import ServerTraining
 from strategies import FedAvg
 
 MakeModel = Callable[..., nn.Module]
@@ -32,7 +33,7 @@ def replies_of(values: list[list[float]], examples: list[int], counters: list[in
 )
 def test_the_average_is_the_one_computed_by_hand(weighting: str, expected: list[float], grid: InlineGrid) -> None:
     replies = replies_of([[1.0, 10.0], [4.0, 10.0], [7.0, 10.0]], [10, 30, 60], [3, 5, 4])
-    arrays, metrics = FedAvg(weighting=weighting).aggregate_train(1, replies)
+    arrays, metrics = FedAvg(training=ServerTraining(weighting=weighting)).aggregate_train(1, replies)
     assert arrays is not None
     assert metrics is not None
     averaged = to_tensors(arrays)
@@ -80,16 +81,16 @@ def test_the_cohort_depends_on_seed_and_round_only(grid: InlineGrid) -> None:
         messages = strategy.configure_train(round, ArrayRecord(), ConfigRecord(), grid)
         return [message.metadata.dst_node_id for message in messages]
 
-    first = [cohort(FedAvg(fraction=0.7, seed=1), round) for round in range(1, 9)]
-    again = [cohort(FedAvg(fraction=0.7, seed=1), round) for round in range(8, 0, -1)][::-1]
+    first = [cohort(FedAvg(training=ServerTraining(fraction=0.7, seed=1)), round) for round in range(1, 9)]
+    again = [cohort(FedAvg(training=ServerTraining(fraction=0.7, seed=1)), round) for round in range(8, 0, -1)][::-1]
     assert first == again
     assert all(len(each) == 2 and each == sorted(each) for each in first)
     assert len({tuple(each) for each in first}) > 1
-    assert first != [cohort(FedAvg(fraction=0.7, seed=2), round) for round in range(1, 9)]
+    assert first != [cohort(FedAvg(training=ServerTraining(fraction=0.7, seed=2)), round) for round in range(1, 9)]
 
 
 def test_everyone_is_evaluated_whatever_the_fraction(grid: InlineGrid) -> None:
-    messages = FedAvg(fraction=0.34).configure_evaluate(1, ArrayRecord(), ConfigRecord(), grid)
+    messages = FedAvg(training=ServerTraining(fraction=0.34)).configure_evaluate(1, ArrayRecord(), ConfigRecord(), grid)
     assert [message.metadata.dst_node_id for message in messages] == [0, 1, 2]
 
 
@@ -127,4 +128,4 @@ def test_flowers_own_start_gives_the_average_of_its_clients(
 )
 def test_wrong_options_are_refused(options: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        FedAvg(**options)  # type: ignore[arg-type]
+        FedAvg(training=ServerTraining(**options))  # type: ignore[arg-type]

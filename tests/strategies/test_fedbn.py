@@ -4,14 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord
 from torch import nn
 from torchvision.models import resnet18
 
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_tensors
-from fedsim.messages.schema import arrays_of
 from fedsim.norms import remove_norm
 from strategies import FedBN
 
@@ -32,19 +31,6 @@ def test_batch_norm_is_found_by_type_also_in_residual_shortcuts() -> None:
         for entry in layer.state_dict()
     }
     assert personal == by_layer
-
-
-def test_no_message_carries_batch_norm_in_either_direction(grid: InlineGrid, make_model: MakeModel) -> None:
-    model = make_model()
-    strategy = FedBN(model)
-    messages = list(strategy.configure_train(1, ArrayRecord(model.state_dict()), ConfigRecord(), grid))
-    replies = list(grid.send_and_receive(messages))
-    evaluations = strategy.configure_evaluate(1, ArrayRecord(model.state_dict()), ConfigRecord(), grid)
-    for each in [*messages, *replies, *evaluations]:
-        assert set(arrays_of(each)) == set(model.state_dict()) - BN_OF_TOY
-    arrays, _ = strategy.aggregate_train(1, replies)
-    assert arrays is not None
-    assert set(arrays) == set(model.state_dict()) - BN_OF_TOY
 
 
 def test_flowers_own_start_leaves_each_client_its_batch_norm(grid: InlineGrid, make_model: MakeModel) -> None:

@@ -4,15 +4,15 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from flwr.app import ConfigRecord, Message
 
 from fedsim.core.errors import UserError
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import MASKS, REPLACE, arrays_of, bytes_of, config_of
+from fedsim.messages.schema import CACHED, arrays_of, bytes_of, config_of
 from fedsim.methods.sparse.masks import Masks, decode, density, encode, kept
+from fedsim.methods.sparse.records import MASKS, REPLACE
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.simulation import run
@@ -73,7 +73,7 @@ def test_a_weight_is_averaged_over_those_who_hold_it_and_the_largest_are_kept(
         assert not mask.equal(before[layer])
         everyone = [masks_in(reply, prepared)[layer] for reply in replies if not reply.has_error()]
         assert not any(each.equal(everyone[0]) for each in everyone[1:])  # each found weights of its own
-    assert strategy.levels.whole.given.holders == set()  # nobody has the new masks
+    assert strategy.submodels.whole.broadcast.holders == set()  # nobody has the new masks
 
 
 def test_masks_change_and_every_layer_keeps_its_density(small_settings: MakeSettings) -> None:
@@ -102,7 +102,7 @@ def test_masks_change_and_every_layer_keeps_its_density(small_settings: MakeSett
             assert not arrays[f"{layer}.weight"][~mask].any()
             assert arrays[f"{layer}.weight"][mask].all()
     assert changed == [False, True, False, True, False, False]
-    with_masks = [MASKS in message.content for message, _ in grid.trained()[::6]]
+    with_masks = [f"{CACHED}{MASKS}" in message.content for message, _ in grid.trained()[::6]]
     assert with_masks == [True, False, True, False, True, False]
 
 
@@ -152,26 +152,6 @@ def test_without_an_adjustment_it_is_the_pruned_network_bit_for_bit(
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(small_settings: MakeSettings, tmp_path: Path) -> None:
-    class Stops(Reporter):
-        def round_done(self, round: int, metrics: object) -> None:
-            if round == 2:
-                raise KeyboardInterrupt
-
-    words = (*SMALL, *EVERY, "rounds=4", "fraction=0.5", "strategy.adjust_after=0.3")
-    run(prepare(small_settings(*words)), tmp_path / "whole", Reporter())
-    with pytest.raises(KeyboardInterrupt):
-        run(prepare(small_settings(*words)), tmp_path / "stopped", Stops())
-    run(prepare(small_settings(*words, f"resume={tmp_path / 'stopped'}")), tmp_path / "stopped", Reporter())
-    run(prepare(small_settings(*words, "engine=process", "engine.workers=2")), tmp_path / "workers", Reporter())
-    for other in ("stopped", "workers"):
-        for name in ("clients.csv", "model.safetensors"):
-            assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / other / name).read_bytes()
-        traffic = [pd.read_csv(tmp_path / each / "rounds.csv") for each in ("whole", other)]
-        for column in ("bytes_up", "bytes_down", "device_gflops", "device_memory_mb"):
-            assert traffic[0][column].tolist()[1:] == traffic[1][column].tolist()[1:]
-
-
 def test_the_accounts_say_what_a_round_took(small_settings: MakeSettings, tmp_path: Path) -> None:
     prepared = prepare(small_settings(*SMALL, "strategy.interval=2", "strategy.stop_round=8", "rounds=3"))
     loads = []
@@ -185,8 +165,8 @@ def test_the_accounts_say_what_a_round_took(small_settings: MakeSettings, tmp_pa
         assert counted == [mask_bytes if loads[-1].top_k else 0] * 6
     count = sum(math.ceil(0.15 * (1 + math.cos(math.pi / 4)) * each) for each in kept(dst(prepared).masks).values())
     assert [load.top_k for load in loads] == [0, count, 0]
-    assert [load.dense_steps for load in loads] == [load.extra_steps for load in loads] == [0, 1, 0]
-    assert [set(load.dense_layers) for load in loads] == [set(), set(dst(prepared).shapes), set()]
+    assert [load.full_gradient_steps for load in loads] == [load.extra_steps for load in loads] == [0, 1, 0]
+    assert [set(load.full_gradient_layers) for load in loads] == [set(), set(dst(prepared).shapes), set()]
     rounds = run(prepare(prepared.settings), tmp_path / "run", Reporter()).rounds
     flops, memory = rounds["device_gflops"].tolist()[1:], rounds["device_memory_mb"].tolist()[1:]
     assert flops[0] == flops[2] < flops[1]
@@ -228,4 +208,4 @@ def test_what_cannot_work_is_refused(small_settings: MakeSettings, words: tuple[
 
 def test_a_budget_for_all_devices_chooses_the_density(small_settings: MakeSettings) -> None:
     prepared = prepare(small_settings("strategy=feddst", "strategy.density=null", "budget.flops=2.5e8"))
-    assert 0 < dst(prepared).density == prepared.densities[""] < 1
+    assert 0 < dst(prepared).density == prepared.sizes[""] < 1

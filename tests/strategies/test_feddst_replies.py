@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.compression import RESIDUAL
-from fedsim.messages.schema import ARRAYS, CONFIG, MASKS, METRICS, REPLACE, ROUND, TRAIN, arrays_of, config_of
+from fedsim.messages.schema import ARRAYS, CONFIG, METRICS, MOVED_ENTRIES, ROUND, TRAIN, arrays_of, config_of
+from fedsim.methods.sparse.records import MASKS, REPLACE, check_masks
 from fedsim.server.preparation import prepare
-from fedsim.server.reply_checks import Vetting
+from fedsim.server.reply_checks import ReplyChecks
 from tests.conftest import small_settings
 from tests.strategies.feddst_runs import EVERY, SMALL, MakeSettings, Watched, watched
 
@@ -95,15 +96,17 @@ def test_masks_that_nobody_asked_for_are_refused(small_settings: MakeSettings, t
 
     settings = small_settings(*SMALL, "rounds=1", "min_fraction_success=0.5")
     result, _ = watched(settings, tmp_path / "run", add)
-    assert result.clients["fault"].dropna().tolist() == ["it sent a record called 'masks', which nobody asked for"]
+    assert result.clients["fault"].dropna().tolist() == ["it sent the masks of other layers than it was asked for"]
 
 
 def test_the_limit_holds_wherever_a_number_came_from(small_settings: MakeSettings) -> None:
     """Sent are -2 and 3, of which nobody knows the places; a tenth of the largest is allowed."""
     prepared = prepare(small_settings(*SMALL))
     Watched(prepared)  # sets the sender
-    vetting = Vetting(prepared.federation, {"head.weight": torch.zeros(2, 2)}, update_limit=0.1)
-    config = ConfigRecord({ROUND: 1, f"{REPLACE}head": 1})
+    checks = ReplyChecks(
+        prepared.federation, {"head.weight": torch.zeros(2, 2)}, update_limit=0.1, reply_records={MASKS: check_masks}
+    )
+    config = ConfigRecord({ROUND: 1, f"{REPLACE}head": 1, MOVED_ENTRIES: ["head.weight"]})
     sent = to_record({"head.weight": torch.tensor([-2.0, 3.0])})
     message = Message(RecordDict({CONFIG: config, ARRAYS: sent}), 0, TRAIN)
 
@@ -116,8 +119,8 @@ def test_the_limit_holds_wherever_a_number_came_from(small_settings: MakeSetting
                 MASKS: to_record({"head": torch.tensor([0b01100000], dtype=torch.uint8)}),
             }
         )
-        vetted = vetting.vetted(message, Message(content, reply_to=message))
-        return None if vetted.has_content() else vetted.error.reason
+        checked = checks.checked(message, Message(content, reply_to=message))
+        return None if checked.has_content() else checked.error.reason
 
     assert fault(3.2, 0.0) is None  # the one that is left has moved by 0.2
     assert fault(0.1, -3.25) is None  # it may have come from anywhere

@@ -10,12 +10,14 @@ from flwr.app import ConfigRecord, Error, Message
 from safetensors.torch import load_file
 from torch import nn
 
-from fedsim.client.host import PERSONAL, ClientAppFactory
+from fedsim.client.host import ClientAppFactory
+from fedsim.client.state import PERSONAL
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import GIVEN, arrays_of
+from fedsim.messages.schema import CACHED, ENTRIES, arrays_of
+from fedsim.methods.training import ServerTraining
 from fedsim.models import build_model
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import Prepared, prepare
@@ -24,6 +26,7 @@ from strategies import FedLoGe
 
 SMALL = ("strategy=fedloge", "head.steps=20", "engine=inline")
 PERSONAL_HEAD = {"head.personal.weight", "head.personal.bias"}
+FIXED_RECORD = f"{CACHED}{ENTRIES}"
 FIXED = {"head.generic.weight", "head.generic.bias"}
 
 
@@ -57,7 +60,7 @@ def test_the_personal_classifier_is_in_no_message_and_the_fixed_one_in_each_clie
         replies = list(grid.send_and_receive(messages))
         for message, reply in zip(messages, replies, strict=True):
             client = message.metadata.dst_node_id
-            given = message.content.array_records.get(GIVEN, {})
+            given = message.content.array_records.get(FIXED_RECORD, {})
             assert set(given) == (set() if client in already else FIXED)
             assert set(arrays_of(message)) == set(arrays_of(reply)) == shared
             assert list(reply.content.array_records) == ["arrays"]
@@ -69,7 +72,7 @@ def test_the_personal_classifier_is_in_no_message_and_the_fixed_one_in_each_clie
     frame = prepared.model.state_dict()["head.generic.weight"]
     for client, state in grid.client_states().items():
         if client in already:
-            assert torch.equal(to_tensors(state[GIVEN])["head.generic.weight"], frame)  # type: ignore[arg-type]
+            assert torch.equal(to_tensors(state[FIXED_RECORD])["head.generic.weight"], frame)  # type: ignore[arg-type]
             assert set(state[PERSONAL]) == PERSONAL_HEAD
         else:
             assert not state
@@ -82,7 +85,7 @@ def test_a_client_that_failed_is_given_it_again(prepared: Prepared, grid: Inline
     replies[0] = Message(Error(0, "gone"), reply_to=messages[0])
     prepared.strategy.aggregate_train(1, replies)
     again = asked(prepared, grid, 1, arrays_in(prepared))
-    given = {message.metadata.dst_node_id: GIVEN in message.content.array_records for message in again}
+    given = {message.metadata.dst_node_id: FIXED_RECORD in message.content.array_records for message in again}
     assert given == {client: client == failed for client in given}
 
 
@@ -91,12 +94,16 @@ def test_who_was_given_it_is_restored(prepared: Prepared, grid: InlineGrid) -> N
     assert isinstance(strategy, FedLoGe)
     replies = list(grid.send_and_receive(asked(prepared, grid, 1, arrays_in(prepared))))
     strategy.aggregate_train(1, replies)
-    other = FedLoGe(prepared.model, fraction=0.5)
+    other = FedLoGe(prepared.model, ServerTraining(fraction=0.5))
     other.load_state(strategy.state())
-    assert other.given.holders == strategy.given.holders == {reply.metadata.src_node_id for reply in replies}
+    assert (
+        other.fixed_classifier.holders
+        == strategy.fixed_classifier.holders
+        == {reply.metadata.src_node_id for reply in replies}
+    )
     fresh = FedLoGe(prepared.model)
     fresh.load_state(fresh.state())
-    assert fresh.given.holders == set()
+    assert fresh.fixed_classifier.holders == set()
 
 
 def test_the_rest_is_averaged_by_examples(prepared: Prepared, grid: InlineGrid) -> None:
@@ -116,37 +123,20 @@ def test_the_server_makes_the_fixed_classifier_from_the_seed(small_settings: Cal
         settings = small_settings(*SMALL, f"seed={seed}")
         model = build_model(settings, 10)
         assert model.state_dict()["head.generic.weight"].isnan().all()  # what a client begins with
-        FedLoGe(model, seed=seed)
+        FedLoGe(model, ServerTraining(seed=seed))
         return model.state_dict()["head.generic.weight"]
 
     assert torch.equal(frame(3), frame(3))
     assert not torch.equal(frame(3), frame(4))
 
 
-def test_a_personal_classifier_waits_bit_for_bit_and_survives_a_restart(
-    small_settings: Callable[..., Settings], tmp_path: Path
-) -> None:
+def test_a_personal_classifier_waits_bit_for_bit(small_settings: Callable[..., Settings], tmp_path: Path) -> None:
     words = (*SMALL, "rounds=4", "fraction=0.34", "split=[longtail,domain]")
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    run(prepare(small_settings(*words)), whole, Reporter())
-
-    short = prepare(small_settings(*words))
-
-    class Stops(Reporter):
-        def round_done(self, round: int, metrics: object) -> None:
-            if round == 2:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(short, stopped, Stops())
-    run(prepare(small_settings(*words, f"resume={stopped}")), stopped, Reporter())
-    for name in ("clients.csv", "classes.csv", "model.safetensors", *(f"clients/{c}.safetensors" for c in range(6))):
-        assert (whole / name).read_bytes() == (stopped / name).read_bytes(), name
-
+    run(prepare(small_settings(*words)), tmp_path, Reporter())
     initial = build_model(small_settings(*words), 10).state_dict()
-    ages = pd.read_csv(whole / "rounds.csv")["personal_age_max"]
+    ages = pd.read_csv(tmp_path / "rounds.csv")["personal_age_max"]
     assert ages.iloc[-1] == 4, "every client was drawn, so the test says nothing: choose another seed or fraction"
-    kept = [load_file(whole / f"clients/{client}.safetensors")["head.personal.weight"] for client in range(6)]
+    kept = [load_file(tmp_path / f"clients/{client}.safetensors")["head.personal.weight"] for client in range(6)]
     untouched = [torch.equal(weight, initial["head.personal.weight"]) for weight in kept]
     assert any(untouched)
     assert not all(untouched)

@@ -10,13 +10,15 @@ from torch import nn
 from torchvision.models import resnet18
 
 from datasets.federation import Federation
-from fedsim.client.host import PERSONAL, TRAINED, ClientAppFactory
+from fedsim.client.host import ClientAppFactory
+from fedsim.client.state import PERSONAL, TRAINED
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.heads import use_cosine, use_etf
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import arrays_of, metrics_of, number
+from fedsim.methods.training import ServerTraining
 from fedsim.models import CNN6, build_model
 from fedsim.reparam import use_weight_compander
 from strategies import FedPer, FedRep
@@ -38,20 +40,7 @@ HEAD_OF_TOY = {"4.weight", "4.bias"}
 )
 def test_all_of_the_last_linear_layer_is_personal_and_nothing_else(model: nn.Module, personal: set[str]) -> None:
     assert FedPer(model).personal == personal
-    assert set(FedPer(model).shared(ArrayRecord(model.state_dict()))) == set(model.state_dict()) - personal
-
-
-def test_no_message_carries_the_classifier_in_either_direction(grid: InlineGrid, make_model: MakeModel) -> None:
-    model = make_model()
-    strategy = FedPer(model)
-    messages = list(strategy.configure_train(1, ArrayRecord(model.state_dict()), ConfigRecord(), grid))
-    replies = list(grid.send_and_receive(messages))
-    evaluations = strategy.configure_evaluate(1, ArrayRecord(model.state_dict()), ConfigRecord(), grid)
-    for each in [*messages, *replies, *evaluations]:
-        assert set(arrays_of(each)) == set(model.state_dict()) - HEAD_OF_TOY
-    arrays, _ = strategy.aggregate_train(1, replies)
-    assert arrays is not None
-    assert set(arrays) == set(model.state_dict()) - HEAD_OF_TOY
+    assert set(FedPer(model).arrays_to_train(ArrayRecord(model.state_dict()))) == set(model.state_dict()) - personal
 
 
 def test_flowers_own_start_leaves_each_client_its_classifier(grid: InlineGrid, make_model: MakeModel) -> None:
@@ -73,7 +62,7 @@ def test_a_classifier_waits_for_its_clients_next_turn(
     settings = small_settings("strategy=fedper", "engine=inline", "momentum=0.5")
     grid = InlineGrid(ClientAppFactory(settings, federation), 6, [torch.device("cpu")])
     model = build_model(settings, 10)
-    strategy = FedPer(model, fraction=0.5)
+    strategy = FedPer(model, ServerTraining(fraction=0.5))
     body = to_record(model.state_dict())
     classifiers: dict[int, ArrayRecord] = {}
     waited = 0

@@ -8,12 +8,14 @@ from flwr.app import ConfigRecord
 from torch import nn
 
 from datasets.federation import Federation
-from fedsim.client.host import PERSONAL, ClientAppFactory
+from fedsim.client.host import ClientAppFactory
+from fedsim.client.state import PERSONAL
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import arrays_of
+from fedsim.methods.training import ServerTraining
 from fedsim.models import CNN6, build_model
 from strategies import FedPer, FedRep
 
@@ -35,7 +37,9 @@ def test_a_round_moves_both_parts_and_sends_only_the_body(
     initial = model.state_dict()
     if norm == "norm.statistics=none":
         initial = {name: tensor for name, tensor in initial.items() if "running" not in name and "num_" not in name}
-    messages = list(FedRep(model, fraction=0.5).configure_train(1, to_record(initial), ConfigRecord(), grid))
+    messages = list(
+        FedRep(model, ServerTraining(fraction=0.5)).configure_train(1, to_record(initial), ConfigRecord(), grid)
+    )
     replies = list(grid.send_and_receive(messages))
     for each in [*messages, *replies]:
         assert set(arrays_of(each)) == set(initial) - {"head.weight", "head.bias"}

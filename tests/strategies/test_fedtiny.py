@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,23 +18,21 @@ from fedsim.cost import Workload
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import (
-    GRADIENTS,
-    GROW,
-    MASKS,
-    QUERY_BN_STATISTICS,
-    QUERY_CANDIDATE_LOSS,
+    CACHED,
+    QUERY,
+    TRAIN,
     arrays_of,
     config_of,
     metrics_of,
 )
 from fedsim.methods.sparse.criteria import magnitude_masks
 from fedsim.methods.sparse.masks import Masks, apply, decode, kept
-from fedsim.output.progress import Reporter
+from fedsim.methods.sparse.records import BN_STATISTICS, CANDIDATE_LOSS, GRADIENTS, GROW, MASKS
 from fedsim.server.preparation import Prepared, prepare
-from fedsim.server.simulation import run
 from strategies import FedTiny
 
 MakeSettings = Callable[..., Settings]
+SENT_MASKS = f"{CACHED}{MASKS}"
 SMALL = ("strategy=fedtiny", "strategy.density=0.05", "strategy.candidates=3", "strategy.blocks=3", "engine=inline")
 
 
@@ -55,8 +52,11 @@ class Watched(InlineGrid):
             self.seen.append((message, reply))
             yield reply
 
-    def of(self, type_: str) -> list[tuple[Message, Message]]:
-        return [pair for pair in self.seen if pair[0].metadata.message_type == type_]
+    def of(self, query: str) -> list[tuple[Message, Message]]:
+        return [pair for pair in self.seen if config_of(pair[0]).get(QUERY) == query]
+
+    def trained(self) -> list[tuple[Message, Message]]:
+        return [pair for pair in self.seen if pair[0].metadata.message_type == TRAIN]
 
 
 def tiny(prepared: Prepared) -> FedTiny:
@@ -127,7 +127,7 @@ def test_the_candidate_of_the_smallest_loss_is_trained_with_its_averaged_statist
 
 def test_a_candidate_is_sent_once_and_nothing_of_it_is_left(selection: tuple[Prepared, Watched, list[Message]]) -> None:
     prepared, grid, _ = selection
-    statistics, losses = grid.of(QUERY_BN_STATISTICS), grid.of(QUERY_CANDIDATE_LOSS)
+    statistics, losses = grid.of(BN_STATISTICS), grid.of(CANDIDATE_LOSS)
     assert len(statistics) == len(losses) == 3 * 6
     names = {name for name in prepared.model.state_dict() if "running" in name}
     for message, reply in statistics:
@@ -143,7 +143,7 @@ def test_a_candidate_is_sent_once_and_nothing_of_it_is_left(selection: tuple[Pre
 
 def test_losses_are_averaged_over_images(selection: tuple[Prepared, Watched, list[Message]]) -> None:
     prepared, grid, _ = selection
-    replies = [metrics_of(reply) for _, reply in grid.of(QUERY_CANDIDATE_LOSS)[:6]]
+    replies = [metrics_of(reply) for _, reply in grid.of(CANDIDATE_LOSS)[:6]]
     images = [int(reply["num-examples"]) for reply in replies]  # type: ignore[arg-type]
     mean = sum(count * float(reply["loss"]) for count, reply in zip(images, replies, strict=True)) / sum(images)  # type: ignore[arg-type]
     weights = {layer: prepared.model.state_dict()[f"{layer}.weight"] for layer in tiny(prepared).shapes}
@@ -172,8 +172,8 @@ def test_without_batch_norm_the_losses_decide_alone(
     with caplog.at_level(logging.WARNING):
         asked(prepared, grid, 1, dict(prepared.model.state_dict()))
     assert "no running statistics: candidates are selected by their losses alone" in caplog.text
-    assert not grid.of(QUERY_BN_STATISTICS)
-    assert all(MASKS in message.content.array_records for message, _ in grid.of(QUERY_CANDIDATE_LOSS))
+    assert not grid.of(BN_STATISTICS)
+    assert all(MASKS in message.content.array_records for message, _ in grid.of(CANDIDATE_LOSS))
     alone = prepare(small_settings(*SMALL, "norm=sws", "strategy.candidates=1"))
     grid = Watched(alone)
     asked(alone, grid, 1, dict(alone.model.state_dict()))
@@ -242,10 +242,10 @@ def test_changed_masks_are_sent_to_everyone_and_only_then(small_settings: MakeSe
     grid = Watched(prepared)
     with_masks = {}
     for round, masks, _, _ in played(prepared, grid, 5):
-        messages = [message for message, _ in grid.of("train")[-6:]]
-        with_masks[round] = [MASKS in message.content.array_records for message in messages]
+        messages = [message for message, _ in grid.trained()[-6:]]
+        with_masks[round] = [SENT_MASKS in message.content.array_records for message in messages]
         if with_masks[round][0]:
-            sent = decode(to_tensors(messages[0].content.array_records[MASKS]), tiny(prepared).shapes)
+            sent = decode(to_tensors(messages[0].content.array_records[SENT_MASKS]), tiny(prepared).shapes)
             assert all(torch.equal(sent[layer], masks[layer]) for layer in masks)
         wanted = [name for name in config_of(messages[0]) if name.startswith(GROW)]
         assert wanted == ([f"{GROW}head"] if round == 2 else [])
@@ -255,27 +255,12 @@ def test_changed_masks_are_sent_to_everyone_and_only_then(small_settings: MakeSe
 def test_the_workload_of_a_round_says_what_was_done_in_it(small_settings: MakeSettings) -> None:
     prepared = prepare(small_settings(*SMALL, "strategy.interval=2", "strategy.stop_round=8"))
     loads = [prepared.strategy.workload(0) for _ in played(prepared, Watched(prepared), 3)]
-    assert [len(load.selection) for load in loads] == [3, 0, 0]
-    assert [load.dense_layers for load in loads] == [(), ("head",), ()]
-    assert [load.dense_steps for load in loads] == [load.extra_steps for load in loads] == [0, 1, 0]
+    assert [len(load.queries) for load in loads] == [3, 0, 0]
+    assert [load.full_gradient_layers for load in loads] == [(), ("head",), ()]
+    assert [load.full_gradient_steps for load in loads] == [load.extra_steps for load in loads] == [0, 1, 0]
     count = math.ceil(0.15 * (1 + math.cos(math.pi / 4)) * kept(tiny(prepared).masks)["head"])
     assert [load.top_k for load in loads] == [0, count, 0]
     assert Workload() == prepare(small_settings("engine=inline")).strategy.workload(0)
-
-
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(small_settings: MakeSettings, tmp_path: Path) -> None:
-    class Stops(Reporter):
-        def round_done(self, round: int, metrics: object) -> None:
-            if round == 2:
-                raise KeyboardInterrupt
-
-    words = (*SMALL, "rounds=4", "fraction=0.5", "strategy.interval=1", "strategy.stop_round=4")
-    run(prepare(small_settings(*words)), tmp_path / "whole", Reporter())
-    with pytest.raises(KeyboardInterrupt):
-        run(prepare(small_settings(*words)), tmp_path / "stopped", Stops())
-    run(prepare(small_settings(*words, f"resume={tmp_path / 'stopped'}")), tmp_path / "stopped", Reporter())
-    for name in ("clients.csv", "model.safetensors"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from fedsim.config.settings import Settings
 from fedsim.core.seeding import torch_generator
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import QUERY_BN_STATISTICS, arrays_of
+from fedsim.messages.schema import QUERY, arrays_of, config_of
 from fedsim.methods.sparse.criteria import magnitude_masks
 from fedsim.methods.sparse.masks import Masks, apply
+from fedsim.methods.sparse.records import BN_STATISTICS
 from fedsim.norms import EstimatedBatchNorm, PowerNorm, UnifiedNorm
 from fedsim.server.preparation import Prepared, prepare
 from strategies import FedTiny
@@ -87,7 +88,7 @@ def selected(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> tuple[list[
     class Watched(InlineGrid):
         def send_and_receive(self, messages, *, timeout=None):  # type: ignore[no-untyped-def]
             for message in messages:
-                asked.append(message.metadata.message_type)
+                asked.append(config_of(message)[QUERY])
                 yield from super().send_and_receive([message])
 
     original = strategy._try
@@ -104,7 +105,7 @@ def selected(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> tuple[list[
         magnitude_masks({layer: state[f"{layer}.weight"] for layer in strategy.shapes}, counts)
         for counts in strategy.candidates
     ]
-    assert QUERY_BN_STATISTICS not in asked
+    assert BN_STATISTICS not in asked
     return [loss for loss, _ in tried], pool, messages
 
 
@@ -157,5 +158,5 @@ def test_nothing_of_a_candidates_statistics_stays_in_the_model(small_settings: M
             magnitude_masks({layer: arrays[f"{layer}.weight"] for layer in strategy.shapes}, counts)
             for counts in strategy.candidates
         ]
-        losses = [strategy._try(pool[0], arrays, False, list(range(6)), grid)[0] for _ in range(2)]
+        losses = [strategy._try(pool[0], arrays, list(range(6)), grid, with_statistics=False)[0] for _ in range(2)]
         assert losses[0] == losses[1]

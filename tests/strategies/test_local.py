@@ -7,7 +7,8 @@ from flwr.app import ArrayRecord, ConfigRecord
 from torch import nn
 
 from datasets.federation import Federation
-from fedsim.client.host import PERSONAL, ClientAppFactory
+from fedsim.client.host import ClientAppFactory
+from fedsim.client.state import PERSONAL
 from fedsim.config.settings import Settings
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import count_bytes

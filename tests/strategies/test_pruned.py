@@ -3,23 +3,24 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from flwr.app import ConfigRecord, Error, Message
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from datasets.source import Part
 from fedsim.client.host import ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.core.seeding import torch_generator
-from fedsim.cost import sparse_bytes
+from fedsim.cost import QueryPasses, partial_bytes
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import MASKS, arrays_of
+from fedsim.messages.schema import CACHED, arrays_of, metrics_of, number
 from fedsim.methods.sparse.export import load_pruned
-from fedsim.methods.sparse.masks import kept
+from fedsim.methods.sparse.masks import apply, encode, kept
+from fedsim.methods.sparse.records import MASKS
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.simulation import run
@@ -28,6 +29,7 @@ from strategies import Pruned
 MakeSettings = Callable[..., Settings]
 SMALL = ("strategy=pruned", "strategy.density=0.05", "engine=inline")
 LAYERS = {"features.4": (64, 32, 3, 3), "features.8": (64, 64, 3, 3), "head": (10, 576)}
+SENT_MASKS = f"{CACHED}{MASKS}"
 WEIGHTS = sum(torch.Size(shape).numel() for shape in LAYERS.values())
 
 
@@ -72,12 +74,35 @@ def test_what_is_kept_travels_and_the_masks_once(prepared: Prepared, grid: Inlin
             for layer, mask in masks.items():
                 assert tensors[f"{layer}.weight"].shape == (int(mask.sum()),)
             assert tensors["features.0.weight"].shape == (32, 3, 3, 3)
-        assert all((MASKS in message.content.array_records) == (round == 1) for message in messages)
+        assert all((SENT_MASKS in message.content.array_records) == (round == 1) for message in messages)
         average, _ = prepared.strategy.aggregate_train(round, replies)
         assert average is not None
         arrays = to_tensors(average)
         for layer, mask in masks.items():
             assert not arrays[f"{layer}.weight"][~mask].any()
+
+
+def test_what_is_evaluated_travels_in_the_same_form_with_the_masks(prepared: Prepared, grid: InlineGrid) -> None:
+    """A client that has never trained has none, and one that has keeps what it was sent for training."""
+    arrays = dict(prepared.model.state_dict())
+    asked(prepared, grid, 1, arrays)
+    masks = strategy_of(prepared).masks
+    messages = list(prepared.strategy.configure_evaluate(1, to_record(arrays), ConfigRecord({"part": "TEST"}), grid))
+    assert [message.metadata.dst_node_id for message in messages] == [0, 1, 2, 3, 4, 5]
+    for message in messages:
+        sent = to_tensors(message.content.array_records[SENT_MASKS])
+        assert all(sent[layer].equal(code) for layer, code in encode(masks).items())
+        tensors = to_tensors(arrays_of(message))
+        assert all(tensors[f"{layer}.weight"].equal(arrays[f"{layer}.weight"][mask]) for layer, mask in masks.items())
+    (reply,) = grid.send_and_receive(messages[:1])
+    assert not grid.client_states()[0]
+    model = prepared.model
+    model.load_state_dict(apply(masks, arrays))
+    tests = prepared.federation.examples_of(0, Part.TEST)
+    images, labels = tests.batch(torch.arange(len(tests)))
+    with torch.no_grad():
+        loss = F.cross_entropy(model.eval()(images), labels).item()
+    assert number(metrics_of(reply), "loss") == pytest.approx(loss, rel=1e-5)
 
 
 def test_the_average_is_that_of_the_dense_models(prepared: Prepared, grid: InlineGrid) -> None:
@@ -100,7 +125,7 @@ def test_a_client_that_failed_is_sent_the_masks_again(prepared: Prepared, grid: 
     average, _ = prepared.strategy.aggregate_train(1, replies)
     assert average is not None
     again = asked(prepared, grid, 2, to_tensors(average))
-    assert [MASKS in message.content.array_records for message in again] == [number == 2 for number in range(6)]
+    assert [SENT_MASKS in message.content.array_records for message in again] == [number == 2 for number in range(6)]
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "random", "snip", "synflow"])
@@ -131,9 +156,9 @@ def test_snip_ranks_by_weight_times_gradient_on_the_clients_shares(small_setting
             sums[layer] += model.get_parameter(f"{layer}.weight").grad  # type: ignore[arg-type]
         model.load_state_dict(before)
     load = prepared.strategy.workload(0)
-    assert (load.dense_question, load.share) == (True, 0.1)
+    assert load.queries == [QueryPasses(0.1, gradients=True)]
     asked(prepared, grid, 2, before)
-    assert not prepared.strategy.workload(0).dense_question
+    assert not prepared.strategy.workload(0).queries
     scores = torch.cat([(sums[layer] * before[f"{layer}.weight"]).abs().flatten() for layer in LAYERS])
     kept_places = torch.cat([strategy_of(prepared).masks[layer].flatten() for layer in LAYERS])
     assert int(kept_places.sum()) == round(0.05 * WEIGHTS)
@@ -147,7 +172,7 @@ def test_the_bytes_of_a_run_are_those_of_the_sparse_format(small_settings: MakeS
     state = prepared.model.state_dict()
     dense = sum(tensor.nbytes for name, tensor in state.items() if name.removesuffix(".weight") not in masks)
     values = sum(4 * count for count in kept(masks).values())
-    with_masks = sum(sparse_bytes(mask.numel(), int(mask.sum())) for mask in masks.values())
+    with_masks = sum(partial_bytes(mask.numel(), int(mask.sum())) for mask in masks.values())
     assert result.rounds["bytes_down"].tolist()[1:] == [6 * (dense + with_masks), 6 * (dense + values)]
     assert result.rounds["bytes_up"].tolist()[1:] == [6 * (dense + values)] * 2
     assert result.summary["final"]["density"] == pytest.approx(0.05, abs=1 / WEIGHTS)
@@ -156,23 +181,6 @@ def test_the_bytes_of_a_run_are_those_of_the_sparse_format(small_settings: MakeS
     assert all(torch.equal(tensor, saved[name]) for name, tensor in load_pruned(small).items())
     assert small.stat().st_size < dense + with_masks + 4000
     assert all(not saved[f"{layer}.weight"][~mask].any() for layer, mask in masks.items())
-
-
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(small_settings: MakeSettings, tmp_path: Path) -> None:
-    class Stops(Reporter):
-        def round_done(self, round: int, metrics: object) -> None:
-            if round == 1:
-                raise KeyboardInterrupt
-
-    words = (*SMALL, "rounds=3", "fraction=0.5")
-    run(prepare(small_settings(*words)), tmp_path / "whole", Reporter())
-    with pytest.raises(KeyboardInterrupt):
-        run(prepare(small_settings(*words)), tmp_path / "stopped", Stops())
-    run(prepare(small_settings(*words, f"resume={tmp_path / 'stopped'}")), tmp_path / "stopped", Reporter())
-    for name in ("clients.csv", "model.safetensors"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
-    traffic = [pd.read_csv(tmp_path / name / "rounds.csv")["bytes_down"].tolist()[1:] for name in ("whole", "stopped")]
-    assert traffic[0] == traffic[1]
 
 
 def test_another_runs_model_can_be_pruned(small_settings: MakeSettings, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """PruneFL: squared gradients decide which weights take the places of the smallest, over all layers, at one density."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +11,10 @@ from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import MASKS, SQUARES, SQUARES_SINCE, arrays_of, config_of
+from fedsim.messages.schema import CACHED, arrays_of, config_of
 from fedsim.methods.sparse.masks import kept, unpack
-from fedsim.output.progress import Reporter
+from fedsim.methods.sparse.records import MASKS, SQUARES, SQUARES_SINCE
 from fedsim.server.preparation import Prepared, prepare
-from fedsim.server.simulation import run
 from strategies import PruneFL
 
 MakeSettings = Callable[..., Settings]
@@ -75,12 +73,14 @@ def test_it_adjusts_until_the_stop_round_and_says_what_that_costs(prepared: Prep
         average, _ = prepared.strategy.aggregate_train(round, replies)
         assert average is not None
         arrays = to_tensors(average)
-        sent.append((MASKS in messages[0].content.array_records, SQUARES in replies[0].content.array_records))
+        sent.append(
+            (f"{CACHED}{MASKS}" in messages[0].content.array_records, SQUARES in replies[0].content.array_records)
+        )
         loads.append(prepared.strategy.workload(0))
     assert sent == [(True, True), (True, True), (True, False), (False, False)]
-    assert [load.dense_steps for load in loads] == [None, None, 0, 0]
-    assert [len(load.dense_layers) for load in loads] == [3, 3, 0, 0]
-    assert [load.dense_copies for load in loads] == [2, 2, 0, 0]
+    assert [load.full_gradient_steps for load in loads] == [None, None, 0, 0]
+    assert [len(load.full_gradient_layers) for load in loads] == [3, 3, 0, 0]
+    assert [load.full_gradient_vectors for load in loads] == [2, 2, 0, 0]
 
 
 def test_sums_begin_after_an_adjustment_and_end_with_the_last(small_settings: MakeSettings) -> None:
@@ -92,25 +92,6 @@ def test_sums_begin_after_an_adjustment_and_end_with_the_last(small_settings: Ma
         asked.append((config.get(SQUARES_SINCE), config.get(SQUARES)))
     assert asked[:6] == [(1, False), (1, False), (1, True), (4, False), (4, False), (4, True)]
     assert asked[6:] == [(None, None)] * 3  # round 9 adjusts nothing
-
-
-def test_a_run_that_was_stopped_between_adjustments_goes_on_bit_for_bit(
-    small_settings: MakeSettings, tmp_path: Path
-) -> None:
-    """The sums that clients have by then are in the checkpoint."""
-
-    class Stops(Reporter):
-        def round_done(self, round: int, metrics: object) -> None:
-            if round == 2:
-                raise KeyboardInterrupt
-
-    words = (*SMALL, "rounds=4", "fraction=0.5", "strategy.interval=3", "strategy.stop_round=4")
-    run(prepare(small_settings(*words)), tmp_path / "whole", Reporter())
-    with pytest.raises(KeyboardInterrupt):
-        run(prepare(small_settings(*words)), tmp_path / "stopped", Stops())
-    run(prepare(small_settings(*words, f"resume={tmp_path / 'stopped'}")), tmp_path / "stopped", Reporter())
-    for name in ("clients.csv", "model.safetensors"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
 
 
 @pytest.mark.parametrize("option", ["interval", "stop_round"])

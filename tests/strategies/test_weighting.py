@@ -12,17 +12,16 @@ from fedsim.config.settings import Settings
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import (
-    GRADIENTS,
     METRICS,
     NUM_EXAMPLES,
-    QUERY_BN_STATISTICS,
-    QUERY_CANDIDATE_LOSS,
-    QUERY_GRADIENTS,
+    QUERY,
     arrays_of,
+    config_of,
     metrics_of,
     number,
 )
 from fedsim.methods.sparse.criteria import magnitude_masks
+from fedsim.methods.sparse.records import BN_STATISTICS, CANDIDATE_LOSS, GRADIENTS, LAYER_GRADIENTS
 from fedsim.server.preparation import Prepared, prepare
 from strategies import FedTiny, Pruned
 
@@ -44,7 +43,7 @@ class Boasting(InlineGrid):
         for message in messages:
             (reply,) = super().send_and_receive([message])
             reply.content.metric_records[METRICS][NUM_EXAMPLES] = SIZES[message.metadata.dst_node_id]
-            self.replies.setdefault(message.metadata.message_type, []).append(reply)
+            self.replies.setdefault(str(config_of(message).get(QUERY)), []).append(reply)
             yield reply
 
 
@@ -65,16 +64,18 @@ def test_fedtiny_averages_statistics_losses_and_gradients(
 ) -> None:
     tried: list[float] = []
     original = FedTiny._try
-    monkeypatch.setattr(FedTiny, "_try", lambda *given: (tried.append((got := original(*given))[0]), got)[1])
+    monkeypatch.setattr(
+        FedTiny, "_try", lambda *given, **named: (tried.append((got := original(*given, **named))[0]), got)[1]
+    )
     words = (*SMALL, "strategy.candidates=2", "strategy.blocks=3", "strategy.interval=1", "strategy.stop_round=5")
     settings = small_settings("strategy=fedtiny", *(word.format(weighting) for word in words))
     prepared, grid, messages = started(settings)
 
-    losses = [number(metrics_of(reply), "loss") for reply in grid.replies[QUERY_CANDIDATE_LOSS]]
+    losses = [number(metrics_of(reply), "loss") for reply in grid.replies[CANDIDATE_LOSS]]
     means = [sum(map(math.prod, zip(shares(weighting), part, strict=True))) for part in (losses[:6], losses[6:])]
     assert tried == pytest.approx(means, rel=1e-9)
     chosen = means.index(min(means)) * 6
-    told = [to_tensors(arrays_of(reply)) for reply in grid.replies[QUERY_BN_STATISTICS][chosen : chosen + 6]]
+    told = [to_tensors(arrays_of(reply)) for reply in grid.replies[BN_STATISTICS][chosen : chosen + 6]]
     for name, sent in to_tensors(arrays_of(messages[0])).items():
         if name in told[0]:
             mean = sum(share * each[name].double() for share, each in zip(shares(weighting), told, strict=True))
@@ -98,7 +99,7 @@ def test_snip_averages_gradients(small_settings: MakeSettings, weighting: str) -
     prepared, grid, _ = started(small_settings("strategy=pruned", *words))
     strategy, state = prepared.strategy, prepared.model.state_dict()
     assert isinstance(strategy, Pruned)
-    told = [to_tensors(arrays_of(reply)) for reply in grid.replies[QUERY_GRADIENTS]]
+    told = [to_tensors(arrays_of(reply)) for reply in grid.replies[LAYER_GRADIENTS]]
     scores = []
     for layer in strategy.shapes:
         mean = sum(share * each[layer].double() for share, each in zip(shares(weighting), told, strict=True))

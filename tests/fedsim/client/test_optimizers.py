@@ -11,7 +11,7 @@ from torch import nn
 
 from fedsim.client.optimizers import OPTIMIZERS, TABLE, make_optimizer, refuse_unused_momentum
 from fedsim.core.errors import UserError
-from fedsim.methods.interfaces import LocalTraining
+from fedsim.methods.training import LocalTraining
 
 LR, DECAY, MOMENTUM, EPS = 0.1, 0.05, 0.9, 1e-8
 GENERATOR = torch.Generator().manual_seed(0)

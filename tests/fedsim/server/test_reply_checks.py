@@ -327,10 +327,10 @@ def test_sums_that_cannot_be_are_refused(
     assert words in str(fault(asked, trained(**{EVALUATION + "TEST": record}), **{EVALUATE_PARTS: ["TEST"]}))
 
 
-def test_sums_that_nobody_asked_for_are_refused(vetting: ReplyChecks) -> None:
+def test_sums_that_nobody_asked_for_are_refused(checks: ReplyChecks) -> None:
     record = MetricRecord({**TESTED, **sums_of(7)})
     words = "it sent 'ece-sums', which nobody asked for"
-    assert words in str(fault(vetting, {METRICS: record}, EVALUATE, **{PART: "TEST"}))
+    assert words in str(fault(checks, {METRICS: record}, EVALUATE, **{PART: "TEST"}))
 
 
 @pytest.mark.parametrize(

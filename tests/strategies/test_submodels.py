@@ -14,15 +14,17 @@ from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import MASKS, QUERY_BN_STATISTICS, QUERY_CANDIDATE_LOSS, arrays_of
+from fedsim.messages.schema import CACHED, QUERY, arrays_of, config_of
 from fedsim.methods.sparse.export import load_pruned
 from fedsim.methods.sparse.masks import Masks, apply, decode, density, kept
+from fedsim.methods.sparse.records import BN_STATISTICS, CANDIDATE_LOSS, MASKS
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.simulation import run
 from strategies import FedTiny, Pruned
 
 MakeSettings = Callable[..., Settings]
+SENT_MASKS = f"{CACHED}{MASKS}"
 CLASSES = "budget.classes={phone:{clients:[0,1,2],flops:2.2e8},watch:{clients:[4],flops:1.8e8}}"
 SMALL = ("strategy.density=null", "budget.flops=3e8", CLASSES, "engine=inline")
 AND_DENSE_GRADIENTS = (
@@ -67,12 +69,14 @@ def asked(prepared: Prepared, grid: InlineGrid, round: int, arrays: dict[str, to
 
 
 def masks_in(message: Message, strategy: Pruned) -> Masks:
-    return decode(to_tensors(message.content.array_records[MASKS]), strategy.shapes)
+    """Of a message for training or evaluation, which brings them to keep, or of a query, which does not."""
+    name = MASKS if QUERY in config_of(message) else SENT_MASKS
+    return decode(to_tensors(message.content.array_records[name]), strategy.shapes)
 
 
 def test_each_class_has_the_density_that_it_affords(prepared: Prepared) -> None:
     strategy, needs = strategy_of(prepared), prepared.costs.most
-    assert prepared.densities[""] == strategy.density > prepared.densities["phone"] > prepared.densities["watch"]
+    assert prepared.sizes[""] == strategy.density > prepared.sizes["phone"] > prepared.sizes["watch"]
     budget = prepared.settings.budget
     classes = budget["classes"]
     for clients, limits, name in (
@@ -80,9 +84,9 @@ def test_each_class_has_the_density_that_it_affords(prepared: Prepared) -> None:
         (WATCH, classes["watch"], "watch"),
         (HUB, budget, ""),
     ):
-        planned = needs(strategy.planned(prepared.densities[name]), clients)
+        planned = needs(strategy.planned(prepared.sizes[name]), clients)
         assert limits["flops"] * 0.999 < planned["device_gflops"] * 1e9 <= limits["flops"]
-    assert f"density {strategy.density:.3g} (phone: {prepared.densities['phone']:.3g}, watch: " in str(prepared)
+    assert f"density {strategy.density:.3g} (phone: {prepared.sizes['phone']:.3g}, watch: " in str(prepared)
 
 
 def test_smaller_devices_have_the_largest_weights_of_larger_ones(prepared: Prepared) -> None:
@@ -96,7 +100,7 @@ def test_smaller_devices_have_the_largest_weights_of_larger_ones(prepared: Prepa
             masks = {client: masks_in(message, strategy) for client, message in messages.items()}
         for name, clients in (("watch", WATCH), ("phone", PHONE), ("", HUB)):
             for client in clients:
-                assert density(masks[client]) == pytest.approx(prepared.densities[name], abs=1e-5)
+                assert density(masks[client]) == pytest.approx(prepared.sizes[name], abs=1e-5)
         for small, large in ((4, 0), (0, 3)):
             for layer, mask in masks[small].items():
                 assert (mask & masks[large][layer]).equal(mask)
@@ -159,7 +163,7 @@ def test_what_nobody_holds_stays(small_settings: MakeSettings) -> None:
         assert weight[others].equal(old[others])
         assert not weight[mask[layer]].equal(old[mask[layer]])
     again = asked(prepared, grid, 2, after)
-    assert [client for client in sorted(again) if MASKS not in again[client].content.array_records] == list(WATCH)
+    assert [client for client in sorted(again) if SENT_MASKS not in again[client].content.array_records] == list(WATCH)
 
 
 def test_each_device_is_evaluated_with_what_it_trains(small_settings: MakeSettings, tmp_path: Path) -> None:
@@ -169,12 +173,12 @@ def test_each_device_is_evaluated_with_what_it_trains(small_settings: MakeSettin
     final = result.clients[result.clients["round"] == 1].set_index("client")
     model = prepared.model
     saved = load_file(tmp_path / "model.safetensors")
-    files = dict.fromkeys(PHONE, f"pruned_{prepared.densities['phone']:.6g}.safetensors")
-    files |= dict.fromkeys(WATCH, f"pruned_{prepared.densities['watch']:.6g}.safetensors")
+    files = dict.fromkeys(PHONE, f"pruned_{prepared.sizes['phone']:.6g}.safetensors")
+    files |= dict.fromkeys(WATCH, f"pruned_{prepared.sizes['watch']:.6g}.safetensors")
     for client in range(6):
         part = load_pruned(tmp_path / files.get(client, "pruned.safetensors"))
         assert part.keys() == saved.keys()
-        for name, tensor in apply(strategy.levels.of(client).masks, saved).items():
+        for name, tensor in apply(strategy.submodels.of(client).masks, saved).items():
             assert tensor.equal(part[name])
         model.load_state_dict(part)
         model.eval()
@@ -200,17 +204,17 @@ def test_candidates_are_tried_in_parts_that_fit(small_settings: MakeSettings) ->
     grid, strategy = Watched(prepared), strategy_of(prepared)
     assert isinstance(strategy, FedTiny)
     asked(prepared, grid, 1, dict(prepared.model.state_dict()))
-    tried = [message for message in grid.seen if message.metadata.message_type == QUERY_BN_STATISTICS]
-    assert len(tried) == 3 * 6 == sum(each.metadata.message_type == QUERY_CANDIDATE_LOSS for each in grid.seen)
+    tried = [message for message in grid.seen if config_of(message).get(QUERY) == BN_STATISTICS]
+    assert len(tried) == 3 * 6 == sum(config_of(each).get(QUERY) == CANDIDATE_LOSS for each in grid.seen)
     for message in tried:
         client = message.metadata.dst_node_id
         name = "watch" if client in WATCH else "phone" if client in PHONE else ""
         masks = masks_in(message, strategy)
-        assert density(masks) == pytest.approx(prepared.densities[name], abs=1e-5)
+        assert density(masks) == pytest.approx(prepared.sizes[name], abs=1e-5)
         assert {layer: len(to_tensors(arrays_of(message))[f"{layer}.weight"]) for layer in masks} == kept(masks)
     load = strategy.workload(WATCH[0])
-    assert [sum(each.values()) for each in load.selection] < [
-        sum(each.values()) for each in strategy.workload(3).selection
+    assert [sum(each.shares.values()) for each in load.queries] < [
+        sum(each.shares.values()) for each in strategy.workload(3).queries
     ]
 
 
@@ -262,6 +266,6 @@ def test_what_cannot_work_is_refused(small_settings: MakeSettings, words: tuple[
 def test_a_dense_method_that_a_class_cannot_afford_is_refused(small_settings: MakeSettings) -> None:
     with pytest.raises(
         UserError,
-        match=r"^budget\.classes\.a\.flops=1e\+06 is not possible: a device needs .*, or a strategy that prunes",
+        match=r"^budget\.classes\.a\.flops=1e\+06 is not possible: a device needs .*, or a strategy that trains a",
     ):
         prepare(small_settings("budget.classes={a:{clients:[1],flops:1e6}}"))
