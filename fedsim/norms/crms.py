@@ -1,4 +1,4 @@
-"""``norm=crms``: Compressed Root Mean Square Normalization (Jiang et al. 2023, arXiv 2305.14858) instead of BatchNorm."""
+"""``norm=crms``: Compressed Root Mean Square Normalization (Jiang et al. 2023, arXiv 2305.14858) replaces BatchNorm."""
 
 import torch
 from torch import nn
