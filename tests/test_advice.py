@@ -64,7 +64,7 @@ ELSEWHERE = {
     "fedsim/config/binding.py": "for a class of somebody's script",
     "fedsim/app/cli.py": "about flags and words, in test_cli.py",
     "fedsim/config/overrides.py": "about words, in test_overrides.py",
-    "fedsim/output/run_folders.py": "about a folder, in test_run_folders.py",
+    "fedsim/config/run_folders.py": "about a folder, in test_run_folders.py",
     "fedsim/output/recorder.py": "about a folder, in test_cli.py",
     "fedsim/output/results.py": "of the report, which has no settings",
     "fedsim/config/composition.py": "about words and folders, in test_config.py",

@@ -51,7 +51,7 @@ def test_the_simulator_imports_no_method() -> None:
 
 SPARSE_WORDS = re.compile(r"\b(sparse|sparsity|density|densities|prune|pruned|pruning|masks)\b", re.IGNORECASE)
 OTHER_MEANINGS = {
-    "fedsim/client/state.py": "the name of a record in the checkpoints of before there were namespaces",
+    "fedsim/methods/client_state.py": "the name of a record in the checkpoints of before there were namespaces",
     "fedsim/heads/local_generic.py": "how much of FedLoGe's fixed classifier is zero",
     "fedsim/heads/sparse_frame.py": "that classifier, a sparse frame",
 }

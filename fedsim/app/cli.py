@@ -29,10 +29,10 @@ from fedsim.config.composition import (
 )
 from fedsim.config.overrides import parse, readable
 from fedsim.config.paths import HYDRAS, expanded
+from fedsim.config.run_folders import RUNS, SWEEPS, run_folder
 from fedsim.config.settings import settings_of
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import any_file
-from fedsim.output.run_folders import RUNS, SWEEPS, run_folder
 from fedsim.output.terminal import never_fail_to_print
 
 if TYPE_CHECKING:

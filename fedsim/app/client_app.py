@@ -24,7 +24,7 @@ from fedsim.core.errors import Refusal
 from fedsim.core.hardware import resolve_devices
 from fedsim.core.memory import peak_memory_mb
 from fedsim.core.threads import fix_threads
-from fedsim.deployment.devices.client_state_store import Kept
+from fedsim.deployment.devices.client_state_store import ClientStateStore
 from fedsim.deployment.devices.node import NodeConfig, confined
 from fedsim.deployment.devices.own_federation import federation_of
 from fedsim.deployment.devices.state import AFRESH
@@ -113,7 +113,7 @@ def answer(message: Message, context: Context) -> Message:
     if not node.profile().hosts(partition):
         raise Refusal(f"client {partition} is not played by this node, whose partition-id is {node.partition}.")
     words = str(context.run_config["overrides"])
-    kept = Kept(context, node, words, partition)
+    kept = ClientStateStore(context, node, words, partition)
     training = int(str(config_of(message)[ROUND])) if type_ == TRAIN else None
     state = kept.load(training)
     if config_of(message).get(KEEPS, False) and not state and not node.state_afresh:

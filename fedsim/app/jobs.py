@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fedsim.config.composition import CONFIG_DIR, CONFIG_NAME
 from fedsim.config.overrides import word_for
+from fedsim.config.run_folders import only_if_used, remove_if_empty
 from fedsim.config.settings import Settings, settings_of
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import any_file
@@ -24,7 +25,6 @@ from fedsim.output.checkpoint import has_checkpoint
 from fedsim.output.progress import console_reporter
 from fedsim.output.recorder import check_run_dir
 from fedsim.output.results import Result
-from fedsim.output.run_folders import only_if_used, remove_if_empty
 from fedsim.output.terminal import console, print_whole
 from fedsim.report.command import run_table
 from fedsim.server.preparation import Prepared, prepare

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from fedsim.config.composition import compose, named_folder
+from fedsim.config.run_folders import run_folder
 from fedsim.config.settings import settings_of
 from fedsim.deployment.superlink import NAME as SUPERLINK
 from fedsim.deployment.superlink import follow
 from fedsim.output.progress import Reporter, console_reporter
 from fedsim.output.results import Result
-from fedsim.output.run_folders import run_folder
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
 

@@ -14,13 +14,13 @@ from flwr.serverapp import Grid, ServerApp
 from datasets.devices import NAME as DEVICES
 from datasets.devices import count_of_devices, device_federation
 from fedsim.client.host import ClientAppFactory
+from fedsim.config.run_folders import run_folder
 from fedsim.config.settings import Settings, settings_on_nodes
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.deployment.partition_grid import PartitionGrid
 from fedsim.deployment.superlink.events import EventReporter
 from fedsim.methods.method import Method
 from fedsim.output.progress import PlainReporter, Reporter, logging_to
-from fedsim.output.run_folders import run_folder
 from fedsim.output.terminal import console, print_whole
 from fedsim.report.command import run_table
 from fedsim.server.preparation import Prepared, prepare

@@ -118,7 +118,11 @@ def summary(federation: Federation, shots: str = "share") -> str:
 
 
 def write(federation: Federation, table: pd.DataFrame, folder: Path, shots: str) -> None:
-    """``federation.csv`` and the pictures. Errors: ``UserError`` if the folder cannot be written."""
+    """Write ``federation.csv`` and the pictures.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
     try:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)

@@ -19,8 +19,6 @@ from torch import nn
 from datasets.examples import Examples, evaluation_batches
 from datasets.federation import Federation
 from datasets.source import Part
-from fedsim.client.scoring import Scores, score, under
-from fedsim.client.state import ClientState
 from fedsim.config.settings import Settings
 from fedsim.core.seeding import global_seed, torch_generator
 from fedsim.diagnostics.activations import activation_statistics, class_scatter
@@ -44,13 +42,15 @@ from fedsim.messages.schema import (
     config_of,
     moved_entries,
 )
+from fedsim.methods.client_state import ClientState
 from fedsim.methods.interfaces import ClientContext, QueryContext, TrainingContext
 from fedsim.methods.method import Method
-from fedsim.methods.state_split import frozen_entries
 from fedsim.metrics.registry import FURTHER_METRICS
+from fedsim.metrics.scoring import Scores, score, under
 from fedsim.models import build_model
 from fedsim.models.layer_map import as_written, norm_sites
 from fedsim.models.loading import StateLoader
+from fedsim.models.state_split import frozen_entries
 from fedsim.norms.policy import NormPolicy
 from fedsim.tta import adaptation_of
 

@@ -22,10 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedsim.config.overrides import parse, readable
 from fedsim.config.paths import KEYS, expanded
+from fedsim.config.run_folders import RUNS, SWEEPS
 from fedsim.core.checkout import ROOT
 from fedsim.core.errors import UserError
 from fedsim.core.files import reading
-from fedsim.output.run_folders import RUNS, SWEEPS
 
 CONFIG_DIR = ROOT / "configs"
 CONFIG_NAME = "config"

@@ -43,7 +43,7 @@ class Nodes(Protocol):
     def note(self, client: int, reply: Message) -> None: ...
 
 
-class Exchange:
+class Delivery:
     """The messages of one call that are not answered yet, and the replies that have arrived."""
 
     def __init__(self, nodes: Nodes, messages: list[Message], timeout: float | None) -> None:

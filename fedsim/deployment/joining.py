@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from fedsim.core.errors import FedsimError
-from fedsim.deployment.node_registry import Roll
+from fedsim.deployment.node_registry import NodeRegistry
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ Devices that are started together join at about the same time.
 SHOWN_CLIENTS = 10
 
 
-def await_nodes(roll: Roll, join_timeout: float | None) -> None:
+def await_nodes(roll: NodeRegistry, join_timeout: float | None) -> None:
     """Wait until every client has a node, or for ``join_timeout`` seconds; without a limit if it is ``None``.
 
     While the set of clients is open, it consists of those of the nodes that are online: all of these have to report
@@ -52,7 +52,7 @@ def await_nodes(roll: Roll, join_timeout: float | None) -> None:
     _begin(roll, join_timeout)
 
 
-def _begin(roll: Roll, join_timeout: float | None) -> None:
+def _begin(roll: NodeRegistry, join_timeout: float | None) -> None:
     """Log which clients are missing, and let the run begin with the others if possible.
 
     Raises:
@@ -83,7 +83,7 @@ def named(clients: Sequence[int]) -> str:
     return f"client{'s' if len(clients) > 1 else ''} {shown}{more}"
 
 
-def _waiting(roll: Roll, waited: float, join_timeout: float | None) -> str:
+def _waiting(roll: NodeRegistry, waited: float, join_timeout: float | None) -> str:
     limit = "" if join_timeout is None else f" of join_timeout={join_timeout}"
     text = f"waiting for {waited:.0f}{limit} seconds"
     missing = roll.missing

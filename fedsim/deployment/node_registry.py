@@ -51,7 +51,7 @@ class _Question:
         self.again = now + min(ASK_AGAIN * 2 ** (self.times - 1), AT_MOST)
 
 
-class Roll:
+class NodeRegistry:
     """The nodes behind Flower's ``Grid``, and the clients of ``partitions`` that they host.
 
     Args:

@@ -15,11 +15,11 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fedsim.core.errors import FedsimError
-from fedsim.deployment.delivery import Exchange
+from fedsim.deployment.delivery import Delivery
 from fedsim.deployment.devices.node import NodeProfile
 from fedsim.deployment.joining import await_nodes
-from fedsim.deployment.node_registry import Roll
-from fedsim.engines.client_call import handle
+from fedsim.deployment.node_registry import NodeRegistry
+from fedsim.engines.client_call import call_client
 from fedsim.engines.grid import FederationGrid
 from fedsim.messages.schema import CONFIG, EVALUATE_GLOBAL, KEEPS, QUERY_STATE, config_of, message
 
@@ -59,7 +59,7 @@ class PartitionGrid(FederationGrid):
         self._timeout = timeout
         self._make_server_app = server_app
         self._server_app: ClientApp | None = None
-        self._roll = Roll(grid, None if num_partitions is None else range(num_partitions), join_timeout)
+        self._roll = NodeRegistry(grid, None if num_partitions is None else range(num_partitions), join_timeout)
         self._keeping: set[int] = set()
         await_nodes(self._roll, join_timeout)
         self._partitions = self._roll.partitions
@@ -98,7 +98,7 @@ class PartitionGrid(FederationGrid):
         """
         ordered = list(messages)
         timeout = self._timeout if timeout is None else timeout
-        exchange = Exchange(self, ordered, timeout)
+        exchange = Delivery(self, ordered, timeout)
         for each in ordered:
             while (reply := exchange.reply_to(each)) is None:
                 exchange.step()
@@ -190,4 +190,4 @@ class PartitionGrid(FederationGrid):
         context = Context(
             run_id=0, node_id=0, node_config={PARTITION: each.metadata.dst_node_id}, state=RecordDict(), run_config={}
         )
-        return handle(self._server_app, each, context)[0]
+        return call_client(self._server_app, each, context)[0]

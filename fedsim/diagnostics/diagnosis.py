@@ -27,9 +27,9 @@ from fedsim.messages.schema import (
     metrics_of,
     number,
 )
+from fedsim.methods.federated_model import FederatedModel
 from fedsim.methods.interfaces import ServerStrategy
 from fedsim.models.classifier import classifier_of
-from fedsim.server.federated_model import FederatedModel
 
 Row = dict[str, Any]
 Tensors = Mapping[str, torch.Tensor]

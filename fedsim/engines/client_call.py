@@ -10,7 +10,7 @@ CLIENT_RAISED = 2
 """Flower's ``ErrorCode.CLIENT_APP_RAISED_EXCEPTION``."""
 
 
-def handle(app: ClientApp, message: Message, context: Context) -> tuple[Message, RecordDict]:
+def call_client(app: ClientApp, message: Message, context: Context) -> tuple[Message, RecordDict]:
     """Return the app's reply and the client's new state.
 
     If the app raises, the reply is an error whose reason is the exception's last line followed by its traceback, and

@@ -7,7 +7,7 @@ from flwr.app import Message
 from flwr.clientapp import ClientApp
 
 from fedsim.core.threads import fix_threads
-from fedsim.engines.client_call import handle
+from fedsim.engines.client_call import call_client
 from fedsim.engines.grid import LocalGrid
 
 
@@ -24,7 +24,7 @@ class InlineGrid(LocalGrid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         for message in messages:
             context = self.contexts[message.metadata.dst_node_id]
-            reply, context.state = handle(self._app, message, context)
+            reply, context.state = call_client(self._app, message, context)
             yield reply
 
     def __exit__(self, *exc: object) -> None:

@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from fedsim.core.errors import FedsimError
 from fedsim.core.memory import peak_memory_mb
 from fedsim.core.threads import fix_threads
-from fedsim.engines.client_call import handle
+from fedsim.engines.client_call import call_client
 from fedsim.engines.shared_memory import pack, receive, send
 
 READY = "ready"
@@ -43,6 +43,6 @@ def serve(connection: Connection, device: torch.device, parent: int) -> None:
         except (EOFError, OSError):  # the parent has ended, with or without saying so
             return
         message.content = content
-        reply, state = handle(app, message, context)
+        reply, state = call_client(app, message, context)
         send(connection, pack(reply), parent)
         send(connection, pack((state, peak_memory_mb())), parent)

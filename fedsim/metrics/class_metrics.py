@@ -9,11 +9,10 @@ from torch.nn import functional as F
 from datasets.federation import Federation
 from datasets.shots import SHOT_RULES, SHOTS, long_tailed
 from fedsim.core.threads import one_thread
-from fedsim.metrics.measured import Measured, pool
+from fedsim.methods.federated_model import FederatedModel
+from fedsim.metrics.measured import Evaluation, Measured, pool
 from fedsim.metrics.round_metrics import Row
 from fedsim.models.classifier import class_layers
-from fedsim.server.evaluation import Evaluation
-from fedsim.server.federated_model import FederatedModel
 
 
 class ClassTracker:

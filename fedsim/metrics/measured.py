@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 
 from flwr.app import Message, MetricRecord
 
-from fedsim.client.scoring import CORRECT, CORRECT_BY_CLASS, EXAMPLES_BY_CLASS, LOSS, named, predictor_of, sums_of
 from fedsim.messages.schema import NUM_EXAMPLES, metrics_of, number
 from fedsim.methods.interfaces import PLAIN
 from fedsim.metrics.registry import FURTHER_METRICS
+from fedsim.metrics.scoring import CORRECT, CORRECT_BY_CLASS, EXAMPLES_BY_CLASS, LOSS, named, predictor_of, sums_of
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,20 @@ class Measured:
             by_class=by_class,
             sums={name: tuple(map(float, each)) for name, each in sums.items() if isinstance(each, list)},
         )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All results of one round, for clients in ascending order and for domains in the source's order."""
+
+    clients: dict[int, Measured]
+    """Each client's own model on its own test set."""
+    domains: dict[str, Measured]
+    """The global model on the test set of each domain that a client belongs to."""
+    unseen: dict[str, Measured] = field(default_factory=dict)
+    """The global model on the domains that were left out of training."""
+    validation: dict[int, Measured] = field(default_factory=dict)
+    """Each client's own model on its validation images, for clients that have any."""
 
 
 def pool(tested: Iterable[Measured]) -> Measured:

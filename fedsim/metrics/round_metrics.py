@@ -19,10 +19,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from datasets.federation import Federation
-from fedsim.client.scoring import joined
 from fedsim.methods.interfaces import PLAIN
-from fedsim.metrics.measured import Measured, pool
-from fedsim.server.evaluation import Evaluation
+from fedsim.metrics.measured import Evaluation, Measured, pool
+from fedsim.metrics.scoring import joined
 
 Row = dict[str, Any]
 Key = TypeVar("Key", int, str)

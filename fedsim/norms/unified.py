@@ -1,4 +1,4 @@
-"""``norm=unified``: Unified Normalization (Yang et al., ACM Multimedia 2022, arXiv 2208.01313) instead of BatchNorm."""
+"""``norm=unified``: Unified Normalization (Yang et al., ACM Multimedia 2022, arXiv 2208.01313) replaces BatchNorm."""
 
 import torch
 from torch import nn

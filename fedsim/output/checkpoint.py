@@ -10,9 +10,9 @@ from pathlib import Path
 
 from flwr.app import ArrayRecord, RecordDict
 
-from fedsim.client.state import with_namespaces
 from fedsim.core.files import reading, writing
 from fedsim.messages.schema import ENTRIES
+from fedsim.methods.client_state import with_namespaces
 from fedsim.output.record_files import load_records, save_records
 
 FILES = "round_*.safetensors"

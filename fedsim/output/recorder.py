@@ -20,12 +20,12 @@ from fedsim.core.memory import peak_memory_mb
 from fedsim.cost import device_classes
 from fedsim.engines.grid import FederationGrid
 from fedsim.messages.arrays import to_tensors
+from fedsim.methods.federated_model import FederatedModel
 from fedsim.metrics.round_metrics import Row, best_row, evaluated, nested
 from fedsim.output.provenance import FILE as PROVENANCE
 from fedsim.output.provenance import commit, versions
 from fedsim.output.results import read_summary
 from fedsim.output.tables import Table
-from fedsim.server.federated_model import FederatedModel
 
 log = logging.getLogger(__name__)
 

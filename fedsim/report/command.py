@@ -15,14 +15,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from datasets.shots import SHOTS
-from fedsim.client.scoring import joined
 from fedsim.config.composition import load
 from fedsim.config.paths import expanded
 from fedsim.core.errors import FedsimError
 from fedsim.core.files import reading, write_atomically, writing
 from fedsim.core.names import ALL, GLOBAL, MEAN, left_out, title
 from fedsim.core.names import VALIDATION as VALIDATED
-from fedsim.diagnostics.pictures import plot_diagnostics_comparison
 from fedsim.methods.interfaces import PLAIN
 from fedsim.metrics.registry import FURTHER_METRICS
 from fedsim.metrics.round_metrics import (
@@ -33,10 +31,12 @@ from fedsim.metrics.round_metrics import (
     global_of,
     predictors_in,
 )
+from fedsim.metrics.scoring import joined
 from fedsim.norms.factory import grouping
 from fedsim.norms.groups import GROUP_OPTIONS
 from fedsim.output.results import Result, find_runs
 from fedsim.output.terminal import never_fail_to_print, print_whole
+from fedsim.report.diagnostics_pictures import plot_diagnostics_comparison
 from fedsim.report.plots import plot_comparison_by_domain, plot_comparison_over_rounds
 from fedsim.report.significance import sentences
 

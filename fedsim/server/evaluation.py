@@ -6,7 +6,7 @@ serves for both.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
@@ -16,24 +16,9 @@ from datasets.source import Part
 from fedsim.engines.grid import FederationGrid
 from fedsim.messages.arrays import to_record
 from fedsim.messages.schema import DOMAIN, EVALUATE_GLOBAL, PART, ROUND, message
+from fedsim.methods.federated_model import FederatedModel
 from fedsim.methods.interfaces import ServerStrategy
-from fedsim.metrics.measured import Measured, pool
-from fedsim.server.federated_model import FederatedModel
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """All results of one round, for clients in ascending order and for domains in the source's order."""
-
-    clients: dict[int, Measured]
-    """Each client's own model on its own test set."""
-    domains: dict[str, Measured]
-    """The global model on the test set of each domain that a client belongs to."""
-    unseen: dict[str, Measured] = field(default_factory=dict)
-    """The global model on the domains that were left out of training."""
-    validation: dict[int, Measured] = field(default_factory=dict)
-    """Each client's own model on its validation images, for clients that have any."""
-
+from fedsim.metrics.measured import Evaluation, Measured, pool
 
 Successful = Callable[[Iterable[Message], int], Iterable[Message]]
 """Takes replies and the number of messages; yields the replies without errors, or raises if too many failed."""

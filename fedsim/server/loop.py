@@ -13,6 +13,7 @@ from fedsim.engines.grid_wrappers import CountingGrid, FaultGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.compression import buffers_of
 from fedsim.messages.schema import DEVICE_PEAK_MB, DEVICE_SECONDS, arrays_of, config_of, moved_entries
+from fedsim.methods.federated_model import FederatedModel
 from fedsim.methods.interfaces import Exporting
 from fedsim.metrics.class_metrics import ClassTracker
 from fedsim.metrics.round_metrics import Row, age_metrics, client_rows, fault_rows, round_metrics
@@ -20,7 +21,6 @@ from fedsim.output.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from fedsim.output.progress import Reporter
 from fedsim.output.recorder import Recorder
 from fedsim.server.evaluation import Evaluator
-from fedsim.server.federated_model import FederatedModel
 from fedsim.server.folded_evaluation import FoldedEvaluation
 from fedsim.server.loss_watch import LossWatch
 from fedsim.server.preparation import Prepared

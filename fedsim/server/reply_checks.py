@@ -15,8 +15,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 
 from datasets.federation import Federation
 from datasets.source import Part
-from fedsim.client.scoring import CORRECT, LOSS, named, predictor_of, sums_of
-from fedsim.client.state import PERSONAL, TRAINED
 from fedsim.engines.grid import FederationGrid, WrappedGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.compression import decompress
@@ -38,8 +36,10 @@ from fedsim.messages.schema import (
     config_of,
     moved_entries,
 )
+from fedsim.methods.client_state import PERSONAL, TRAINED
 from fedsim.methods.reply_records import Question, RecordCheck, ReplyFault, model_entries, refuse_other_form
 from fedsim.metrics.registry import FURTHER_METRICS
+from fedsim.metrics.scoring import CORRECT, LOSS, named, predictor_of, sums_of
 
 REFUSED = 0
 """Flower's ``ErrorCode.UNKNOWN``; the reason says more."""

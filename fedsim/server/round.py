@@ -10,9 +10,10 @@ from flwr.app import Message
 from datasets.source import Part
 from fedsim.core.errors import RoundFailed
 from fedsim.diagnostics.updates import UpdateStatistics
+from fedsim.methods.federated_model import FederatedModel
+from fedsim.metrics.measured import Evaluation
 from fedsim.metrics.round_metrics import Row
-from fedsim.server.evaluation import ByPart, Evaluation
-from fedsim.server.federated_model import FederatedModel
+from fedsim.server.evaluation import ByPart
 
 log = logging.getLogger(__name__)
 

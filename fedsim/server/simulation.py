@@ -7,7 +7,6 @@ from datasets.federation import Federation
 from fedsim.client.host import ClientAppFactory
 from fedsim.config.binding import instantiate
 from fedsim.core.files import writing
-from fedsim.diagnostics.pictures import plot_diagnostics
 from fedsim.engines.grid import FederationGrid, LocalGrid
 from fedsim.norms.policy import statistics_kept
 from fedsim.output.progress import Reporter, logging_to
@@ -15,6 +14,7 @@ from fedsim.output.provenance import Provenance
 from fedsim.output.recorder import Recorder
 from fedsim.output.results import Result, read_result
 from fedsim.report.class_pictures import plot_classes
+from fedsim.report.diagnostics_pictures import plot_diagnostics
 from fedsim.report.federation_pictures import plot_federation
 from fedsim.report.page import write_html
 from fedsim.report.plots import plot_run

@@ -13,8 +13,8 @@ from clients import FedLoGe
 from clients.fedloge import AUXILIARY, REALIGNED
 from datasets.examples import Examples
 from datasets.shots import SHOTS, shots_by_share
-from fedsim.client.scoring import CORRECT, MASKED, joined, named, score
 from fedsim.methods.interfaces import PLAIN, ClientContext
+from fedsim.metrics.scoring import CORRECT, MASKED, joined, named, score
 from results.fedloge_official.official import CLASSES, TRAINING, arguments, images_and_labels, loaders_of, quietly
 from results.fedloge_official.protocol import class_sizes
 from results.fedloge_official.rows import largest, row

@@ -8,11 +8,11 @@ from torch.nn import functional as F
 from clients import FedLoGe, LocalSGD
 from clients.realignment import rescaled, with_lengths_of
 from datasets.examples import Examples
-from fedsim.client.scoring import score
 from fedsim.core.errors import UserError
 from fedsim.heads import LocalGenericHeads, local_generic_heads, use_local_generic
 from fedsim.methods.interfaces import ClientContext, TrainingContext
 from fedsim.methods.training import LocalTraining
+from fedsim.metrics.scoring import score
 
 TRAINING = LocalTraining(local_epochs=2, batch_size=4, lr=0.1, momentum=0.5)
 

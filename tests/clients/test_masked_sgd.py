@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from clients import LocalSGD, MaskedSGD
 from datasets.examples import Examples
-from fedsim.client.state import ClientState
 from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.methods.client_state import ClientState
 from fedsim.methods.interfaces import ClientContext, TrainingContext
 from fedsim.methods.sparse.masks import Masks, apply, encode, pack
 from fedsim.methods.sparse.records import GRADIENTS, MASKS

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fedsim.client.host import ClientAppFactory
-from fedsim.client.state import PERSONAL
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import CACHED, ENTRIES, arrays_of
+from fedsim.methods.client_state import PERSONAL
 from fedsim.methods.training import ServerTraining
 from fedsim.models import build_model
 from fedsim.output.progress import Reporter

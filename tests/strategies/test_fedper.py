@@ -11,13 +11,13 @@ from torchvision.models import resnet18
 
 from datasets.federation import Federation
 from fedsim.client.host import ClientAppFactory
-from fedsim.client.state import PERSONAL, TRAINED
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.heads import use_cosine, use_etf
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import arrays_of, metrics_of, number
+from fedsim.methods.client_state import PERSONAL, TRAINED
 from fedsim.methods.training import ServerTraining
 from fedsim.models import CNN6, build_model
 from fedsim.reparam import use_weight_compander

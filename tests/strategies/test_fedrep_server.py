@@ -9,12 +9,12 @@ from torch import nn
 
 from datasets.federation import Federation
 from fedsim.client.host import ClientAppFactory
-from fedsim.client.state import PERSONAL
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import arrays_of
+from fedsim.methods.client_state import PERSONAL
 from fedsim.methods.training import ServerTraining
 from fedsim.models import CNN6, build_model
 from strategies import FedPer, FedRep

@@ -8,11 +8,11 @@ from torch import nn
 
 from datasets.federation import Federation
 from fedsim.client.host import ClientAppFactory
-from fedsim.client.state import PERSONAL
 from fedsim.config.settings import Settings
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import count_bytes
 from fedsim.messages.schema import arrays_of
+from fedsim.methods.client_state import PERSONAL
 from fedsim.models import build_model
 from strategies import Local
 

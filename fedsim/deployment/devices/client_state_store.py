@@ -14,7 +14,7 @@ STATE, BEFORE, TRAINED = "state", "before", "trained"
 ROUND = "round"
 
 
-class Kept:
+class ClientStateStore:
     """The client state of a partition, and the one from before the round that it trained last.
 
     If a reply is lost, the server asks for the same training again. It then starts from the earlier state, and so has

@@ -10,7 +10,7 @@ from fedsim.app import cli
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.output.recorder import Recorder
 from tests.conftest import SMALL, small_settings
-from tests.fedsim.output.test_run_folders import Noon
+from tests.fedsim.config.test_run_folders import Noon
 
 TINY = (*SMALL, "rounds=1", "engine=inline", "dataset.train_per_domain=20")
 
@@ -92,7 +92,7 @@ def test_a_run_is_repeated_from_the_relative_path_that_it_prints(
 def test_two_sweeps_of_one_second_lose_no_run_and_read_hydras_forms(
     main: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedsim.output.run_folders.datetime", Noon)
+    monkeypatch.setattr("fedsim.config.run_folders.datetime", Noon)
     assert main("-m", *TINY, "seed=range(0,2)") == 0
     assert main("-m", *TINY, "strategy=glob(fedb*)", "seed=choice(1,2)") == 0
     summaries = sorted(str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob("summary.json"))

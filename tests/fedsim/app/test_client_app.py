@@ -10,7 +10,6 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fedsim.app.client_app import app
-from fedsim.client.state import PERSONAL
 from fedsim.core.errors import UserError
 from fedsim.deployment.partition_grid import PARTITION
 from fedsim.engines.inline import InlineGrid
@@ -30,7 +29,8 @@ from fedsim.messages.schema import (
     TRAIN,
     arrays_of,
 )
-from fedsim.methods.state_split import entries_of
+from fedsim.methods.client_state import PERSONAL
+from fedsim.models.state_split import entries_of
 from fedsim.server.preparation import prepare
 from tests.conftest import SMALL, small_settings
 

@@ -8,13 +8,13 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from datasets.federation import Federation
 from fedsim.client.host import ClientHost
-from fedsim.client.scoring import score
-from fedsim.client.state import PERSONAL
 from fedsim.config.settings import Settings
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import EVALUATE, EVALUATE_GLOBAL, TRAIN, arrays_of, message, metrics_of
+from fedsim.methods.client_state import PERSONAL
 from fedsim.methods.interfaces import ClientContext
+from fedsim.metrics.scoring import score
 
 CPU = torch.device("cpu")
 

@@ -20,8 +20,8 @@ from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import ROUND, arrays_of, message
+from fedsim.methods.federated_model import FederatedModel
 from fedsim.models import build_model
-from fedsim.server.federated_model import FederatedModel
 from fedsim.server.preparation import prepare
 
 COMMON = ("rounds=2", "dataset.train_per_domain=40", "dataset.test_per_domain=20", "device=cpu", "engine=inline")

@@ -10,12 +10,11 @@ from flwr.app import ArrayRecord, RecordDict
 from torch import nn
 
 from datasets.federation import Federation
-from fedsim.client.state import PERSONAL
 from fedsim.messages.arrays import to_record
+from fedsim.methods.client_state import PERSONAL
+from fedsim.methods.federated_model import FederatedModel
 from fedsim.metrics.class_metrics import ClassTracker
-from fedsim.metrics.measured import Measured
-from fedsim.server.evaluation import Evaluation
-from fedsim.server.federated_model import FederatedModel
+from fedsim.metrics.measured import Evaluation, Measured
 
 MODEL = nn.Sequential(nn.Flatten(), nn.Linear(2, 3))
 REALIGNED = {

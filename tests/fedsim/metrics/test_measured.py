@@ -8,10 +8,10 @@ from torch import nn
 
 from clients import LocalSGD
 from datasets.examples import Examples
-from fedsim.client.scoring import score
 from fedsim.methods.interfaces import LocalTraining
 from fedsim.metrics.measured import Measured, pool
 from fedsim.metrics.registry import FURTHER_METRICS
+from fedsim.metrics.scoring import score
 
 SIZES = (700, 1, 40)
 """The first in two batches"""

@@ -6,9 +6,8 @@ from dataclasses import replace
 import pytest
 
 from datasets.federation import MIXED, Federation
-from fedsim.metrics.measured import Measured, pool
+from fedsim.metrics.measured import Evaluation, Measured, pool
 from fedsim.metrics.round_metrics import best_row, client_mean_by_domain, client_rows, evaluated, nested, round_metrics
-from fedsim.server.evaluation import Evaluation
 
 EVALUATION = Evaluation(
     clients={0: Measured(10, 9, 0.5), 1: Measured(20, 10, 1.0), 2: Measured(50, 35, 0.75)},  # accuracies 0.9, 0.5, 0.7

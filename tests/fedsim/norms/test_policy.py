@@ -12,12 +12,12 @@ from torchvision.models import resnet18
 from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.client.host import ClientHost
-from fedsim.client.state import PERSONAL
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import EVALUATE, EVALUATE_GLOBAL, TRAIN, arrays_of, message, metrics_of
+from fedsim.methods.client_state import PERSONAL
 from fedsim.norms import use_evonorm_b0, use_norm
 from fedsim.norms.policy import NormPolicy, statistics_kept
 from fedsim.server.preparation import prepare

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from fedsim.client.state import PERSONAL, TRAINED, ClientState
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.compression import RESIDUAL
 from fedsim.messages.schema import CACHED, ENTRIES
 from fedsim.methods.cached_broadcast import CachedBroadcast
+from fedsim.methods.client_state import PERSONAL, TRAINED, ClientState
 from fedsim.methods.sparse.records import MASKS, SQUARES
 from fedsim.output.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 

@@ -11,14 +11,14 @@ from flwr.app import RecordDict
 from flwr.clientapp import ClientApp
 from safetensors.torch import load_file
 
-from fedsim.client.state import PERSONAL
 from fedsim.config.composition import compose, load
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record
+from fedsim.methods.client_state import PERSONAL
+from fedsim.methods.federated_model import FederatedModel
 from fedsim.output.recorder import Recorder, check_run_dir
-from fedsim.server.federated_model import FederatedModel
 
 SmallSettings = Callable[..., Settings]
 

@@ -12,16 +12,16 @@ from datasets.build import build_federation
 from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.client.host import ClientAppFactory
-from fedsim.client.state import PERSONAL, TRAINED
 from fedsim.config.settings import Settings
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record
+from fedsim.methods.client_state import PERSONAL, TRAINED
+from fedsim.methods.federated_model import FederatedModel
 from fedsim.methods.interfaces import ServerStrategy
-from fedsim.metrics.measured import Measured
+from fedsim.metrics.measured import Evaluation, Measured
 from fedsim.metrics.round_metrics import age_metrics
 from fedsim.models import build_model
-from fedsim.server.evaluation import Evaluation, Evaluator
-from fedsim.server.federated_model import FederatedModel
+from fedsim.server.evaluation import Evaluator
 from strategies import FedAvg, FedBN
 
 CPU = [torch.device("cpu")]

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from datasets.build import build_federation
 from fedsim.client.host import ClientAppFactory
-from fedsim.client.state import PERSONAL, TRAINED
 from fedsim.config.settings import Settings
 from fedsim.core.errors import RoundFailed
 from fedsim.engines.grid import WrappedGrid
@@ -35,6 +34,7 @@ from fedsim.messages.schema import (
     TRAIN,
     arrays_of,
 )
+from fedsim.methods.client_state import PERSONAL, TRAINED
 from fedsim.methods.reply_records import model_entries, no_arrays
 from fedsim.methods.sparse.records import (
     BN_STATISTICS,

@@ -8,11 +8,11 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, RecordDict
 
-from fedsim.client.state import PERSONAL, TRAINED
 from fedsim.core.errors import UserError
 from fedsim.deployment.devices.state import StateDir
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import CACHED, ENTRIES
+from fedsim.methods.client_state import PERSONAL, TRAINED
 
 STATE = RecordDict(
     {

@@ -6,9 +6,9 @@ from torch import nn
 
 from clients import LocalSGD
 from datasets.examples import Examples
-from fedsim.client.scoring import joined, predictor_of, score, under
 from fedsim.methods.interfaces import PLAIN, ClientContext
 from fedsim.methods.training import LocalTraining
+from fedsim.metrics.scoring import joined, predictor_of, score, under
 
 CLASSES = 4
 

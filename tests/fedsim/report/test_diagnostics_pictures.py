@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from fedsim.diagnostics.pictures import _short, plot_diagnostics, plot_diagnostics_comparison
+from fedsim.report.diagnostics_pictures import _short, plot_diagnostics, plot_diagnostics_comparison
 
 
 def table(sites: int, rounds: int) -> pd.DataFrame:

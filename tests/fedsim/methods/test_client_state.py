@@ -3,9 +3,9 @@
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-from fedsim.client.state import PERSONAL, TRAINED, ClientState, with_namespaces
 from fedsim.messages.arrays import to_record
 from fedsim.messages.schema import ARRAYS
+from fedsim.methods.client_state import PERSONAL, TRAINED, ClientState, with_namespaces
 
 
 def record(value: float) -> ArrayRecord:

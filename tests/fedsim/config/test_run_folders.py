@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fedsim.config import run_folders
+from fedsim.config.run_folders import run_folder
 from fedsim.core.errors import UserError
-from fedsim.output import run_folders
-from fedsim.output.run_folders import run_folder
 
 
 class Noon(datetime):

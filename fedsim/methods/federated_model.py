@@ -14,8 +14,8 @@ import torch
 from flwr.app import ArrayRecord, RecordDict
 
 from fedsim.aggregation import RunningAverage
-from fedsim.client.state import ClientState
 from fedsim.messages.arrays import to_tensors
+from fedsim.methods.client_state import ClientState
 
 Tensors = Mapping[str, torch.Tensor]
 
