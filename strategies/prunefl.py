@@ -3,6 +3,7 @@ places."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 from flwr.app import Message
@@ -43,8 +44,6 @@ class PruneFL(Pruned):
     decide.
     """
 
-    reply_records = MappingProxyType({SQUARES: check_squares})
-
     def __init__(
         self,
         model: nn.Module,
@@ -75,6 +74,7 @@ class PruneFL(Pruned):
             raise UserError(f"strategy.rate={rate} is not possible: choose a number above 0 and at most 1.")
         if not half_life > 0:
             raise UserError(f"strategy.half_life={half_life} is not possible: choose a number above 0.")
+        self.reply_records = MappingProxyType({SQUARES: partial(check_squares, layers=frozenset(self.shapes))})
         self.interval, self.stop_round = interval, stop_round
         self.rate, self.half_life = rate, half_life
         self._adjusts, self._since = False, 0

@@ -85,6 +85,16 @@ def no_arrays(tensors: Tensors, question: Question) -> None:
     refuse_other_names(tensors, (), "arrays")
 
 
+def these_entries(tensors: Tensors, question: Question, names: Collection[str]) -> None:
+    """Refuse what is not exactly the named entries of the model, in the model's form.
+
+    Raises:
+        ReplyFault: For the first such tensor.
+    """
+    refuse_other_names(tensors, names, "values")
+    model_entries(tensors, question)
+
+
 def model_entries(tensors: Tensors, question: Question) -> None:
     """Refuse what is no entry of the model in the model's form.
 

@@ -1,10 +1,10 @@
 """What sparse training has in its messages and replies, and the checks of those replies."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 
-from fedsim.methods.reply_records import Question, ReplyFault, Tensors, refuse_other_form
+from fedsim.methods.reply_records import Question, ReplyFault, Tensors, refuse_other_form, refuse_other_names
 from fedsim.methods.sparse.masks import decode, entry, kept
 
 MASKS = "masks"
@@ -69,23 +69,36 @@ def check_largest_gradients(tensors: Tensors, question: Question) -> None:
             raise ReplyFault(f"it sent the gradient of a weight that {layer} does not have")
 
 
-def check_squares(tensors: Tensors, question: Question) -> None:
-    """Refuse sums of squared gradients that were not asked for, or in another form than the weights.
+def check_squares(tensors: Tensors, question: Question, layers: Collection[str]) -> None:
+    """Refuse sums of squared gradients that were not asked for, of other layers, or in another form than the weights.
 
     Raises:
         ReplyFault: Naming the layer.
     """
     if tensors and not question.config.get(SQUARES):
         raise ReplyFault("it sent squared gradients that nobody asked for")
-    check_layers(tensors, question)
+    if question.config.get(SQUARES):
+        check_layers(tensors, question, layers, "squared gradients")
 
 
-def check_layers(tensors: Tensors, question: Question) -> None:
-    """Refuse what is not, by layer, in the form of a layer's weight.
+def check_gradients(tensors: Tensors, question: Question) -> None:
+    """Refuse gradients of other layers than the message names, or in another form than the weights.
 
     Raises:
         ReplyFault: Naming the layer.
     """
+    layers = question.config[LAYERS]
+    assert isinstance(layers, list)
+    check_layers(tensors, question, list(map(str, layers)), "gradients")
+
+
+def check_layers(tensors: Tensors, question: Question, layers: Collection[str], what: str) -> None:
+    """Refuse what is not of exactly these layers, in the form of a layer's weight.
+
+    Raises:
+        ReplyFault: Naming the layer.
+    """
+    refuse_other_names(tensors, layers, what)
     for layer, tensor in tensors.items():
         if entry(layer) not in question.initial:
             raise ReplyFault(f"it sent numbers of {layer[:40]!r}, which the model does not have")
