@@ -1,16 +1,29 @@
 """FedNova (Wang et al., NeurIPS 2020, arXiv 2007.07481): updates are normalized by how many steps were made."""
 
+from types import MappingProxyType
+
 from flwr.app import Message
 from torch import nn
 
 from fedsim.core.errors import UserError
-from fedsim.messages.schema import metrics_of, number
+from fedsim.messages.schema import METRICS, metrics_of, number
+from fedsim.methods.reply_records import Question, refuse_without
+from fedsim.methods.reply_records import Tensors as Reported
 from fedsim.methods.training import ServerTraining
 
 from .fedavg import FedAvg, Tensors
 
 NORMALIZER = "normalizer"
 """The metric of a reply with the client's :math:`a_i`."""
+
+
+def check_normalizer(tensors: Reported, question: Question) -> None:
+    """Refuse a reply whose normalizer is no number above 0.
+
+    Raises:
+        ReplyFault: With the number.
+    """
+    refuse_without(NORMALIZER, question, above=0)
 
 
 class FedNova(FedAvg):
@@ -23,6 +36,8 @@ class FedNova(FedAvg):
     (``clients/fednova.py``). So clients that make more steps do not pull the model towards their own optimum. With as
     many steps on every client it is FedAvg. Statistics are averaged plainly.
     """
+
+    reply_records = MappingProxyType({METRICS: check_normalizer})
 
     def __init__(self, model: nn.Module, training: ServerTraining | None = None) -> None:
         super().__init__(model, training)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -18,7 +19,7 @@ from fedsim.cost import QueryPasses, Workload
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import ARRAYS, CONFIG, arrays_of, metrics_of, number
 from fedsim.methods.queries import ask
-from fedsim.methods.reply_records import model_entries, no_arrays
+from fedsim.methods.reply_records import these_entries
 from fedsim.methods.sparse.adjustment import Schedule, blocks_of, replace_weights
 from fedsim.methods.sparse.candidates import candidate_pool
 from fedsim.methods.sparse.criteria import magnitude_masks
@@ -33,6 +34,7 @@ from fedsim.methods.sparse.records import (
     SHARE,
     VALUES,
     check_largest_gradients,
+    check_loss,
 )
 from fedsim.methods.training import ServerTraining
 from fedsim.norms.own_statistics import has_statistics
@@ -58,7 +60,6 @@ class FedTiny(Pruned):
     inactive weights of one block, and the server averages them like weights, a missing one counting as zero.
     """
 
-    queries = MappingProxyType({BN_STATISTICS: model_entries, CANDIDATE_LOSS: no_arrays})
     reply_records = MappingProxyType({GRADIENTS: check_largest_gradients})
 
     def __init__(
@@ -82,6 +83,8 @@ class FedTiny(Pruned):
             raise UserError(
                 f"strategy.selection_share={selection_share} is not possible: choose a number above 0 and at most 1."
             )
+        statistics = partial(these_entries, names=frozenset(statistics_entries(model)))
+        self.queries = MappingProxyType({BN_STATISTICS: statistics, CANDIDATE_LOSS: check_loss})
         self.selection_share = self.queried_share = selection_share
         self.candidates = candidate_pool(self.shapes, density, candidates, torch_generator(self.seed, "candidates"))
         self.schedule = Schedule(interval, stop_round, rate)

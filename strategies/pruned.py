@@ -32,7 +32,7 @@ from fedsim.methods.sparse.criteria import (
 )
 from fedsim.methods.sparse.export import save_pruned
 from fedsim.methods.sparse.masks import Masks, apply, densities, entry, pack, prunable_layers, unpack
-from fedsim.methods.sparse.records import LAYER_GRADIENTS, LAYERS, SHARE, check_layers
+from fedsim.methods.sparse.records import LAYER_GRADIENTS, LAYERS, SHARE, check_gradients
 from fedsim.methods.training import ServerTraining
 from fedsim.norms import ScaledWSConv2d, WSConv2d
 
@@ -74,7 +74,7 @@ class Pruned(FedAvg):
     """
 
     size_option: ClassVar[str] = "density"
-    queries = MappingProxyType({LAYER_GRADIENTS: check_layers})
+    queries = MappingProxyType({LAYER_GRADIENTS: check_gradients})
 
     def __init__(
         self,

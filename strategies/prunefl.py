@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 from flwr.app import Message
@@ -46,8 +47,6 @@ class PruneFL(Pruned):
         UserError: As ``Pruned``, and if an option is out of its range or the aggregation adds noise.
     """
 
-    reply_records = MappingProxyType({SQUARES: check_squares})
-
     def __init__(
         self,
         model: nn.Module,
@@ -78,6 +77,7 @@ class PruneFL(Pruned):
             raise UserError(f"strategy.rate={rate} is not possible: choose a number above 0 and at most 1.")
         if not half_life > 0:
             raise UserError(f"strategy.half_life={half_life} is not possible: choose a number above 0.")
+        self.reply_records = MappingProxyType({SQUARES: partial(check_squares, layers=frozenset(self.shapes))})
         self.interval, self.stop_round = interval, stop_round
         self.rate, self.half_life = rate, half_life
         self._adjusts, self._since = False, 0

@@ -29,12 +29,15 @@ class Question:
     """The entries of the model before training, for their shapes and types."""
     records: Mapping[str, ArrayRecord] = field(default_factory=dict)
     """All array records of the message."""
+    metrics: Mapping[str, object] = field(default_factory=dict)
+    """The metrics of the reply, which are finite numbers."""
     update_limit: float | None = None
     """The setting ``update_limit``; ``None`` for no limit."""
 
 
 RecordCheck = Callable[[Tensors, Question], None]
-"""Checks the tensors of a record, known to be finite and empty if the reply lacks it, and may raise ``ReplyFault``."""
+"""Checks the tensors of a record, known to be finite and empty if the reply lacks it, and may raise ``ReplyFault``. Under
+the name ``metrics`` it checks what the method adds to these, which are in the question."""
 
 
 def refuse_other_names(found: Collection[str], wanted: Collection[str], what: str) -> None:
@@ -81,6 +84,17 @@ def refuse_too_large(name: str, tensor: torch.Tensor, question: Question) -> Non
         )
 
 
+def refuse_without(metric: str, question: Question, *, above: float | None = None) -> None:
+    """Refuse a reply without this metric, or with one that is not above a limit.
+
+    Raises:
+        ReplyFault: Naming the metric.
+    """
+    value = question.metrics.get(metric)
+    if not isinstance(value, int | float) or (above is not None and not value > above):
+        raise ReplyFault(f"it sent no {metric}" if value is None else f"its {metric} is {value}")
+
+
 def no_arrays(tensors: Tensors, question: Question) -> None:
     """Refuse arrays in a reply to a query for metrics only.
 
@@ -88,6 +102,16 @@ def no_arrays(tensors: Tensors, question: Question) -> None:
         ReplyFault: If there are any arrays.
     """
     refuse_other_names(tensors, (), "arrays")
+
+
+def these_entries(tensors: Tensors, question: Question, names: Collection[str]) -> None:
+    """Refuse what is not exactly the named entries of the model, in the model's form.
+
+    Raises:
+        ReplyFault: For the first such tensor.
+    """
+    refuse_other_names(tensors, names, "values")
+    model_entries(tensors, question)
 
 
 def model_entries(tensors: Tensors, question: Question) -> None:

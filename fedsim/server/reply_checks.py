@@ -126,7 +126,7 @@ class ReplyChecks:
         if not self._within_limits(message.content, sent, trained, images):
             _finite(trained)
             self._moves(sent, trained, images, moved_entries(config))
-        question = Question(config, sent, self.initial, message.content.array_records, self.update_limit)
+        question = Question(config, sent, self.initial, message.content.array_records, dict(metrics), self.update_limit)
         for name, check in self.reply_records.items():
             check(_finite_arrays(content, name), question)
         for part in map(str, asked):
@@ -192,7 +192,8 @@ class ReplyChecks:
             raise ReplyFault(f"it says that it asked {examples:g} images")
         _finite_metrics(metrics)
         check = self.queries[str(config[QUERY])]
-        check(_finite_arrays(content, ARRAYS), Question(config, to_tensors(arrays_of(message)), self.initial))
+        question = Question(config, to_tensors(arrays_of(message)), self.initial, metrics=dict(metrics))
+        check(_finite_arrays(content, ARRAYS), question)
 
     def _evaluation(self, metrics: MetricRecord, images: int | None, *, by_class: bool) -> None:
         """Refuse impossible counts, and a loss of the model that is not finite.

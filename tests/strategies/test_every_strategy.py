@@ -188,6 +188,38 @@ def test_replies_hold_what_is_declared_and_nothing_else(straight: Straight) -> N
     assert set(straight.prepared.strategy.queries) >= QUERIES.get(straight.method, NOTHING)
 
 
+@pytest.mark.parametrize(
+    ("words", "query", "record"),
+    [
+        (("strategy=prunefl", "strategy.interval=1"), None, "squares"),
+        (("strategy=pruned", "strategy.criterion=snip"), "gradients", "arrays"),
+        (("strategy=fedtiny", "strategy.candidates=2", "strategy.blocks=3"), "bn_statistics", "arrays"),
+    ],
+    ids=["squares", "gradients", "statistics"],
+)
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_reply_that_lacks_some_of_it_is_refused_and_the_run_goes_on(
+    words: tuple[str, ...], query: str | None, record: str, kept: int, tmp_path: Path
+) -> None:
+    """The first client to answer, so that what the others send is compared with that."""
+
+    class Lacking(Watched):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+            for message in messages:
+                (reply,) = super().send_and_receive([message])
+                asked = message.metadata.dst_node_id == 0 and config_of(message).get(QUERY) == query
+                if asked and record in reply.content.array_records:
+                    tensors = to_tensors(reply.content.array_records[record])
+                    reply.content[record] = to_record(dict(list(tensors.items())[:kept]))
+                yield reply
+
+    prepared = prepare(small_settings("engine=inline", "rounds=1", "min_fraction_success=0.5", *words))
+    result = run(prepared, tmp_path, Reporter(), Lacking(prepared))
+    faults = result.clients[result.clients["fault"].notna()]
+    assert set(faults["client"]) == {0}
+    assert faults["fault"].str.contains("of other entries than it was asked for").all()
+
+
 def entries_in(grid: Watched, types: Iterable[str] = (TRAIN, EVALUATE, QUERY_METHOD)) -> set[str]:
     """The names of all arrays in messages and replies, and what a layer's name stands for."""
     records = [

@@ -1,10 +1,18 @@
 """Names of the records of sparse training in messages and replies, and checks of these replies."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 
-from fedsim.methods.reply_records import Question, ReplyFault, Tensors, refuse_other_form
+from fedsim.methods.reply_records import (
+    Question,
+    ReplyFault,
+    Tensors,
+    no_arrays,
+    refuse_other_form,
+    refuse_other_names,
+    refuse_without,
+)
 from fedsim.methods.sparse.masks import decode, entry, kept
 
 MASKS = "masks"
@@ -70,23 +78,46 @@ def check_largest_gradients(tensors: Tensors, question: Question) -> None:
             raise ReplyFault(f"it sent the gradient of a weight that {layer} does not have")
 
 
-def check_squares(tensors: Tensors, question: Question) -> None:
-    """Refuse sums of squared gradients that were not requested, or not in the shape of the weights.
+def check_squares(tensors: Tensors, question: Question, layers: Collection[str]) -> None:
+    """Refuse sums of squared gradients that were not asked for, of other layers, or in another form than the weights.
 
     Raises:
         ReplyFault: If there are any; the message names the layer.
     """
     if tensors and not question.config.get(SQUARES):
         raise ReplyFault("it sent squared gradients that nobody asked for")
-    check_layers(tensors, question)
+    if question.config.get(SQUARES):
+        check_layers(tensors, question, layers, "squared gradients")
 
 
-def check_layers(tensors: Tensors, question: Question) -> None:
-    """Refuse tensors that are not named like a layer, or not float32 in the shape of its weight.
+def check_loss(tensors: Tensors, question: Question) -> None:
+    """Refuse arrays, or a reply without a loss, where a loss was asked for.
+
+    Raises:
+        ReplyFault: If there are arrays, or no loss.
+    """
+    no_arrays(tensors, question)
+    refuse_without("loss", question)
+
+
+def check_gradients(tensors: Tensors, question: Question) -> None:
+    """Refuse gradients of other layers than the message names, or in another form than the weights.
 
     Raises:
         ReplyFault: If there is one; the message names the layer.
     """
+    layers = question.config[LAYERS]
+    assert isinstance(layers, list)
+    check_layers(tensors, question, list(map(str, layers)), "gradients")
+
+
+def check_layers(tensors: Tensors, question: Question, layers: Collection[str], what: str) -> None:
+    """Refuse what is not of exactly these layers, in the form of a layer's weight.
+
+    Raises:
+        ReplyFault: Naming the layer.
+    """
+    refuse_other_names(tensors, layers, what)
     for layer, tensor in tensors.items():
         if entry(layer) not in question.initial:
             raise ReplyFault(f"it sent numbers of {layer[:40]!r}, which the model does not have")
