@@ -11,7 +11,7 @@ import torch
 from flwr.app import RecordDict
 
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.methods.cached_broadcast import CachedBroadcast
+from fedsim.methods.cached_broadcast import HOLDERS, CachedBroadcast
 from fedsim.methods.sparse.candidates import Shapes
 from fedsim.methods.sparse.criteria import nested_masks
 from fedsim.methods.sparse.masks import Masks, Tensors, decode, encode, entry
@@ -89,8 +89,9 @@ class Submodels:
     def load_state(self, state: RecordDict) -> None:
         """Restore what ``state`` returned."""
         for number, each in enumerate(self._all):
-            names = each.broadcast.state()
-            each.broadcast.load_state(RecordDict({name: state[f"{name}{_mark(number)}"] for name in names}))
+            names = (*each.broadcast.state(), HOLDERS)  # the last as older checkpoints call it
+            mine = {name: f"{name}{_mark(number)}" for name in names}
+            each.broadcast.load_state(RecordDict({name: state[key] for name, key in mine.items() if key in state}))
             each.masks = decode(to_tensors(each.broadcast.record), self._shapes)
 
 

@@ -76,7 +76,7 @@ def label_entropy(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
 
 def imbalance_factor(counts: npt.NDArray[np.int64]) -> float:
-    """The smallest class that has images as a share of the largest, from images per class."""
+    """Return the smallest class that has images as a share of the largest, from images per class."""
     present = counts[counts > 0]
     return float(present.min() / present.max())
 

@@ -154,4 +154,5 @@ def _asked(query: QueryPasses, images: int) -> int:
 
 
 def _largest(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: max(row[name] for row in rows) for name in rows[0]}
+    names = dict.fromkeys(name for row in rows for name in row)  # a method may tell more of some devices
+    return {name: max(row[name] for row in rows if name in row) for name in names}

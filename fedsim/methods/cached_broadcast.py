@@ -55,11 +55,14 @@ class CachedBroadcast:
 
     def state(self) -> RecordDict:
         """Return the state for a checkpoint: the record and its holders."""
-        return RecordDict({self.name: self.record, HOLDERS: ConfigRecord({CLIENTS: sorted(map(str, self.holders))})})
+        return RecordDict(
+            {self.name: self.record, f"{self.name}/{HOLDERS}": ConfigRecord({CLIENTS: sorted(map(str, self.holders))})}
+        )
 
     def load_state(self, state: RecordDict) -> None:
         """Restore what ``state`` returned."""
-        record, holders = state[self.name], state[HOLDERS]
+        holders = state.get(f"{self.name}/{HOLDERS}", state.get(HOLDERS))  # as older checkpoints call it
+        record = state[self.name]
         assert isinstance(record, ArrayRecord)
         assert isinstance(holders, ConfigRecord)
         clients = holders[CLIENTS]

@@ -36,8 +36,9 @@ class Question:
 
 
 RecordCheck = Callable[[Tensors, Question], None]
-"""Checks the tensors of a record, known to be finite and empty if the reply lacks it, and may raise ``ReplyFault``. Under
-the name ``metrics`` it checks what the method adds to these, which are in the question."""
+"""Checks the tensors of a record, known to be finite and empty if the reply lacks it, and may raise ``ReplyFault``.
+
+Under the name ``metrics`` it checks what the method adds to these, which are in the question."""
 
 
 def refuse_other_names(found: Collection[str], wanted: Collection[str], what: str) -> None:
