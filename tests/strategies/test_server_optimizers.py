@@ -1,4 +1,4 @@
-"""FedAvgM and FedAdam against their formulas in numpy; what is no parameter is averaged plainly."""
+"""FedAvgM, FedAdam, FedYogi and FedAdagrad against their formulas in numpy; what is no parameter is averaged plainly."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from fedsim.messages.schema import arrays_of, metrics_of, number
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
-from strategies import FedAdam, FedAvg, FedAvgM
+from strategies import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
 from tests.strategies.test_every_strategy import Watched
 
 MakeGrid = Callable[[], InlineGrid]
@@ -50,9 +50,26 @@ class Adam:
     def __call__(self, name: str, w: np.ndarray, mean: np.ndarray) -> np.ndarray:
         change = mean - w
         self.m[name] = self.beta_1 * self.m.get(name, np.zeros_like(w)) + (1 - self.beta_1) * change
-        second = self.v.get(name, np.full_like(w, self.tau**2))
-        self.v[name] = self.beta_2 * second + (1 - self.beta_2) * change**2
+        self.v[name] = self.second(self.v.get(name, np.full_like(w, self.tau**2)), change**2)
         return w + self.lr * self.m[name] / (np.sqrt(self.v[name]) + self.tau)
+
+    def second(self, v: np.ndarray, square: np.ndarray) -> np.ndarray:
+        mixed: np.ndarray = self.beta_2 * v + (1 - self.beta_2) * square
+        return mixed
+
+
+class Yogi(Adam):
+    """v = v - (1 - b2) d^2 sign(v - d^2)."""
+
+    def second(self, v: np.ndarray, square: np.ndarray) -> np.ndarray:
+        return v - (1 - self.beta_2) * square * np.sign(v - square)
+
+
+class Adagrad(Adam):
+    """v = v + d^2."""
+
+    def second(self, v: np.ndarray, square: np.ndarray) -> np.ndarray:
+        return v + square
 
 
 Step = Momentum | Adam
@@ -65,6 +82,12 @@ CASES: dict[str, tuple[Callable[..., FedAvg], dict[str, float], Callable[[], Ste
         lambda: Adam(0.05, 0.5, 0.8, 0.01),
     ),
     "adam by default": (FedAdam, {}, lambda: Adam(0.01, 0.9, 0.99, 0.001)),
+    "yogi": (
+        FedYogi,
+        {"server_lr": 0.05, "beta_1": 0.5, "beta_2": 0.8, "tau": 0.01},
+        lambda: Yogi(0.05, 0.5, 0.8, 0.01),
+    ),
+    "adagrad": (FedAdagrad, {"beta_1": 0.5}, lambda: Adagrad(0.1, 0.5, 0.0, 0.001)),
 }
 
 

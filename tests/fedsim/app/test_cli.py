@@ -40,7 +40,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["strategy=fedfoo"], "strategy=fedfoo is not known: choose fedadam, fedavg, fedavgm, "),
+        (["strategy=fedfoo"], "strategy=fedfoo is not known: choose ditto, fedadagrad, fedadam, fedavg, "),
         (["dataset=imagenet"], "dataset=imagenet is not known: choose cifar10, cifar100, devices, digits, "),
         (["model=resnet9000"], "model=resnet9000 is not known: choose alexnet, cnn6, cnn_small, "),
         (["norm=x"], "norm=x is not known: choose bcn, bn, crms, evonorm_b0, "),

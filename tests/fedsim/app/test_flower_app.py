@@ -15,8 +15,21 @@ from fedsim import simulate
 from tests.conftest import BIN, ROOT, SMALL
 
 STRATEGIES = [
-    *("fedadam", "fedavg", "fedavgm", "fedbn", "feddst", "fedloge", "fedper", "fedprox", "fedrep", "fedtiny", "fedwon"),
-    *("local", "pruned", "prunefl", "scaffold", "flower/NAME"),
+    *(
+        "ditto",
+        "fedadagrad",
+        "fedadam",
+        "fedavg",
+        "fedavgm",
+        "fedbn",
+        "feddst",
+        "feddyn",
+        "fedloge",
+        "fednova",
+        "fedper",
+    ),
+    *("fedprox", "fedrep", "fedsam", "fedtiny", "fedwon", "fedyogi", "local", "moon", "pruned", "prunefl", "scaffold"),
+    "flower/NAME",
 ]
 PATIENCE = 120.0
 """Seconds that a run may go on after ``flwr run`` has come back: on a busy machine its log can end before it does."""
