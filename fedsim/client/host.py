@@ -123,7 +123,7 @@ class ClientHost:
             generator=torch_generator(self.seed, "batches", round=round, client=client),
         )
         received = self.trainer.unpack(to_tensors(arrays_of(message)), self.model, training)
-        evaluations = self._evaluate_received(received, training, state)
+        evaluations = self._evaluate_received(message, client, state)
         self._load(received, state)
         with (
             global_seed(self.seed, "train", round=round, client=client, device=self.device),
@@ -155,15 +155,18 @@ class ClientHost:
         part = Part[str(config_of(message).get(PART, Part.TEST.name))]
         return self._reply(message, self._evaluate_own(part, client, known))
 
-    def _evaluate_received(self, received: Tensors, training: TrainingContext, state: ClientState) -> RecordDict:
-        """Evaluate the client's model before training, on the parts of the images that the message names."""
-        parts = training.config.get(EVALUATE_PARTS, [])
+    def _evaluate_received(self, message: Message, client: int, state: ClientState) -> RecordDict:
+        """Evaluate the model of a training message before training, on the parts of the images that the config names.
+
+        It is unpacked as a message for evaluation is, so that its numbers are the same.
+        """
+        parts = config_of(message).get(EVALUATE_PARTS, [])
         assert isinstance(parts, list)
         evaluations = RecordDict()
         for part in map(str, parts):
-            self._load(received, state)
-            scores = self._evaluate_own(Part[part], training.client, training)
-            evaluations[EVALUATION + part] = MetricRecord({**scores})
+            received, known = self._unpack(message, state)
+            self._load(received, state, known)
+            evaluations[EVALUATION + part] = MetricRecord({**self._evaluate_own(Part[part], client, known)})
         return evaluations
 
     def _evaluate_own(self, part: Part, client: int, context: ClientContext) -> Scores:

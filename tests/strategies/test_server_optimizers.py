@@ -1,4 +1,4 @@
-"""FedAvgM, FedAdam, FedYogi and FedAdagrad against their formulas in numpy; what is no parameter is averaged plainly."""
+"""FedAvgM, FedAdam, FedYogi and FedAdagrad against their formulas in numpy; what else there is is averaged plainly."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,7 +87,7 @@ CASES: dict[str, tuple[Callable[..., FedAvg], dict[str, float], Callable[[], Ste
         {"server_lr": 0.05, "beta_1": 0.5, "beta_2": 0.8, "tau": 0.01},
         lambda: Yogi(0.05, 0.5, 0.8, 0.01),
     ),
-    "adagrad": (FedAdagrad, {"beta_1": 0.5}, lambda: Adagrad(0.1, 0.5, 0.0, 0.001)),
+    "adagrad": (FedAdagrad, {"beta_1": 0.5, "tau": 0.01}, lambda: Adagrad(0.1, 0.5, 0.0, 0.01)),
 }
 
 
