@@ -28,8 +28,8 @@ from fedsim.messages.arrays import select, to_record, to_tensors
 from fedsim.messages.schema import ARRAYS, CONFIG, EVALUATE, NUM_EXAMPLES, ROUND, TRAIN, arrays_of, metrics_of, number
 from fedsim.methods.cached_broadcast import CachedBroadcast
 from fedsim.methods.reply_records import RecordCheck
+from fedsim.methods.state_split import entries_of, frozen_entries
 from fedsim.methods.training import ServerTraining
-from fedsim.models.state_split import entries_of, frozen_entries
 
 log = logging.getLogger(__name__)
 

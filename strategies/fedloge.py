@@ -14,8 +14,8 @@ from fedsim.heads import PersonalLinear, SparseFrame, local_generic_heads
 from fedsim.messages.arrays import select, to_tensors
 from fedsim.messages.schema import ENTRIES
 from fedsim.methods.cached_broadcast import CachedBroadcast
+from fedsim.methods.state_split import entries_of
 from fedsim.methods.training import ServerTraining
-from fedsim.models.state_split import entries_of
 
 from .fedavg import FedAvg, Tensors
 

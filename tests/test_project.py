@@ -164,3 +164,22 @@ def test_the_readmes_example_of_a_new_method_runs(tmp_path: Path) -> None:
         return float(dict(zip(rows[0].split(","), rows[2].split(","), strict=True))["global_loss"])
 
     assert final_loss(0.0) != pytest.approx(final_loss(10.0), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_every_room_can_be_imported_first() -> None:
+    """Import each in a process that has none of the others yet: two that need each other work in one order only."""
+    rooms = [
+        path.parent for path in python_files("fedsim", "strategies", "clients", "datasets") if path.stem == "__init__"
+    ]
+    names = [".".join(path.relative_to(ROOT).parts) for path in rooms]
+    names += ["fedsim.devices", "fedsim.tune", "fedsim.report.command", "fedsim.app.cli", "fedsim.app.client_app"]
+    program = (
+        "import importlib, sys, torch, flwr\n"
+        f"for name in {names}:\n"
+        f"    ours = [key for key in sys.modules if key.split('.')[0] in {folders}]\n"
+        "    for key in ours: del sys.modules[key]\n"
+        "    importlib.import_module(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

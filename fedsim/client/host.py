@@ -45,12 +45,12 @@ from fedsim.messages.schema import (
 from fedsim.methods.client_state import ClientState
 from fedsim.methods.interfaces import ClientContext, QueryContext, TrainingContext
 from fedsim.methods.method import Method
+from fedsim.methods.state_split import frozen_entries
 from fedsim.metrics.registry import FURTHER_METRICS
 from fedsim.metrics.scoring import Scores, score, under
 from fedsim.models import build_model
 from fedsim.models.layer_map import as_written, norm_sites
 from fedsim.models.loading import StateLoader
-from fedsim.models.state_split import frozen_entries
 from fedsim.norms.policy import NormPolicy
 from fedsim.tta import adaptation_of
 

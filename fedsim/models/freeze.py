@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from fedsim.core.errors import UserError
+from fedsim.methods.state_split import entries_of
 from fedsim.models.classifier import classifier_of
-from fedsim.models.state_split import entries_of
 from fedsim.norms import NORM_LAYERS
 
 TRAINABLE = ("norm", "norm_and_head")

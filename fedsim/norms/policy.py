@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedsim.core.errors import UserError
-from fedsim.models.state_split import entries_under
+from fedsim.methods.state_split import entries_under
 from fedsim.norms.registry import STATISTICS_LAYERS
 from fedsim.norms.statistics import (
     batch_statistics,

@@ -26,7 +26,7 @@ from fedsim.messages.schema import (
     metrics_of,
 )
 from fedsim.methods.sparse.masks import entry
-from fedsim.models.state_split import frozen_entries
+from fedsim.methods.state_split import frozen_entries
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.simulation import run

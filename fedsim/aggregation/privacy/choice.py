@@ -7,7 +7,7 @@ from torch import nn
 
 from fedsim.aggregation.aggregation import Aggregation
 from fedsim.core.errors import UserError
-from fedsim.models.state_split import frozen_entries
+from fedsim.methods.state_split import frozen_entries
 
 
 def no_privacy(aggregation: Aggregation) -> Aggregation:

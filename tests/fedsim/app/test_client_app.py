@@ -30,7 +30,7 @@ from fedsim.messages.schema import (
     arrays_of,
 )
 from fedsim.methods.client_state import PERSONAL
-from fedsim.models.state_split import entries_of
+from fedsim.methods.state_split import entries_of
 from fedsim.server.preparation import prepare
 from tests.conftest import SMALL, small_settings
 

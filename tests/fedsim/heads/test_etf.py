@@ -11,8 +11,8 @@ from fedsim.config.composition import load
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.heads import ETFLinear, simplex_frame
+from fedsim.methods.state_split import frozen_entries
 from fedsim.models import build_model
-from fedsim.models.state_split import frozen_entries
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run

@@ -12,8 +12,8 @@ from clients.adaptive_clipping import all_but_last_linear
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.heads import CosineLinear, ETFLinear, keep_linear, use_cosine, use_etf
+from fedsim.methods.state_split import frozen_entries
 from fedsim.models import CNNSmall, build_model
-from fedsim.models.state_split import frozen_entries
 
 HEADS = {"cosine": (use_cosine, CosineLinear), "etf": (use_etf, ETFLinear)}
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
+from fedsim.methods.state_split import frozen_entries
 from fedsim.models import CNNSmall
 from fedsim.models.freeze import train_only
-from fedsim.models.state_split import frozen_entries
 from fedsim.norms import use_group_norm, use_scaled_ws
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare

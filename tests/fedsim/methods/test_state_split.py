@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import resnet18
 
-from fedsim.models.state_split import entries_of
+from fedsim.methods.state_split import entries_of
 
 
 def test_resnets_batch_norm_is_found_also_where_its_name_does_not_say_so() -> None:
