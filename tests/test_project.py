@@ -169,9 +169,8 @@ def test_the_readmes_example_of_a_new_method_runs(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_room_can_be_imported_first() -> None:
     """Import each in a process that has none of the others yet: two that need each other work in one order only."""
-    rooms = [
-        path.parent for path in python_files("fedsim", "strategies", "clients", "datasets") if path.stem == "__init__"
-    ]
+    folders = ("fedsim", "strategies", "clients", "datasets")
+    rooms = [path.parent for path in python_files(*folders) if path.stem == "__init__"]
     names = [".".join(path.relative_to(ROOT).parts) for path in rooms]
     names += ["fedsim.devices", "fedsim.tune", "fedsim.report.command", "fedsim.app.cli", "fedsim.app.client_app"]
     program = (
