@@ -59,6 +59,9 @@ REFUSED = [
     "engine=superlink engine.address=a:1",
     "optimizer=adam momentum=0.5",
     "norm=gn norm.groups=7",
+    "strategy=scaffold momentum=0.5",
+    "strategy=fednova optimizer=adam",
+    "strategy=fednova privacy=server_fixed_clipping privacy.noise_multiplier=1 strategy.weighting=uniform norm=gn",
 ]
 ELSEWHERE = {
     "fedsim/config/binding.py": "for a class of somebody's script",

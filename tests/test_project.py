@@ -68,7 +68,7 @@ def test_the_simulator_knows_nothing_of_sparse_networks() -> None:
             if SPARSE_WORDS.search(path.read_text()):
                 found.append(path.relative_to(ROOT).as_posix())
     assert found == sorted(OTHER_MEANINGS)
-    lines = (ROOT / "fedsim" / "client" / "state.py").read_text().splitlines()
+    lines = (ROOT / "fedsim" / "methods" / "client_state.py").read_text().splitlines()
     assert [line.strip() for line in lines if SPARSE_WORDS.search(line)] == ['"masks": f"{CACHED}masks",']
 
 

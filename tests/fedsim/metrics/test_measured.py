@@ -8,7 +8,8 @@ from torch import nn
 
 from clients import LocalSGD
 from datasets.examples import Examples
-from fedsim.methods.interfaces import LocalTraining
+from fedsim.methods.interfaces import ClientContext
+from fedsim.methods.training import LocalTraining
 from fedsim.metrics.measured import Measured, pool
 from fedsim.metrics.registry import FURTHER_METRICS
 from fedsim.metrics.scoring import score
@@ -28,7 +29,7 @@ def test_results_of_several_test_sets_merge_into_that_of_their_union() -> None:
     held = torch.tensor([True, True, False, True, True])
 
     def measured(data: Examples, own: bool) -> Measured:
-        scores = score(half, model, data, own=own, held=held, metrics=FURTHER_METRICS)
+        scores = score(half, model, data, ClientContext(own=own), held=held, metrics=FURTHER_METRICS)
         return Measured.from_metrics(MetricRecord({**scores}))
 
     for own in (True, False):

@@ -25,7 +25,8 @@ from fedsim.output.progress import Reporter
 from fedsim.output.results import read_result
 from fedsim.output.terminal import console
 from fedsim.report.command import main, run_table
-from fedsim.server.simulation import prepare, run
+from fedsim.server.preparation import prepare
+from fedsim.server.simulation import run
 
 MakeSettings = Callable[..., Settings]
 SKEWED = ("split=[domain,dirichlet]", "split.alpha=0.3", "split.num_clients=10", "lr=0.2")
