@@ -109,7 +109,12 @@ class SparseFrame(nn.Linear):
             UserError: As ``sparse_frame``.
         """
         frame = sparse_frame(
-            *(self.out_features, self.in_features, self.sparsity, self.norm, self.steps, self.orientation)
+            self.out_features,
+            self.in_features,
+            sparsity=self.sparsity,
+            norm=self.norm,
+            steps=self.steps,
+            orientation=self.orientation,
         )
         self.weight.copy_(frame)
 

@@ -78,7 +78,14 @@ class StandardizedConvolution(_ConvNd):
         added = self._output_padding(input, *sizes)
         convolve: Any = TRANSPOSED[dimensions - 1]
         output: torch.Tensor = convolve(
-            *(input, weight, self.bias, self.stride, self.padding, added, self.groups, self.dilation)
+            input,
+            weight,
+            self.bias,
+            stride=self.stride,
+            padding=self.padding,
+            output_padding=added,
+            groups=self.groups,
+            dilation=self.dilation,
         )
         return output
 

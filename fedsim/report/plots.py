@@ -110,7 +110,9 @@ def plot_accuracy(clients: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> No
         if clients["client"].nunique() > 1:
             shown += [100 * by_round.min(), 100 * by_round.max()]
             overall.fill_between(
-                *(shown[1].index, shown[1], shown[2]),
+                shown[1].index,
+                shown[1],
+                shown[2],
                 color=colour(0),
                 alpha=0.15,
                 linewidth=0,

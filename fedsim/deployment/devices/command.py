@@ -44,8 +44,13 @@ def _operate(options: argparse.Namespace) -> int:
     """Run a command of the operator, on the server, and return the exit status."""
     if options.command == "init":
         authority = Authority.create(
-            *(options.folder, options.host, options.device, options.ca_days, options.server_days),
-            *(options.port, _plan(options)),
+            options.folder,
+            hosts=options.host,
+            devices=options.device,
+            ca_days=options.ca_days,
+            server_days=options.server_days,
+            port=options.port,
+            plan=_plan(options),
         )
         print(_next_commands(authority, options.keys_dir))
         return 0

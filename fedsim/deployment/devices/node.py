@@ -92,7 +92,12 @@ class NodeConfig:
 
     def profile(self, images: tuple[int, int, int] = (0, 0, 0)) -> "NodeProfile":
         return NodeProfile(
-            *(self.partition, self.num_partitions or 0, self.simulated, self.share_personal, self.domain or "", images)
+            partition=self.partition,
+            num_partitions=self.num_partitions or 0,
+            simulated=self.simulated,
+            shares_personal=self.share_personal,
+            domain=self.domain or "",
+            images=images,
         )
 
 
