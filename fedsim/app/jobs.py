@@ -26,7 +26,7 @@ from fedsim.output.progress import console_reporter
 from fedsim.output.recorder import check_run_dir
 from fedsim.output.results import Result
 from fedsim.output.terminal import console, print_whole
-from fedsim.report.command import run_table
+from fedsim.report.run_table import run_table
 from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.simulation import run
 

@@ -22,7 +22,7 @@ from fedsim.deployment.superlink.events import EventReporter
 from fedsim.methods.method import Method
 from fedsim.output.progress import PlainReporter, Reporter, logging_to
 from fedsim.output.terminal import console, print_whole
-from fedsim.report.command import run_table
+from fedsim.report.run_table import run_table
 from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.simulation import run
 

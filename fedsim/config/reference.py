@@ -23,7 +23,8 @@ COMMAND = "python -m fedsim.config.reference --write"
 FAMILY_MEMBER = "NAME"
 """The word that takes the place of ``PLACEHOLDER`` on the page."""
 GLOBAL = "# @package _global_"
-NOT_SHOWN = ("defaults", "hydra")
+NOT_SHOWN = ("defaults", "hydra", "published.")
+"""Beginnings of keys; the rows of a published table are no settings."""
 TARGETS, STEPS = ("_target_", "server", "client"), "steps."
 """Entries of a choice that name classes and functions, and the beginning of such entries of a split."""
 INTRODUCTION = f"""# Configuration
@@ -91,7 +92,7 @@ class File:
             is_global=GLOBAL in lines[:head],
             chosen=[each for each in chosen if "/" not in each.key],
             extended=extended,
-            entries=[each for each in _entries(root, text, head) if each.key.partition(".")[0] not in NOT_SHOWN],
+            entries=[each for each in _entries(root, text, head) if not each.key.startswith(NOT_SHOWN)],
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 from datasets.shots import SHOT_RULES
 from fedsim.config.composition import compose, with_resumed
 from fedsim.config.paths import OPTIONS, PATHS, expanded
+from fedsim.config.published import FORM, is_published
 from fedsim.core.errors import UserError
 
 Group = Mapping[str, Any]
@@ -74,6 +75,7 @@ _ALLOWED: dict[str, Rule] = {
     **dict.fromkeys(PATHS, _PATH),
     "download": _SWITCH,
     "pictures": _SWITCH,
+    "published": (is_published, FORM),
     "verbose": _SWITCH,
 }
 """By setting; neither the groups, of which each must be a mapping, nor what ``_of_owners`` has."""
@@ -154,6 +156,7 @@ class Settings:
     out_dir: str | None
     resume: str | None
     pictures: bool
+    published: dict[str, Any] | None
     verbose: bool
 
     @classmethod

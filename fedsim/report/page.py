@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from fedsim.output.results import Result, read_result
-from fedsim.report.command import run_cells
+from fedsim.report.run_table import run_cells
 
 STYLE = """
 body { font-family: sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; }

@@ -30,7 +30,8 @@ from fedsim.metrics.round_metrics import VALIDATION
 from fedsim.output.progress import console_reporter
 from fedsim.output.results import Result, find_runs, read_result
 from fedsim.output.terminal import never_fail_to_print, print_whole
-from fedsim.report.command import compared_settings, group_by_settings, write_comparison
+from fedsim.report.comparison import write_comparison
+from fedsim.report.labels import compared_settings, group_by_settings
 from fedsim.report.plots import plot_tuning
 
 TESTS = "test"

@@ -24,7 +24,8 @@ from fedsim.models import build_model
 from fedsim.output.progress import Reporter
 from fedsim.output.results import read_result
 from fedsim.output.terminal import console
-from fedsim.report.command import main, run_table
+from fedsim.report.command import main
+from fedsim.report.run_table import run_table
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
 

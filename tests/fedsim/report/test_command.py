@@ -11,16 +11,10 @@ from PIL import Image
 
 from fedsim.output.results import Result, find_runs, read_result
 from fedsim.output.terminal import console, print_whole
-from fedsim.report.command import (
-    accuracy_table,
-    cells,
-    group_by_settings,
-    learning_curves,
-    main,
-    render,
-    run_table,
-    to_markdown,
-)
+from fedsim.report.command import main
+from fedsim.report.comparison import accuracy_table, cells, learning_curves, render, to_markdown
+from fedsim.report.labels import group_by_settings
+from fedsim.report.run_table import run_table
 
 MakeRun = Callable[..., Path]
 Groups = dict[str, list[Result]]

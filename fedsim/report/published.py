@@ -1,0 +1,188 @@
+"""What a paper has published beside what was measured: *published*, *ours*, *difference*, and in what the runs deviate.
+
+The runs bring the published table with them (``fedsim.config.published``); a row of it belongs to the runs in which
+every word of the row holds.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from fedsim.config.composition import NOT_CHOSEN, compose, load
+from fedsim.config.published import Published, Row
+from fedsim.core.errors import UserError
+from fedsim.core.files import write_atomically
+from fedsim.output.results import Result
+from fedsim.output.terminal import print_whole
+from fedsim.report.heads import accuracies_by_head, is_total
+from fedsim.report.labels import comparable, flattened
+from fedsim.report.markdown import plain
+
+LINES = ("published", "ours", "difference")
+COLUMNS = ("table", "label", "head", "published", "published_std", "ours", "std", "runs", "difference")
+NO_DEVIATION = ("data_dir", "download", "pictures", "evaluate_every", "round_timeout", "update_limit", "shots")
+"""Settings that say where images lie, what is written and when: no paper's numbers depend on them."""
+
+
+def write_published(groups: Mapping[str, list[Result]], out: Path) -> list[str]:
+    """Print the published numbers beside those of the runs, write both into ``out``, and return the files' names.
+
+    Without published rows for any of the runs nothing is printed or written.
+
+    Raises:
+        FileError: If a file cannot be written.
+    """
+    table = published_table(groups)
+    if table.empty:
+        return []
+    told = deviations(groups)
+    for name, rows in table.groupby("table", sort=False):
+        print_whole(_render(str(name), wide(rows)))
+    for line in told:
+        print(line)
+    write_atomically(out / "published.csv", lambda path: table.to_csv(path, index=False, encoding="utf-8"))
+    page = _markdown(table, told)
+    write_atomically(out / "published.md", lambda path: path.write_text(page, encoding="utf-8"))
+    return ["published.csv", "published.md"]
+
+
+def published_table(groups: Mapping[str, list[Result]]) -> pd.DataFrame:
+    """Return a row for each label and head that both have: published, ours in percent, and ours minus published."""
+    rows = []
+    for label, runs in groups.items():
+        found = _row_of(runs[0])
+        if found is None:
+            continue
+        published, row = found
+        rounds = [run.summary["best" if published.round == "best" else "final"] for run in runs]
+        ours = pd.DataFrame([accuracies_by_head(each) for each in rounds]) * 100
+        for head, accuracy in row.accuracies.items():
+            if head not in ours:
+                continue
+            mean, deviation = ours[head].mean(), ours[head].std()
+            difference = mean - accuracy.mean
+            of_paper = (accuracy.mean, accuracy.deviation)
+            rows.append((published.table, label, head, *of_paper, mean, deviation, len(ours), difference))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _row_of(run: Result) -> tuple[Published, Row] | None:
+    """Return the published row of a run: of those whose words all hold the one with the most words."""
+    config = load(run.run_dir)
+    if not config.get("published"):
+        return None
+    try:
+        published = Published.read(config["published"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{run.run_dir / 'config.yaml'} is damaged at published: {error}.") from error
+    rows = [row for row in published.rows if all(_holds(config, key, value) for key, value in row.words.items())]
+    return (published, max(rows, key=lambda row: len(row.words))) if rows else None
+
+
+def _holds(config: Mapping[str, Any], key: str, value: str) -> bool:
+    """Return whether a run with these settings was made with the word ``key=value``."""
+    flat = flattened(config)
+    if isinstance(config.get(key), dict):  # the choice of a group
+        return bool(config[key].get("name") == value or flat.get(f"{key}.name") == value)
+    return key in flat and comparable(flat[key]) == comparable(yaml.safe_load(value))
+
+
+def deviations(groups: Mapping[str, list[Result]]) -> list[str]:
+    """Return lines that name the settings in which runs deviate from their experiment, and those no paper gives."""
+    labels_by_line: dict[str, list[str]] = {}
+    unknown: dict[str, None] = {}
+    for label, runs in groups.items():
+        found = _row_of(runs[0])
+        if found is None:
+            continue
+        published, row = found
+        if published.unknown:
+            unknown[f"{published.table} does not say: {', '.join(published.unknown)}"] = None
+        differing = _differing(load(runs[0].run_dir), published, row)
+        if differing:
+            line = f"other than experiment={published.experiment}: {', '.join(differing)}"
+            labels_by_line.setdefault(line, []).append(label)
+    lines = [
+        line if len(labels) == len(groups) else f"{'; '.join(labels)}: {line}"
+        for line, labels in labels_by_line.items()
+    ]
+    return [*lines, *unknown]
+
+
+def _differing(config: Mapping[str, Any], published: Published, row: Row) -> list[str]:
+    """Return the settings in which a run deviates from the row's, with the row's in brackets."""
+    try:
+        wanted = compose([f"experiment={published.experiment}", *row.run.split()])
+    except UserError as error:
+        return [f"it cannot be composed any more ({error})"]
+    mine, theirs = flattened(config), flattened(wanted)
+    return [
+        f"{key.removesuffix('.name')}={_word(mine.get(key))} ({_word(theirs.get(key))})"
+        for key in sorted({*mine, *theirs})
+        if comparable(mine.get(key)) != comparable(theirs.get(key))
+        and key not in (*published.unknown, *NO_DEVIATION)
+        and not key.endswith(NOT_CHOSEN)
+    ]
+
+
+def _word(value: object) -> str:
+    """Return a value in the form of the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_word, value))}]"
+    return "null" if value is None else str(value)
+
+
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the numbers of one published table as texts: three lines for each label, a column for each head."""
+    heads = sorted(dict.fromkeys(table["head"]), key=is_total)  # totals last
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for cell in table.to_dict("records"):
+        texts = (
+            _with_deviation(cell["published"], cell["published_std"]),
+            _with_deviation(cell["ours"], cell["std"]),
+            f"{cell['difference']:+.1f}",
+        )
+        for line, text in zip(LINES, texts, strict=True):
+            name = f"{line} ({cell['runs']} run{'s' if cell['runs'] > 1 else ''})" if line == "ours" else line
+            lines.setdefault((cell["label"], name), {})[cell["head"]] = text
+    frame = pd.DataFrame([[texts.get(head, "") for head in heads] for texts in lines.values()], columns=heads)
+    return frame.set_axis(pd.MultiIndex.from_tuples(lines), axis="index")
+
+
+def _with_deviation(mean: float, deviation: float | None) -> str:
+    return f"{mean:.1f}" if deviation is None or pd.isna(deviation) else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def _render(name: str, cells: pd.DataFrame) -> Table:
+    shown = Table(title=f"published beside ours: {escape(name)} (%)", box=SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("")
+    shown.add_column("")
+    for head in cells.columns:
+        shown.add_column(escape(head), justify="right")
+    for (label, line), *texts in cells.itertuples():
+        first = line == LINES[0]
+        if first:
+            shown.add_section()
+        shown.add_row(escape(label) if first else "", line, *texts)
+    return shown
+
+
+def _markdown(table: pd.DataFrame, told: list[str]) -> str:
+    """Return a page with a table for each published one, and the deviations below."""
+    parts = []
+    for name, rows in table.groupby("table", sort=False):
+        cells = wide(rows)
+        lines = [f"**{name}** (%)", "", "| | | " + " | ".join(cells.columns) + " |"]
+        lines.append("|---|---|" + "---:|" * len(cells.columns))
+        for (label, line), *texts in cells.itertuples():
+            shown = f"`{label}`" if line == LINES[0] else ""
+            lines.append(f"| {shown} | {line} | " + " | ".join(texts) + " |")
+        parts.append("\n".join(lines))
+    notes = "\n".join(f"* {plain(line)}" for line in told)
+    return "\n\n".join([*parts, *([notes] if notes else [])]) + "\n"
