@@ -73,7 +73,7 @@ def test_the_report_prints_and_writes_it(
     assert "published beside ours: FedWon (arXiv 2306.05879), Table 1, Digits-Five (%)" in said
     assert "published.csv, published.md" in said
     page = (tmp_path / "published.md").read_text(encoding="utf-8")
-    assert "| | difference | +0.2 | +0.6 |" in page
+    assert " | difference | +0.2 | +0.6 |" in page
     assert pd.read_csv(tmp_path / "published.csv").shape == (len(published_table(groups)), 9)
 
 
