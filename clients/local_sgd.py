@@ -53,7 +53,7 @@ class LocalSGD:
 
     def fit(self, model: nn.Module, context: TrainingContext, epochs: int) -> dict[str, float]:
         """Make ``epochs`` passes with a new optimizer for the parameters that require gradients; return the metrics."""
-        optimizer = make_optimizer(model.parameters(), self.training)
+        optimizer = make_optimizer(model.parameters(), self.training, context.round)
         data, device = context.data, context.data.labels.device
         # Sums stay on the device, so that there is no synchronization with a GPU in every batch.
         loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)

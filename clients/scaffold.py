@@ -56,7 +56,8 @@ class Scaffold(LocalSGD):
 
     def end(self, model: nn.Module, context: TrainingContext) -> None:
         """Update the client's control variate in its state, and add the change to the reply."""
-        parameters, scale = dict(model.named_parameters(remove_duplicate=False)), 1 / (context.step * self.training.lr)
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        scale = 1 / (context.step * self.training.lr_in(context.round))
         own, new = context.scratch[OWN], {}
         for name, server in context.scratch[SERVER].items():
             moved = context.scratch[START][name] - parameters[name].detach()

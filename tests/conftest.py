@@ -25,6 +25,8 @@ from datasets.federation import Federation, Partition
 from datasets.source import Part, Source
 from fedsim.config.composition import compose
 from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
+from fedsim.server.preparation import prepare
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -44,6 +46,19 @@ def small_settings(*overrides: str, small: bool = True) -> Settings:
 @pytest.fixture(name="small_settings")
 def small_settings_fixture() -> Callable[..., Settings]:
     return small_settings
+
+
+@pytest.fixture
+def refusal() -> Callable[..., str]:
+    """The sentence with which a run with these words is refused, before it starts."""
+
+    def refused(*words: str) -> str:
+        with pytest.raises(UserError) as raised:
+            prepare(small_settings(*words, small=False))
+        assert "\n" not in str(raised.value)
+        return str(raised.value)
+
+    return refused
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -60,8 +60,10 @@ OPTIMIZERS = {optimizer.name: optimizer for optimizer in TABLE}
 """The optimizers by name, in the order in which messages list them."""
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], training: "LocalTraining") -> torch.optim.Optimizer:
-    """Return the optimizer with the learning rate, the momentum (of SGD and SGDP) and the weight decay of ``training``.
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], training: "LocalTraining", server_round: int = 1
+) -> torch.optim.Optimizer:
+    """Return the optimizer with the learning rate of the round, the momentum (of SGD and SGDP) and the weight decay.
 
     ``weight_decay`` is an L2 term in the gradient for SGD, Adam and AMSGrad, and decoupled from the gradient for AdamW,
     AdamP and SGDP.
@@ -73,7 +75,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], training: "LocalTraining"
         raise ValueError(f"optimizer={training.optimizer} is not known")
     chosen = OPTIMIZERS[training.optimizer]
     momentum = {"momentum": training.momentum} if chosen.takes_momentum else {}
-    return chosen.make(parameters, lr=training.lr, weight_decay=training.weight_decay, **momentum)
+    return chosen.make(parameters, lr=training.lr_in(server_round), weight_decay=training.weight_decay, **momentum)
 
 
 def refuse_unused_momentum(optimizer: str, momentum: float) -> None:

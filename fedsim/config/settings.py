@@ -57,6 +57,8 @@ _ALLOWED: dict[str, Rule] = {
     "batch_size": _whole(1),
     "lr": _positive(),
     "momentum": _number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    "lr_decay": _or_null(_SHARE),
+    "lr_decay_rounds": _or_null(_whole(1)),
     "weight_decay": _number(lambda value: 0 <= value < float("inf"), "a number of at least 0"),
     "fraction": _SHARE,
     "diagnostics": _SWITCH,
@@ -79,7 +81,7 @@ _ALLOWED: dict[str, Rule] = {
     "verbose": _SWITCH,
 }
 """By setting; neither the groups, of which each must be a mapping, nor what ``_of_owners`` has."""
-OWNED = ("budget", "compression", "metrics", "optimizer", "train_only")
+OWNED = ("budget", "compression", "lr_schedule", "metrics", "optimizer", "train_only")
 
 
 @cache
@@ -88,6 +90,7 @@ def _of_owners() -> dict[str, Rule]:
 
     The owners load torch, which takes seconds: what is wrong elsewhere is refused before.
     """
+    from fedsim.client.lr_schedule import SCHEDULES
     from fedsim.client.optimizers import OPTIMIZERS
     from fedsim.cost.device_classes import BUDGET, is_budget
     from fedsim.messages.compression import FORMS
@@ -105,6 +108,7 @@ def _of_owners() -> dict[str, Rule]:
             ),
             f"a list in brackets, without repetition, of {', '.join(FURTHER_METRICS)}",
         ),
+        "lr_schedule": _one_of(SCHEDULES),
         "optimizer": _one_of(OPTIMIZERS),
         "train_only": _or_null(_one_of(TRAINABLE)),
     }
@@ -130,6 +134,9 @@ class Settings:
     local_epochs: int
     batch_size: int
     lr: float
+    lr_schedule: str
+    lr_decay: float | None
+    lr_decay_rounds: int | None
     momentum: float
     optimizer: str
     weight_decay: float
@@ -179,9 +186,11 @@ class Settings:
                 raise UserError(f"{key}={config[key]} is not possible: choose a file of configs/{key}.")
         for key, rule in _of_owners().items():
             _refuse_unless(rule, key, config[key])
+        from fedsim.client.lr_schedule import refuse_wrong_decay
         from fedsim.client.optimizers import refuse_unused_momentum
 
         refuse_unused_momentum(config["optimizer"], config["momentum"])
+        refuse_wrong_decay(config["lr_schedule"], config["lr_decay"], config["lr_decay_rounds"])
         paths: dict[str, Any] = {key: expanded(key, config[key]) for key in PATHS}
         for group, options in OPTIONS.items():
             there = {option: config[group][option] for option in options if isinstance(config[group].get(option), str)}

@@ -1,11 +1,12 @@
 """A method as configured: its server strategy, its local trainer, and which class accepts which option."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Self
 
 from torch import nn
 
+from fedsim.client.lr_schedule import LearningRateSchedule
 from fedsim.config.binding import Factory, bind, locate, options_of, refuse_options
 from fedsim.config.settings import Settings
 from fedsim.methods.interfaces import LocalTrainer, ServerStrategy
@@ -68,6 +69,16 @@ class Method:
         Raises:
             UserError: If an option has a wrong type, or the method refuses it.
         """
-        training = LocalTraining(**{field.name: getattr(settings, field.name) for field in fields(LocalTraining)})
+        training = LocalTraining(
+            local_epochs=settings.local_epochs,
+            batch_size=settings.batch_size,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            optimizer=settings.optimizer,
+            weight_decay=settings.weight_decay,
+            schedule=LearningRateSchedule(
+                settings.lr_schedule, settings.rounds, settings.lr_decay or 1.0, settings.lr_decay_rounds or 1
+            ),
+        )
         trainer: LocalTrainer = bind("strategy", self.options, self.client, training)
         return trainer

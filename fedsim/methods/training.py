@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from fedsim.aggregation.aggregation import Aggregation
 from fedsim.aggregation.mean import Mean
+from fedsim.client.lr_schedule import LearningRateSchedule
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,8 @@ class LocalTraining:
     momentum: float
     optimizer: str = "sgd"
     weight_decay: float = 0.0
+    schedule: LearningRateSchedule = field(default_factory=LearningRateSchedule)
+
+    def lr_in(self, server_round: int) -> float:
+        """Return the learning rate of a round."""
+        return self.lr * self.schedule.factor(server_round)

@@ -56,10 +56,11 @@ class Prepared:
         ``fedwon on digits: 6 clients, cnn_small with sws, sgd with lr 0.8, process on cpu``
         """
         settings, groups = self.settings, grouping(self.settings.norm)
+        schedule = "" if settings.lr_schedule == "constant" else f" ({settings.lr_schedule})"
         return (
             f"{settings.strategy['name']} on {settings.dataset['name']}: {len(self.federation.clients)} clients, "
             f"{settings.model['name']} with {settings.norm['name']}{'' if groups is None else f' (norm.{groups})'}, "
-            f"{settings.optimizer} with lr {settings.lr:g}, "
+            f"{settings.optimizer} with lr {settings.lr:g}{schedule}, "
             f"{settings.engine['name']} on {', '.join(map(str, self.devices))}"
             f"{self._sizes()}"
         )

@@ -10,6 +10,7 @@ from fedsim.config.composition import CONFIG_DIR
 from fedsim.config.reference import COMMAND, PAGE, Entry, File, page
 
 TEXT = PAGE.read_text(encoding="utf-8")
+NO_OPTIONS = ("split.steps", "published")
 FILES = sorted(CONFIG_DIR.glob("*/**/*.yaml"))
 
 
@@ -18,10 +19,10 @@ def section(group: str) -> str:
 
 
 def leaves(options: dict[str, Any], above: str) -> dict[str, Any]:
-    """The options by their dotted names; ``steps`` of a split and the names of classes are none."""
+    """The options by their dotted names; ``NO_OPTIONS`` and the names of classes are none."""
     found = {}
     for key, value in options.items():
-        if key in ("name", "_target_", "server", "client", "defaults", "hydra") or f"{above}{key}" == "split.steps":
+        if key in ("name", "_target_", "server", "client", "defaults", "hydra") or f"{above}{key}" in NO_OPTIONS:
             continue
         found |= leaves(value, f"{above}{key}.") if isinstance(value, dict) and value else {f"{above}{key}": value}
     return found

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fedsim.config.composition import compose
+from fedsim.config.published import FORM
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.server.preparation import prepare
@@ -42,8 +43,12 @@ WRONG = {
     "shots": ("share or count", ["many", 1, None, ["share"]]),
     "seed": (AT_LEAST_0, [-1, 1.0, None]),
     "lr": ("a number above 0", [0, -0.1, math.inf, math.nan, "0.1", True, None]),
+    "lr_schedule": ("constant, cosine or step", ["linear", None, ["step"]]),
+    "lr_decay": (f"{SHARE}, or null", [0, 1.5, math.nan, "0.1", True]),
+    "lr_decay_rounds": (f"{AT_LEAST_1}, or null", [0, 1.5, "10", True]),
     "momentum": ("a number from 0 to below 1", [-0.1, 1, 1.0, math.nan, "0", False]),
     "optimizer": ("sgd, sgdp, adam, amsgrad, adamw or adamp", ["lamb", None, 1, ["sgd"]]),
+    "published": (FORM, ["Table 1", {"table": "Table 1"}, {"table": "T", "experiment": "e", "rows": [{"mean": 101}]}]),
     "weight_decay": ("a number of at least 0", [-1e-4, math.inf, math.nan, "0", True, None]),
     "train_only": ("norm or norm_and_head, or null", ["head", 1, False]),
     "fraction": (SHARE, [0, 0.0, -1, 1.1, math.nan, math.inf, True, "1"]),

@@ -37,9 +37,7 @@ def test_differences_are_ours_minus_the_row_whose_words_hold(groups: dict[str, l
     assert svhn["std"] == pytest.approx(2**0.5)
     assert svhn["difference"] == pytest.approx(0.6)
     assert svhn["runs"] == 2
-    assert (
-        table.loc[(silo, "svhn"), "published"] == 71.3
-    )  # not FedAvg's 71.6: one more word holds
+    assert table.loc[(silo, "svhn"), "published"] == 71.3  # not FedAvg's 71.6: one more word holds
     assert table.loc[(silo, "mean"), "difference"] == pytest.approx(83.0 - 86.5)
     assert {head for label, head in table.index if label == won} == {"mnist", "svhn", "mean"}  # no font, no SynthDigits
 

@@ -1,0 +1,21 @@
+"""Wrong words about norms: each is refused in one sentence before anything starts."""
+
+from collections.abc import Callable
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["batch_size=1"], "batch_size=1 gives norm=bn no batch to normalize over"),
+        (["batch_size=1", "norm=evonorm_b0"], "batch_size=1 gives norm=evonorm_b0 no batch to normalize over"),
+        (["model=torchvision/resnet18", "norm=in"], "norm=in normalizes over the pixels of each channel, of which"),
+        (["norm.policy=x"], "norm.policy=x is not known: choose fedavg, fedbn, silobn, fixbn, or null."),
+        (["norm=gn", "norm.policy=silobn"], "norm.affine=shared is about layers with running statistics"),
+        (["norm=gn", "norm.groups=5"], "norm.groups=5 does not divide the 32 channels"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_words_are_refused_in_a_sentence(refusal: Callable[..., str], words: list[str], sentence: str) -> None:
+    assert refusal(*words).startswith(sentence)
