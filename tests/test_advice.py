@@ -58,6 +58,8 @@ REFUSED = [
     "privacy=server_adaptive_clipping privacy.noise_multiplier=1 strategy=fedbn",
     "engine=superlink engine.address=a:1",
     "optimizer=adam momentum=0.5",
+    "lr_schedule=step",
+    "lr_decay=0.1 lr_decay_rounds=30",
     "norm=gn norm.groups=7",
     "strategy=scaffold momentum=0.5",
     "strategy=fednova optimizer=adam",

@@ -52,4 +52,6 @@ def refuse_wrong_decay(schedule: str, decay: float | None, decay_rounds: int | N
                 f"{key}=null is not possible with lr_schedule=step: choose both, as lr_decay=0.1 lr_decay_rounds=30."
             )
         if schedule != "step" and value is not None:
-            raise UserError(f"{key}={value} is not used with lr_schedule={schedule}: choose lr_schedule=step.")
+            raise UserError(
+                f"{key}={value} is not used with lr_schedule={schedule}: leave it out, or choose lr_schedule=step."
+            )
