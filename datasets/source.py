@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,13 +88,5 @@ class Source:
         return replace(self, parts=parts)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state for pickling, with the path of a memory map: a worker maps it too, and nothing is copied."""
-        state = {field.name: getattr(self, field.name) for field in fields(self)}
-        if isinstance(self.images, np.memmap) and self.images.filename is not None:
-            state["images"] = Path(self.images.filename)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if isinstance(state["images"], Path):
-            state["images"] = np.load(state["images"], mmap_mode="r")
-        self.__dict__.update(state)
+        """Return the state for pickling: the fields, without what is cached."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -8,6 +8,7 @@ import pytest
 
 from fedsim.config.composition import compose
 from fedsim.config.settings import Settings
+from results import index
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -70,3 +71,7 @@ def test_the_words_of_the_page_are_those_of_the_code() -> None:
             there = re.search(rf"\b{name.partition('(')[0]}\b", text) is not None or (ROOT / name).is_dir()
         missing += [] if there else [name]
     assert not missing
+
+
+def test_the_page_of_all_results_is_made_of_theirs() -> None:
+    assert index.PAGE.read_text(encoding="utf-8") == index.page(), "run python -m results.index"

@@ -1,9 +1,4 @@
-"""``engine=process``: clients on a pool of worker processes, one thread each; all cores, or several workers per GPU.
-
-Any idle worker takes the next client: the clients' states live in this process and travel with the message through
-shared memory, which balances clients of different size and lets a client start over, with the same result, when its
-worker dies.
-"""
+"""``engine=process``: clients on a pool of worker processes, one thread each; all cores, or several workers per GPU."""
 
 import logging
 import multiprocessing
@@ -13,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -23,52 +17,45 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import why, writing
 from fedsim.engines import forked
-from fedsim.engines.client_call import CLIENT_RAISED
-from fedsim.engines.grid import LocalGrid
+from fedsim.engines.pool import Died, PoolGrid, PoolWorker, Task
 from fedsim.engines.shared_memory import Packed, pack, receive, send
 from fedsim.engines.worker import READY, serve
-from fedsim.messages.schema import ROUND, config_of
 
 log = logging.getLogger(__name__)
 
-AHEAD = 2
-"""Messages per worker that may be answered before an earlier one is; bounds the replies that wait in memory."""
 LONGEST_SOCKET = 104
 """Bytes of a Unix socket's name on macOS, including the terminating zero; Linux allows four more."""
 SHORT_FOLDER = "/tmp"
-ATTEMPTS = 3
-"""How often a client is started before the death of its workers is attributed to the client."""
 
 
-@dataclass(eq=False)
-class _Task:
-    index: int
-    message: Message
-    content: Packed
-    attempts: int = 0
+@dataclass(eq=False, kw_only=True)
+class ProcessWorker(PoolWorker):
+    """A worker process, and our end of the pipe to it."""
 
-    @property
-    def client(self) -> int:
-        return self.message.metadata.dst_node_id
-
-
-@dataclass(eq=False)
-class _Worker:
-    number: int
     device: torch.device
     process: ForkServerProcess
     connection: Connection
-    task: _Task | None = None
-    peak_memory_mb: float = 0.0
+
+    @property
+    def process_id(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def cause_of_death(self) -> str:
+        """Return why a process that has ended has ended."""
+        code = self.process.exitcode
+        if code is None or code >= 0:
+            return f"exit status {code}"
+        return f"signal {signal.Signals(-code).name}"
 
 
-class ProcessGrid(LocalGrid):
+class ProcessGrid(PoolGrid[ProcessWorker]):
     """A pool of workers, each holding the app that ``make_app`` (picklable) returns for its device.
 
     ``workers=None`` means one per core on the CPU and ``workers_per_gpu`` on each GPU, but not more than clients.
@@ -88,12 +75,11 @@ class ProcessGrid(LocalGrid):
         # Imported once for all workers, torch with them, instead of once in each.
         self._context.set_forkserver_preload([forked.__name__, serve.__module__, make_app.__module__])
         self._make_app = pack(make_app)
-        self._workers: list[_Worker] = []
         _keep_names_of_sockets_short()
         try:
             for number in range(min(count, num_nodes)):
-                self._workers.append(self._start(number, devices[number % len(devices)]))
-            for worker in self._workers:
+                self.workers.append(self._start(number, devices[number % len(devices)]))
+            for worker in self.workers:
                 self._await_ready(worker)
         except BaseException:
             self.__exit__()
@@ -103,53 +89,44 @@ class ProcessGrid(LocalGrid):
     def check(cls, devices: Sequence[torch.device], options: Mapping[str, Any]) -> None:
         worker_count(devices, options["workers"], options["workers_per_gpu"])
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        upcoming = _tasks(messages)
-        task = next(upcoming, None)
-        in_flight: set[_Task] = set()
-        replies: dict[int, Message] = {}
-        yielded = 0
-        while task is not None or in_flight or replies:
-            for worker in [worker for worker in self._workers if worker.task is None]:
-                if task is None or task.index >= yielded + AHEAD * len(self._workers):
-                    break
-                if any(other.client == task.client for other in in_flight):
-                    break  # the client's own earlier message comes first
-                in_flight.add(task)
-                self._dispatch(worker, task)
-                task = next(upcoming, None)
-            if yielded in replies:
-                yielded += 1
-                yield replies.pop(yielded - 1)
-                continue
-            busy = {worker.connection: worker for worker in self._workers if worker.task is not None}
-            for connection in wait(list(busy)):
-                worker = busy[connection]  # type: ignore[index]  # wait returns what it was given
-                assert worker.task is not None
-                done, answer = worker.task, self._collect(worker, worker.task)
-                if answer is not None and done in in_flight:  # else the caller of that message has stopped waiting
-                    in_flight.remove(done)
-                    replies[done.index], self.contexts[done.client].state = answer
+    def packed(self, content: RecordDict) -> Packed:
+        return pack(content)
 
-    def peak_memory_mb(self) -> float:
-        return sum(worker.peak_memory_mb for worker in self._workers)
+    def dispatch(self, worker: ProcessWorker, task: Task, context: Context) -> None:
+        try:
+            send(worker.connection, task.content, worker.process_id)
+            send(worker.connection, pack((task.envelope(), context)), worker.process_id)
+        except OSError:
+            log.debug("worker %d was gone before its message was sent; noticed when its reply is due", worker.number)
+
+    def answered(self) -> Iterable[ProcessWorker]:
+        busy = {worker.connection: worker for worker in self.workers if worker.task is not None}
+        return [busy[connection] for connection in wait(list(busy))]  # type: ignore[index]  # what it was given
+
+    def collect(self, worker: ProcessWorker, task: Task) -> tuple[Message, RecordDict] | Died:
+        try:
+            reply: Message = receive(worker.connection)
+            state, worker.peak_memory_mb = receive(worker.connection, copy=True)
+        except (EOFError, OSError):
+            return self._replace(worker, task)
+        return reply, state
 
     def worker_process_ids(self) -> list[int]:
-        return [_process_id(worker) for worker in self._workers]
+        return [worker.process_id for worker in self.workers]
 
     def __exit__(self, *exc: object) -> None:
-        for worker in self._workers:
+        for worker in self.workers:
             worker.connection.close()  # an idle worker ends by itself
             if worker.task is not None:
                 worker.process.terminate()
-        for worker in self._workers:
+        for worker in self.workers:
             worker.process.join(timeout=5)
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
-        self._workers.clear()
+        self.workers.clear()
 
-    def _start(self, number: int, device: torch.device) -> _Worker:
+    def _start(self, number: int, device: torch.device) -> ProcessWorker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=serve, args=(theirs, device, os.getpid()), name=f"fedsim-worker-{number}", daemon=True
@@ -160,59 +137,32 @@ class ProcessGrid(LocalGrid):
         except OSError as error:  # no folder for its socket, no process or descriptor left
             raise FedsimError(f"worker {number} could not be started: {why(error)}") from error
         theirs.close()
-        worker = _Worker(number, device, process, ours)
-        send(ours, self._make_app, _process_id(worker))
+        worker = ProcessWorker(number=number, device=device, process=process, connection=ours)
+        send(ours, self._make_app, worker.process_id)
         return worker
 
-    def _await_ready(self, worker: _Worker) -> None:
+    def _await_ready(self, worker: ProcessWorker) -> None:
         try:
             answer = worker.connection.recv()
         except (EOFError, OSError):
             worker.process.join()
-            answer = f"it died at start ({_cause_of_death(worker)})"
+            answer = f"it died at start ({worker.cause_of_death()})"
         if answer != READY:
             raise FedsimError(f"worker {worker.number} could not be started: {answer}")
 
-    def _dispatch(self, worker: _Worker, task: _Task) -> None:
-        task.attempts += 1
-        worker.task = task
-        envelope = copy(task.message)
-        envelope.content = RecordDict()  # the content is packed once for all clients that receive the same
-        context: Context = self.contexts[task.client]
-        try:
-            send(worker.connection, task.content, _process_id(worker))
-            send(worker.connection, pack((envelope, context)), _process_id(worker))
-        except OSError:
-            log.debug("worker %d was gone before its message was sent; noticed when its reply is due", worker.number)
-
-    def _collect(self, worker: _Worker, task: _Task) -> tuple[Message, RecordDict] | None:
-        """Return the reply and the client's new state; ``None`` if the worker has died and its task was restarted."""
-        try:
-            reply: Message = receive(worker.connection)
-            state, worker.peak_memory_mb = receive(worker.connection, copy=True)
-        except (EOFError, OSError):
-            return self._replace(worker, task)
-        worker.task = None
-        return reply, state
-
-    def _replace(self, worker: _Worker, task: _Task) -> tuple[Message, RecordDict] | None:
+    def _replace(self, worker: ProcessWorker, task: Task) -> Died:
         worker.process.join(timeout=5)
-        cause = _cause_of_death(worker)
-        where = f"client {task.client} in round {config_of(task.message).get(ROUND, '?')!s}"
+        cause = worker.cause_of_death()
         log.warning(
             "worker %d (process %s) died (%s) while it computed %s; it is replaced",
-            *(worker.number, worker.process.pid, cause, where),
+            *(worker.number, worker.process.pid, cause, task),
         )
         worker.connection.close()
         fresh = self._start(worker.number, worker.device)
         fresh.peak_memory_mb = worker.peak_memory_mb
-        self._workers[self._workers.index(worker)] = fresh
+        self.workers[self.workers.index(worker)] = fresh
         self._await_ready(fresh)
-        if task.attempts < ATTEMPTS:
-            self._dispatch(fresh, task)
-            return None
-        error = Error(CLIENT_RAISED, f"its worker died {ATTEMPTS} times ({cause})")
-        return Message(error, reply_to=task.message), self.contexts[task.client].state
+        return Died(cause)
 
 
 def worker_count(devices: Sequence[torch.device], workers: int | None, workers_per_gpu: int) -> int:
@@ -258,25 +208,3 @@ def _keep_names_of_sockets_short() -> None:
         get_temp_dir()  # multiprocessing reuses the first one that it has made
     finally:
         tempfile.tempdir = usual
-
-
-def _tasks(messages: Iterable[Message]) -> Iterator[_Task]:
-    """Yield a task for each message; successive messages with the same content share one packed copy of it."""
-    content: RecordDict | None = None
-    for index, message in enumerate(messages):
-        if message.content is not content:
-            content = message.content
-            packed = pack(content)
-        yield _Task(index, message, packed)
-
-
-def _process_id(worker: _Worker) -> int:
-    assert worker.process.pid is not None
-    return worker.process.pid
-
-
-def _cause_of_death(worker: _Worker) -> str:
-    code = worker.process.exitcode
-    if code is None or code >= 0:
-        return f"exit status {code}"
-    return f"signal {signal.Signals(-code).name}"

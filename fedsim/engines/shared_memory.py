@@ -1,13 +1,12 @@
 """Objects sent between processes of one machine, with their large buffers in shared memory instead of in the pipe.
 
-Pickle protocol 5 returns the buffers of arrays separately. They are copied into one anonymous file, whose descriptor is
-sent over the connection, and the receiver's arrays are views of that file. The file has no name, so nothing is left
-behind when a process is killed, and its size is not limited by that of /dev/shm.
+The buffers of arrays are pickled separately (``pickling.py``). They are copied into one anonymous file, whose
+descriptor is sent over the connection, and the receiver's arrays are views of that file. The file has no name, so
+nothing is left behind when a process is killed, and its size is not limited by that of /dev/shm.
 """
 
 import mmap
 import os
-import pickle
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from itertools import accumulate
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any
+
+from fedsim.engines.pickling import dump, load
 
 ALIGNMENT = 64
 
@@ -33,9 +34,7 @@ class Packed:
 
 
 def pack(value: object) -> Packed:
-    buffers: list[pickle.PickleBuffer] = []
-    pickled = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
-    views = [buffer.raw() for buffer in buffers]
+    pickled, views = dump(value, files_by_name=True)
     sizes = [view.nbytes for view in views]
     if not sum(sizes):
         return Packed(pickled, sizes, None)
@@ -63,7 +62,7 @@ def receive(connection: Connection, *, copy: bool = False) -> Any:
     """
     pickled, sizes, has_file = connection.recv()
     if not has_file:
-        return pickle.loads(pickled, buffers=[bytearray(size) for size in sizes])
+        return load(pickled, [bytearray(size) for size in sizes])
     file = recv_handle(connection)
     try:
         starts, end = _layout(sizes)
@@ -71,7 +70,7 @@ def receive(connection: Connection, *, copy: bool = False) -> Any:
     finally:
         os.close(file)
     views = [memory[start : start + size] for start, size in zip(starts, sizes, strict=True)]
-    return pickle.loads(pickled, buffers=[bytearray(view) for view in views] if copy else views)
+    return load(pickled, views, copy=copy)
 
 
 def _layout(sizes: Sequence[int]) -> tuple[list[int], int]:

@@ -1,0 +1,53 @@
+"""A worker on a Ray cluster: builds its ``ClientApp`` once, then answers messages."""
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from flwr.app import RecordDict
+
+from fedsim.core.memory import peak_memory_mb
+from fedsim.core.threads import fix_threads
+from fedsim.engines import forked  # noqa: F401  # before anything is unpickled: puts the checkout's folders on the path
+from fedsim.engines.client_call import call_client
+from fedsim.engines.pickling import dump, load
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A pickled object as Ray stores it: once on each node, and its workers read the buffers without a copy."""
+
+    pickled: bytes
+    buffers: tuple[npt.NDArray[np.uint8], ...]
+
+    @classmethod
+    def of(cls, value: object) -> Self:
+        pickled, buffers = dump(value, files_by_name=False)
+        return cls(pickled, tuple(np.frombuffer(buffer, np.uint8) for buffer in buffers))
+
+    def value(self, *, copy: bool = False) -> Any:
+        return load(self.pickled, self.buffers, copy=copy)
+
+
+class RayWorker:
+    """An actor with one thread, and a GPU, or a share of one, if Ray has given it one."""
+
+    def __init__(self, make_app: Shipped, device: str) -> None:
+        fix_threads()
+        self._app = make_app.value()(torch.device(device))
+
+    def place(self) -> str:
+        """Return where the worker runs; it answers as soon as the app is built."""
+        return f"process {os.getpid()} on {socket.gethostname()}"
+
+    def answer(self, content: Shipped, call: Shipped) -> tuple[Shipped, Shipped, float]:
+        """Return the reply of a client, its new state, and the worker's peak memory in MB."""
+        message, context = call.value()
+        received: RecordDict = content.value()
+        message.content = received
+        reply, state = call_client(self._app, message, context)
+        return Shipped.of(reply), Shipped.of(state), peak_memory_mb()
