@@ -11,8 +11,8 @@ HERE = Path(__file__).parent
 PAGE = HERE / "README.md"
 HEADING = """# Measured results
 
-Each folder has its numbers as CSV, the commands that made them, and what they say and do not say. This page is made of theirs by
-`python -m results.index`; a test compares.
+Each folder has its numbers as CSV, the commands that made them, and what they say and do not say. This page is made of
+theirs by `python -m results.index`; a test compares.
 """
 
 
