@@ -6,6 +6,7 @@ from clients.feddst import FedDST
 from clients.feddyn import FedDyn
 from clients.fedloge import FedLoGe
 from clients.fednova import FedNova
+from clients.fedproto import FedProto
 from clients.fedprox import FedProx
 from clients.fedrep import FedRep
 from clients.fedsam import FedSAM
@@ -23,6 +24,7 @@ __all__ = [
     "FedDyn",
     "FedLoGe",
     "FedNova",
+    "FedProto",
     "FedProx",
     "FedRep",
     "FedSAM",

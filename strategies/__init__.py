@@ -16,6 +16,7 @@ from .feddyn import FedDyn
 from .fedloge import FedLoGe
 from .fednova import FedNova
 from .fedper import FedPer
+from .fedproto import FedProto
 from .fedprox import FedProx
 from .fedrep import FedRep
 from .fedsam import FedSAM
@@ -42,6 +43,7 @@ __all__ = [
     "FedLoGe",
     "FedNova",
     "FedPer",
+    "FedProto",
     "FedProx",
     "FedRep",
     "FedSAM",
