@@ -9,6 +9,7 @@ from clients.fednova import FedNova
 from clients.fedproto import FedProto
 from clients.fedprox import FedProx
 from clients.fedrep import FedRep
+from clients.fedrod import FedRoD
 from clients.fedsam import FedSAM
 from clients.local_sgd import LocalSGD
 from clients.masked_sgd import MaskedSGD
@@ -27,6 +28,7 @@ __all__ = [
     "FedProto",
     "FedProx",
     "FedRep",
+    "FedRoD",
     "FedSAM",
     "LocalSGD",
     "MaskedSGD",

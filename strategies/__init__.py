@@ -19,6 +19,7 @@ from .fedper import FedPer
 from .fedproto import FedProto
 from .fedprox import FedProx
 from .fedrep import FedRep
+from .fedrod import FedRoD
 from .fedsam import FedSAM
 from .fedtiny import FedTiny
 from .fedwon import FedWon
@@ -46,6 +47,7 @@ __all__ = [
     "FedProto",
     "FedProx",
     "FedRep",
+    "FedRoD",
     "FedSAM",
     "FedTiny",
     "FedWon",
