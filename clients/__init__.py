@@ -1,6 +1,7 @@
 """The client side of each federated method, where it differs from plain local SGD."""
 
 from clients.clipped_sgd import ClippedSGD
+from clients.creff import CReFF
 from clients.ditto import Ditto
 from clients.feddst import FedDST
 from clients.feddyn import FedDyn
@@ -19,6 +20,7 @@ from clients.scaffold import Scaffold
 
 __all__ = [
     "MOON",
+    "CReFF",
     "ClippedSGD",
     "Ditto",
     "FedDST",

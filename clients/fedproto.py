@@ -21,11 +21,11 @@ FEATURES, SUMS = "features", "sums of features"
 
 class FedProto(LocalSGD):
     r"""Adds :math:`\lambda` times the mean squared distance between the features in front of the classifier and the
-    prototypes of their classes, :math:`\mathrm{MSE}(f, \bar C^{(y)})` (Eq. 7, with the distance of the official code).
+    prototypes of their classes, :math:`\mathrm{MSE}(f, \bar C^{(y)})` (with the distance of the official code).
 
     Images of a class without a prototype add zero, so that a client's first round before there are any is local SGD.
     The client's own prototypes are the mean features of its last pass over the images, each as it was before its step,
-    as in the official code; the paper's Eq. 3 has them after training.
+    as in the official code; the paper has them of the model after training.
 
     A client predicts with its classifier; its predictor ``prototypes`` chooses the class of the nearest prototype, with
     the negative mean squared distance as logit, and no class without one.

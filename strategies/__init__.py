@@ -5,6 +5,7 @@ They run in this simulator and in any Flower app, which imports them as ``fedsim
 names.
 """
 
+from .creff import CReFF
 from .ditto import Ditto
 from .fedadagrad import FedAdagrad
 from .fedadam import FedAdam
@@ -33,6 +34,7 @@ from .scaffold import Scaffold
 
 __all__ = [
     "MOON",
+    "CReFF",
     "Ditto",
     "FedAdagrad",
     "FedAdam",

@@ -47,7 +47,7 @@ class FedProto(FedAvg):
     .. math:: \bar C^{(j)} = \frac{1}{|N_j|} \sum_{i \in N_j} C_i^{(j)}
 
     over the clients :math:`N_j` of the cohort that have images of class j, each counted once as in the official code
-    (the paper's Eq. 6 also weighs them by their images of the class, which they would have to tell). A class that no
+    (the paper's formula also weighs them by their images of the class, which they would have to tell). A class that no
     client of the cohort has keeps its prototype; in the official code all clients take part in every round.
 
     The clients' loss is in ``clients/fedproto.py``. The global model is the average of all models, as for local

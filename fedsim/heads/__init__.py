@@ -10,6 +10,7 @@ from fedsim.heads.etf import ETFLinear, simplex_frame, use_etf
 from fedsim.heads.generic_personal import GenericPersonalHeads, generic_personal_heads, use_generic_personal
 from fedsim.heads.linear import keep_linear, replace_classifier
 from fedsim.heads.local_generic import LocalGenericHeads, PersonalLinear, local_generic_heads, use_local_generic
+from fedsim.heads.retrained import RetrainedHeads, RetrainedLinear, retrained_heads, use_retrained
 from fedsim.heads.sparse_frame import SparseFrame, refuse_unmade, sparse_frame
 
 __all__ = [
@@ -18,16 +19,20 @@ __all__ = [
     "GenericPersonalHeads",
     "LocalGenericHeads",
     "PersonalLinear",
+    "RetrainedHeads",
+    "RetrainedLinear",
     "SparseFrame",
     "generic_personal_heads",
     "keep_linear",
     "local_generic_heads",
     "refuse_unmade",
     "replace_classifier",
+    "retrained_heads",
     "simplex_frame",
     "sparse_frame",
     "use_cosine",
     "use_etf",
     "use_generic_personal",
     "use_local_generic",
+    "use_retrained",
 ]
