@@ -1,13 +1,16 @@
 """The client side of each federated method, where it differs from plain local SGD."""
 
 from clients.clipped_sgd import ClippedSGD
+from clients.creff import CReFF
 from clients.ditto import Ditto
 from clients.feddst import FedDST
 from clients.feddyn import FedDyn
 from clients.fedloge import FedLoGe
 from clients.fednova import FedNova
+from clients.fedproto import FedProto
 from clients.fedprox import FedProx
 from clients.fedrep import FedRep
+from clients.fedrod import FedRoD
 from clients.fedsam import FedSAM
 from clients.local_sgd import LocalSGD
 from clients.masked_sgd import MaskedSGD
@@ -17,14 +20,17 @@ from clients.scaffold import Scaffold
 
 __all__ = [
     "MOON",
+    "CReFF",
     "ClippedSGD",
     "Ditto",
     "FedDST",
     "FedDyn",
     "FedLoGe",
     "FedNova",
+    "FedProto",
     "FedProx",
     "FedRep",
+    "FedRoD",
     "FedSAM",
     "LocalSGD",
     "MaskedSGD",

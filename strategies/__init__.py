@@ -5,6 +5,7 @@ They run in this simulator and in any Flower app, which imports them as ``fedsim
 names.
 """
 
+from .creff import CReFF
 from .ditto import Ditto
 from .fedadagrad import FedAdagrad
 from .fedadam import FedAdam
@@ -16,8 +17,10 @@ from .feddyn import FedDyn
 from .fedloge import FedLoGe
 from .fednova import FedNova
 from .fedper import FedPer
+from .fedproto import FedProto
 from .fedprox import FedProx
 from .fedrep import FedRep
+from .fedrod import FedRoD
 from .fedsam import FedSAM
 from .fedtiny import FedTiny
 from .fedwon import FedWon
@@ -31,6 +34,7 @@ from .scaffold import Scaffold
 
 __all__ = [
     "MOON",
+    "CReFF",
     "Ditto",
     "FedAdagrad",
     "FedAdam",
@@ -42,8 +46,10 @@ __all__ = [
     "FedLoGe",
     "FedNova",
     "FedPer",
+    "FedProto",
     "FedProx",
     "FedRep",
+    "FedRoD",
     "FedSAM",
     "FedTiny",
     "FedWon",

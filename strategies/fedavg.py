@@ -7,7 +7,7 @@ The other methods of this folder derive from it and override the step that diffe
 * ``reply_tensors`` and ``read_reply``: the part of a reply that is averaged, and the rest of it;
 * ``server_update``: the step from the previous model to the average, for parameters only;
 * ``after_aggregation``: what the method does with the new model;
-* ``arrays_to_evaluate``: what is sent to every client for evaluation.
+* ``arrays_to_evaluate``, ``evaluation_records``: what is sent to every client for evaluation.
 """
 
 import logging
@@ -195,12 +195,19 @@ class FedAvg(Strategy):
         """Return the model of the next round, from the aggregated and updated one."""
         return arrays
 
+    def evaluation_records(self, server_round: int) -> RecordDict:
+        """Return further records for the messages that evaluate a client's model; the same as the next cohort is sent.
+
+        On devices a client is evaluated with what it is sent for training.
+        """
+        return RecordDict()
+
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return evaluation messages to every client, not only to the cohort."""
-        clients = sorted(grid.get_node_ids())
-        messages = self.messages(EVALUATE, clients, server_round, self.arrays_to_evaluate(arrays), config)
+        clients, records = sorted(grid.get_node_ids()), self.evaluation_records(server_round)
+        messages = self.messages(EVALUATE, clients, server_round, self.arrays_to_evaluate(arrays), config, records)
         for broadcast in self.broadcasts:
             messages = broadcast.attach_to_all(messages)
         return messages
