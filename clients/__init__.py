@@ -9,6 +9,7 @@ from clients.fednova import FedNova
 from clients.fedprox import FedProx
 from clients.fedrep import FedRep
 from clients.fedsam import FedSAM
+from clients.fraug import FRAug
 from clients.local_sgd import LocalSGD
 from clients.masked_sgd import MaskedSGD
 from clients.moon import MOON
@@ -19,6 +20,7 @@ __all__ = [
     "MOON",
     "ClippedSGD",
     "Ditto",
+    "FRAug",
     "FedDST",
     "FedDyn",
     "FedLoGe",

@@ -23,6 +23,7 @@ from .fedtiny import FedTiny
 from .fedwon import FedWon
 from .fedyogi import FedYogi
 from .flower import FlowerStrategy
+from .fraug import FRAug
 from .local import Local
 from .moon import MOON
 from .pruned import Pruned
@@ -32,6 +33,7 @@ from .scaffold import Scaffold
 __all__ = [
     "MOON",
     "Ditto",
+    "FRAug",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",
