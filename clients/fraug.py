@@ -1,7 +1,7 @@
 """FRAug's client (Chen et al., ICCV 2023, arXiv 2205.14900): the classifier is also trained on generated features."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -274,14 +274,16 @@ class FRAug(LocalSGD):
             if f"{network}/{name}" in kept:
                 optimizer.state[parameter][BUFFER] = kept[f"{network}/{name}"].to(parameter, copy=True)
 
+    @torch.no_grad()
     def _augmented(
         self, augmentation: Augmentation, features: torch.Tensor, labels: torch.Tensor
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield generated features and their labels, near to the class means and near to the features of the batch."""
-        with torch.no_grad():
-            for reference, each in self._references(augmentation, features, labels):
-                made = augmentation.transform(self._generated(augmentation.generator, each), reference, each)
-                yield reference.lerp(made, augmentation.share) if self.interpolate else made, each
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return generated features and their labels, near to the class means and near to the features of the batch."""
+        augmented = []
+        for reference, each in self._references(augmentation, features, labels):
+            made = augmentation.transform(self._generated(augmentation.generator, each), reference, each)
+            augmented.append((reference.lerp(made, augmentation.share) if self.interpolate else made, each))
+        return augmented
 
     def _train_generator(self, augmentation: Augmentation, features: torch.Tensor) -> None:
         generator, labels = augmentation.generator.train(), augmentation.labels

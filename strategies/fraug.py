@@ -27,6 +27,12 @@ from .fedavg import FedAvg, Tensors
 GENERATOR = "generator"
 """The record of the generator: in a message as it is shared, and in a reply as that client has trained it."""
 SHARED, LOCAL = "shared", "local"
+LOCAL_NORM = {
+    "all": NormPolicy(affine=LOCAL, statistics=LOCAL),
+    "statistics": NormPolicy(statistics=LOCAL),
+    "none": NormPolicy(),
+}
+"""What each choice of ``local_norm`` keeps on the clients."""
 
 
 def check_generator(tensors: Reported, question: Question) -> None:
@@ -45,8 +51,9 @@ def check_generator(tensors: Reported, question: Question) -> None:
 class FRAug(FedAvg):
     """Averages the model as FedAvg does, and with the same weights a generator of features, which travels beside it.
 
-    Running statistics of the model stay on the clients, as under ``norm.policy=silobn``. Each client also has a network
-    that makes the generated features its own, and its mean features of each class, which are in no message
+    Normalization layers with running statistics stay on the clients, as under ``norm.policy=fedbn``: that is what the
+    authors' code does, although its setting is called ``no_bn_running_stats``. Each client also has a network that
+    makes the generated features its own, and its mean features of each class, which are in no message
     (``clients/fraug.py``).
 
     Args:
@@ -54,7 +61,8 @@ class FRAug(FedAvg):
         training: Weighting, fraction, seed and aggregation; the generator is averaged plainly whatever the latter is.
         latent: Numbers of noise that the generator takes; ``None`` for half of the number of features.
         generator_norm: ``"local"`` keeps the generator's BatchNorm layers on the clients, as FedBN does.
-        statistics: ``"shared"`` averages the model's running statistics, too.
+        local_norm: What stays on the clients of the model's layers with running statistics: ``"all"``, their
+            ``"statistics"`` alone (as under ``norm.policy=silobn``), or ``"none"``.
         labels: As for the client; this and the next two matter for the costs of a device.
         generator_distance: As for the client.
         local_steps: As for the client.
@@ -73,16 +81,17 @@ class FRAug(FedAvg):
         *,
         latent: int | None = None,
         generator_norm: str = SHARED,
-        statistics: str = LOCAL,
+        local_norm: str = "all",
         labels: str = "both",
         generator_distance: str = "l2",
         local_steps: int | None = None,
     ) -> None:
         super().__init__(model, training)
         refuse_noise(self.aggregation, "strategy=fraug", "generators")
-        for key, value in (("generator_norm", generator_norm), ("statistics", statistics)):
-            if value not in (SHARED, LOCAL):
-                raise UserError(f"strategy.{key}={value} is not known: choose {SHARED} or {LOCAL}.")
+        if generator_norm not in (SHARED, LOCAL):
+            raise UserError(f"strategy.generator_norm={generator_norm} is not known: choose {SHARED} or {LOCAL}.")
+        if local_norm not in LOCAL_NORM:
+            raise UserError(f"strategy.local_norm={local_norm} is not known: choose all, statistics or none.")
         if latent is not None and latent < 1:
             raise UserError(f"strategy.latent={latent} is not possible: choose a whole number of at least 1, or null.")
         _, classifier = classifier_of(model, "strategy=fraug")
@@ -91,8 +100,7 @@ class FRAug(FedAvg):
                 "strategy=fraug trains the classifier on generated features, and it is frozen here: choose "
                 "head=linear, and leave train_only out."
             )
-        if statistics == LOCAL:
-            self.keep_on_clients(NormPolicy(statistics=LOCAL).local_entries(model))
+        self.keep_on_clients(LOCAL_NORM[local_norm].local_entries(model))
         features, classes = classifier.in_features, classifier.out_features
         with global_seed(self.seed, GENERATOR):
             generator = FeatureGenerator(features, latent_size(features, latent), classes).to(classifier.weight.dtype)
