@@ -2,8 +2,8 @@
 
 ``DIR`` is a checkout of the authors' repository (816e8bec). For each setting three clients of theirs and of ours train
 for three rounds on the same batches with the same noise, in float64, from the same start. ``differences.csv`` beside
-this file gets the largest difference of any number, by setting, round and what it belongs to, relative to the largest of
-those numbers where that is above 1.
+this file gets the largest difference of any number, by setting, round and what it belongs to, relative to the largest
+of those numbers where that is above 1.
 """
 
 import argparse
