@@ -12,6 +12,7 @@ from clients.fedprox import FedProx
 from clients.fedrep import FedRep
 from clients.fedrod import FedRoD
 from clients.fedsam import FedSAM
+from clients.fraug import FRAug
 from clients.local_sgd import LocalSGD
 from clients.masked_sgd import MaskedSGD
 from clients.moon import MOON
@@ -23,6 +24,7 @@ __all__ = [
     "CReFF",
     "ClippedSGD",
     "Ditto",
+    "FRAug",
     "FedDST",
     "FedDyn",
     "FedLoGe",

@@ -53,7 +53,7 @@ class LocalSGD:
 
     def fit(self, model: nn.Module, context: TrainingContext, epochs: int) -> dict[str, float]:
         """Make ``epochs`` passes with a new optimizer for the parameters that require gradients; return the metrics."""
-        optimizer = make_optimizer(model.parameters(), self.training, context.round)
+        optimizer = self.optimizer(model, context)
         data, device = context.data, context.data.labels.device
         # Sums stay on the device, so that there is no synchronization with a GPU in every batch.
         loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
@@ -73,6 +73,10 @@ class LocalSGD:
                 correct += (logits.detach().argmax(1) == labels).sum()
                 seen += len(labels)
         return {"num-examples": len(data), "loss": loss_sum.item() / seen, "accuracy": correct.item() / seen}
+
+    def optimizer(self, model: nn.Module, context: TrainingContext) -> torch.optim.Optimizer:
+        """Return the optimizer of the passes, a new one."""
+        return make_optimizer(model.parameters(), self.training, context.round)
 
     def batches(self, examples: int, generator: torch.Generator) -> list[torch.Tensor]:
         """Return the indices of one pass in random order, divided into batches by ``training_batches``."""

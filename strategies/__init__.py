@@ -26,6 +26,7 @@ from .fedtiny import FedTiny
 from .fedwon import FedWon
 from .fedyogi import FedYogi
 from .flower import FlowerStrategy
+from .fraug import FRAug
 from .local import Local
 from .moon import MOON
 from .pruned import Pruned
@@ -36,6 +37,7 @@ __all__ = [
     "MOON",
     "CReFF",
     "Ditto",
+    "FRAug",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",

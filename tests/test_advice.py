@@ -63,6 +63,10 @@ REFUSED = [
     "norm=gn norm.groups=7",
     "strategy=scaffold momentum=0.5",
     "strategy=fednova optimizer=adam",
+    "strategy=fraug head=etf",
+    "strategy=fraug train_only=norm",
+    "strategy=fraug norm.policy=silobn",
+    "strategy=fraug privacy=server_fixed_clipping privacy.noise_multiplier=1 strategy.weighting=uniform",
     "strategy=fednova privacy=server_fixed_clipping privacy.noise_multiplier=1 strategy.weighting=uniform norm=gn",
 ]
 ELSEWHERE = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fedsim.client.optimizers import OPTIMIZERS
 from fedsim.cost.account import ModelCost, Shares
 from fedsim.cost.device_classes import device_classes
+from fedsim.cost.sizes import VALUE_BYTES
 
 if TYPE_CHECKING:  # strategies import this file, also in other apps: see fedsim/strategies.py
     from datasets.federation import Federation
@@ -25,6 +26,10 @@ class Passes:
     """The layers that are trained; ``None`` for all that are not frozen."""
     through: Collection[str] | None = None
     """The layers whose inputs get gradients, which go on to other layers; ``None`` for all."""
+    steps: int | None = None
+    """Number of batches instead of passes; ``None`` for passes."""
+    other_flops: int = 0
+    """FLOPs for each image outside of the network, such as those of another network."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Workload:
     """Linear layers that are trained on the network's features in all parts, and are not in its own forward pass."""
     extra_vectors: int = 0
     """Further numbers in memory for each trained number, such as a copy of the received model."""
+    other_numbers: int = 0
+    """Numbers in memory outside of the network, such as another network's weights, gradients and momentum."""
     top_k: int = 0
     """The number of (index, value) pairs that a device collects from the full gradients; 0 if it holds all of them."""
     extra_steps: int = 0
@@ -104,19 +111,27 @@ class CostTracker:
         """Return ``device_gflops`` of the round, ``device_memory_mb`` of a training step, and the method's columns."""
         cost, images = self.cost, self.images[client]
         batch = min(self.batch_size, images)
-        epochs = [self.local_epochs if part.epochs is None else part.epochs for part in workload.passes]
+        used = [self._images_used(part, images, batch) for part in workload.passes]
         extra = workload.extra_steps * batch
-        seen = images * sum(epochs) + extra
+        seen = sum(used) + extra
         steps = workload.full_gradient_steps
         full = seen if steps is None else min(seen, steps * batch)
         flops = cost.training_flops(extra, workload.shares) + cost.beside_flops(seen - extra, workload.beside)
-        for part, times in zip(workload.passes, epochs, strict=True):
-            flops += cost.training_flops(images * times, workload.shares, trained=part.trained, through=part.through)
+        for part, count in zip(workload.passes, used, strict=True):
+            flops += cost.training_flops(count, workload.shares, trained=part.trained, through=part.through)
+            flops += count * part.other_flops
         flops += cost.full_gradient_flops(full, workload.shares, workload.full_gradient_layers)
         flops += sum(self._query_flops(query, images) for query in workload.queries)
         memory = max(self._memory(batch, workload, part) for part in workload.passes)
         memory = max([memory, *(self._query_memory(query, images, batch) for query in workload.queries)])
+        memory += VALUE_BYTES * workload.other_numbers
         return {"device_gflops": flops / 1e9, "device_memory_mb": memory / MB, **workload.columns}
+
+    def _images_used(self, part: Passes, images: int, batch: int) -> int:
+        """Return the number of images in this part of the training, each counted as often as it is used."""
+        if part.steps is not None:
+            return part.steps * batch
+        return images * (self.local_epochs if part.epochs is None else part.epochs)
 
     def _query_flops(self, query: QueryPasses, images: int) -> int:
         asked = _asked(query, images)

@@ -50,3 +50,15 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         np.random.set_state(of_numpy)
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Put all modules in evaluation mode inside the block, and restore the mode of each after it."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -38,6 +38,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "fedloge": ("head.steps=5",),
     "fedrep": ("strategy.head_epochs=1",),
     "fedtiny": ("strategy.candidates=2", "strategy.blocks=3", "strategy.interval=1", "strategy.stop_round=4"),
+    "fraug": ("strategy.latent=8", "strategy.generator_norm=local", "momentum=0.5"),
     "pruned": ("strategy.criterion=snip",),
     # In the third round weights are replaced by what clients have added up since the first, also over a stop.
     "prunefl": ("strategy.interval=3", "strategy.stop_round=4"),
@@ -49,7 +50,10 @@ CACHED_RECORDS: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("feddst", "fedtiny", "pruned", "prunefl"), MASKS),
 }
 """What a method sends once."""
-ROUND_RECORDS: Mapping[str, frozenset[str]] = {"scaffold": frozenset({"control"})}
+ROUND_RECORDS: Mapping[str, frozenset[str]] = {
+    "fraug": frozenset({"generator"}),
+    "scaffold": frozenset({"control"}),
+}
 """What it sends beside the model, for one round."""
 QUERY_RECORDS: Mapping[str, frozenset[str]] = {"bn_statistics": frozenset({"masks"})}
 """What a query brings beside the arrays."""
@@ -60,6 +64,7 @@ QUERIES: Mapping[str, frozenset[str]] = {
 REPLY_RECORDS: Mapping[str, frozenset[str]] = {
     "feddst": frozenset({"masks"}),
     "fedtiny": frozenset({"gradients"}),
+    "fraug": frozenset({"generator"}),
     "prunefl": frozenset({"squares"}),
     "scaffold": frozenset({"control"}),
 }
@@ -243,14 +248,14 @@ def test_no_personal_entry_travels(straight: Straight) -> None:
     for message, _ in [*straight.grid.of(TRAIN), *straight.grid.of(EVALUATE)]:
         assert set(arrays_of(message)) == travelling
     assert not entries_in(straight.grid) & strategy.personal
-    expected = {"fedbn", "fedper", "fedrep", "fedloge", "local"}
+    expected = {"fedbn", "fedper", "fedrep", "fedloge", "fraug", "local"}
     assert bool(strategy.personal) == (straight.method in expected)
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("fedbn", "fedwon", "local")])
+@pytest.mark.parametrize("method", [each for each in METHODS if each not in ("fedbn", "fedwon", "fraug", "local")])
 @pytest.mark.parametrize("policy", ["fedbn", "silobn"])
 def test_nothing_that_a_policy_keeps_on_the_clients_travels(method: str, policy: str, tmp_path: Path) -> None:
-    """Those three have no statistics, or nothing to share."""
+    """Those four have no statistics, nothing to share, or an option of their own."""
     prepared = prepare(settings_of(method, f"norm.policy={policy}", "rounds=1"))
     grid = Watched(prepared)
     run(prepared, tmp_path, Reporter(), grid)

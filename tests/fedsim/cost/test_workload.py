@@ -8,7 +8,7 @@ from torch import nn
 
 from datasets.federation import Federation
 from fedsim.config.settings import Settings
-from fedsim.cost import CostTracker, QueryPasses, Workload, model_cost
+from fedsim.cost import CostTracker, Passes, QueryPasses, Workload, model_cost
 
 MODEL = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False))
 """12 weights, one position: a forward pass of an image is 24 FLOPs."""
@@ -47,6 +47,17 @@ def test_shares_steps_with_all_gradients_and_queries_change_it(tracker: CostTrac
     queries = [QueryPasses(0.5, shares, passes=2) for shares in (half, {"1": 1.0})]
     chosen = most(tracker, Workload(half, queries=queries))
     assert chosen["device_gflops"] == pytest.approx((6 * 3 * 12 + 2 * 2 * (12 + 24)) / 1e9)  # 2 of 3 images, twice
+
+
+def test_parts_may_be_batches_and_have_work_and_numbers_outside_of_the_network(tracker: CostTracker) -> None:
+    steps = most(tracker, Workload(passes=(Passes(steps=5),)))
+    assert steps["device_gflops"] == pytest.approx(5 * 2 * 3 * 24 / 1e9)  # of a batch of two
+    again = most(tracker, Workload(passes=(Passes(), Passes(steps=5, trained=(), through=()))))
+    assert again["device_gflops"] == pytest.approx((6 * 3 * 24 + 10 * 24) / 1e9)  # a forward pass
+    other = most(tracker, Workload(passes=(Passes(other_flops=7),), other_numbers=100))
+    assert other["device_gflops"] == pytest.approx(6 * (3 * 24 + 7) / 1e9)
+    more = other["device_memory_mb"] - most(tracker, Workload())["device_memory_mb"]
+    assert more == pytest.approx(4 * 100 / 1e6)
 
 
 def test_of_several_workloads_the_largest_numbers_count(tracker: CostTracker) -> None:

@@ -1,9 +1,11 @@
 """The digits network of FedBN, counted and computed by hand."""
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fedsim.core.errors import UserError
 from fedsim.models import CNN6
 from fedsim.norms import remove_norm, use_scaled_ws
 
@@ -42,3 +44,21 @@ def test_the_logits_are_those_of_the_layers_written_out() -> None:
     with torch.no_grad():
         torch.testing.assert_close(model(images), F.linear(values, state["head.weight"], state["head.bias"]))
         assert model(images).shape == (2, 7)
+
+
+def test_windows_of_the_pooling_may_overlap() -> None:
+    """As in M3SDA's network: sizes are halved, rounded up, whatever they are."""
+    torch.manual_seed(0)
+    model = CNN6(num_classes=7, image_shape=(3, 32, 32), pool=3).eval()
+    assert model.features[12].in_features == 8192
+    images = torch.randn(2, 3, 32, 32)
+    first = model.features[:3](images)
+    expected = F.max_pool2d(F.pad(first, (1, 1, 1, 1)), 3, 2)[..., :16, :16]  # what is behind a ReLU is not below 0
+    torch.testing.assert_close(model.features[:4](images), expected)
+    for size in (28, 29, 30, 31):
+        assert CNN6(image_shape=(1, size, size), pool=3)(torch.randn(2, 1, size, size)).shape == (2, 10)
+
+
+def test_another_pooling_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^model\.pool=4 is not possible: choose 2 or 3\.$"):
+        CNN6(pool=4)

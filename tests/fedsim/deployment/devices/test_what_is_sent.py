@@ -35,6 +35,7 @@ METHODS = {
     "fedtiny": ("strategy.candidates=2", "strategy.interval=1"),
     "fedwon": (),
     "fedyogi": (),
+    "fraug": ("strategy.latent=8",),
     "flower/FedTrimmedAvg": (),
     "local": (),
     "moon": (),
