@@ -2,6 +2,7 @@
 
 from clients.clipped_sgd import ClippedSGD
 from clients.ditto import Ditto
+from clients.fbn import FBN
 from clients.feddst import FedDST
 from clients.feddyn import FedDyn
 from clients.fedloge import FedLoGe
@@ -9,6 +10,7 @@ from clients.fednova import FedNova
 from clients.fedprox import FedProx
 from clients.fedrep import FedRep
 from clients.fedsam import FedSAM
+from clients.hbn import HBN
 from clients.local_sgd import LocalSGD
 from clients.masked_sgd import MaskedSGD
 from clients.moon import MOON
@@ -16,6 +18,8 @@ from clients.prunefl import PruneFL
 from clients.scaffold import Scaffold
 
 __all__ = [
+    "FBN",
+    "HBN",
     "MOON",
     "ClippedSGD",
     "Ditto",

@@ -6,6 +6,7 @@ names.
 """
 
 from .ditto import Ditto
+from .fbn import FBN
 from .fedadagrad import FedAdagrad
 from .fedadam import FedAdam
 from .fedavg import FedAvg
@@ -23,6 +24,7 @@ from .fedtiny import FedTiny
 from .fedwon import FedWon
 from .fedyogi import FedYogi
 from .flower import FlowerStrategy
+from .hbn import HBN
 from .local import Local
 from .moon import MOON
 from .pruned import Pruned
@@ -30,6 +32,8 @@ from .prunefl import PruneFL
 from .scaffold import Scaffold
 
 __all__ = [
+    "FBN",
+    "HBN",
     "MOON",
     "Ditto",
     "FedAdagrad",

@@ -62,6 +62,11 @@ REFUSED = [
     "lr_decay=0.1 lr_decay_rounds=30",
     "norm=gn norm.groups=7",
     "strategy=scaffold momentum=0.5",
+    "strategy=hbn norm=bn",
+    "strategy=hbn norm.statistics=local",
+    "norm=hbn",
+    "strategy=fbn norm=gn",
+    "strategy=fbn norm.policy=silobn",
     "strategy=fednova optimizer=adam",
     "strategy=fednova privacy=server_fixed_clipping privacy.noise_multiplier=1 strategy.weighting=uniform norm=gn",
 ]

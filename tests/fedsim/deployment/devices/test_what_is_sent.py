@@ -19,6 +19,7 @@ from tests.conftest import ROOT
 
 METHODS = {
     "ditto": (),
+    "fbn": (),
     "fedadagrad": (),
     "fedadam": (),
     "fedavg": ("mask_absent_classes=true", "compression=int8"),
@@ -36,6 +37,7 @@ METHODS = {
     "fedwon": (),
     "fedyogi": (),
     "flower/FedTrimmedAvg": (),
+    "hbn": (),
     "local": (),
     "moon": (),
     "pruned": ("strategy.criterion=snip",),
