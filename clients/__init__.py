@@ -3,6 +3,7 @@
 from clients.clipped_sgd import ClippedSGD
 from clients.creff import CReFF
 from clients.ditto import Ditto
+from clients.fbn import FBN
 from clients.feddst import FedDST
 from clients.feddyn import FedDyn
 from clients.fedloge import FedLoGe
@@ -13,6 +14,7 @@ from clients.fedrep import FedRep
 from clients.fedrod import FedRoD
 from clients.fedsam import FedSAM
 from clients.fraug import FRAug
+from clients.hbn import HBN
 from clients.local_sgd import LocalSGD
 from clients.masked_sgd import MaskedSGD
 from clients.moon import MOON
@@ -20,6 +22,8 @@ from clients.prunefl import PruneFL
 from clients.scaffold import Scaffold
 
 __all__ = [
+    "FBN",
+    "HBN",
     "MOON",
     "CReFF",
     "ClippedSGD",

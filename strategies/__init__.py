@@ -7,6 +7,7 @@ names.
 
 from .creff import CReFF
 from .ditto import Ditto
+from .fbn import FBN
 from .fedadagrad import FedAdagrad
 from .fedadam import FedAdam
 from .fedavg import FedAvg
@@ -27,6 +28,7 @@ from .fedwon import FedWon
 from .fedyogi import FedYogi
 from .flower import FlowerStrategy
 from .fraug import FRAug
+from .hbn import HBN
 from .local import Local
 from .moon import MOON
 from .pruned import Pruned
@@ -34,6 +36,8 @@ from .prunefl import PruneFL
 from .scaffold import Scaffold
 
 __all__ = [
+    "FBN",
+    "HBN",
     "MOON",
     "CReFF",
     "Ditto",

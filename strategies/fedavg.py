@@ -64,13 +64,15 @@ class FedAvg(Strategy):
     reply_records: Mapping[str, RecordCheck] = MappingProxyType({})
     """The records that replies to training may have beside ``arrays`` and ``metrics``, each with its check."""
     queries: Mapping[str, RecordCheck] = MappingProxyType({})
-    """The queries that the method sends to clients before training, each with the check of the reply's arrays."""
+    """The queries that the method sends to clients beside training, each with the check of the reply's arrays."""
     training_load: Workload = Workload()
     """The cost of a round of training on a device, in what it adds to plain training."""
     sends_one_model: bool = True
     """Whether all clients are sent the same model."""
     own_models: bool = False
     """Whether clients are evaluated with more of their own than the entries that are personal."""
+    gathers_statistics: bool = False
+    """Whether the strategy gathers the running statistics of layers that do not gather them in training."""
     queried_share: float = 0.0
     """The share of a client's training images that the queries before training use."""
 

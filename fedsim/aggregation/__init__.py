@@ -7,6 +7,7 @@ always averaged.
 from fedsim.aggregation.aggregation import Aggregate, Aggregation, aggregation_of
 from fedsim.aggregation.averaging import RunningAverage
 from fedsim.aggregation.mean import Mean
+from fedsim.aggregation.pooled_moments import PooledMoments
 from fedsim.aggregation.robust import Krum, Median, MultiKrum, TrimmedMean
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Mean",
     "Median",
     "MultiKrum",
+    "PooledMoments",
     "RunningAverage",
     "TrimmedMean",
     "aggregation_of",

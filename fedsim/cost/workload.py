@@ -34,7 +34,7 @@ class Passes:
 
 @dataclass(frozen=True)
 class QueryPasses:
-    """The work of a query before training, on a share of a client's training images."""
+    """The work of a query before or after training, on a share of a client's training images."""
 
     share: float
     shares: Shares = field(default_factory=dict)
@@ -43,6 +43,8 @@ class QueryPasses:
     """Number of forward passes over those images."""
     gradients: bool = False
     """Whether gradients of all weights are computed and added up, instead of forward passes only."""
+    most: int | None = None
+    """The largest number of images; ``None`` for no limit."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Workload:
     extra_steps: int = 0
     """The number of batches beside training."""
     queries: Sequence[QueryPasses] = ()
-    """The queries of the method before training."""
+    """The queries of the method before and after training."""
     columns: Mapping[str, float] = field(default_factory=dict)
     """Further numbers of the device's network, as columns of ``rounds.csv``."""
 
@@ -165,7 +167,8 @@ class CostTracker:
 
 
 def _asked(query: QueryPasses, images: int) -> int:
-    return max(1, round(query.share * images))
+    asked = max(1, round(query.share * images))
+    return asked if query.most is None else min(asked, query.most)
 
 
 def _largest(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -33,11 +33,13 @@ class ServerStrategy(Protocol):
     reply_records: Mapping[str, RecordCheck]
     """The records that replies to training may have beside ``arrays`` and ``metrics``, each with its check."""
     queries: Mapping[str, RecordCheck]
-    """The queries that the method sends to clients before training, each with the check of the reply's arrays."""
+    """The queries that the method sends to clients beside training, each with the check of the reply's arrays."""
     sends_one_model: bool
     """Whether all clients are sent the same model; false if small devices train a submodel."""
     own_models: bool
     """Whether clients are evaluated with more of their own than the entries that are personal."""
+    gathers_statistics: bool
+    """Whether the strategy gathers the running statistics of layers that do not gather them in training."""
     queried_share: float
     """The share of a client's training images that the queries before training use; 0 for none."""
 

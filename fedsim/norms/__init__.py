@@ -11,6 +11,7 @@ from fedsim.norms.evonorm import use_evonorm_b0, use_evonorm_s0
 from fedsim.norms.factory import norm_names, use_norm
 from fedsim.norms.frn import use_frn
 from fedsim.norms.group import use_group_norm
+from fedsim.norms.hybrid import HybridBatchNorm, hybrid_layers, mixtures_seen, use_hybrid_batch_norm
 from fedsim.norms.ibn import InstanceBatchNorm2d, use_ibn_a, use_ibn_b
 from fedsim.norms.instance import use_instance_norm
 from fedsim.norms.layer import use_layer_norm
@@ -32,6 +33,7 @@ __all__ = [
     "ChannelRMSNorm",
     "EstimatedBatchNorm",
     "GroupScaling",
+    "HybridBatchNorm",
     "InstanceBatchNorm2d",
     "NormPolicy",
     "PowerNorm",
@@ -42,7 +44,9 @@ __all__ = [
     "WSConv2d",
     "WSConvolution",
     "check_pixels",
+    "hybrid_layers",
     "keep_batch_norm",
+    "mixtures_seen",
     "norm_names",
     "refuse_batch_of_one",
     "remove_norm",
@@ -52,6 +56,7 @@ __all__ = [
     "use_evonorm_s0",
     "use_frn",
     "use_group_norm",
+    "use_hybrid_batch_norm",
     "use_ibn_a",
     "use_ibn_b",
     "use_instance_norm",

@@ -21,6 +21,7 @@ from fedsim.norms.crms import CRMSNorm, use_crms_norm
 from fedsim.norms.evonorm import use_evonorm_b0, use_evonorm_s0
 from fedsim.norms.frn import use_frn
 from fedsim.norms.group import use_group_norm
+from fedsim.norms.hybrid import HybridBatchNorm, use_hybrid_batch_norm
 from fedsim.norms.ibn import use_ibn_a, use_ibn_b
 from fedsim.norms.instance import use_instance_norm
 from fedsim.norms.layer import use_layer_norm
@@ -52,6 +53,8 @@ class NormLayer:
     """Whether it always has running statistics, to which ``norm.policy`` applies."""
     of_a_batch: OfABatch | None = None
     """Computes the statistics of a batch for the running statistics used at evaluation; BatchNorm needs none."""
+    gathered: bool = False
+    """Whether its running statistics are gathered by the strategy, and not by the layer in training."""
     needs_batch: bool = False
     """Whether it cannot train on a single image: after a linear layer the deviation over the batch would be zero."""
     over: Over | None = None
@@ -73,6 +76,7 @@ class Norm:
 BATCH_NORM = NormLayer(_BatchNorm, has_statistics=True, needs_batch=True)
 ESTIMATED = NormLayer(EstimatedBatchNorm, has_statistics=True, of_a_batch=moments)
 EVONORM_B0 = NormLayer(EvoNorm2dB0, has_statistics=True, of_a_batch=variance, needs_batch=True)
+HYBRID = NormLayer(HybridBatchNorm, has_statistics=True, of_a_batch=moments, gathered=True)
 INSTANCE_NORM = NormLayer(_InstanceNorm, of_a_batch=instance_moments, over=Over.CHANNEL)
 """It has running statistics only with ``track_running_stats``, which no norm of the table sets."""
 GROUP_NORM = NormLayer(nn.GroupNorm, over=Over.GROUP)
@@ -87,6 +91,7 @@ TABLE = (
     Norm("evonorm_s0", use_evonorm_s0, (NormLayer(EvoNorm2dS0, over=Over.GROUP),), grouped=True),
     Norm("frn", use_frn, (NormLayer(FilterResponseNormTlu2d, over=Over.CHANNEL),)),
     Norm("gn", use_group_norm, (GROUP_NORM,), grouped=True),
+    Norm("hbn", use_hybrid_batch_norm, (HYBRID,)),
     Norm("ibn_a", use_ibn_a, (BATCH_NORM, INSTANCE_NORM)),
     Norm("ibn_b", use_ibn_b, (BATCH_NORM, INSTANCE_NORM)),
     Norm("in", use_instance_norm, (INSTANCE_NORM,)),
@@ -114,3 +119,5 @@ STATISTICS_LAYERS = _types(layer for layer in LAYERS if layer.has_statistics)
 """The types of all layers that always have running statistics."""
 BATCH_LAYERS = _types(layer for layer in LAYERS if layer.needs_batch)
 """The types of all layers that cannot train on a single image."""
+GATHERED_LAYERS = _types(layer for layer in LAYERS if layer.gathered)
+"""The types of all layers whose running statistics the strategy gathers."""

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedsim.norms.moments import Statistics, moments
+
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -103,3 +105,29 @@ def forget_running_statistics(model: nn.Module) -> nn.Module:
             layer.register_buffer(name, getattr(layer, name), persistent=False)
         layer.register_buffer("num_batches_tracked", None)
     return model
+
+
+@contextmanager
+def averages_of_batches(model: nn.Module) -> Iterator[None]:
+    """Set running statistics, at the end of the block, to averages over the batches that passed inside it.
+
+    Each batch contributes its mean and biased variance with the same weight. A layer that no batch has passed keeps its
+    statistics.
+    """
+    sums: dict[nn.Module, Statistics] = {layer: {} for layer in batch_norms(model) if layer.track_running_stats}
+    counts = dict.fromkeys(sums, 0)
+
+    def add(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        for name, value in moments(args[0].detach()).items():
+            sums[layer][name] = sums[layer].get(name, 0) + value.double()
+        counts[layer] += 1
+
+    hooks = [layer.register_forward_pre_hook(add) for layer in sums]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for layer, totals in sums.items():
+        for name, total in totals.items():
+            layer.get_buffer(name).copy_(total / counts[layer])

@@ -98,9 +98,10 @@ class FederatedLoop:
     def _train_cohort(self, current: Round, previous: Round | None) -> None:
         number, counting = current.number, CountingGrid(self.grid)
         grid = self._checked(counting)
-        queried = FaultGrid(grid)  # for queries of a method before training
+        queried = FaultGrid(grid)  # for queries of a method beside training
         messages = list(self.strategy.configure_train(number, self.arrays, ConfigRecord(), queried))
         current.faults += queried.faults
+        asked_before = len(queried.faults)
         folded = FoldedEvaluation(previous, self.evaluator, messages, self.grid, self.arrays)
         clients = [message.metadata.dst_node_id for message in messages]
         costs = self.costs.metrics(self.strategy.workload, clients)  # aggregation may change the costs
@@ -125,6 +126,7 @@ class FederatedLoop:
 
         successful = current.successful(observed(), len(messages), TRAINING)
         arrays, metrics = self.strategy.aggregate_train(number, successful)
+        current.faults += queried.faults[asked_before:]
         if arrays is not None:
             self.arrays = arrays
         folded.read_others(replies)

@@ -25,6 +25,7 @@ from fedsim.models import build_model
 from fedsim.models.layer_map import as_written, replaced_layers
 from fedsim.norms import refuse_batch_of_one
 from fedsim.norms.factory import grouping
+from fedsim.norms.gathered import refuse_ungathered
 from fedsim.norms.policy import NormPolicy
 from fedsim.server.smallest_batches import try_smallest_batches
 from fedsim.tta import adaptation_of
@@ -102,6 +103,8 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
     costs = CostTracker(model_cost(model, federation.source.image_shape), federation, settings)
     strategy, sizes = _strategy_within_budget(method, settings, model, federation, costs)
     refuse_unmade(model, settings.head["name"], settings.strategy["name"])
+    if not strategy.gathers_statistics:
+        refuse_ungathered(model, settings.norm["name"], settings.strategy["name"])
     policy.refuse_contradiction(model, strategy.personal, settings.strategy["name"])
     strategy.keep_on_clients(policy.local_entries(model))
     refuse_noise_on_statistics(settings.privacy, model, strategy.personal)

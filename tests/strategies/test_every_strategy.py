@@ -59,18 +59,21 @@ QUERY_RECORDS: Mapping[str, frozenset[str]] = {"bn_statistics": frozenset({"mask
 """What a query brings beside the arrays."""
 QUERIES: Mapping[str, frozenset[str]] = {
     "fedtiny": frozenset({"bn_statistics", "candidate_loss"}),
+    "hbn": frozenset({"statistics"}),
     "pruned": frozenset({"gradients"}),
 }
 REPLY_RECORDS: Mapping[str, frozenset[str]] = {
     "feddst": frozenset({"masks"}),
     "fedtiny": frozenset({"gradients"}),
     "fraug": frozenset({"generator"}),
+    "hbn": frozenset({"statistics"}),
     "prunefl": frozenset({"squares"}),
     "scaffold": frozenset({"control"}),
 }
 """What replies have beside the model, in some of the rounds."""
 REPLY_METRICS: Mapping[str, frozenset[str]] = {"fednova": frozenset({"normalizer"})}
 """What their metrics have beside those of every method."""
+WITHOUT_POLICY = ("fbn", "fedbn", "fedwon", "hbn", "local")
 NOTHING: frozenset[str] = frozenset()
 
 
@@ -256,6 +259,10 @@ def test_no_personal_entry_travels(straight: Straight) -> None:
 @pytest.mark.parametrize("policy", ["fedbn", "silobn"])
 def test_nothing_that_a_policy_keeps_on_the_clients_travels(method: str, policy: str, tmp_path: Path) -> None:
     """Those four have no statistics, nothing to share, or an option of their own."""
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in WITHOUT_POLICY])
+@pytest.mark.parametrize("policy", ["fedbn", "silobn"])
+def test_nothing_that_a_policy_keeps_on_the_clients_travels(method: str, policy: str, tmp_path: Path) -> None:
+    """The others have no statistics, nothing to share, or refuse to leave statistics to clients."""
     prepared = prepare(settings_of(method, f"norm.policy={policy}", "rounds=1"))
     grid = Watched(prepared)
     run(prepared, tmp_path, Reporter(), grid)

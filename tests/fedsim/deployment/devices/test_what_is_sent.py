@@ -19,6 +19,7 @@ from tests.conftest import ROOT
 
 METHODS = {
     "ditto": (),
+    "fbn": (),
     "fedadagrad": (),
     "fedadam": (),
     "fedavg": ("mask_absent_classes=true", "compression=int8"),
@@ -37,6 +38,7 @@ METHODS = {
     "fedyogi": (),
     "fraug": ("strategy.latent=8",),
     "flower/FedTrimmedAvg": (),
+    "hbn": (),
     "local": (),
     "moon": (),
     "pruned": ("strategy.criterion=snip",),
