@@ -9,13 +9,11 @@ from typing import ClassVar
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from safetensors.torch import load_file
 from torch import nn
 
 from fedsim.aggregation import Mean, RunningAverage
 from fedsim.aggregation.privacy import refuse_noise
 from fedsim.core.errors import UserError
-from fedsim.core.files import reading
 from fedsim.core.seeding import torch_generator
 from fedsim.cost import QueryPasses, Workload
 from fedsim.messages.arrays import to_record, to_tensors
@@ -34,6 +32,7 @@ from fedsim.methods.sparse.export import save_pruned
 from fedsim.methods.sparse.masks import Masks, apply, densities, entry, pack, prunable_layers, unpack
 from fedsim.methods.sparse.records import LAYER_GRADIENTS, LAYERS, SHARE, check_gradients
 from fedsim.methods.training import ServerTraining
+from fedsim.models.pretrained import Pretrained
 from fedsim.norms import ScaledWSConv2d, WSConv2d
 
 from .fedavg import FedAvg, Tensors
@@ -109,7 +108,7 @@ class Pruned(FedAvg):
         self.shapes = {name: parameters[entry(name)].shape for name in layers}
         self.counts: Counts = DISTRIBUTIONS[distribution](self.shapes, density)
         if pretrained is not None:
-            load_pretrained(model, pretrained)
+            Pretrained.read("strategy.pretrained", pretrained).load(model)
         if criterion == "synflow":
             if training.image_shape is None:
                 raise ValueError("strategy.criterion=synflow needs ServerTraining.image_shape")
@@ -249,17 +248,3 @@ class Pruned(FedAvg):
         super().load_state(state)
         self.submodels.load_state(state)
         self.masks = self.submodels.whole.masks
-
-
-def load_pretrained(model: nn.Module, path: str) -> None:
-    """Load the weights of another run into ``model``, in place.
-
-    Raises:
-        UserError: If the file cannot be read or holds another network.
-    """
-    with reading(f"strategy.pretrained={path}", "choose a run's model.safetensors"):
-        tensors = load_file(Path(path))
-    expected = model.state_dict()
-    if tensors.keys() != expected.keys() or any(tensors[name].shape != expected[name].shape for name in expected):
-        raise UserError(f"strategy.pretrained={path} holds another network than this run's: choose the same model.")
-    model.load_state_dict(tensors)

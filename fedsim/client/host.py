@@ -52,6 +52,7 @@ from fedsim.models import build_model
 from fedsim.models.layer_map import as_written, norm_sites
 from fedsim.models.loading import StateLoader
 from fedsim.norms.policy import NormPolicy
+from fedsim.norms.tokens import channels_last
 from fedsim.tta import adaptation_of
 
 Tensors = Mapping[str, torch.Tensor]
@@ -97,9 +98,11 @@ class ClientHost:
         self.frozen = frozen_entries(self.model)
         self.diagnostics_images = settings.diagnostics_images
         self.layers: dict[str, nn.Module] = {}
+        self.channels_last: frozenset[str] = frozenset()
         if settings.diagnostics:
             written = as_written(settings.model, federation.num_classes, federation.source.image_shape)
             self.layers = norm_sites(written, self.model)
+            self.channels_last = frozenset(channels_last(written))
         self.trainer = Method.of(settings.strategy).make_trainer(settings)
         self.compression, self.exact = settings.compression, buffers_of(self.model)
         self.masks_absent = settings.mask_absent_classes
@@ -254,6 +257,7 @@ class ClientHost:
                 self.federation.num_classes,
                 # As in the training that starts from this model, which is the next round's.
                 as_in_training=len(labels) > 1 and not self.policy.frozen(round + 1),
+                channels_last=self.channels_last,
             )
         return self._reply(message, {}, to_record({name: tensor.cpu() for name, tensor in statistics.items()}))
 

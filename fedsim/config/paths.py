@@ -10,6 +10,7 @@ PATHS = ("data_dir", "out_dir", "resume")
 OPTIONS = {
     "dataset": ("npz", "parquet"),
     "engine": ("root_certificates",),
+    "model": ("pretrained",),
     "strategy": ("pretrained",),
 }
 HYDRAS = ("hydra.run.dir", "hydra.sweep.dir")

@@ -1,6 +1,6 @@
 """The client side of a diagnosis: one or two forward passes, and statistics of them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
@@ -26,6 +26,7 @@ def activation_statistics(
     num_classes: int,
     *,
     as_in_training: bool,
+    channels_last: Collection[str] = (),
 ) -> Tensors:
     """Return mean and biased variance of every channel over these images, before and after each site, and feature sums.
 
@@ -41,9 +42,10 @@ def activation_statistics(
         num_classes: Number of classes.
         as_in_training: Whether layers with running statistics normalize by the batch in training; this changes their
             buffers.
+        channels_last: The sites of tokens (N, L, C), whose statistics are over the images and their tokens.
     """
     model.eval()
-    with _observed(sites, (BEFORE, AFTER)) as statistics, _features_of(model) as seen:
+    with _observed(sites, (BEFORE, AFTER), channels_last) as statistics, _features_of(model) as seen:
         model(images)
     one_hot = nn.functional.one_hot(labels, num_classes).to(seen[0].dtype)
     statistics |= {SUMS: one_hot.T @ seen[0], COUNTS: one_hot.sum(0), NUM_IMAGES: torch.tensor(float(len(labels)))}
@@ -51,7 +53,7 @@ def activation_statistics(
     if layers and as_in_training:
         for layer in layers:
             layer.train()
-        with _observed(sites, (TRAINING,)) as training:
+        with _observed(sites, (TRAINING,), channels_last) as training:
             model(images)
         return statistics | {name: tensor for name, tensor in training.items() if not name.endswith("dead")}
     # No layer behaves differently in training.
@@ -67,14 +69,19 @@ def _features_of(model: nn.Module) -> AbstractContextManager[list[torch.Tensor]]
 
 
 @contextmanager
-def _observed(sites: Mapping[str, nn.Module], places: tuple[str, ...]) -> Iterator[Tensors]:
+def _observed(
+    sites: Mapping[str, nn.Module], places: tuple[str, ...], channels_last: Collection[str]
+) -> Iterator[Tensors]:
     """Yield a dictionary that receives the statistics of forward passes in the block, of the last one if several."""
     statistics: Tensors = {}
 
     def hook(site: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
         def observe(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            input = inputs[0]
+            if site in channels_last:
+                input, output = input.movedim(-1, 1), output.movedim(-1, 1)
             for place in places:
-                tensor = inputs[0] if place == BEFORE else output
+                tensor = input if place == BEFORE else output
                 mean, variance = _moments(tensor)
                 statistics[f"{site}/{place}/mean"], statistics[f"{site}/{place}/variance"] = mean, variance
             statistics[f"{site}/dead"] = (output.amax(all_but_channels(output)) <= 0).to(output.dtype)

@@ -8,6 +8,7 @@ from fedsim.config.binding import instantiate
 from fedsim.core.seeding import global_seed
 from fedsim.models.first_pass import ImageShape, first_pass
 from fedsim.models.freeze import train_only
+from fedsim.models.pretrained import Pretrained, network_options
 from fedsim.norms.pixels import check_pixels
 from fedsim.norms.policy import layer_options
 
@@ -19,26 +20,35 @@ def build_model(settings: "Settings", num_classes: int, image_shape: ImageShape 
     """Return the initial model: the same on the server and on every client, since both build it from the same seed.
 
     The network's function gets ``num_classes`` and ``image_shape`` if it has these parameters. Then ``norm=``,
-    ``attention=``, ``head=``, ``reparam=`` and ``train_only=`` are applied in this order.
+    ``attention=``, ``head=``, ``reparam=`` and ``train_only=`` are applied in this order. ``model.pretrained`` is
+    loaded before these, or, if it holds a network that was changed by them, such as another run's, after them.
 
     Raises:
-        UserError: If options are wrong or contradict each other, or the network does not accept the images.
+        UserError: If options are wrong or contradict each other, the network does not accept the images, or the
+            pretrained weights are another network's.
     """
 
     def build(shape: ImageShape) -> nn.Module:
-        network = instantiate("model", settings.model, offered={"num_classes": num_classes, "image_shape": shape})
+        offered = {"num_classes": num_classes, "image_shape": shape}
+        network = instantiate("model", network_options(settings.model), offered=offered)
         assert isinstance(network, nn.Module)
         return network
 
+    pretrained = Pretrained.of(settings.model)
     with global_seed(settings.seed, "model"):
         network = build(image_shape)
         first_pass(network, build, settings, num_classes, image_shape)
+        difference = None if pretrained is None else pretrained.difference(network)
+        if pretrained is not None and difference is None:
+            pretrained.load(network)
         network = instantiate("norm", layer_options(settings.norm), network)
         check_pixels(network, settings.norm["name"], image_shape)
         network = instantiate("attention", settings.attention, network)
         network = instantiate("head", settings.head, network)
         network = instantiate("reparam", settings.reparam, network, offered={"train_only": settings.train_only})
         if settings.train_only is not None:
-            network = train_only(network, settings.train_only)
-    assert isinstance(network, nn.Module)
+            network = train_only(network, settings.train_only, redraw=pretrained is None)
+        assert isinstance(network, nn.Module)
+        if pretrained is not None and difference is not None:
+            pretrained.load(network)
     return network

@@ -12,11 +12,12 @@ from fedsim.norms import NORM_LAYERS
 TRAINABLE = ("norm", "norm_and_head")
 
 
-def train_only(model: nn.Module, part: str) -> nn.Module:
+def train_only(model: nn.Module, part: str, *, redraw: bool = True) -> nn.Module:
     """Freeze every parameter but those of the norm layers, and with ``norm_and_head`` those of the classifier.
 
-    Scales are drawn from U(0, 1) and shifts set to zero, as in the paper; frozen weights keep their random values. A
-    parameter that was frozen before, such as the frame of ``head=etf``, stays frozen.
+    With ``redraw`` scales are drawn from U(0, 1) and shifts set to zero, as in the paper, whose frozen weights keep
+    their random values; pretrained ones are not redrawn. A parameter that was frozen before, such as the frame of
+    ``head=etf``, stays frozen.
 
     Raises:
         UserError: If the norm layers of the model have no parameters, or with ``norm_and_head`` it has no classifier.
@@ -29,7 +30,7 @@ def train_only(model: nn.Module, part: str) -> nn.Module:
             "choose another norm, or leave it out."
         )
     with torch.no_grad():
-        for name in sorted(chosen & parameters.keys()):
+        for name in sorted(chosen & parameters.keys()) if redraw else ():
             if name.endswith("weight"):
                 parameters[name].uniform_()
             elif name.endswith("bias"):

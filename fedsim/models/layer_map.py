@@ -8,27 +8,31 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsim.config.binding import instantiate
+from fedsim.models.pretrained import network_options
 
 WRAPPER = ".block."
 """A residual block that is wrapped in another module (``ScaledResidual``) has its layers one level deeper."""
+SITES = (_BatchNorm, nn.LayerNorm)
+"""The types of layers in whose places ``norm=`` puts others."""
 
 
 def as_written(model: Mapping[str, Any], num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """Return the network of ``model=`` as written, with BatchNorm, on the meta device: shapes without values."""
+    """Return the network of ``model=`` as written, with its own norm layers, on the meta device: no values."""
+    offered = {"num_classes": num_classes, "image_shape": image_shape}
     with torch.device("meta"):
-        network = instantiate("model", model, offered={"num_classes": num_classes, "image_shape": image_shape})
+        network = instantiate("model", network_options(model), offered=offered)
     assert isinstance(network, nn.Module)
     return network
 
 
 def norm_sites(written: nn.Module, model: nn.Module) -> dict[str, nn.Module]:
-    """Return, for each BatchNorm of the network as written, by its name there, the layer that replaces it.
+    """Return, for each BatchNorm and LayerNorm of the network as written, by its name there, the layer in its place.
 
     These places are the same for every ``norm=``, so that they can be compared; without normalization the layer is an
     identity.
     """
     layers = _by_written_name(model)
-    return {name: layers[name] for name, layer in written.named_modules() if isinstance(layer, _BatchNorm)}
+    return {name: layers[name] for name, layer in written.named_modules() if isinstance(layer, SITES)}
 
 
 def replaced_layers(written: nn.Module, model: nn.Module) -> list[tuple[str, str, str]]:

@@ -4,8 +4,10 @@ import torch
 from torch import nn
 
 from fedsim.norms.checks import check_positive
-from fedsim.norms.replace import channels_of, eps_of, keep_affine, replace_batch_norm
+from fedsim.norms.recentring import compressed_stream
+from fedsim.norms.replace import channels_of, eps_of, keep_affine
 from fedsim.norms.shapes import per_channel
+from fedsim.norms.tokens import replace_norms
 
 
 class CRMSNorm(nn.Module):
@@ -17,8 +19,9 @@ class CRMSNorm(nn.Module):
     mean square is their variance. On the (N, C) of a linear layer it is the paper's layer with a scale.
 
     In the paper the zero sums hold by construction: it removes the mean from every layer that writes into a
-    transformer's residual stream. A convolutional network has no such stream; since any C values can be completed by
-    another one, the layer uses its input unchanged. On (N, C, H, W) each pixel is completed, and the mean square is
+    transformer's residual stream, and then stores one value less of each token (``fedsim.norms.recentring``). A
+    convolutional network has no such stream; since any C values can be completed by another one, the layer uses its
+    input unchanged. On (N, C, H, W) each pixel is completed, and the mean square is
     over all C + 1 channels and all pixels of the image, as in ``ChannelRMSNorm``: this is ``norm=ln`` of the completed
     image.
     """
@@ -39,15 +42,20 @@ class CRMSNorm(nn.Module):
         return f"{len(self.weight)}, eps={self.eps}"
 
 
-def use_crms_norm(model: nn.Module, eps: float | None = None) -> nn.Module:
-    """Replace every BatchNorm of C channels by ``CRMSNorm(C)``, by default with the ``eps`` of the BatchNorm.
+def use_crms_norm(model: nn.Module, eps: float | None = None, recentre: bool = False) -> nn.Module:
+    """Replace every BatchNorm or LayerNorm of C channels by ``CRMSNorm(C)``, by default with the ``eps`` of the layer.
+
+    With ``recentre`` a transformer of width C becomes one of width C - 1 that computes the same
+    (``fedsim.norms.recentring``).
 
     Raises:
-        UserError: If the network has no BatchNorm, or ``eps`` is not above 0.
+        UserError: If the network has neither, ``eps`` is not above 0, or as ``compressed_stream``.
     """
     check_positive("eps", eps)
+    if recentre:
+        compressed_stream(model, "crms")
 
     def make(layer: nn.Module) -> nn.Module:
         return keep_affine(layer, CRMSNorm(channels_of(layer), eps_of(layer, eps)))
 
-    return replace_batch_norm(model, "crms", make)
+    return replace_norms(model, "crms", make)

@@ -6,7 +6,7 @@ among others 16, which is the default here.
 """
 
 from torch import nn
-from torch.nn.modules.batchnorm import BatchNorm1d
+from torch.nn import BatchNorm1d, LayerNorm
 
 from fedsim.core.errors import UserError
 from fedsim.norms.replace import channels_of
@@ -16,7 +16,7 @@ GROUP_OPTIONS = ("groups", "channels_per_group")
 
 
 def groups_in(layer: nn.Module, groups: int | None, channels_per_group: int | None) -> int:
-    """Return the number of groups for the channels of the BatchNorm ``layer``.
+    """Return the number of groups for the channels of the BatchNorm or LayerNorm ``layer``.
 
     It is ``groups``, or follows from groups of at least ``channels_per_group`` channels (default
     ``CHANNELS_PER_GROUP``): the size of a group is the next one that divides the number of channels; if there are fewer
@@ -46,6 +46,6 @@ def groups_in(layer: nn.Module, groups: int | None, channels_per_group: int | No
         )
     else:
         said, number, instead = f"norm.groups={groups}", groups, f"a smaller divisor of {channels}"
-    if isinstance(layer, BatchNorm1d) and number == channels:
+    if isinstance(layer, BatchNorm1d | LayerNorm) and number == channels:
         raise UserError(f"{said} leaves each group a single value in a linear layer of {channels}: choose {instead}.")
     return number

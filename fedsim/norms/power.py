@@ -1,4 +1,4 @@
-"""``norm=powernorm``: Power Normalization (Shen et al., ICML 2020, arXiv 2003.07845) in place of BatchNorm."""
+"""``norm=powernorm``: Power Normalization (Shen et al., ICML 2020, arXiv 2003.07845)."""
 
 import torch
 from torch import nn
@@ -6,8 +6,9 @@ from torch import nn
 from fedsim.norms.checks import check_count, check_positive, check_share
 from fedsim.norms.groups import groups_in
 from fedsim.norms.mean_square import MeanSquareFunction
-from fedsim.norms.replace import channels_of, eps_of, keep_affine, replace_batch_norm
+from fedsim.norms.replace import channels_of, eps_of, keep_affine
 from fedsim.norms.shapes import all_but_channels, per_channel
+from fedsim.norms.tokens import replace_norms
 
 WARMUP = 100
 """Number of batches of the warm-up. The authors' 10,000 would be longer than whole federated runs: a client of the
@@ -19,7 +20,7 @@ class GroupScaling(nn.Module):
 
     .. math:: y_g = x_g / \sqrt{\mathrm{mean}(x_g^2) + \epsilon}
 
-    In the authors' transformers the tokens take the place of pixels. Takes (N, C, ...) with C divisible by ``groups``.
+    In transformers tokens take the place of pixels. Takes (N, C, ...) with C divisible by ``groups``.
     """
 
     def __init__(self, groups: int, eps: float = 1e-5) -> None:
@@ -122,13 +123,13 @@ def use_power_norm(
     groups: int | None = None,
     channels_per_group: int | None = None,
 ) -> nn.Module:
-    """Replace every BatchNorm of C channels by ``PowerNorm(C)``, by default with the ``eps`` of the BatchNorm.
+    """Replace every BatchNorm or LayerNorm of C channels by ``PowerNorm(C)``, by default with the ``eps`` of the layer.
 
     With ``groups`` or ``channels_per_group`` there is a ``GroupScaling`` before it. The authors' code has this scaling,
     with all channels in one group (``groups=1``); the PowerNorm of the paper has not.
 
     Raises:
-        UserError: As ``groups_in``, and if an option is out of its range or the network has no BatchNorm.
+        UserError: As ``groups_in``, and if an option is out of its range or the network has neither.
     """
     check_count("warmup", warmup, least=0)
     check_share("alpha_forward", alpha_forward)
@@ -142,4 +143,4 @@ def use_power_norm(
             return norm
         return nn.Sequential(GroupScaling(groups_in(layer, groups, channels_per_group), small), norm)
 
-    return replace_batch_norm(model, "powernorm", make)
+    return replace_norms(model, "powernorm", make)

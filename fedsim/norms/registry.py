@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from fedsim.norms.batch import keep_batch_norm
+from fedsim.norms.batch import use_batch_norm
 from fedsim.norms.batch_channel import ChannelNorm, EstimatedBatchNorm, use_batch_channel_norm
 from fedsim.norms.crms import CRMSNorm, use_crms_norm
 from fedsim.norms.evonorm import use_evonorm_b0, use_evonorm_s0
@@ -28,7 +28,7 @@ from fedsim.norms.layer import use_layer_norm
 from fedsim.norms.moments import OfABatch, instance_moments, mean_square, moments, variance
 from fedsim.norms.none import remove_norm
 from fedsim.norms.power import GroupScaling, PowerNorm, use_power_norm
-from fedsim.norms.replace import TORCH_NORM_LAYERS
+from fedsim.norms.replace import TIMM_NORM_LAYERS, TORCH_NORM_LAYERS
 from fedsim.norms.rms import ChannelRMSNorm, use_rms_norm
 from fedsim.norms.scaled_ws import use_scaled_ws
 from fedsim.norms.unified import UnifiedNorm, use_unified_norm
@@ -85,7 +85,7 @@ UNIFIED_NORM = NormLayer(UnifiedNorm, has_statistics=True, of_a_batch=mean_squar
 
 TABLE = (
     Norm("bcn", use_batch_channel_norm, (BATCH_NORM, ESTIMATED, NormLayer(ChannelNorm, over=Over.GROUP)), grouped=True),
-    Norm("bn", keep_batch_norm, (BATCH_NORM,)),
+    Norm("bn", use_batch_norm, (BATCH_NORM,)),
     Norm("crms", use_crms_norm, (NormLayer(CRMSNorm),)),
     Norm("evonorm_b0", use_evonorm_b0, (EVONORM_B0,)),
     Norm("evonorm_s0", use_evonorm_s0, (NormLayer(EvoNorm2dS0, over=Over.GROUP),), grouped=True),
@@ -113,7 +113,7 @@ def _types(layers: Iterable[NormLayer]) -> tuple[type[nn.Module], ...]:
 
 LAYERS = tuple(dict.fromkeys(layer for norm in TABLE for layer in norm.layers))
 """The layers of all norms."""
-NORM_LAYERS = tuple(dict.fromkeys((*TORCH_NORM_LAYERS, *_types(LAYERS))))
+NORM_LAYERS = tuple(dict.fromkeys((*TORCH_NORM_LAYERS, *TIMM_NORM_LAYERS, *_types(LAYERS))))
 """The types of all layers that normalize activations; FedWon's models have none of them."""
 STATISTICS_LAYERS = _types(layer for layer in LAYERS if layer.has_statistics)
 """The types of all layers that always have running statistics."""

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
+import timm.layers
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -15,6 +17,13 @@ TORCH_NORM_LAYERS: tuple[type[nn.Module], ...] = (
     *(_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.CrossMapLRN2d),
 )
 """The types of torch's layers that normalize activations."""
+TIMM_NORM_LAYERS: tuple[type[nn.Module], ...] = tuple(
+    kind
+    for name, kind in vars(timm.layers).items()
+    if isinstance(kind, type) and issubclass(kind, nn.Module) and ("Norm" in name or name == "InplaceAbn")
+    if not any(part in name for part in ("Conv", "Head", "Mlp"))  # blocks of several layers
+)
+"""The types of timm's, some of them with an activation."""
 
 
 def replace_layers(
@@ -36,18 +45,45 @@ def replace_layers(
     return model
 
 
+def has_layers(model: nn.Module, kind: type[nn.Module]) -> bool:
+    return any(isinstance(layer, kind) for layer in model.modules())
+
+
 def replace_batch_norm(model: nn.Module, norm: str, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
     """Replace each BatchNorm of any dimension by ``make(layer)``, in place, and return the model.
+
+    The activation of timm's BatchNorms that have one stays.
 
     Raises:
         UserError: If there is none, since ``norm`` would silently have no effect.
     """
-    if not any(isinstance(layer, _BatchNorm) for layer in model.modules()):
+    refuse_layer_norm(model, norm)
+    if not has_layers(model, _BatchNorm):
         raise UserError(
             f"norm={norm} replaces BatchNorm, and this network has none: "
             "choose norm=bn, which leaves it as it is, or another model."
         )
-    return replace_layers(model, (_BatchNorm,), make)
+    return replace_layers(model, (_BatchNorm,), lambda layer: keep_activation(layer, make(layer)))
+
+
+def refuse_layer_norm(model: nn.Module, norm: str) -> None:
+    """Refuse a network that is written with LayerNorm and without BatchNorm, for a norm that only replaces the latter.
+
+    Raises:
+        UserError: If it is.
+    """
+    if has_layers(model, nn.LayerNorm) and not has_layers(model, _BatchNorm):
+        raise UserError(
+            f"norm={norm} takes the place of BatchNorm between convolutions, and this network has LayerNorm: choose "
+            "norm=ln, which leaves it as it is, norm=rms, norm=crms, norm=powernorm, norm=unified, norm=bn, norm=none, "
+            "or a model with BatchNorm, such as model=cnn_small."
+        )
+
+
+def keep_activation(replaced: Any, norm: nn.Module) -> nn.Module:
+    """Return ``norm``, followed by the dropout and the activation that timm's layers of norm and activation have."""
+    activation = getattr(replaced, "act", None)
+    return nn.Sequential(norm, replaced.drop, activation) if isinstance(activation, nn.Module) else norm
 
 
 class OnePixel(nn.Module):
@@ -85,13 +121,16 @@ def replace_with_relu(model: nn.Module, norm: str, make: Callable[[nn.Module], n
 
 
 def channels_of(layer: nn.Module) -> int:
+    """Return the number of channels of a BatchNorm, or of a LayerNorm over channels."""
+    if isinstance(layer, nn.LayerNorm):
+        return layer.normalized_shape[-1]
     assert isinstance(layer, _BatchNorm)
     return layer.num_features
 
 
 def eps_of(layer: nn.Module, eps: float | None = None) -> float:
-    """Return ``eps``, or if it is ``None`` the one of the BatchNorm ``layer``."""
-    assert isinstance(layer, _BatchNorm)
+    """Return ``eps``, or if it is ``None`` the one of the BatchNorm or LayerNorm ``layer``."""
+    assert isinstance(layer, _BatchNorm | nn.LayerNorm)
     return layer.eps if eps is None else eps
 
 
@@ -102,17 +141,19 @@ def affine_of(layer: nn.Module) -> bool:
 
 @torch.no_grad()
 def keep_affine(replaced: nn.Module, norm: nn.Module, channels: slice = slice(None)) -> nn.Module:
-    """Copy the initial scale and shift of a BatchNorm to ``norm``, which replaces it, in place, and return ``norm``.
+    """Copy the initial scale and shift of a layer to ``norm``, which replaces it, in place, and return ``norm``.
 
-    A network may depend on them: in some the last scale of a residual branch starts at zero. If the BatchNorm has none
+    A network may depend on them: in some the last scale of a residual branch starts at zero. If the layer has none
     (``affine=False``), those of ``norm`` become constants, one and zero. A shift is not copied to a norm without a
-    shift.
+    shift. ``norm`` gets their type of numbers and their device.
 
     Args:
-        replaced: The BatchNorm.
+        replaced: The BatchNorm or LayerNorm.
         norm: The layer that replaces it.
         channels: The channels of the BatchNorm that it replaces.
     """
+    if isinstance(replaced.weight, torch.Tensor):
+        norm.to(replaced.weight)
     for name in ("weight", "bias"):
         own, initial = norm._parameters.get(name), getattr(replaced, name)
         if own is None:

@@ -1,11 +1,13 @@
-"""``norm=rms``: Root Mean Square Normalization (Zhang & Sennrich 2019, arXiv 1910.07467) in place of BatchNorm."""
+"""``norm=rms``: Root Mean Square Normalization (Zhang & Sennrich 2019, arXiv 1910.07467)."""
 
 import torch
 from torch import nn
 
 from fedsim.norms.checks import check_positive
-from fedsim.norms.replace import channels_of, eps_of, keep_affine, replace_batch_norm
+from fedsim.norms.recentring import zero_mean_stream
+from fedsim.norms.replace import channels_of, eps_of, keep_activation, keep_affine
 from fedsim.norms.shapes import per_channel
+from fedsim.norms.tokens import OF_IMAGES, replace_norms, tokens_like
 
 
 class ChannelRMSNorm(nn.Module):
@@ -31,15 +33,24 @@ class ChannelRMSNorm(nn.Module):
         return f"{len(self.weight)}, eps={self.eps}"
 
 
-def use_rms_norm(model: nn.Module, eps: float | None = None) -> nn.Module:
-    """Replace every BatchNorm of C channels by ``ChannelRMSNorm(C)``, by default with the ``eps`` of the BatchNorm.
+def use_rms_norm(model: nn.Module, eps: float | None = None, recentre: bool = False) -> nn.Module:
+    """Replace every BatchNorm of C channels by ``ChannelRMSNorm(C)``, every LayerNorm of C by ``nn.RMSNorm(C)``.
+
+    The ``eps`` is by default that of the replaced layer. With ``recentre`` a transformer computes what it did with
+    LayerNorm, until it is trained (``fedsim.norms.recentring``).
 
     Raises:
-        UserError: If the network has no BatchNorm, or ``eps`` is not above 0.
+        UserError: If the network has neither, ``eps`` is not above 0, or as ``zero_mean_stream``.
     """
     check_positive("eps", eps)
+    if recentre:
+        zero_mean_stream(model, "rms")
 
     def make(layer: nn.Module) -> nn.Module:
         return keep_affine(layer, ChannelRMSNorm(channels_of(layer), eps_of(layer, eps)))
 
-    return replace_batch_norm(model, "rms", make)
+    def of_tokens(layer: nn.Module) -> nn.Module:
+        norm = keep_affine(layer, nn.RMSNorm(channels_of(layer), eps=eps_of(layer, eps)))
+        return keep_activation(layer, tokens_like(layer, norm) if isinstance(layer, OF_IMAGES) else norm)
+
+    return replace_norms(model, "rms", make, of_tokens)

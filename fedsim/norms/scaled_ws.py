@@ -11,7 +11,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from fedsim.norms.checks import check_positive
 from fedsim.norms.convolutions import StandardizedConvolution, standardize_convolutions
-from fedsim.norms.none import remove_norm
+from fedsim.norms.none import remove_batch_norm
+from fedsim.norms.replace import refuse_layer_norm
 
 RELU_GAIN = 1.7139588594436646
 """sqrt(2 / (1 - 1/pi)), as in NFNet's code: a ReLU reduces the standard deviation of N(0, 1) by this factor."""
@@ -97,8 +98,10 @@ def use_scaled_ws(
     ``residual`` and ``alpha`` are those of ``remove_norm``; FedWon's treatment of residual blocks is not published.
 
     Raises:
-        UserError: As ``standardize_convolutions`` and ``remove_norm``, and if an option is out of its range.
+        UserError: As ``standardize_convolutions``, ``refuse_layer_norm`` and ``remove_norm``, and if an option is out
+            of its range.
     """
     check_positive("gamma", gamma)
     check_positive("eps", eps)
-    return standardize_convolutions(remove_norm(model, residual, alpha), "sws", KINDS, gamma=gamma, eps=eps)
+    refuse_layer_norm(model, "sws")
+    return standardize_convolutions(remove_batch_norm(model, residual, alpha), "sws", KINDS, gamma=gamma, eps=eps)

@@ -1,4 +1,4 @@
-"""``norm=unified``: Unified Normalization (Yang et al., ACM Multimedia 2022, arXiv 2208.01313) replaces BatchNorm."""
+"""``norm=unified``: Unified Normalization (Yang et al., ACM Multimedia 2022, arXiv 2208.01313)."""
 
 import torch
 from torch import nn
@@ -6,8 +6,9 @@ from torch import nn
 from fedsim.norms.checks import check_count, check_positive, check_share
 from fedsim.norms.mean_square import MeanSquareFunction
 from fedsim.norms.power import WARMUP
-from fedsim.norms.replace import channels_of, eps_of, keep_affine, replace_batch_norm
+from fedsim.norms.replace import channels_of, eps_of, keep_affine
 from fedsim.norms.shapes import all_but_channels, per_channel
+from fedsim.norms.tokens import replace_norms
 
 
 class UnifiedNorm(nn.Module):
@@ -125,13 +126,13 @@ def use_unified_norm(
     momentum: float = 0.9,
     eps: float | None = None,
 ) -> nn.Module:
-    """Replace every BatchNorm of C channels by ``UnifiedNorm(C)``, by default with the ``eps`` of the BatchNorm.
+    """Replace every BatchNorm or LayerNorm of C channels by ``UnifiedNorm(C)``, by default with the layer's ``eps``.
 
     The authors' code has a warm-up of 4000 batches, too long for a federated run (``power.WARMUP``), and with a shorter
     one uses r only after 1000 batches: ``ratio_after=1000``.
 
     Raises:
-        UserError: If an option is out of its range, or the network has no BatchNorm.
+        UserError: If an option is out of its range, or the network has neither.
     """
     check_count("window", window, least=2)  # the geometric mean of one batch is the batch itself
     check_count("warmup", warmup, least=0)
@@ -143,4 +144,4 @@ def use_unified_norm(
         options = (window, warmup, outlier_filter, ratio_after, momentum, eps_of(layer, eps))
         return keep_affine(layer, UnifiedNorm(channels_of(layer), *options))
 
-    return replace_batch_norm(model, "unified", make)
+    return replace_norms(model, "unified", make)

@@ -10,8 +10,8 @@ from torch.nn.modules.conv import _ConvNd
 from fedsim.norms.checks import check_positive
 from fedsim.norms.convolutions import StandardizedConvolution, standardize_convolutions
 from fedsim.norms.group import group_norm_like
-from fedsim.norms.none import remove_norm
-from fedsim.norms.replace import replace_batch_norm
+from fedsim.norms.none import remove_batch_norm
+from fedsim.norms.replace import refuse_layer_norm, replace_batch_norm
 
 
 class WSConvolution(StandardizedConvolution):
@@ -81,10 +81,11 @@ def use_ws(model: nn.Module, eps: float = 1e-5) -> nn.Module:
     """Remove every BatchNorm and standardize every convolution.
 
     Raises:
-        UserError: As ``standardize_convolutions``, and if ``eps`` is not above 0.
+        UserError: As ``standardize_convolutions`` and ``refuse_layer_norm``, and if ``eps`` is not above 0.
     """
     check_positive("eps", eps)
-    return standardize_convolutions(remove_norm(model), "ws", KINDS, eps=eps)
+    refuse_layer_norm(model, "ws")
+    return standardize_convolutions(remove_batch_norm(model), "ws", KINDS, eps=eps)
 
 
 def use_ws_group_norm(

@@ -23,6 +23,7 @@ from fedsim.methods.method import WEIGHTING, Method
 from fedsim.methods.training import ServerTraining
 from fedsim.models import build_model
 from fedsim.models.layer_map import as_written, replaced_layers
+from fedsim.models.pretrained import origin_of
 from fedsim.norms import refuse_batch_of_one
 from fedsim.norms.factory import grouping
 from fedsim.norms.gathered import refuse_ungathered
@@ -56,11 +57,12 @@ class Prepared:
 
         ``fedwon on digits: 6 clients, cnn_small with sws, sgd with lr 0.8, process on cpu``
         """
-        settings, groups = self.settings, grouping(self.settings.norm)
+        settings, groups, origin = self.settings, grouping(self.settings.norm), origin_of(self.model)
         schedule = "" if settings.lr_schedule == "constant" else f" ({settings.lr_schedule})"
         return (
             f"{settings.strategy['name']} on {settings.dataset['name']}: {len(self.federation.clients)} clients, "
-            f"{settings.model['name']} with {settings.norm['name']}{'' if groups is None else f' (norm.{groups})'}, "
+            f"{settings.model['name']} with {settings.norm['name']}{'' if groups is None else f' (norm.{groups})'}"
+            f"{'' if origin is None else f' {origin}'}, "
             f"{settings.optimizer} with lr {settings.lr:g}{schedule}, "
             f"{settings.engine['name']} on {', '.join(map(str, self.devices))}"
             f"{self._sizes()}"

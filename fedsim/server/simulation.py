@@ -8,6 +8,7 @@ from fedsim.client.host import ClientAppFactory
 from fedsim.config.binding import instantiate
 from fedsim.core.files import writing
 from fedsim.engines.grid import FederationGrid, LocalGrid
+from fedsim.norms.batch import normalizes_tokens
 from fedsim.norms.policy import statistics_kept
 from fedsim.output.progress import Reporter, logging_to
 from fedsim.output.provenance import Provenance
@@ -43,6 +44,7 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
             if settings.resume is None:
                 provenance.save(run_dir)
             _warn_of_stale_statistics(prepared)
+            _warn_of_batch_norm_over_tokens(prepared)
             if grid is None:
                 with start_engine(prepared) as local:
                     FederatedLoop(prepared, local, recorder, reporter).run()
@@ -87,4 +89,13 @@ def _warn_of_stale_statistics(prepared: Prepared) -> None:
         log.warning(
             f"with fraction={fraction:g} the statistics that clients keep are {age:.1f} rounds old on average "
             "(personal_age_mean in rounds.csv); under 10 % participation FedBN has been reported to collapse"
+        )
+
+
+def _warn_of_batch_norm_over_tokens(prepared: Prepared) -> None:
+    """Warn if the default norm replaced the LayerNorms of a transformer, which may not be what was meant."""
+    if normalizes_tokens(prepared.model):
+        log.warning(
+            f"model={prepared.settings.model['name']} is written with LayerNorm, in whose place norm=bn puts BatchNorm "
+            "over the batch and its tokens: norm=ln leaves it as it is"
         )

@@ -13,6 +13,7 @@ from fedsim.config.composition import CONFIG_DIR
 from fedsim.config.settings import Settings
 from fedsim.core.errors import Refusal
 from fedsim.deployment.devices.checks import DOMAIN
+from fedsim.models.pretrained import OPTION
 
 KEYS: dict[str, type] = {
     "partition-id": int,
@@ -152,9 +153,11 @@ class NodeProfile:
 def confined(settings: Settings, node: NodeConfig) -> Settings:
     """Return the server's settings as this device follows them: with its own ``data_dir``, and no file outside of it.
 
+    ``model.pretrained`` names a file in that folder, too.
+
     Raises:
-        Refusal: If the data set is not one of this project's, needs a ``data-dir`` that the device does not have, or
-            names a path outside of it.
+        Refusal: If the data set is not one of this project's, needs a ``data-dir`` that the device does not have, as
+            ``model.pretrained`` does, or names a path outside of it.
     """
     if node.simulated:
         return settings
@@ -169,13 +172,20 @@ def confined(settings: Settings, node: NodeConfig) -> Settings:
             )
         if target != EMBEDDED:
             raise Refusal(f"dataset={settings.dataset['name']} needs a device's node-config to have a data-dir.")
+        if settings.model.get(OPTION) is not None:
+            raise Refusal(f"model.{OPTION} needs a device's node-config to have a data-dir with that file.")
         return replace(settings, download=False)
     inside = node.data_dir.resolve()
     for key, value in settings.dataset.items():
         if key not in ("name", "_target_"):
-            _refuse_ways_out(key, value, inside)
+            _refuse_ways_out(f"dataset.{key}", value, inside)
+    model = settings.model
+    if model.get(OPTION) is not None:
+        _refuse_ways_out(f"model.{OPTION}", model[OPTION], inside)
+        model = {**model, OPTION: str(inside / model[OPTION])}
     paths = {key: str(inside / settings.dataset[key]) for key in PATHS if settings.dataset.get(key) is not None}
-    return replace(settings, dataset={**settings.dataset, **paths}, data_dir=str(inside), download=False)
+    dataset = {**settings.dataset, **paths}
+    return replace(settings, dataset=dataset, model=model, data_dir=str(inside), download=False)
 
 
 def _known_targets() -> set[str]:
@@ -186,7 +196,7 @@ def _known_targets() -> set[str]:
 
 
 def _refuse_ways_out(key: str, value: Any, inside: Path) -> None:
-    """Refuse a path in the options of a data set that leads out of the device's folder.
+    """Refuse a path in the value of a setting that leads out of the device's folder.
 
     Raises:
         Refusal: If a text, at any depth, names a place outside of the folder, or on another machine.
@@ -201,4 +211,4 @@ def _refuse_ways_out(key: str, value: Any, inside: Path) -> None:
     ):
         home = os.path.expanduser("~")  # shown as ~ again, so that the server does not learn where it is
         shown = f"~{value.removeprefix(home)}" if value.startswith(f"{home}{os.sep}") else value
-        raise Refusal(f"dataset.{key}={shown} leads out of this device's data-dir: choose what is inside it.")
+        raise Refusal(f"{key}={shown} leads out of this device's data-dir: choose what is inside it.")

@@ -94,6 +94,7 @@ def test_the_device_reads_where_it_says_itself(small_settings: MakeSettings, tmp
         (["dataset=cifar10", "dataset.parquet='~/x'"], "dataset.parquet=~/x leads out"),
         (["dataset=cifar10", "dataset.parquet='simplecache::/etc'"], "dataset.parquet=simplecache::/etc leads out"),
         (["dataset=cifar10", "+dataset.more={a:[b,../c]}"], r"dataset.more=../c leads out"),
+        (["model.pretrained=/etc/shadow"], "model.pretrained=/etc/shadow leads out of this device's data-dir"),
         (["dataset._target_=os.path.join"], "dataset._target_=os.path.join is not for devices"),
         (["dataset._target_=datasets.cache.os.system"], "datasets.cache.os.system is not for devices"),
         (
@@ -110,6 +111,15 @@ def test_no_setting_leads_out_of_its_folder(
     node = NodeConfig.of({"partition-id": 0, "data-dir": str(tmp_path / "data")})
     with pytest.raises(UserError, match=sentence):
         confined(small_settings(*words, small=False), node)
+
+
+def test_pretrained_weights_are_read_from_its_own_folder(small_settings: MakeSettings, tmp_path: Path) -> None:
+    node = NodeConfig.of({"partition-id": 0, "data-dir": str(tmp_path)})
+    followed = confined(small_settings("model.pretrained=sub/weights.pth"), node)
+    assert followed.model["pretrained"] == str(tmp_path.resolve() / "sub" / "weights.pth")
+    assert followed.model["name"] == "cnn_small"
+    with pytest.raises(UserError, match=r"^model\.pretrained needs a device's node-config to have a data-dir"):
+        confined(small_settings("model.pretrained=weights.pth"), NodeConfig.of({"partition-id": 0}))
 
 
 def test_without_a_folder_of_its_own_it_takes_none_from_the_server(small_settings: MakeSettings) -> None:
