@@ -19,6 +19,7 @@ from fedsim.config.settings import settings_of
 from fedsim.core.checkout import ROOT
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import write_atomically
+from fedsim.messages.schema import CACHED
 from fedsim.report.markdown import plain
 from fedsim.server.preparation import prepare
 from fedsim.server.traffic import Played, play
@@ -71,7 +72,7 @@ def told(strategy: str, found: Played, everywhere: frozenset[str]) -> Traffic:
         down=_sorted(later.down - everywhere),
         up=_sorted(up),
         sometimes=_sorted(found.declared - up),
-        once=_sorted(first.down - later.down - everywhere),
+        once=_sorted(name.removeprefix(CACHED) for name in first.down - later.down - everywhere),
         queries=_sorted(kind.removeprefix("query.") for kind in first.queries),
         stays=(*found.personal, *_sorted(found.kept)),
         bytes_down=later.bytes_down,

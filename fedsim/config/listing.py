@@ -8,10 +8,11 @@ import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from fedsim.config.reference import choices, default_of, description, groups
+from fedsim.config.reference import choices, default_of, description, groups, letters
 from fedsim.core.checkout import ROOT
 
 LIST = "list"
@@ -115,3 +116,11 @@ def described(group: str) -> Iterator[tuple[str, str]]:
     """Yield each choice of a group with the first sentence about it, in which the paper and its year stand."""
     for choice, path in choices(group).items():
         yield choice, _SENTENCE_END.split(description(group, choice, path))[0]
+
+
+@cache
+def paper_name(strategy: str) -> str:
+    """Return the name that a method has in its paper, as ``SCAFFOLD``; the choice itself where its text has none."""
+    path = choices(METHODS).get(strategy)
+    name = "" if path is None else description(METHODS, strategy, path).partition(" (")[0]
+    return name if letters(name) == letters(strategy) else strategy

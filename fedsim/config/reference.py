@@ -168,9 +168,9 @@ def description(group: str, choice: str, path: Path) -> str:
     if file.comment or not named:
         return file.comment
     texts = [_what(group, choice, name) for name in named]
-    mine = [text for text in texts if _letters(text).startswith(_letters(choice))] or texts
-    default = _letters(default_of(group))
-    told = [text for text in mine if choice == default or default not in _letters(text)] or mine
+    mine = [text for text in texts if letters(text).startswith(letters(choice))] or texts
+    default = letters(default_of(group))
+    told = [text for text in mine if choice == default or default not in letters(text)] or mine
     return told[0].replace("'s client (", " (")
 
 
@@ -180,7 +180,8 @@ def _names_code(group: str, key: str, *, is_global: bool) -> bool:
     return own in TARGETS or own.startswith(STEPS)
 
 
-def _letters(text: str) -> str:
+def letters(text: str) -> str:
+    """Return the letters and digits of a text in lower case, by which names are compared."""
     return re.sub(r"\W|_", "", text).casefold()
 
 
