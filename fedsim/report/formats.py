@@ -12,11 +12,6 @@ from fedsim.report.markdown import plain
 from fedsim.report.significance import FEWEST, all_pairs, sentences
 
 BEST, SECOND = "best", "second"
-IN_CAPTION = (
-    *("dataset", "split", "model", "strategy", "norm", "head", "tta", "aggregation"),
-    *("rounds", "local_epochs", "batch_size", "optimizer", "lr", "lr_schedule", "momentum", "weight_decay", "fraction"),
-)
-"""The settings that a caption names where all runs agree in them."""
 _LATEX = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -48,14 +43,14 @@ class Cell:
 def cells_of(grid: Grid) -> dict[tuple[str, str], Cell]:
     """Return the cells by row and column.
 
-    Means that are shown by the same digits have the same rank in their column. A column with one row has no ranks.
+    Means that are shown by the same digits have the same rank in their column; where all are the same there is none.
     """
     means, deviations = grid.means(), grid.deviations()
     found: dict[tuple[str, str], Cell] = {}
     for place, column in enumerate(grid.columns):
         shown = [_shown(value, grid) for value in means.iloc[:, place]]
         order = sorted({float(each) for each in shown if each}, reverse=not grid.selection.lower_is_better)
-        ranks = dict(zip(order, (BEST, SECOND), strict=False)) if sum(map(bool, shown)) > 1 else {}
+        ranks = dict(zip(order, (BEST, SECOND), strict=False)) if len(order) > 1 else {}
         for row, mean, deviation in zip(grid.rows, shown, deviations.iloc[:, place], strict=True):
             rank = ranks.get(float(mean), "") if mean else ""
             found[row, column] = Cell(mean, _shown(deviation, grid), rank)
@@ -71,22 +66,19 @@ def caption(grid: Grid) -> str:
     counts = {len(values) for values in grid.cells.values()}
     several = f"mean ± standard deviation over {'up to ' if len(counts) > 1 else ''}{max(counts)} seeds"
     seeds = several if max(counts) > 1 else f"seed {grid.seeds[0]}" if len(grid.seeds) == 1 else "one run each"
-    words = [f"{key}={written(grid.settings[key])}" for key in IN_CAPTION if key in grid.settings]
-    what = grid.selection.words
+    words = [f"{key}={written(value)}" for key, value in grid.settings.items()]
+    what = grid.words
     return f"{what[0].upper()}{what[1:]}: {seeds}. Settings: {' '.join(words)}."
 
 
 def verdicts(grid: Grid) -> list[str]:
     """Return lines on the rows that the seeds cannot tell from the best one, for each compared column."""
-    lines = []
+    lines, chosen = [], grid.selection
     for column in grid.compared:
-        values = grid.column(column)
-        if len(values) < 2:
-            continue
-        told = sentences(values, percent=grid.selection.in_percent, lower=grid.selection.lower_is_better)
-        if not told:
-            told = [f"no test: rows share fewer than {FEWEST} seeds, which tell nothing apart"]
-        lines += [f"{column}: {told[0]}", *told[1:]]
+        told = sentences(grid.column(column), percent=chosen.in_percent, lower=chosen.lower_is_better)
+        lines += [f"{column}: {told[0]}", *told[1:]] if told else []
+    if not lines and len(grid.rows) > 1:
+        return [f"no test of which rows the seeds can tell apart: they share fewer than {FEWEST}"]
     return lines
 
 
@@ -128,7 +120,7 @@ def to_markdown(grid: Grid) -> str:
     for row in grid.rows:
         shown = [_in_markdown(cells[row, column]) for column in grid.columns]
         lines.append(f"| {' | '.join([plain(row), *shown])} |")
-    notes = [f"* {plain(line)}" for line in verdicts(grid)]
+    notes = [f"{'  ' * line.startswith('  ')}* {plain(line.strip())}" for line in verdicts(grid)]
     return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
 

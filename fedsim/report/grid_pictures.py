@@ -29,5 +29,5 @@ def plot_grid(grid: Grid, path: Path) -> None:
             dark = mean < low + 0.55 * (high - low)
             text = cells[grid.rows[row], grid.columns[column]].text("\n± ")
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-        axes.set_title(grid.selection.words, fontsize=9)
+        axes.set_title(grid.words, fontsize=9)
         axes.figure.colorbar(image, ax=axes, pad=0.02)

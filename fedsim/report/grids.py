@@ -5,16 +5,20 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from fedsim.config.composition import NOT_CHOSEN, load
+from fedsim.config.composition import GROUPS, NOT_CHOSEN, compose, load
 from fedsim.config.listing import paper_name
 from fedsim.core.errors import UserError
 from fedsim.output.results import Result
 from fedsim.report.labels import comparable, compared_settings, flattened, group_by_settings
-from fedsim.report.selection import TOTALS, Selection
+from fedsim.report.selection import CLIENT, DOMAIN, TOTALS, Selection
 
 SEED = "seed"
 STRATEGY = "strategy"
 Values = Mapping[int, float]
+TOLD = ("dataset", "split", "model", "strategy", "norm", "rounds", "local_epochs", "batch_size", "lr", "fraction")
+"""The settings that a caption names in any case, where all runs agree in them"""
+NOT_TOLD = ("data_dir", "download", "pictures", "evaluate_every", "round_timeout", "update_limit", "shots", SEED)
+"""Settings that a caption does not name: they say where images lie, and what is written"""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Grid:
     by_setting: bool = False
     """Whether the columns are values of a setting, so that each is a comparison of its own"""
     settings: Mapping[str, object] = field(default_factory=dict)
-    """Settings that all runs share, by their names on the command line"""
+    """Settings for the caption, by their names on the command line"""
     seeds: tuple[int, ...] = ()
 
     @property
@@ -37,6 +41,14 @@ class Grid:
         """The columns in which rows are compared: all settings, or the total over the other columns."""
         totals = tuple(name for name in self.columns if name in TOTALS)
         return self.columns if self.by_setting or not totals else totals[:1]
+
+    @property
+    def words(self) -> str:
+        """What is shown, in words."""
+        by = self.selection.by
+        totals = {None: "", DOMAIN: ", mean over clients", CLIENT: ", mean over clients"}
+        over = totals.get(by, ", global model") if self.by_setting else f" by {by}" if by else ""
+        return self.selection.words(over)
 
     def column(self, column: str) -> dict[str, Values]:
         """Return the values of the rows in one column."""
@@ -74,7 +86,9 @@ def tidy(runs: Sequence[Result], selection: Selection, rows: Sequence[str], colu
     for key in (*rows, *columns):
         if all(key not in each for each in settings.values()):
             raise UserError(f"{key} is no setting of these runs: choose such as {STRATEGY}, norm, lr or split.alpha.")
-    labels = {run.run_dir: label for label, group in group_by_settings(list(runs)).items() for run in group}
+    labels = {
+        run.run_dir: named_label(label) for label, group in group_by_settings(list(runs)).items() for run in group
+    }
     found = []
     for run in runs:
         mine = settings[run.run_dir]
@@ -110,7 +124,7 @@ def grid(runs: Sequence[Result], selection: Selection, rows: Sequence[str], colu
         columns=tuple([name for name in named if columns or name not in TOTALS] + _totals(named, columns)),
         cells=cells,
         by_setting=bool(columns),
-        settings=shared_settings(runs),
+        settings=told_settings(runs),
         seeds=tuple(sorted(set(table[SEED]))),
     )
 
@@ -158,6 +172,24 @@ def shared_settings(runs: Sequence[Result]) -> dict[str, object]:
         for key, value in all_of_them[0].items()
         if len({comparable(each.get(key)) for each in all_of_them}) == 1
     }
+
+
+def told_settings(runs: Sequence[Result]) -> dict[str, object]:
+    """Return the settings that all these runs share and a reader needs: ``TOLD``, and those that are no defaults."""
+    shared = shared_settings(runs)
+    words = [f"{group}={shared[group]}" for group in GROUPS if group in shared]
+    try:
+        usual = flattened(compose(words))
+    except UserError:  # a choice of a newer version, or of a split of several steps
+        usual = dict(shared)
+    other = [key for key in shared if key in usual and comparable(shared[key]) != comparable(usual[key])]
+    return {key: shared[key] for key in (*TOLD, *other) if key in shared and key not in NOT_TOLD}
+
+
+def named_label(label: str) -> str:
+    """Return the label of runs with the name that its method has in its paper."""
+    strategy, space, rest = label.partition(" ")
+    return f"{paper_name(strategy)}{space}{rest}"
 
 
 def _name(keys: Sequence[str], settings: Mapping[str, object]) -> str:

@@ -52,12 +52,11 @@ class Selection:
         """How many decimal places are shown."""
         return 1 if self.in_percent else 3
 
-    @property
-    def words(self) -> str:
-        """What is shown, in words: ``accuracy (%) by domain, last round``."""
+    def words(self, over: str) -> str:
+        """Return what is shown, in words: ``accuracy (%) by domain, last round``, where ``over`` is *by domain*."""
         rounds = {FINAL: "last round", BEST: "best round"}
-        unit, by = " (%)" if self.in_percent else "", f" by {self.by}" if self.by else ""
-        return f"{self.metric.replace('_', ' ')}{unit}{by}, {rounds.get(str(self.round), f'round {self.round}')}"
+        unit = " (%)" if self.in_percent else ""
+        return f"{self.metric.replace('_', ' ')}{unit}{over}, {rounds.get(str(self.round), f'round {self.round}')}"
 
     def values(self, run: Result) -> dict[str, float]:
         """Return the numbers of a run by head, from 0 to 1 where they are shown in percent.
