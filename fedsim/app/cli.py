@@ -27,6 +27,7 @@ from fedsim.config.composition import (
     register_families,
     register_resolvers,
 )
+from fedsim.config.listing import asked_for, listing
 from fedsim.config.overrides import parse, readable
 from fedsim.config.paths import HYDRAS, expanded
 from fedsim.config.run_folders import RUNS, SWEEPS, run_folder
@@ -52,6 +53,10 @@ def main() -> None:
     failed: list[FedsimError] = []
     try:
         options, overrides = _parse(sys.argv[1:])
+        if wanted := asked_for(overrides):
+            for group in wanted:
+                print(listing(group))
+            return
         sys.argv[1:] = [*_flags(options), *overrides]  # what Hydra reads
         with ExitStack() as stack:
             prepared: Prepared | None = None

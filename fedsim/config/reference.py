@@ -5,18 +5,17 @@ its file, or else the docstring of the class or function that the file names. So
 """
 
 import argparse
-import inspect
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import yaml
 
 from fedsim.config.composition import CONFIG_DIR, CONFIG_NAME, PLACEHOLDER
-from fedsim.core.checkout import ROOT, put_on_path
+from fedsim.config.docstrings import documented
+from fedsim.core.checkout import ROOT
 
 PAGE = ROOT / "docs" / "configuration.md"
 COMMAND = "python -m fedsim.config.reference --write"
@@ -140,24 +139,56 @@ def _comment(lines: Iterable[str]) -> str:
 
 def _what(group: str, choice: str, name: str) -> str:
     """Return the first paragraph of a docstring: the module's if it is about this choice alone, else the target's."""
-    target = resolve_name(name)
+    target = documented(name)
     title = f"``{group}={choice}``"
-    parent = name.rpartition(".")[0]
-    for module in (parent, getattr(target, "__module__", parent)):
-        text = _first_paragraph(resolve_name(module))
+    for text in map(_first_paragraph, target.modules):
         if text.startswith(f"{title}: "):
             return _markdown(text.removeprefix(f"{title}: "))
-        if inspect.isclass(target) and text.startswith(target.__name__):
+        if target.is_class and text.casefold().startswith(target.name.casefold()):
             return _markdown(text)
-    return _markdown(_first_paragraph(target).removeprefix(f"{title}: "))
+    return _markdown(_first_paragraph(target.own).removeprefix(f"{title}: "))
 
 
-def _first_paragraph(documented: Any) -> str:
-    return " ".join((inspect.getdoc(documented) or "").partition("\n\n")[0].split())
+def _first_paragraph(docstring: str) -> str:
+    return " ".join(docstring.partition("\n\n")[0].split())
 
 
 def _markdown(text: str) -> str:
     return re.sub(r":math:`([^`]*)`", r"$`\1`$", text).replace("``", "`")
+
+
+def description(group: str, choice: str, path: Path) -> str:
+    """Return what is said of a choice: the comment at the head of its file, or else a docstring.
+
+    Of the two halves of a method, the first whose docstring begins with the method's name speaks for it, the server's
+    before the client's; one that only refers to the default method, which it is equal to, is asked last.
+    """
+    file = File.read(path)
+    named = [each.value for each in file.entries if _names_code(group, each.key, is_global=file.is_global)]
+    if file.comment or not named:
+        return file.comment
+    texts = [_what(group, choice, name) for name in named]
+    mine = [text for text in texts if letters(text).startswith(letters(choice))] or texts
+    default = letters(default_of(group))
+    told = [text for text in mine if choice == default or default not in letters(text)] or mine
+    return told[0].replace("'s client (", " (")
+
+
+def _names_code(group: str, key: str, *, is_global: bool) -> bool:
+    """Return whether a key of a file of ``group`` names a class or function."""
+    own = key.removeprefix(f"{group}.") if is_global else key
+    return own in TARGETS or own.startswith(STEPS)
+
+
+def letters(text: str) -> str:
+    """Return the letters and digits of a text in lower case, by which names are compared."""
+    return re.sub(r"\W|_", "", text).casefold()
+
+
+def default_of(group: str) -> str:
+    """Return the choice of a group that holds where the user makes none."""
+    chosen = File.read(CONFIG_DIR / f"{CONFIG_NAME}.yaml").chosen
+    return next((each.value for each in chosen if each.key == group), "null")
 
 
 def groups(config_dir: Path = CONFIG_DIR) -> list[str]:
@@ -221,7 +252,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fedsim.config.reference", description="Makes that page.")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)} instead of printing it")
     options = parser.parse_args(arguments)
-    put_on_path()
     if options.write:
         PAGE.write_text(page(), encoding="utf-8")
     else:

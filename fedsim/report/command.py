@@ -5,36 +5,117 @@ Runs that differ only in their seed are one row, *mean ± standard deviation* (s
 
 import argparse
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from fedsim.config.paths import expanded
-from fedsim.core.errors import FedsimError
-from fedsim.output.results import find_runs
-from fedsim.output.terminal import never_fail_to_print
+from fedsim.core.errors import FedsimError, UserError
+from fedsim.core.files import write_atomically, writing
+from fedsim.output.results import Result, find_runs
+from fedsim.output.terminal import never_fail_to_print, print_whole
 from fedsim.report.comparison import write_comparison
+from fedsim.report.formats import caption, pairs, to_latex, to_markdown, to_terminal, verdicts
+from fedsim.report.grid_pictures import plot_grid
+from fedsim.report.grids import Grid, grid, tidy
 from fedsim.report.labels import group_by_settings
+from fedsim.report.run_difference import print_difference
+from fedsim.report.selection import ACCURACY, BY, FINAL, selection
+
+FORMATS = ("latex", "markdown", "csv")
+OF_A_TABLE = ("metric", "by", "round", "rows", "columns", *FORMATS)
+"""Options that ask for one table in place of the usual comparison"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m fedsim.report", description="Tables and pictures of runs.")
-    parser.add_argument("folders", nargs="+", help="run directories, or folders with run directories below")
-    parser.add_argument("--out", help="where table and pictures go (default: the first folder)")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     never_fail_to_print()
     try:
-        folders = [Path(expanded("the folder", each)) for each in options.folders]
-        _compare(folders, folders[0] if options.out is None else Path(expanded("--out", options.out)))
+        _act(options)
     except FedsimError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     return 0
 
 
-def _compare(folders: list[Path], out: Path) -> None:
-    """Compare all runs in the folders.
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fedsim.report",
+        description="Tables and pictures of runs. Without options: accuracies after the last round, and curves.",
+    )
+    parser.add_argument("folders", nargs="*", help="run directories, or folders with run directories below")
+    parser.add_argument("--out", help="where tables and pictures go (default: the first folder)")
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two runs: in what they differ, since when")
+    table = parser.add_argument_group("one table", "written as table.csv, .md and .tex, with pairs.csv, its tests")
+    table.add_argument("--metric", help=f"a column of clients.csv, classes.csv or rounds.csv (default: {ACCURACY})")
+    table.add_argument("--by", help=f"columns: {', '.join(BY)}")
+    table.add_argument("--round", help="final, best or a number (default: final)")
+    table.add_argument("--rows", help="settings whose values make the rows: strategy, or norm,lr")
+    table.add_argument("--columns", help="settings whose values make the columns; also drawn, as grid.png")
+    for name in FORMATS:
+        table.add_argument(f"--{name}", action="store_true", help=f"only print the table as {name}")
+    return parser
+
+
+def _act(options: argparse.Namespace) -> None:
+    """Do what the options ask for.
 
     Raises:
-        UserError: If there is none or one is damaged.
+        UserError: If there is no run or one is damaged, or the options do not go together.
         FileError: If a file cannot be written.
     """
-    write_comparison(group_by_settings(find_runs(folders)), out)
+    if options.compare is not None:
+        if options.folders:
+            raise UserError("--compare takes two runs and nothing else: leave the other folders out.")
+        print_difference(*(Path(expanded("--compare", each)) for each in options.compare))
+        return
+    if not options.folders:
+        raise UserError("no folder is given: choose run directories, or folders with run directories below.")
+    folders = [Path(expanded("the folder", each)) for each in options.folders]
+    out = folders[0] if options.out is None else Path(expanded("--out", options.out))
+    runs = find_runs(folders)
+    if any(getattr(options, name) for name in OF_A_TABLE):
+        _show_table(options, runs, out)
+    else:
+        write_comparison(group_by_settings(runs), out)
+
+
+def _show_table(options: argparse.Namespace, runs: list[Result], out: Path) -> None:
+    formats = [name for name in FORMATS if getattr(options, name)]
+    if len(formats) > 1:
+        raise UserError(f"--{formats[0]} and --{formats[1]} are two formats: choose one, or neither to write them all.")
+    chosen = selection(options.metric or ACCURACY, options.by, options.round or FINAL, runs)
+    rows, columns = _listed(options.rows), _listed(options.columns)
+    table = grid(runs, chosen, rows, columns)
+    csv = tidy(runs, chosen, rows or (["strategy"] if columns else []), columns).to_csv(index=False)
+    texts = {"latex": to_latex(table), "markdown": to_markdown(table), "csv": csv}
+    if formats:
+        print(texts[formats[0]], end="")
+        return
+    print(caption(table))
+    print_whole(to_terminal(table))
+    for line in verdicts(table):
+        print(line)
+    _write(table, texts, out)
+
+
+def _write(table: Grid, texts: dict[str, str], out: Path) -> None:
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    texts = {f"table.{end}": texts[name] for name, end in (("csv", "csv"), ("markdown", "md"), ("latex", "tex"))}
+    texts["pairs.csv"] = pairs(table).to_csv(index=False)
+    for name, text in texts.items():
+        write_atomically(out / name, partial(_put, text=text))
+    written = list(texts)
+    if table.by_setting:
+        written.append("grid.png")
+        plot_grid(table, out / written[-1])
+    print(f"written to {out}: {', '.join(written)}")
+
+
+def _put(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _listed(text: str | None) -> Sequence[str]:
+    return [] if not text else [each.strip() for each in text.split(",")]

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
+import pandas as pd
 from scipy.stats import ttest_rel
 
 LEVEL = 0.05
@@ -35,45 +37,69 @@ def best_of(values: Mapping[str, Mapping[int, float]]) -> str:
     return max(values, key=lambda method: float(np.mean(list(values[method].values()))))
 
 
+def compare(method: str, values: Mapping[int, float], reference: Mapping[int, float]) -> Comparison | None:
+    """Compare the values of a method, by seed, with those of another; ``None`` for fewer than three shared seeds."""
+    shared = sorted(values.keys() & reference.keys())
+    if len(shared) < FEWEST:
+        return None
+    differences = np.array([values[seed] - reference[seed] for seed in shared])
+    mean, deviation = float(differences.mean()), float(differences.std(ddof=1))
+    if deviation == 0:
+        effect, p = (0.0, 1.0) if mean == 0 else (float(np.copysign(np.inf, mean)), 0.0)
+    else:
+        test = ttest_rel([values[seed] for seed in shared], [reference[seed] for seed in shared])
+        effect, p = mean / deviation, float(test.pvalue)
+    return Comparison(method, mean, effect, p, len(shared))
+
+
 def against_best(values: Mapping[str, Mapping[int, float]]) -> list[Comparison]:
     """Compare every other method with the best, where they share at least three seeds.
 
     ``values`` is by method and seed.
     """
     best = best_of(values)
-    found = []
-    for method, by_seed in values.items():
-        shared = sorted(by_seed.keys() & values[best].keys())
-        if method == best or len(shared) < FEWEST:
-            continue
-        differences = np.array([by_seed[seed] - values[best][seed] for seed in shared])
-        mean, deviation = float(differences.mean()), float(differences.std(ddof=1))
-        if deviation == 0:
-            effect, p = (0.0, 1.0) if mean == 0 else (float(np.copysign(np.inf, mean)), 0.0)
-        else:
-            test = ttest_rel([by_seed[seed] for seed in shared], [values[best][seed] for seed in shared])
-            effect, p = mean / deviation, float(test.pvalue)
-        found.append(Comparison(method, mean, effect, p, len(shared)))
-    return found
+    found = [compare(method, by_seed, values[best]) for method, by_seed in values.items() if method != best]
+    return [each for each in found if each is not None]
 
 
-def sentences(values: Mapping[str, Mapping[int, float]]) -> list[str]:
+def all_pairs(values: Mapping[str, Mapping[int, float]]) -> pd.DataFrame:
+    """Return a row for each pair of methods that share three seeds: difference, effect, p value, n, told apart.
+
+    A difference is the mean of ``method`` minus ``other``. p values are not corrected for the number of pairs.
+    """
+    rows = []
+    for method, other in combinations(values, 2):
+        found = compare(method, values[method], values[other])
+        if found is not None:
+            rows.append((method, other, found.difference, found.effect, found.p, found.seeds, found.told_apart))
+    return pd.DataFrame(rows, columns=["method", "other", "difference", "effect", "p", "n", "told_apart"])
+
+
+def sentences(values: Mapping[str, Mapping[int, float]], *, percent: bool = True, lower: bool = False) -> list[str]:
     """Return lines about which methods do not differ significantly from the best one.
 
-    There are none where there are too few seeds or one method. ``values`` are accuracies from 0 to 1; differences are
-    shown in percentage points.
+    There are none where there are too few seeds or one method.
+
+    Args:
+        values: By method and seed.
+        percent: Whether they are accuracies from 0 to 1, whose differences are shown in percentage points.
+        lower: Whether the best one is the lowest.
     """
+    if lower:
+        values = {method: {seed: -value for seed, value in mine.items()} for method, mine in values.items()}
     comparisons = against_best(values)
     if not comparisons:
         return []
     best, alike = best_of(values), [each for each in comparisons if not each.told_apart]
+    head = f"{best} has the {'lowest' if lower else 'highest'} mean"
     if not alike:
-        return [f"{best} has the highest mean; every other is told apart from it (paired t-tests, p < {LEVEL:g})"]
+        return [f"{head}; every other is told apart from it (paired t-tests, p < {LEVEL:g})"]
+    sign, scale, form = -1 if lower else 1, 100 if percent else 1, ".1f" if percent else ".3g"
     return [
-        f"{best} has the highest mean; not told apart from it (paired t-tests, p ≥ {LEVEL:g}):",
+        f"{head}; not told apart from it (paired t-tests, p ≥ {LEVEL:g}):",
         *(
-            f"  {each.method}: {100 * each.difference:+.1f} points, d = {each.effect:.1f}, p = {each.p:.2f}, "
-            f"{each.seeds} seeds"
+            f"  {each.method}: {sign * scale * each.difference:+{form}}{' points' if percent else ''}, "
+            f"d = {sign * each.effect:.1f}, p = {each.p:.2f}, {each.seeds} seeds"
             for each in alike
         ),
     ]
