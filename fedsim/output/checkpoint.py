@@ -4,16 +4,20 @@ A checkpoint holds no random generators: each is derived from (seed, round, clie
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from flwr.app import ArrayRecord, RecordDict
 
-from fedsim.core.files import reading, writing
+from fedsim.core.errors import UserError
+from fedsim.core.files import make_folder, reading, writing
 from fedsim.messages.schema import ENTRIES
 from fedsim.methods.client_state import with_namespaces
 from fedsim.output.record_files import load_records, save_records
+
+log = logging.getLogger(__name__)
 
 FILES = "round_*.safetensors"
 _OLD = {"given": ENTRIES}
@@ -30,14 +34,16 @@ class Checkpoint:
     """How many rows the run's tables had; empty in checkpoints of versions that did not store it"""
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write ``round_NNNNN.safetensors`` and then remove the older ones.
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 1) -> None:
+    """Write ``round_NNNNN.safetensors``, and then remove all but the ``keep`` newest.
+
+    Files of later rounds, which a run has gone back behind because they were damaged, are removed, too.
 
     Raises:
         FileError: If it cannot be written; the older ones still exist then.
     """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        make_folder(folder)
     owners = {
         "server": RecordDict({"arrays": checkpoint.arrays}),
         "strategy": checkpoint.strategy,
@@ -51,9 +57,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     }
     save_records(path, owners, metadata)
     with writing(folder):
-        for older in folder.glob(FILES):
-            if older != path:
-                older.unlink()
+        upto = [each for each in sorted(folder.glob(FILES)) if each <= path]
+        for other in {*folder.glob(FILES)} - {*upto[-keep:]}:
+            other.unlink()
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -64,15 +70,38 @@ def has_checkpoint(folder: Path) -> bool:
 def load_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the newest checkpoint of a run, or ``None`` if the run was stopped before its first.
 
+    If it is damaged, the one before it is returned, with a warning.
+
+    Raises:
+        UserError: If none can be read; it is about the newest.
+    """
+    with reading(folder):
+        paths = sorted(folder.glob(FILES), reverse=True)
+    damaged: list[UserError] = []
+    for path in paths:
+        try:
+            checkpoint = _load(path)
+        except UserError as error:
+            damaged.append(error)
+            continue
+        for each in damaged:
+            log.warning("%s The run goes on from the checkpoint of round %d.", each, checkpoint.round)
+        return checkpoint
+    if damaged:
+        raise UserError(
+            f"{str(damaged[0]).removesuffix('.')}: put it back whole, or remove {folder} to begin this run anew."
+        ) from damaged[0]
+    return None
+
+
+def _load(path: Path) -> Checkpoint:
+    """Read one checkpoint.
+
     Raises:
         UserError: If it is damaged or may not be read.
     """
-    with reading(folder):
-        paths = sorted(folder.glob(FILES))
-    if not paths:
-        return None
-    with reading(paths[-1], "put it back whole, or remove it to begin this run anew"):
-        states, metadata = load_records(paths[-1])
+    with reading(path):
+        states, metadata = load_records(path)
         arrays = states["server"]["arrays"]
         if not isinstance(arrays, ArrayRecord):
             raise ValueError("it is no checkpoint")
