@@ -37,8 +37,6 @@ class Checkpoint:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 1) -> None:
     """Write ``round_NNNNN.safetensors``, and then remove all but the ``keep`` newest.
 
-    Files of later rounds, which a run has gone back behind because they were damaged, are removed, too.
-
     Raises:
         FileError: If it cannot be written; the older ones still exist then.
     """
@@ -49,17 +47,33 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 1) -> None
         "strategy": checkpoint.strategy,
         **{str(client): state for client, state in checkpoint.clients.items()},
     }
-    path = folder / f"round_{checkpoint.round:05d}.safetensors"
+    path = folder / _name(checkpoint.round)
     metadata = {
         "round": str(checkpoint.round),
         "clients": json.dumps(list(checkpoint.clients)),
         "tables": json.dumps(dict(checkpoint.tables)),
     }
     save_records(path, owners, metadata)
+    remove_others(folder, checkpoint.round, keep)
+
+
+def remove_others(folder: Path, round: int, keep: int) -> None:
+    """Remove all checkpoints but the ``keep`` newest up to a round.
+
+    Those of later rounds were damaged, so that the run has gone back behind them.
+
+    Raises:
+        FileError: If one cannot be removed.
+    """
     with writing(folder):
-        upto = [each for each in sorted(folder.glob(FILES)) if each <= path]
-        for other in {*folder.glob(FILES)} - {*upto[-keep:]}:
+        there = sorted(folder.glob(FILES))
+        kept = [path for path in there if path.name <= _name(round)][-keep:]
+        for other in {*there} - {*kept}:
             other.unlink()
+
+
+def _name(round: int) -> str:
+    return f"round_{round:05d}.safetensors"
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -17,7 +17,7 @@ from fedsim.methods.federated_model import FederatedModel
 from fedsim.methods.interfaces import Exporting
 from fedsim.metrics.class_metrics import ClassTracker
 from fedsim.metrics.round_metrics import Row, age_metrics, client_rows, fault_rows, round_metrics
-from fedsim.output.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fedsim.output.checkpoint import Checkpoint, load_checkpoint, remove_others, save_checkpoint
 from fedsim.output.progress import Reporter
 from fedsim.output.recorder import Recorder
 from fedsim.server.evaluation import Evaluator
@@ -234,6 +234,7 @@ class FederatedLoop:
         for loss in self.recorder.recorded(TRAINING_LOSS):
             self.losses.remember(loss)
         self.recorder.mend_summary(self.grid)
+        remove_others(self.recorder.checkpoints, checkpoint.round, self.settings.checkpoint_keep)
         return checkpoint.round
 
     def _save_models(self) -> None:
