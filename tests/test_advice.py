@@ -78,6 +78,7 @@ ELSEWHERE = {
     "fedsim/config/binding.py": "for a class of somebody's script",
     "fedsim/app/cli.py": "about flags and words, in test_cli.py",
     "fedsim/config/overrides.py": "about words, in test_overrides.py",
+    "fedsim/config/resuming.py": "about a run that is there, in test_resuming.py",
     "fedsim/config/run_folders.py": "about a folder, in test_run_folders.py",
     "fedsim/output/recorder.py": "about a folder, in test_cli.py",
     "fedsim/output/results.py": "of the report, which has no settings",

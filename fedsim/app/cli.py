@@ -17,6 +17,8 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from fedsim.app.sweep import FILE as SWEEP_FILE
+from fedsim.app.sweep import Sweep
 from fedsim.config.composition import (
     CONFIG_DIR,
     CONFIG_NAME,
@@ -57,6 +59,11 @@ def main() -> None:
             for group in wanted:
                 print(listing(group))
             return
+        going_on = Sweep.named_by(overrides) if options.runs else None
+        if going_on is not None:
+            folder, sweep = going_on
+            options.multirun, overrides = True, sweep.words_in(folder)
+            options.configuration = options.config_path, options.config_name = sweep.configuration
         sys.argv[1:] = [*_flags(options), *overrides]  # what Hydra reads
         with ExitStack() as stack:
             prepared: Prepared | None = None
@@ -67,26 +74,27 @@ def main() -> None:
                 settings = [settings_of(config, words) for config, words in zip(configs, jobs, strict=True)]
                 from fedsim.app.jobs import check  # loads torch and Flower
 
-                prepared = check(settings, options)
-                named = {named_folder(each.out_dir, each.resume) for each in settings}
+                prepared = check(settings, options, going_on=going_on is not None)
+                named = {named_folder(each.out_dir, None if options.multirun else each.resume) for each in settings}
             elif options.cfg is not None:
                 _check_shown(overrides, options)
             new: Path | None = None
             if options.runs and not any(word.startswith(HYDRAS) for word in overrides):
-                only = named.pop() if len(named) == 1 else None
+                only = next(iter(named)) if len(named) == 1 else None
                 new = stack.enter_context(run_folder(only, SWEEPS if options.multirun else RUNS))
+                if options.multirun and options.checked and len(named) == 1:
+                    stack.callback(_forget_empty_sweep, new)
+                    Sweep(overrides, options.configuration).save(new)
             register_families(overrides)
             register_resolvers(new)
 
             def job(config: DictConfig) -> None:
                 from fedsim.app.jobs import run_job
 
-                run_job(config, prepared, failed)
+                run_job(config, prepared, failed, going_on=going_on is not None)
 
             with any_file(UserError, "choose another directory with out_dir=."):  # Hydra makes those of the runs
                 hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(job)()
-            if new is not None and options.multirun:
-                _forget_empty_sweep(new)
         if failed:
             sys.exit(max(error.exit_status for error in failed))
     except FedsimError as error:
@@ -120,9 +128,11 @@ def _check_shown(overrides: Sequence[str], options: argparse.Namespace) -> None:
 
 
 def _forget_empty_sweep(folder: Path) -> None:
-    """Delete Hydra's ``multirun.yaml`` if the sweep's folder holds no run beside it."""
-    if [path.name for path in folder.iterdir()] == ["multirun.yaml"]:
-        (folder / "multirun.yaml").unlink()
+    """Delete what describes the sweep if its folder holds no run beside it."""
+    described = {"multirun.yaml", SWEEP_FILE}
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= described:
+        for name in described:
+            (folder / name).unlink(missing_ok=True)
 
 
 class _Parser(argparse.ArgumentParser):

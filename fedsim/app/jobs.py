@@ -13,6 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from fedsim.app.sweep import FILE as SWEEP_FILE
+from fedsim.app.sweep import is_begun, is_finished
 from fedsim.config.composition import CONFIG_DIR, CONFIG_NAME
 from fedsim.config.overrides import word_for
 from fedsim.config.run_folders import only_if_used, remove_if_empty
@@ -31,13 +33,20 @@ from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.simulation import run
 
 
-def check(settings: Sequence[Settings], options: argparse.Namespace) -> Prepared | None:
+def check(settings: Sequence[Settings], options: argparse.Namespace, *, going_on: bool = False) -> Prepared | None:
     """Try the settings of every job, and only then whether their directories can be written.
 
     Return, of a single job that is not for other machines, what the run would have to prepare again.
+
+    Args:
+        settings: The settings of the jobs, by number.
+        options: The flags.
+        going_on: Whether they are the jobs of a sweep that goes on; those that are finished are not tried again.
     """
     prepared: Prepared | None = None
-    for each in settings:
+    for number, each in enumerate(settings):
+        if going_on and is_finished(Path(str(each.out_dir), str(number))):
+            continue
         if each.engine["name"] == SUPERLINK:
             _refuse_other_configuration(options)
             SuperLink.check([], each.engine)  # the rest is checked on the SuperLink's side, where the images are
@@ -48,19 +57,39 @@ def check(settings: Sequence[Settings], options: argparse.Namespace) -> Prepared
         if each.out_dir is not None and each.resume is None:
             check_dir = check_receiving_dir if each.engine["name"] == SUPERLINK else check_run_dir
             run_dir = Path(each.out_dir, str(number)) if options.multirun else Path(each.out_dir)
+            if going_on and is_begun(run_dir):
+                continue
             with only_if_used(run_dir):
                 check_dir(run_dir)
     return prepared
 
 
-def run_job(config: DictConfig, prepared: Prepared | None, failed: list[FedsimError]) -> None:
-    """Run one job in the directory that Hydra has made for it; if it fails, the other jobs of a sweep still run."""
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
+def run_job(
+    config: DictConfig, prepared: Prepared | None, failed: list[FedsimError], *, going_on: bool = False
+) -> None:
+    """Run one job in the directory that Hydra has made for it; if it fails, the other jobs of a sweep still run.
+
+    Args:
+        config: The job's configuration.
+        prepared: What ``check`` has returned.
+        failed: Is given the error with which the job ends, if it does.
+        going_on: Whether it is a job of a sweep that goes on: if it is finished nothing is done, and if it has begun
+            it is resumed.
+    """
+    made = run_dir = Path(HydraConfig.get().runtime.output_dir)
+    if going_on and is_finished(run_dir):
+        console().print(f"{_shown(run_dir)} was finished before", soft_wrap=True)
+        return
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
-    settings = settings_of({str(key): value for key, value in container.items()})
     try:
         with any_file():
+            if going_on and is_begun(run_dir):
+                settings = settings_of({"resume": str(run_dir)})
+            else:
+                words = list(HydraConfig.get().overrides.task)
+                settings = settings_of({str(key): value for key, value in container.items()}, words)
+            run_dir = made if settings.resume is None else Path(settings.resume)
             result = _result(settings, prepared, run_dir)
     except FedsimError as error:  # here, since Hydra would put the whole command line before the sentence
         print(f"error: {error}", file=sys.stderr)
@@ -68,11 +97,15 @@ def run_job(config: DictConfig, prepared: Prepared | None, failed: list[FedsimEr
             _tell_how_to_go_on(run_dir)
         failed.append(error)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            remove_if_empty(run_dir)
+            remove_if_empty(made)
         return
     except KeyboardInterrupt:
         _tell_how_to_go_on(run_dir)
+        if (run_dir.parent / SWEEP_FILE).is_file():
+            print(f"go on with the sweep: python run.py {word_for('resume', _shown(run_dir.parent))}", file=sys.stderr)
         raise
+    if made != run_dir:
+        remove_if_empty(made)
     print_whole(run_table(result))
     console().print(f"run directory: {_shown(run_dir)}", soft_wrap=True)
 

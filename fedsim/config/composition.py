@@ -123,23 +123,6 @@ def hydra_at(config_dir: Path) -> Iterator[GlobalHydra]:
         VersionBase.instance().version_base = base
 
 
-def with_resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the configuration, or, with ``resume``, that of the run directory.
-
-    Raises:
-        UserError: If the run directory holds none, or if there are other settings beside ``resume``.
-    """
-    if config.get("resume") is None:
-        return config
-    for text in overrides:
-        if not text.startswith("resume="):
-            raise UserError(f"{text} cannot be given with resume=: a resumed run keeps its own settings.")
-    resume = expanded("resume", config["resume"])
-    if not resume:
-        raise UserError("resume= is not possible: choose the directory of the run that is to go on.")
-    return {**load(Path(resume)), "resume": resume}
-
-
 def load(run_dir: Path) -> dict[str, Any]:
     """Return the settings of a run directory; settings that did not exist when it was made have their defaults.
 

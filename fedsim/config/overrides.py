@@ -68,6 +68,11 @@ def parse(word: str) -> Override:
     return override
 
 
+def path_word(key: str, path: str) -> str:
+    """Return the word for Hydra that sets this path, whatever characters it has."""
+    return f"{key}={_quoted(path)}"
+
+
 def word_for(key: str, path: str) -> str:
     """Return the word of the command line that sets this path, quoted for a shell."""
     word = f"{key}={path}"

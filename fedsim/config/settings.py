@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from datasets.shots import SHOT_RULES
-from fedsim.config.composition import compose, with_resumed
+from fedsim.config.composition import compose
 from fedsim.config.paths import OPTIONS, PATHS, expanded
 from fedsim.config.published import FORM, is_published
+from fedsim.config.resuming import with_resumed
 from fedsim.core.errors import UserError
 
 Group = Mapping[str, Any]
@@ -66,6 +67,8 @@ _ALLOWED: dict[str, Rule] = {
     "diagnostics_images": _whole(2),
     "evaluate_every": _whole(1),
     "checkpoint_every": _whole(0),
+    "checkpoint_minutes": _or_null(_positive("a number of minutes above 0")),
+    "checkpoint_keep": _whole(1),
     "mask_absent_classes": _SWITCH,
     "shots": _one_of(SHOT_RULES),
     "join_timeout": _or_null(_positive("a number of seconds above 0")),
@@ -147,6 +150,8 @@ class Settings:
     diagnostics_images: int
     evaluate_every: int
     checkpoint_every: int
+    checkpoint_minutes: float | None
+    checkpoint_keep: int
     budget: Group
     mask_absent_classes: bool
     metrics: list[str]
@@ -221,7 +226,7 @@ def settings_of(config: dict[str, Any], overrides: Sequence[str] = ()) -> Settin
     """Return the checked settings; where a run is resumed, those of its run directory.
 
     Raises:
-        UserError: If a setting is wrong, there are others beside ``resume``, or the resumed run's are damaged.
+        UserError: If a setting is wrong, is not possible beside ``resume``, or the resumed run's are damaged.
     """
     resumed = with_resumed(config, overrides)
     try:

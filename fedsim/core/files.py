@@ -122,10 +122,58 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             with suppress(OSError):  # the first error is the one to report
                 temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def write_new(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file that must not exist yet as ``write_atomically`` does; of several processes at once, one succeeds.
+
+    Raises:
+        FileExistsError: If it exists.
+        FileError: If it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write_atomically(draft, write)
+        try:
+            os.link(draft, path)  # unlike a renaming, it fails if the file exists
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links: the claim and the content are two steps there
+            path.touch(exist_ok=False)
+            draft.replace(path)
+        sync_folder(path.parent)
+    except FileExistsError:
+        raise
+    except (FileError, OSError) as error:
+        raise FileError(path, error.reason if isinstance(error, FileError) else why(error)) from error
+    finally:
+        with suppress(OSError):  # the first error is the one to report
+            draft.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, unless there is one, so that it survives a power cut.
+
+    Raises:
+        FileError: If it cannot be made.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file that has grown to the disk.
+
+    Raises:
+        FileError: If that fails.
+    """
+    with writing(path), path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
     """Flush a folder to the disk: the renaming of a file is stored in its folder, not in the file."""
     if os.name != "posix":
         return  # elsewhere a folder cannot be opened

@@ -4,16 +4,20 @@ A checkpoint holds no random generators: each is derived from (seed, round, clie
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from flwr.app import ArrayRecord, RecordDict
 
-from fedsim.core.files import reading, writing
+from fedsim.core.errors import UserError
+from fedsim.core.files import make_folder, reading, writing
 from fedsim.messages.schema import ENTRIES
 from fedsim.methods.client_state import with_namespaces
 from fedsim.output.record_files import load_records, save_records
+
+log = logging.getLogger(__name__)
 
 FILES = "round_*.safetensors"
 _OLD = {"given": ENTRIES}
@@ -30,30 +34,46 @@ class Checkpoint:
     """How many rows the run's tables had; empty in checkpoints of versions that did not store it"""
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write ``round_NNNNN.safetensors`` and then remove the older ones.
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 1) -> None:
+    """Write ``round_NNNNN.safetensors``, and then remove all but the ``keep`` newest.
 
     Raises:
         FileError: If it cannot be written; the older ones still exist then.
     """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        make_folder(folder)
     owners = {
         "server": RecordDict({"arrays": checkpoint.arrays}),
         "strategy": checkpoint.strategy,
         **{str(client): state for client, state in checkpoint.clients.items()},
     }
-    path = folder / f"round_{checkpoint.round:05d}.safetensors"
+    path = folder / _name(checkpoint.round)
     metadata = {
         "round": str(checkpoint.round),
         "clients": json.dumps(list(checkpoint.clients)),
         "tables": json.dumps(dict(checkpoint.tables)),
     }
     save_records(path, owners, metadata)
+    remove_others(folder, checkpoint.round, keep)
+
+
+def remove_others(folder: Path, round: int, keep: int) -> None:
+    """Remove all checkpoints but the ``keep`` newest up to a round.
+
+    Those of later rounds were damaged, so that the run has gone back behind them.
+
+    Raises:
+        FileError: If one cannot be removed.
+    """
     with writing(folder):
-        for older in folder.glob(FILES):
-            if older != path:
-                older.unlink()
+        there = sorted(folder.glob(FILES))
+        kept = [path for path in there if path.name <= _name(round)][-keep:]
+        for other in {*there} - {*kept}:
+            other.unlink()
+
+
+def _name(round: int) -> str:
+    return f"round_{round:05d}.safetensors"
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -64,15 +84,38 @@ def has_checkpoint(folder: Path) -> bool:
 def load_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the newest checkpoint of a run, or ``None`` if the run was stopped before its first.
 
+    If it is damaged, the one before it is returned, with a warning.
+
+    Raises:
+        UserError: If none can be read; it is about the newest.
+    """
+    with reading(folder):
+        paths = sorted(folder.glob(FILES), reverse=True)
+    damaged: list[UserError] = []
+    for path in paths:
+        try:
+            checkpoint = _load(path)
+        except UserError as error:
+            damaged.append(error)
+            continue
+        for each in damaged:
+            log.warning("%s The run goes on from the checkpoint of round %d.", each, checkpoint.round)
+        return checkpoint
+    if damaged:
+        raise UserError(
+            f"{str(damaged[0]).removesuffix('.')}: put it back whole, or remove {folder} to begin this run anew."
+        ) from damaged[0]
+    return None
+
+
+def _load(path: Path) -> Checkpoint:
+    """Read one checkpoint.
+
     Raises:
         UserError: If it is damaged or may not be read.
     """
-    with reading(folder):
-        paths = sorted(folder.glob(FILES))
-    if not paths:
-        return None
-    with reading(paths[-1], "put it back whole, or remove it to begin this run anew"):
-        states, metadata = load_records(paths[-1])
+    with reading(path):
+        states, metadata = load_records(path)
         arrays = states["server"]["arrays"]
         if not isinstance(arrays, ArrayRecord):
             raise ValueError("it is no checkpoint")

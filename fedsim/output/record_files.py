@@ -1,5 +1,6 @@
 """Flower's records in one file, written completely or not at all: the format of checkpoints and of devices' states."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from fedsim.core.files import write_atomically
 from fedsim.messages.arrays import to_record, to_tensors
 
 KINDS: dict[str, type[ConfigRecord] | type[MetricRecord]] = {"config": ConfigRecord, "metrics": MetricRecord}
-RECORDS = "records"
+RECORDS, CHECKSUM = "records", "checksum"
 
 
 def save_records(path: Path, owners: Mapping[str, RecordDict], metadata: Mapping[str, str]) -> None:
@@ -41,6 +42,7 @@ def save_records(path: Path, owners: Mapping[str, RecordDict], metadata: Mapping
                 kind = "config" if isinstance(record, ConfigRecord) else "metrics"
                 records.append({"owner": owner, "name": name, "kind": kind, "values": _to_json(record)})
     described = {**metadata, RECORDS: json.dumps(records)}
+    described[CHECKSUM] = _checksum(tensors, described)
     write_atomically(path, lambda temporary: save_file(tensors, temporary, described))
 
 
@@ -52,10 +54,14 @@ def load_records(path: Path) -> tuple[dict[str, RecordDict], dict[str, str]]:
     """
     with safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata() or {})
-        entries: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
-        for key in file.keys():  # noqa: SIM118  # not a mapping
-            owner, name, entry = json.loads(key)
-            entries.setdefault((owner, name), {})[entry] = file.get_tensor(key)
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a mapping
+    checksum = metadata.pop(CHECKSUM, None)  # files of older versions have none
+    if checksum is not None and checksum != _checksum(tensors, metadata):
+        raise ValueError("its checksum is that of another content")
+    entries: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        owner, name, entry = json.loads(key)
+        entries.setdefault((owner, name), {})[entry] = tensor
     states: dict[str, RecordDict] = {}
     for record in json.loads(metadata.pop(RECORDS)):
         owner, name = record["owner"], record["name"]
@@ -65,6 +71,15 @@ def load_records(path: Path) -> tuple[dict[str, RecordDict], dict[str, str]]:
         else:
             state[name] = KINDS[record["kind"]](_from_json(record["values"]))
     return states, metadata
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """Return a digest of all bytes: safetensors notices a file that was cut off, but not one whose numbers changed."""
+    digest = hashlib.blake2b(json.dumps(sorted(metadata.items())).encode(), digest_size=16)
+    for key, tensor in sorted(tensors.items()):
+        digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _to_json(record: Mapping[str, Any]) -> dict[str, Any]:

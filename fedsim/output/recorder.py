@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from fedsim.config.composition import repeatable
 from fedsim.config.settings import Settings
-from fedsim.core.errors import FileError, UserError
-from fedsim.core.files import reading, why, write_atomically, writing
+from fedsim.core.errors import UserError
+from fedsim.core.files import make_folder, reading, why, write_atomically, write_new
 from fedsim.core.memory import peak_memory_mb
 from fedsim.cost import device_classes
 from fedsim.engines.grid import FederationGrid
@@ -65,16 +65,16 @@ class Recorder:
         if self.settings.resume is None:
             check_run_dir(self.run_dir)
             try:
-                self._config.touch(exist_ok=False)  # if two runs start at once, only one succeeds
+                write_new(self._config, self._write_config)  # if two runs start at once, only one succeeds
             except FileExistsError as error:
                 raise _already_holds_a_run(self.run_dir) from error
-            except OSError as error:
-                raise FileError(self._config, why(error)) from error
             self._new = True
         else:
             _try_to_write(self.run_dir, "resume")
-        config = repeatable(self.settings.to_config())
-        write_atomically(self._config, lambda path: OmegaConf.save(config, path))
+            write_atomically(self._config, self._write_config)
+
+    def _write_config(self, path: Path) -> None:
+        OmegaConf.save(repeatable(self.settings.to_config()), path)
 
     def take_back(self) -> None:
         """Restore the directory as it was found if the run has ended before anything of it was recorded."""
@@ -88,8 +88,16 @@ class Recorder:
     def _tables(self) -> tuple[Table, ...]:
         return self._clients, self._rounds, self._classes, self._diagnostics
 
-    def lengths(self) -> dict[str, int]:
-        """Return how many rows each table has, by the name of its file."""
+    def flushed_lengths(self) -> dict[str, int]:
+        """Flush the tables to the disk; return how many rows each has, by the name of its file.
+
+        A checkpoint that survives a power cut needs the rows that were written before it.
+
+        Raises:
+            FileError: If that fails.
+        """
+        for table in self._tables:
+            table.flush()
         return {table.path.name: table.length for table in self._tables}
 
     def go_back_to(self, round: int, lengths: Mapping[str, int] | None = None) -> None:
@@ -145,8 +153,7 @@ class Recorder:
         """
         _save_tensors(self.run_dir / "model.safetensors", model.complete)
         if model.personal:
-            with writing(self.run_dir / "clients"):
-                (self.run_dir / "clients").mkdir(exist_ok=True)
+            make_folder(self.run_dir / "clients")
             for client, part in model.personal_parts():
                 _save_tensors(self.run_dir / "clients" / f"{client}.safetensors", part)
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fedsim.core.files import reading, write_atomically, writing
+from fedsim.core.files import reading, sync_file, write_atomically, writing
 
 
 class Table:
@@ -23,6 +23,7 @@ class Table:
         self.columns: list[str] = []
         self.length = 0
         """Number of rows that this object has written, or left when it went back to a round"""
+        self._unflushed = False
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows at the end, all of them or none.
@@ -45,6 +46,17 @@ class Table:
                     os.truncate(self.path, before)
                 raise
         self.length += len(rows)
+        self._unflushed = True
+
+    def flush(self) -> None:
+        """Flush the rows to the disk, so that they survive a power cut.
+
+        Raises:
+            FileError: If that fails.
+        """
+        if self._unflushed:
+            sync_file(self.path)
+            self._unflushed = False
 
     def read(self) -> list[dict[str, str]]:
         """Return the rows; none where there is no table yet.

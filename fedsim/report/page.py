@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fedsim.core.files import write_atomically
 from fedsim.output.results import Result, read_result
 from fedsim.report.run_table import run_cells
 
@@ -27,13 +28,16 @@ HEADINGS = {
     "diagnostics": "Diagnostics",
 }
 """Headings of a run's pictures, in the order of the page; other pictures follow under the names of their files."""
+PAGE = "report.html"
+"""The last file that a run writes: where it is, the run is finished."""
 
 
 def write_html(run_dir: Path) -> None:
     """Write ``report.html``: the final numbers, the pictures and the settings of a run."""
     result = read_result(run_dir)
     config = (run_dir / "config.yaml").read_text(encoding="utf-8")
-    (run_dir / "report.html").write_text(page(result, _pictures(run_dir), config), encoding="utf-8")
+    text = page(result, _pictures(run_dir), config)
+    write_atomically(run_dir / PAGE, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def page(result: Result, pictures: dict[str, bytes], config: str) -> str:

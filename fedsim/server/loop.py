@@ -17,7 +17,7 @@ from fedsim.methods.federated_model import FederatedModel
 from fedsim.methods.interfaces import Exporting
 from fedsim.metrics.class_metrics import ClassTracker
 from fedsim.metrics.round_metrics import Row, age_metrics, client_rows, fault_rows, round_metrics
-from fedsim.output.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fedsim.output.checkpoint import Checkpoint, load_checkpoint, remove_others, save_checkpoint
 from fedsim.output.progress import Reporter
 from fedsim.output.recorder import Recorder
 from fedsim.server.evaluation import Evaluator
@@ -58,6 +58,8 @@ class FederatedLoop:
         self.evaluator = Evaluator(self.strategy, self.federation, prepared.one_model, prepared.by_batch)
         self.classes = ClassTracker(prepared.model, self.federation, self.settings.shots)
         self.losses = LossWatch()
+        self.saved = time.monotonic()
+        """When the last checkpoint was written, or the run began"""
 
     def run(self) -> None:
         """Run the remaining rounds, then write the models and other results of a finished run.
@@ -199,14 +201,18 @@ class FederatedLoop:
         self.recorder.record_clients(fault_rows(done.faults, self.federation, number))
         self.recorder.record_round({"round": number, **metrics, **done.row, "seconds": done.seconds}, self.grid)
         if isinstance(self.grid, LocalGrid) and self._checkpoint_due(number):
-            states = self.grid.client_states()
-            checkpoint = Checkpoint(number, self.arrays, self.strategy.state(), states, self.recorder.lengths())
-            save_checkpoint(self.recorder.checkpoints, checkpoint)
+            states, lengths = self.grid.client_states(), self.recorder.flushed_lengths()
+            checkpoint = Checkpoint(number, self.arrays, self.strategy.state(), states, lengths)
+            save_checkpoint(self.recorder.checkpoints, checkpoint, self.settings.checkpoint_keep)
+            self.saved = time.monotonic()
         self.reporter.round_done(number, metrics)
 
     def _checkpoint_due(self, round: int) -> bool:
-        every = self.settings.checkpoint_every
-        return every > 0 and (round % every == 0 or round == self.settings.rounds)
+        every, minutes = self.settings.checkpoint_every, self.settings.checkpoint_minutes
+        if minutes is not None and time.monotonic() - self.saved >= 60 * minutes:
+            return True
+        last = round == self.settings.rounds and (every > 0 or minutes is not None)
+        return last or (every > 0 and round % every == 0)
 
     def _restore(self) -> int:
         """Restore the newest checkpoint of a resumed run; return its round, or -1 for a new run.
@@ -230,6 +236,7 @@ class FederatedLoop:
         for loss in self.recorder.recorded(TRAINING_LOSS):
             self.losses.remember(loss)
         self.recorder.mend_summary(self.grid)
+        remove_others(self.recorder.checkpoints, checkpoint.round, self.settings.checkpoint_keep)
         return checkpoint.round
 
     def _save_models(self) -> None:

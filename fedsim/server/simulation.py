@@ -6,6 +6,7 @@ from pathlib import Path
 from datasets.federation import Federation
 from fedsim.client.host import ClientAppFactory
 from fedsim.config.binding import instantiate
+from fedsim.config.resuming import kept_freeze
 from fedsim.core.files import writing
 from fedsim.engines.grid import FederationGrid, LocalGrid
 from fedsim.norms.batch import normalizes_tokens
@@ -40,6 +41,8 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
             provenance = Provenance.of(prepared.federation, prepared.devices[0])
             if settings.resume is not None:
                 provenance.hold_against(run_dir)
+                if kept := kept_freeze(run_dir, settings.norm):
+                    log.warning("%s", kept)
             recorder.open()
             if settings.resume is None:
                 provenance.save(run_dir)

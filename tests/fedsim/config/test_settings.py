@@ -27,6 +27,8 @@ WRONG = {
     "batch_size": (AT_LEAST_1, [0, 32.0, False]),
     "evaluate_every": (AT_LEAST_1, [0, "1"]),
     "checkpoint_every": (AT_LEAST_0, [-1, 0.5, False]),
+    "checkpoint_minutes": ("a number of minutes above 0, or null", [0, -1, "soon", True]),
+    "checkpoint_keep": (AT_LEAST_1, [0, -1, 1.5, None, True]),
     "diagnostics": ("true or false", ["yes", 1, None]),
     "pictures": ("true or false", ["no", 0, None]),
     "diagnostics_every": (AT_LEAST_1, [0, 0.5]),

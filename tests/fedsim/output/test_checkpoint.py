@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from fedsim.core.errors import UserError
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.compression import RESIDUAL
 from fedsim.messages.schema import CACHED, ENTRIES
@@ -94,12 +98,62 @@ def test_a_loaded_checkpoint_can_be_trained_on_without_changing_the_file(tmp_pat
     assert torch.equal(to_tensors(loaded(tmp_path).arrays)["conv.weight"], ARRAYS["conv.weight"])
 
 
-def test_only_the_newest_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_only_the_newest_are_kept(tmp_path: Path, keep: int) -> None:
     folder = tmp_path / "checkpoints"
+    for last in range(8, 12):
+        save_checkpoint(folder, checkpoint(last), keep)
+        assert rounds_in(folder) == list(range(8, last + 1))[-keep:]
+    assert loaded(folder).round == 11
+
+
+def rounds_in(folder: Path) -> list[int]:
+    return sorted(int(path.stem.removeprefix("round_")) for path in folder.iterdir())
+
+
+def flip_a_bit(path: Path) -> None:
+    """Of the largest numbers, without making the file any shorter."""
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_changed_bit_is_noticed_and_the_checkpoint_before_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for round in (8, 9, 10):
-        save_checkpoint(folder, checkpoint(round))
-        assert [path.name for path in folder.iterdir()] == [f"round_{round:05d}.safetensors"]
-    assert loaded(folder).round == 10
+        save_checkpoint(tmp_path, checkpoint(round), keep=3)
+    newest = tmp_path / "round_00010.safetensors"
+    flip_a_bit(newest)
+    assert loaded(tmp_path).round == 9
+    assert caplog.messages == [
+        f"{newest} cannot be read (its checksum is that of another content). The run goes on from the checkpoint of "
+        "round 9."
+    ]
+    flip_a_bit(tmp_path / "round_00009.safetensors")
+    assert loaded(tmp_path).round == 8
+    flip_a_bit(tmp_path / "round_00008.safetensors")
+    with pytest.raises(UserError, match=rf"^{newest} cannot be read \(its checksum .*remove {tmp_path} to begin"):
+        load_checkpoint(tmp_path)
+
+
+def test_what_is_written_after_a_damaged_one_takes_its_place(tmp_path: Path) -> None:
+    """Else the damaged one, which has the larger number, would be asked first for ever."""
+    for round in (8, 9, 10):
+        save_checkpoint(tmp_path, checkpoint(round), keep=2)
+    flip_a_bit(tmp_path / "round_00010.safetensors")
+    save_checkpoint(tmp_path, checkpoint(9), keep=2)  # by the clock, a round earlier than before
+    assert rounds_in(tmp_path) == [9]
+
+
+def test_a_checkpoint_without_a_checksum_is_one_of_an_older_version(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint())
+    path = tmp_path / "round_00003.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    del metadata["checksum"]
+    save_file(tensors, path, metadata)
+    assert loaded(tmp_path).round == 3
 
 
 def test_of_two_the_newer_is_loaded(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from fedsim.config.settings import settings_of
 from fedsim.core.errors import FileError, UserError
 from fedsim.output.progress import Reporter
+from fedsim.output.record_files import load_records
 from fedsim.output.results import read_summary
 from fedsim.report.command import main as report
 from fedsim.server.preparation import prepare
@@ -18,7 +19,7 @@ from fedsim.server.simulation import run
 from tests.conftest import FullDisk, small_settings
 
 CHECKPOINT = "checkpoints/round_00001.safetensors"
-SMALL = ("engine=inline", "rounds=1", "strategy=fedbn", "dataset.train_per_domain=20")
+SMALL = ("engine=inline", "rounds=1", "strategy=fedbn", "dataset.train_per_domain=20", "checkpoint_keep=1")
 Harm = Callable[[Path], object]
 
 
@@ -91,6 +92,17 @@ def test_a_run_is_not_resumed_from_a_damaged_file_and_the_others_stay(run_dir: P
         resume(run_dir)
     assert "\n" not in str(caught.value)
     assert {file: (run_dir / file).read_bytes() for file in before} == before
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_the_damaged_one(tmp_path: Path, whole: Path) -> None:
+    run_dir = tmp_path / "run"
+    run(prepare(small_settings(*SMALL, "checkpoint_keep=2")), run_dir, Reporter())
+    half(run_dir / CHECKPOINT)
+    (run_dir / "model.safetensors").unlink()
+    resume(run_dir)
+    for name in ("clients.csv", "classes.csv", "model.safetensors"):
+        assert (run_dir / name).read_bytes() == (whole / name).read_bytes()
+    assert load_records(run_dir / CHECKPOINT) == load_records(whole / CHECKPOINT)
 
 
 def test_a_configuration_of_which_the_end_is_missing_says_what_it_lacks(run_dir: Path) -> None:

@@ -151,3 +151,13 @@ def test_without_checkpoints_a_resumed_run_begins_anew(small: Callable[..., Prep
     prepared = small("rounds=1", "checkpoint_every=0")
     play(replace(prepared, settings=replace(prepared.settings, resume=str(tmp_path))), tmp_path)
     assert (tmp_path / "clients.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(("minutes", "rounds"), [(1e-9, [1, 2]), (1000, [2])])
+def test_checkpoints_are_also_written_by_the_clock_and_after_the_last_round(
+    small: Callable[..., Prepared], tmp_path: Path, minutes: float, rounds: list[int]
+) -> None:
+    play(small("checkpoint_every=0", f"checkpoint_minutes={minutes}"), tmp_path)
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
+        f"round_{round:05d}.safetensors" for round in rounds
+    ]

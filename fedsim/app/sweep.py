@@ -1,0 +1,73 @@
+"""A sweep that can go on: its words are stored in its folder, beside the folders of its jobs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from fedsim.config.overrides import parse, path_word
+from fedsim.config.paths import expanded
+from fedsim.core.errors import UserError
+from fedsim.core.files import make_folder, reading, write_atomically
+
+FILE = "sweep.json"
+FINISHED = "report.html"
+"""The last file that a run writes."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The words of ``python run.py -m``, without ``out_dir``, and the configuration that they change."""
+
+    words: Sequence[str]
+    configuration: tuple[Path, str]
+    """The folder and the name of the configuration"""
+
+    @classmethod
+    def named_by(cls, overrides: Sequence[str]) -> tuple[Path, Self] | None:
+        """Return the folder and the sweep if ``resume`` names one; ``None`` if it does not.
+
+        Raises:
+            UserError: If there are further settings, or the file of the sweep is damaged.
+        """
+        given = [override for override in map(parse, overrides) if override.key_or_group == "resume"]
+        if len(given) != 1 or not isinstance(given[0].value(), str | int):
+            return None
+        folder = Path(expanded("resume", given[0].value()))
+        path = folder / FILE
+        if not path.is_file():
+            return None
+        for text in overrides:
+            if parse(text).key_or_group != "resume":
+                raise UserError(f"{text} cannot be given with resume={folder}, a sweep: its jobs keep their settings.")
+        with reading(path, "put it back whole, or resume the folders in it one by one"):
+            stored: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            config_dir, config_name = stored["configuration"]
+            return folder, cls(list(map(str, stored["words"])), (Path(config_dir), str(config_name)))
+
+    def save(self, folder: Path) -> None:
+        """Write ``sweep.json``.
+
+        Raises:
+            FileError: If it cannot be written.
+        """
+        make_folder(folder)
+        config_dir, config_name = self.configuration
+        words = [word for word in self.words if parse(word).key_or_group != "out_dir"]
+        text = json.dumps({"words": words, "configuration": [str(config_dir), config_name]}) + "\n"
+        write_atomically(folder / FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def words_in(self, folder: Path) -> list[str]:
+        """Return the words with which Hydra runs the jobs in this folder."""
+        return [*self.words, path_word("out_dir", str(folder))]
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Return whether a job has written everything."""
+    return (run_dir / FINISHED).is_file()
+
+
+def is_begun(run_dir: Path) -> bool:
+    """Return whether a job has left something that ``resume`` can use."""
+    return (run_dir / "config.yaml").is_file()

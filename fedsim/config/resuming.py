@@ -1,0 +1,76 @@
+"""The settings of a run that goes on: those of its run directory, and ``rounds``, which may grow."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedsim.config.composition import load
+from fedsim.config.paths import expanded
+from fedsim.core.errors import UserError
+
+MAY_CHANGE = ("resume", "rounds")
+
+
+def with_resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the configuration, or, with ``resume``, that of the run directory, with more rounds if they are given.
+
+    Raises:
+        UserError: If the run directory holds none, if there are other settings beside ``resume`` and ``rounds``, or if
+            the run cannot have these rounds.
+    """
+    if config.get("resume") is None:
+        return config
+    for text in overrides:
+        if text.partition("=")[0] not in MAY_CHANGE:
+            raise UserError(
+                f"{text} cannot be given with resume=: a resumed run keeps its own settings, and only rounds= may grow."
+            )
+    resume = expanded("resume", config["resume"])
+    if not resume:
+        raise UserError("resume= is not possible: choose the directory of the run that is to go on.")
+    begun = {**load(Path(resume)), "resume": resume}
+    if any(text.startswith("rounds=") for text in overrides):
+        return with_more_rounds(begun, config["rounds"])
+    return begun
+
+
+def with_more_rounds(begun: dict[str, Any], rounds: Any) -> dict[str, Any]:
+    """Return the settings of a run with more rounds, so that those it has made keep their meaning.
+
+    Two settings depend on the number of rounds. ``norm.policy=fixbn`` freezes the statistics after half of them: the
+    freeze stays where it is, since statistics that have been frozen would change again behind a later one. The rate of
+    ``lr_schedule=cosine`` falls to 0 behind the last round: this is refused, since the rounds that are made had the
+    rates of the shorter cosine, and a rate that jumps up again is another schedule.
+
+    Raises:
+        UserError: If the run cannot have these rounds.
+    """
+    before = begun["rounds"]
+    if not isinstance(rounds, int) or rounds == before:
+        return {**begun, "rounds": rounds}
+    if rounds < before:
+        raise UserError(
+            f"rounds={rounds} is not possible with resume=: the run was begun for {before} rounds, and can only be "
+            "given more."
+        )
+    if begun.get("lr_schedule") == "cosine":
+        raise UserError(
+            f"rounds={rounds} is not possible with resume= of a run with lr_schedule=cosine, whose learning rate has "
+            f"fallen to 0 behind round {before}: leave rounds out, or start a new run."
+        )
+    norm: Mapping[str, Any] = begun["norm"]
+    return {**begun, "rounds": rounds, "norm": {**norm, "freeze_after": _freeze_after(norm, before)}}
+
+
+def _freeze_after(norm: Mapping[str, Any], rounds: int) -> int | None:
+    from fedsim.norms.policy import NormPolicy  # loads torch
+
+    return NormPolicy.of(norm, rounds).freeze_after
+
+
+def kept_freeze(run_dir: Path, norm: Mapping[str, Any]) -> str:
+    """Return in words that a freeze stays where the run directory's fewer rounds had it; empty if none does."""
+    frozen = norm.get("freeze_after")
+    if frozen is None or load(run_dir)["norm"].get("freeze_after") is not None:
+        return ""
+    return f"norm.freeze_after={frozen} stays: half of the rounds that this run was begun for"

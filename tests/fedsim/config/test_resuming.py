@@ -1,0 +1,86 @@
+"""A run that goes on keeps its settings, but may be given more rounds."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import fedsim
+from fedsim.config.composition import compose, load
+from fedsim.config.resuming import kept_freeze, with_more_rounds
+from fedsim.config.settings import settings_of
+from fedsim.core.errors import UserError
+from fedsim.output.progress import Reporter
+from fedsim.server.preparation import prepare
+from fedsim.server.simulation import run
+from tests.conftest import SMALL
+
+INLINE = (*SMALL, "engine=inline", "rounds=2")
+
+
+def test_more_rounds_end_as_if_they_had_been_asked_for_at_once(tmp_path: Path) -> None:
+    """A run of one more round, bit for bit."""
+    fedsim.simulate(*INLINE, "strategy=scaffold", f"out_dir={tmp_path / 'longer'}", progress=False)
+    fedsim.simulate(f"resume={tmp_path / 'longer'}", "rounds=4", progress=False)
+    fedsim.simulate(*INLINE, "strategy=scaffold", "rounds=4", f"out_dir={tmp_path / 'at-once'}", progress=False)
+    longer, at_once = tmp_path / "longer", tmp_path / "at-once"
+    for name in ("clients.csv", "classes.csv", "model.safetensors", "config.yaml"):
+        assert (longer / name).read_bytes() == (at_once / name).read_bytes()
+    rows = [pd.read_csv(each / "rounds.csv").drop(columns="seconds") for each in (longer, at_once)]
+    pd.testing.assert_frame_equal(*rows)
+
+
+def begun(*words: str) -> dict[str, object]:
+    return compose(["rounds=30", *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "rounds", "sentence"),
+    [
+        ((), 29, r"^rounds=29 is not possible with resume=: the run was begun for 30 rounds, and can only be given mo"),
+        (("lr_schedule=cosine",), 31, r"^rounds=31 .*lr_schedule=cosine, whose learning rate has fallen to 0 behind r"),
+    ],
+)
+def test_rounds_that_a_run_cannot_have_are_refused(words: tuple[str, ...], rounds: int, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        with_more_rounds(begun(*words), rounds)
+    assert with_more_rounds(begun(*words), 30) == begun(*words)  # what is advised
+
+
+def test_a_freeze_stays_where_it_is(tmp_path: Path) -> None:
+    longer = with_more_rounds(begun("norm.policy=fixbn"), 100)
+    assert (longer["rounds"], longer["norm"]["freeze_after"]) == (100, 15)
+    assert with_more_rounds(longer, 200)["norm"]["freeze_after"] == 15
+    assert with_more_rounds(begun(), 100)["norm"]["freeze_after"] is None
+    given = with_more_rounds(begun("norm.policy=fixbn", "norm.freeze_after=3"), 100)
+    assert given["norm"]["freeze_after"] == 3
+
+
+class Said(Reporter):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_a_freeze_that_stays_is_told_and_written(tmp_path: Path) -> None:
+    fedsim.simulate(*INLINE, "norm.policy=fixbn", f"out_dir={tmp_path}", progress=False)
+    longer, reporter = settings_of({"resume": str(tmp_path), "rounds": 3}, ["rounds=3"]), Said()
+    run(prepare(longer), tmp_path, reporter)
+    assert "WARNING: norm.freeze_after=1 stays: half of the rounds that this run was begun for" in reporter.lines
+    assert load(tmp_path)["norm"]["freeze_after"] == 1
+    again = settings_of({"resume": str(tmp_path)})
+    assert (again.rounds, kept_freeze(tmp_path, again.norm)) == (3, "")
+
+
+@pytest.mark.parametrize("word", ["lr=0.1", "seed=1", "engine.workers=3", "rounds_=3", "+rounds=3", "device=cpu"])
+def test_every_other_change_is_refused(word: str) -> None:
+    with pytest.raises(UserError, match=r"cannot be given with resume=: a resumed run keeps its own settings, and onl"):
+        settings_of({"resume": "run", "rounds": 3}, ["resume=run", word])
+
+
+def test_rounds_that_are_no_number_are_refused_as_everywhere(tmp_path: Path) -> None:
+    fedsim.simulate(*INLINE, "rounds=1", f"out_dir={tmp_path}", progress=False)
+    with pytest.raises(UserError, match=r"rounds=many is not possible|rounds='many'"):
+        settings_of({"resume": str(tmp_path), "rounds": "many"}, [f"resume={tmp_path}", "rounds=many"])
