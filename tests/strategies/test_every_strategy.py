@@ -73,7 +73,7 @@ REPLY_RECORDS: Mapping[str, frozenset[str]] = {
 """What replies have beside the model, in some of the rounds."""
 REPLY_METRICS: Mapping[str, frozenset[str]] = {"fednova": frozenset({"normalizer"})}
 """What their metrics have beside those of every method."""
-WITHOUT_POLICY = ("fbn", "fedbn", "fedwon", "hbn", "local")
+WITHOUT_POLICY = ("fbn", "fedbn", "fedwon", "fraug", "hbn", "local")
 NOTHING: frozenset[str] = frozenset()
 
 
@@ -255,10 +255,6 @@ def test_no_personal_entry_travels(straight: Straight) -> None:
     assert bool(strategy.personal) == (straight.method in expected)
 
 
-@pytest.mark.parametrize("method", [each for each in METHODS if each not in ("fedbn", "fedwon", "fraug", "local")])
-@pytest.mark.parametrize("policy", ["fedbn", "silobn"])
-def test_nothing_that_a_policy_keeps_on_the_clients_travels(method: str, policy: str, tmp_path: Path) -> None:
-    """Those four have no statistics, nothing to share, or an option of their own."""
 @pytest.mark.parametrize("method", [method for method in METHODS if method not in WITHOUT_POLICY])
 @pytest.mark.parametrize("policy", ["fedbn", "silobn"])
 def test_nothing_that_a_policy_keeps_on_the_clients_travels(method: str, policy: str, tmp_path: Path) -> None:
