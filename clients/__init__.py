@@ -1,10 +1,12 @@
 """The client side of each federated method, where it differs from plain local SGD."""
 
+from clients.apfl import APFL
 from clients.clipped_sgd import ClippedSGD
 from clients.creff import CReFF
 from clients.ditto import Ditto
 from clients.feddst import FedDST
 from clients.feddyn import FedDyn
+from clients.fedetf import FedETF
 from clients.fedloge import FedLoGe
 from clients.fednova import FedNova
 from clients.fedproto import FedProto
@@ -19,12 +21,14 @@ from clients.prunefl import PruneFL
 from clients.scaffold import Scaffold
 
 __all__ = [
+    "APFL",
     "MOON",
     "CReFF",
     "ClippedSGD",
     "Ditto",
     "FedDST",
     "FedDyn",
+    "FedETF",
     "FedLoGe",
     "FedNova",
     "FedProto",

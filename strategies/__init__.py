@@ -5,6 +5,8 @@ They run in this simulator and in any Flower app, which imports them as ``fedsim
 names.
 """
 
+from .apfl import APFL
+from .central import Central
 from .creff import CReFF
 from .ditto import Ditto
 from .fedadagrad import FedAdagrad
@@ -14,6 +16,7 @@ from .fedavgm import FedAvgM
 from .fedbn import FedBN
 from .feddst import FedDST
 from .feddyn import FedDyn
+from .fedetf import FedETF
 from .fedloge import FedLoGe
 from .fednova import FedNova
 from .fedper import FedPer
@@ -33,8 +36,10 @@ from .prunefl import PruneFL
 from .scaffold import Scaffold
 
 __all__ = [
+    "APFL",
     "MOON",
     "CReFF",
+    "Central",
     "Ditto",
     "FedAdagrad",
     "FedAdam",
@@ -43,6 +48,7 @@ __all__ = [
     "FedBN",
     "FedDST",
     "FedDyn",
+    "FedETF",
     "FedLoGe",
     "FedNova",
     "FedPer",

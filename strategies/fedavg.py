@@ -73,6 +73,8 @@ class FedAvg(Strategy):
     """Whether clients are evaluated with more of their own than the entries that are personal."""
     queried_share: float = 0.0
     """The share of a client's training images that the queries before training use."""
+    pooled: bool = False
+    """Whether the training images of all clients have to be in one place."""
 
     def __init__(self, model: nn.Module | None = None, training: ServerTraining | None = None) -> None:
         training = ServerTraining() if training is None else training

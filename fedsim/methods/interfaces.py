@@ -40,6 +40,8 @@ class ServerStrategy(Protocol):
     """Whether clients are evaluated with more of their own than the entries that are personal."""
     queried_share: float
     """The share of a client's training images that the queries before training use; 0 for none."""
+    pooled: bool
+    """Whether the training images of all clients have to be in one place."""
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -21,6 +21,9 @@ from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
 
 OPTIONS = {
+    "apfl": ("fraction=0.5",),
+    "central": (),
+    "creff": ("strategy.match_steps=3", "strategy.retrain_epochs=2", "fraction=0.5"),
     "ditto": ("fraction=0.5",),
     "fedadagrad": ("tta=tent",),
     "fedadam": ("mask_absent_classes=true",),
@@ -29,11 +32,14 @@ OPTIONS = {
     "fedbn": ("tta=tent", "split.validation=0.2", "metrics=[ece,balanced_accuracy]"),
     "feddst": ("strategy.interval=2", "norm.policy=fedbn"),
     "feddyn": ("fraction=0.5",),
+    "fedetf": ("split=[longtail,domain]",),
     "fedloge": ("head.steps=20",),
     "fednova": ("mask_absent_classes=true",),
     "fedper": ("evaluate_every=2",),
     "fedprox": ("norm=gn",),
+    "fedproto": ("fraction=0.5",),
     "fedrep": (),
+    "fedrod": ("fraction=0.5", "mask_absent_classes=true"),
     "fedsam": ("norm.policy=silobn",),
     "fedtiny": ("strategy.candidates=2", "strategy.interval=1", "norm.policy=fedbn"),
     "fedwon": ("mask_absent_classes=true",),

@@ -18,6 +18,9 @@ from fedsim.server.simulation import run
 from tests.conftest import ROOT
 
 METHODS = {
+    "apfl": (),
+    "central": (),
+    "creff": ("strategy.match_steps=3", "strategy.retrain_epochs=2"),
     "ditto": (),
     "fedadagrad": (),
     "fedadam": (),
@@ -26,11 +29,14 @@ METHODS = {
     "fedbn": ("tta=tent", "split.validation=0.2", "compression=fp16"),
     "feddst": ("strategy.interval=2", "strategy.distribution=uniform"),
     "feddyn": (),
+    "fedetf": (),
     "fedloge": ("mask_absent_classes=true", "head.steps=20"),
     "fednova": (),
     "fedper": (),
+    "fedproto": (),
     "fedprox": (),
     "fedrep": (),
+    "fedrod": ("mask_absent_classes=true",),
     "fedsam": (),
     "fedtiny": ("strategy.candidates=2", "strategy.interval=1"),
     "fedwon": (),
