@@ -15,6 +15,7 @@ from clients.fedrep import FedRep
 from clients.fedrod import FedRoD
 from clients.fedsam import FedSAM
 from clients.local_sgd import LocalSGD
+from clients.lotteryfl import LotteryFL
 from clients.masked_sgd import MaskedSGD
 from clients.moon import MOON
 from clients.prunefl import PruneFL
@@ -37,6 +38,7 @@ __all__ = [
     "FedRoD",
     "FedSAM",
     "LocalSGD",
+    "LotteryFL",
     "MaskedSGD",
     "PruneFL",
     "Scaffold",

@@ -30,6 +30,7 @@ from .fedwon import FedWon
 from .fedyogi import FedYogi
 from .flower import FlowerStrategy
 from .local import Local
+from .lotteryfl import LotteryFL
 from .moon import MOON
 from .pruned import Pruned
 from .prunefl import PruneFL
@@ -62,6 +63,7 @@ __all__ = [
     "FedYogi",
     "FlowerStrategy",
     "Local",
+    "LotteryFL",
     "PruneFL",
     "Pruned",
     "Scaffold",

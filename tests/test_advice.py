@@ -39,6 +39,7 @@ REFUSED = [
     "strategy=fedper head=etf",
     "strategy=fedper train_only=norm",
     "strategy=feddst aggregation=median",
+    "strategy=lotteryfl aggregation=median",
     f"strategy=pruned strategy.density=null aggregation=median {CLASSES}",
     f"strategy=pruned strategy.density=null diagnostics=true {CLASSES}",
     "strategy=pruned strategy.density=null",

@@ -122,6 +122,8 @@ class TrainingContext(ClientContext):
     generator: torch.Generator
     """Draws the batches and the augmentations; specific to the client and the round."""
     client: int = 0
+    initial: Tensors = field(default_factory=dict)
+    """The entries of the model before training, which every client builds from the same seed."""
     on_device: bool = False
     """Whether this process is a real device, with limited memory."""
     steps: int = 0

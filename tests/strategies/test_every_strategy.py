@@ -40,6 +40,8 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "fedloge": ("head.steps=5",),
     "fedrep": ("strategy.head_epochs=1",),
     "fedtiny": ("strategy.candidates=2", "strategy.blocks=3", "strategy.interval=1", "strategy.stop_round=4"),
+    # Whoever is right about an image prunes.
+    "lotteryfl": ("strategy.accuracy=0",),
     "pruned": ("strategy.criterion=snip",),
     # In the third round weights are replaced by what clients have added up since the first, also over a stop.
     "prunefl": ("strategy.interval=3", "strategy.stop_round=4"),
@@ -70,6 +72,7 @@ REPLY_RECORDS: Mapping[str, frozenset[str]] = {
     "feddst": frozenset({"masks"}),
     "fedproto": frozenset({"prototypes"}),
     "fedtiny": frozenset({"gradients"}),
+    "lotteryfl": frozenset({"masks"}),
     "prunefl": frozenset({"squares"}),
     "scaffold": frozenset({"control"}),
 }

@@ -28,6 +28,8 @@ FEDAVG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # In the first round all control variates are zero; weighted as there.
     "scaffold": (("rounds=1",), ("rounds=1", "strategy.weighting=uniform")),
     "apfl": (("strategy.alpha=0", "strategy.adaptive=false"), ()),
+    # Nobody is better than that, so nobody prunes.
+    "lotteryfl": (("strategy.accuracy=1",), ("strategy.weighting=uniform",)),
 }
 """What makes the method FedAvg, and what FedAvg has to be told."""
 LOCAL: dict[str, tuple[str, ...]] = {

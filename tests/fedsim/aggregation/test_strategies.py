@@ -43,7 +43,7 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "fedsam": (),
     "moon": (),
 }
-MEAN_ONLY = {"feddst", "central", "fedproto"}
+MEAN_ONLY = {"feddst", "lotteryfl", "central", "fedproto"}
 """Those that refuse any other aggregation, as their own tests have it"""
 SERVER_OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "fedadam": ("strategy.beta_1=0", "strategy.beta_2=0"),

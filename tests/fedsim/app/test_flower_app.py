@@ -42,6 +42,7 @@ STRATEGIES = [
         "fedwon",
         "fedyogi",
         "local",
+        "lotteryfl",
         "moon",
         "pruned",
         "prunefl",

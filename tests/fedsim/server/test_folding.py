@@ -46,6 +46,7 @@ OPTIONS = {
     "fedyogi": ("norm.policy=fedbn",),
     "flower/FedYogi": ("norm.policy=fedbn",),
     "local": (),
+    "lotteryfl": ("strategy.accuracy=0", "fraction=0.5"),
     "moon": ("fraction=0.5",),
     "pruned": ("strategy.criterion=snip", "norm.policy=silobn"),
     "prunefl": ("strategy.interval=1", "fraction=0.5", "mask_absent_classes=true"),

@@ -43,12 +43,13 @@ METHODS = {
     "fedyogi": (),
     "flower/FedTrimmedAvg": (),
     "local": (),
+    "lotteryfl": ("strategy.accuracy=0",),
     "moon": (),
     "pruned": ("strategy.criterion=snip",),
     "prunefl": ("strategy.interval=1",),
     "scaffold": ("norm.policy=fedbn",),
 }
-SPARSE = {"feddst", "fedtiny", "pruned", "prunefl"}
+SPARSE = {"feddst", "fedtiny", "lotteryfl", "pruned", "prunefl"}
 MEASURING = {"query.state", "evaluate.global_model"}
 """What devices do not answer, or the server's process answers in their place."""
 PAGE = (ROOT / "docs" / "devices.md").read_text()
