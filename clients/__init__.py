@@ -1,11 +1,13 @@
 """The client side of each federated method, where it differs from plain local SGD."""
 
+from clients.apfl import APFL
 from clients.clipped_sgd import ClippedSGD
 from clients.creff import CReFF
 from clients.ditto import Ditto
 from clients.fbn import FBN
 from clients.feddst import FedDST
 from clients.feddyn import FedDyn
+from clients.fedetf import FedETF
 from clients.fedloge import FedLoGe
 from clients.fednova import FedNova
 from clients.fedproto import FedProto
@@ -16,6 +18,7 @@ from clients.fedsam import FedSAM
 from clients.fraug import FRAug
 from clients.hbn import HBN
 from clients.local_sgd import LocalSGD
+from clients.lotteryfl import LotteryFL
 from clients.masked_sgd import MaskedSGD
 from clients.moon import MOON
 from clients.prunefl import PruneFL
@@ -24,6 +27,7 @@ from clients.scaffold import Scaffold
 __all__ = [
     "FBN",
     "HBN",
+    "APFL",
     "MOON",
     "CReFF",
     "ClippedSGD",
@@ -31,6 +35,7 @@ __all__ = [
     "FRAug",
     "FedDST",
     "FedDyn",
+    "FedETF",
     "FedLoGe",
     "FedNova",
     "FedProto",
@@ -39,6 +44,7 @@ __all__ = [
     "FedRoD",
     "FedSAM",
     "LocalSGD",
+    "LotteryFL",
     "MaskedSGD",
     "PruneFL",
     "Scaffold",

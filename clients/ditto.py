@@ -21,8 +21,9 @@ class Ditto(LocalSGD):
     r"""Trains the shared model as in FedAvg, and then its own model v on
     :math:`L(v) + \frac{\lambda}{2} \lVert v - w \rVert^2` (Eq. 1, Algorithm 1), where w is the model that was sent.
 
-    Both make ``local_epochs`` passes; the metrics are those of the shared model. v begins as the first model that the
-    client is sent, and is what it is evaluated with. The global model is the shared one.
+    Both make ``local_epochs`` passes, on the same batches, so that ``lam=0`` is local training, bit for bit, for a
+    client that takes part from the first round on. The metrics are those of the shared model. v begins as the first
+    model that the client is sent, and is what it is evaluated with. The global model is the shared one.
     """
 
     def __init__(self, training: LocalTraining, lam: float) -> None:
@@ -37,12 +38,13 @@ class Ditto(LocalSGD):
 
     def passes(self, model: nn.Module, context: TrainingContext) -> dict[str, float]:
         """Train the shared model, then the client's own; the shared one is left in the model."""
-        start = _copy_of(model)
+        start, drawn = _copy_of(model), context.generator.get_state()
         metrics = super().passes(model, context)
         shared = _copy_of(model)
         kept = context.state.get(OWN)
         model.load_state_dict({**start, **(to_tensors(kept) if isinstance(kept, ArrayRecord) else {})})
         context.scratch[NEAR] = start
+        context.generator.set_state(drawn)
         super().passes(model, context)
         context.state[OWN] = to_record(_copy_of(model))
         model.load_state_dict(shared)

@@ -205,6 +205,11 @@ def count_of_devices(settings: Settings) -> int | None:
     """
     count = settings.split["num_clients"]
     odd = {key: settings.split.get(key) for key, usual in SPLIT.items() if settings.split.get(key) != usual}
+    if settings.split.get("pooled"):
+        raise UserError(
+            "split.pooled=true is not possible where every device has its own images: leave it out, or choose another "
+            "strategy."
+        )
     if odd:
         key, value = next(iter(odd.items()))
         raise UserError(f"split.{key}={value} has no meaning where every device has its own images: leave it out.")

@@ -51,8 +51,18 @@ class Federation:
     on_devices = False
     """Whether the images are on devices, where only the clients can read them (``datasets/devices.py``)"""
 
-    def __init__(self, source: Source, partitions: Sequence[Partition], unseen: Sequence[str] = ()) -> None:
-        """Make a federation; ``unseen`` are domains that nobody trains on and only the global model is tested on."""
+    def __init__(
+        self, source: Source, partitions: Sequence[Partition], unseen: Sequence[str] = (), *, pooled: bool = False
+    ) -> None:
+        """Make a federation.
+
+        Args:
+            source: The images.
+            partitions: Which of them are whose.
+            unseen: Domains that nobody trains on and only the global model is tested on.
+            pooled: Whether every client trains on the training images of all, as if they were in one place.
+        """
+        self.pooled = pooled
         self.source = source
         self.partitions = tuple(partitions)
         held = {partition.domain for partition in self.partitions}
@@ -131,11 +141,28 @@ class Federation:
 
     def examples_of(self, client: int, part: Part) -> Examples:
         """Return the images that the client trains, is validated or is tested on, with the client's noise."""
-        partition = self.partitions[client]
-        examples = self.examples(self._indices_of(partition, part))
+        if self.pooled and part is Part.TRAIN:
+            return self._pool
+        return self._own_examples(self.partitions[client], part)
+
+    def _own_examples(self, partition: Partition, part: Part) -> Examples:
+        own = partition.train if part is Part.TRAIN else self._indices_of(partition, part)
+        examples = self.examples(own)
         if partition.noise is None:
             return examples
         return replace(examples, images=partition.noise.added(examples.images, part))
+
+    @cached_property
+    def _pool(self) -> Examples:
+        """The training images of all clients, each with its client's noise, in the order of the source."""
+        parts = [self._own_examples(partition, Part.TRAIN) for partition in self.partitions]
+        order = torch.from_numpy(np.argsort(np.concatenate([each.train for each in self.partitions]), kind="stable"))
+        images, labels = (torch.cat([getattr(each, name) for each in parts])[order] for name in ("images", "labels"))
+        return Examples(images, labels, self.source.transform)
+
+    @cached_property
+    def _all_train(self) -> Indices:
+        return np.sort(np.concatenate([partition.train for partition in self.partitions]))
 
     def indices(self, client: int, part: Part) -> Indices:
         """Return the indices of that part of the client's images; clients with the same test set share one array."""
@@ -143,7 +170,7 @@ class Federation:
 
     def _indices_of(self, partition: Partition, part: Part) -> Indices:
         if part is Part.TRAIN:
-            return partition.train
+            return self._all_train if self.pooled else partition.train
         if part is Part.VALIDATION:
             return partition.validation
         if partition.test is not None:

@@ -5,6 +5,8 @@ They run in this simulator and in any Flower app, which imports them as ``fedsim
 names.
 """
 
+from .apfl import APFL
+from .central import Central
 from .creff import CReFF
 from .ditto import Ditto
 from .fbn import FBN
@@ -15,6 +17,7 @@ from .fedavgm import FedAvgM
 from .fedbn import FedBN
 from .feddst import FedDST
 from .feddyn import FedDyn
+from .fedetf import FedETF
 from .fedloge import FedLoGe
 from .fednova import FedNova
 from .fedper import FedPer
@@ -30,6 +33,7 @@ from .flower import FlowerStrategy
 from .fraug import FRAug
 from .hbn import HBN
 from .local import Local
+from .lotteryfl import LotteryFL
 from .moon import MOON
 from .pruned import Pruned
 from .prunefl import PruneFL
@@ -38,8 +42,10 @@ from .scaffold import Scaffold
 __all__ = [
     "FBN",
     "HBN",
+    "APFL",
     "MOON",
     "CReFF",
+    "Central",
     "Ditto",
     "FRAug",
     "FedAdagrad",
@@ -49,6 +55,7 @@ __all__ = [
     "FedBN",
     "FedDST",
     "FedDyn",
+    "FedETF",
     "FedLoGe",
     "FedNova",
     "FedPer",
@@ -62,6 +69,7 @@ __all__ = [
     "FedYogi",
     "FlowerStrategy",
     "Local",
+    "LotteryFL",
     "PruneFL",
     "Pruned",
     "Scaffold",

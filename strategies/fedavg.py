@@ -75,6 +75,8 @@ class FedAvg(Strategy):
     """Whether the strategy gathers the running statistics of layers that do not gather them in training."""
     queried_share: float = 0.0
     """The share of a client's training images that the queries before training use."""
+    pooled: bool = False
+    """Whether the training images of all clients have to be in one place."""
 
     def __init__(self, model: nn.Module | None = None, training: ServerTraining | None = None) -> None:
         training = ServerTraining() if training is None else training

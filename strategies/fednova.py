@@ -34,7 +34,7 @@ class FedNova(FedAvg):
 
     where client i of weight :math:`p_i` reports :math:`a_i = \lVert \mathbf a_i \rVert_1` of its :math:`\tau_i` steps
     (``clients/fednova.py``). So clients that make more steps do not pull the model towards their own optimum. With as
-    many steps on every client it is FedAvg. Statistics are averaged plainly.
+    many steps on every client it is FedAvg, bit for bit. Statistics are averaged plainly.
     """
 
     reply_records = MappingProxyType({METRICS: check_normalizer})
@@ -46,20 +46,28 @@ class FedNova(FedAvg):
                 "strategy=fednova has clients report their numbers of steps, which privacy.noise_multiplier adds no "
                 "noise to: choose privacy.noise_multiplier=0, or another strategy."
             )
+        self._first: float | None = None
+        """The normalizer of the first reply of a round, in which the others are measured."""
         self._normalizers = self._weights = 0.0
 
     def reply_tensors(self, reply: Message) -> Tensors:
-        """Return the model that the client would have after one step of its mean update."""
+        """Return the model that the client would have after as many steps of its mean update as the first made."""
         tensors, normalizer = super().reply_tensors(reply), number(metrics_of(reply), NORMALIZER)
-        self._normalizers += self.weight(reply) * normalizer
+        self._first = normalizer if self._first is None else self._first
+        self._normalizers += self.weight(reply) * (normalizer / self._first)
         self._weights += self.weight(reply)
-        sent = self.sent_tensors
+        if normalizer == self._first:
+            return tensors
+        sent, scale = self.sent_tensors, self._first / normalizer
         return {
-            name: sent[name] + (tensor - sent[name].to(tensor)) / normalizer if name in self.parameters else tensor
+            name: sent[name] + scale * (tensor - sent[name].to(tensor)) if name in self.parameters else tensor
             for name, tensor in tensors.items()
         }
 
     def server_update(self, server_round: int, before: Tensors, average: Tensors) -> Tensors:
         """Take as many steps as clients made on average."""
-        steps, self._normalizers, self._weights = self._normalizers / self._weights, 0.0, 0.0
+        steps = self._normalizers / self._weights
+        self._first, self._normalizers, self._weights = None, 0.0, 0.0
+        if steps == 1:
+            return average  # to the last bit, which differences would round
         return {name: before[name] + steps * (average[name].to(before[name]) - before[name]) for name in average}

@@ -63,7 +63,7 @@ def split_source(source: Source, steps: Mapping[str, Step], options: SplitOption
         partitions.append(Partition(number, pool.domain, train, test, validation, disturbed))
     _check_validation(options.validation, partitions)
     _tell_of_untested_classes(source, partitions, seen)
-    return Federation(source, partitions, unseen)
+    return Federation(source, partitions, unseen, pooled=options.pooled)
 
 
 def _check_validation(share: float, partitions: Sequence[Partition]) -> None:

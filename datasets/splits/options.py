@@ -30,6 +30,9 @@ class SplitOptions:
     """Share of each client's training images that is held out for validation."""
     drop_empty: bool = False
     """Leave clients without images out, instead of refusing the split."""
+    pooled: bool = False
+    """Whether every client trains on the training images of all; they differ in their test images alone. For
+    ``strategy=central``."""
 
     def __post_init__(self) -> None:
         for key, value in (("num_clients", self.num_clients), ("clients_per_domain", self.clients_per_domain)):

@@ -116,6 +116,7 @@ class ClientHost:
         other_broadcast = state.cache(message.content)
         training = TrainingContext(
             client=client,
+            initial=self.initial,
             on_device=self.on_device,
             round=round,
             config=config,

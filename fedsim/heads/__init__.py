@@ -6,7 +6,7 @@ as ``local_generic`` has, they apply to the generic one.
 """
 
 from fedsim.heads.cosine import CosineLinear, use_cosine
-from fedsim.heads.etf import ETFLinear, simplex_frame, use_etf
+from fedsim.heads.etf import ETFLinear, ProjectedETF, simplex_frame, use_etf
 from fedsim.heads.generic_personal import GenericPersonalHeads, generic_personal_heads, use_generic_personal
 from fedsim.heads.linear import keep_linear, replace_classifier
 from fedsim.heads.local_generic import LocalGenericHeads, PersonalLinear, local_generic_heads, use_local_generic
@@ -19,6 +19,7 @@ __all__ = [
     "GenericPersonalHeads",
     "LocalGenericHeads",
     "PersonalLinear",
+    "ProjectedETF",
     "RetrainedHeads",
     "RetrainedLinear",
     "SparseFrame",

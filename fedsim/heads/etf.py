@@ -39,24 +39,29 @@ def simplex_frame(classes: int, features: int) -> torch.Tensor:
     return frame
 
 
+PROJECTIONS = ("classes", "features")
+
+
 class ETFLinear(nn.Linear):
     r"""Logits are scaled cosines between the features and the fixed directions of a ``simplex_frame``.
 
     .. math:: z_c = s \, m_c^\top f / \lVert f \rVert
 
     The frame is a parameter without a gradient: it is stored with the model and not sent, since the server and all
-    clients draw the same one. Takes (N, features), returns (N, classes); there is no bias. For the scale see
-    ``CosineLinear``. The paper trains with its own loss, the distance of :math:`m_y^\top f` from its target; here the
-    loss is that of the method.
+    clients draw the same one. Takes (N, features), returns (N, classes); there is no bias. For the scale, which is a
+    parameter with ``learnable=True``, see ``CosineLinear``. The paper trains with its own loss, the distance of
+    :math:`m_y^\top f` from its target; here the loss is that of the method.
 
     Raises:
         UserError: As ``simplex_frame``, and if ``scale`` is not above 0.
     """
 
-    def __init__(self, features: int, classes: int, scale: float = 16.0) -> None:
+    scale: torch.Tensor | float
+
+    def __init__(self, features: int, classes: int, scale: float = 16.0, learnable: bool = False) -> None:
         super().__init__(features, classes, bias=False)
         check_scale(scale)
-        self.scale = scale
+        self.scale = nn.Parameter(torch.tensor(float(scale))) if learnable else scale
         with torch.no_grad():
             self.weight.copy_(simplex_frame(classes, features))
         self.weight.requires_grad_(False)
@@ -65,13 +70,45 @@ class ETFLinear(nn.Linear):
         return self.scale * F.linear(F.normalize(input, dim=-1), self.weight)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, scale={self.scale:g}"
+        return f"{super().extra_repr()}, scale={float(self.scale):g}"
 
 
-def use_etf(model: nn.Module, scale: float = 16.0) -> nn.Module:
+class ProjectedETF(nn.Module):
+    """A trained linear layer, (N, features) to (N, dimensions), and behind it an ``ETFLinear`` of that many features.
+
+    FedETF's projection (Li et al., ICCV 2023, arXiv 2303.10058): features that end in a ReLU cannot have the angles of
+    the frame, and projected ones can.
+    """
+
+    def __init__(self, features: int, dimensions: int, classes: int, scale: float, learnable: bool) -> None:
+        super().__init__()
+        self.projection = nn.Linear(features, dimensions)
+        self.frame = ETFLinear(dimensions, classes, scale, learnable)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.frame(self.projection(input))
+        return logits
+
+
+def use_etf(model: nn.Module, scale: float = 16.0, learnable: bool = False, projection: str | None = None) -> nn.Module:
     """Replace the classifier by an ``ETFLinear``.
 
+    Args:
+        model: The network.
+        scale: The scale of the cosines.
+        learnable: Whether the scale is trained, from there on.
+        projection: ``classes`` or ``features``: the number of dimensions of a ``ProjectedETF``; ``None`` for no
+            projection.
+
     Raises:
-        UserError: If the model has no classifier, there are too few features, or the scale is not above 0.
+        UserError: If the model has no classifier, there are too few features, or an option is out of its range.
     """
-    return replace_classifier(model, "etf", lambda features, classes: ETFLinear(features, classes, scale))
+    if projection not in (None, *PROJECTIONS):
+        raise UserError(f"head.projection={projection} is not known: choose {', '.join(PROJECTIONS)} or null.")
+
+    def make(features: int, classes: int) -> nn.Module:
+        if projection is None:
+            return ETFLinear(features, classes, scale, learnable)
+        return ProjectedETF(features, classes if projection == "classes" else features, classes, scale, learnable)
+
+    return replace_classifier(model, "etf", make)

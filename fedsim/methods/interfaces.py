@@ -42,6 +42,8 @@ class ServerStrategy(Protocol):
     """Whether the strategy gathers the running statistics of layers that do not gather them in training."""
     queried_share: float
     """The share of a client's training images that the queries before training use; 0 for none."""
+    pooled: bool
+    """Whether the training images of all clients have to be in one place."""
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -122,6 +124,8 @@ class TrainingContext(ClientContext):
     generator: torch.Generator
     """Draws the batches and the augmentations; specific to the client and the round."""
     client: int = 0
+    initial: Tensors = field(default_factory=dict)
+    """The entries of the model before training, which every client builds from the same seed."""
     on_device: bool = False
     """Whether this process is a real device, with limited memory."""
     steps: int = 0

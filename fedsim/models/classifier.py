@@ -72,15 +72,18 @@ def note_head(model: nn.Module, path: str, head: nn.Module, features: int, class
     def placed(name: str) -> str:
         return ".".join(part for part in (path, name) if part)
 
+    # A head may have layers of its own in front of its classifiers, whose features are others then.
+    last = None if ends.classifier is None else head.get_submodule(ends.classifier)
+    taken = last.in_features if isinstance(last, nn.Linear) else features
     rows = (
         placed(name)
         for name, layer in head.named_modules()
-        if isinstance(layer, nn.Linear) and (layer.in_features, layer.out_features) == (features, classes)
+        if isinstance(layer, nn.Linear) and (layer.in_features, layer.out_features) == (taken, classes)
     )
     name = None if ends.classifier is None else placed(ends.classifier)
     first = None if before is None else before.first
-    last, bare = (tuple(map(placed, names)) for names in (ends.last, ends.bare))
-    setattr(model, NOTE, Ends(first, last, bare, name, ends.otherwise, tuple(rows)))
+    outputs, bare = (tuple(map(placed, names)) for names in (ends.last, ends.bare))
+    setattr(model, NOTE, Ends(first, outputs, bare, name, ends.otherwise, tuple(rows)))
 
 
 def known_ends(model: nn.Module) -> Ends | None:

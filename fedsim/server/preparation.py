@@ -104,6 +104,7 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
         refuse_batch_of_one(model, settings.norm["name"])
     costs = CostTracker(model_cost(model, federation.source.image_shape), federation, settings)
     strategy, sizes = _strategy_within_budget(method, settings, model, federation, costs)
+    _refuse_other_place(strategy, federation, settings)
     refuse_unmade(model, settings.head["name"], settings.strategy["name"])
     if not strategy.gathers_statistics:
         refuse_ungathered(model, settings.norm["name"], settings.strategy["name"])
@@ -184,6 +185,25 @@ def _aggregation(method: Method, settings: Settings, clients: int) -> Aggregatio
     if settings.diagnostics:
         refuse_noise(aggregation, "diagnostics=true", "sums of their activations")
     return aggregation
+
+
+def _refuse_other_place(strategy: ServerStrategy, federation: Federation, settings: Settings) -> None:
+    """Refuse training images of all clients in one place for a federated method, and the contrary.
+
+    Raises:
+        UserError: If the strategy needs what ``split.pooled`` does not say.
+    """
+    name = settings.strategy["name"]
+    if strategy.pooled and not federation.pooled:
+        raise UserError(
+            f"split.pooled=false is not possible with strategy={name}, which needs all training images in one place: "
+            "choose split.pooled=true."
+        )
+    if federation.pooled and not strategy.pooled:
+        raise UserError(
+            f"split.pooled=true gives each client the training images of all, which strategy={name} is not for: choose "
+            "split.pooled=false."
+        )
 
 
 def _diagnosis(settings: Settings, model: nn.Module, federation: Federation, strategy: ServerStrategy) -> Diagnosis:

@@ -40,9 +40,8 @@ def test_its_own_model_is_held_near_the_one_that_is_sent_and_the_shared_one_is_f
         mine = context(model, data, seed=round, state=state)
         Ditto(TRAINING, lam=lam).train(model, mine)
 
-        generator = torch.Generator().manual_seed(round)
-        trained(shared, data, generator, 0.0, start)
-        trained(own, data, generator, lam, start)
+        trained(shared, data, torch.Generator().manual_seed(round), 0.0, start)
+        trained(own, data, torch.Generator().manual_seed(round), lam, start)  # on the same batches
         kept = to_tensors(state["own model"])  # type: ignore[arg-type]
         for name, each in model.state_dict().items():
             torch.testing.assert_close(each, shared.state_dict()[name], msg=name)

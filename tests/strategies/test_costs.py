@@ -22,10 +22,13 @@ CLIENT, IMAGES = 2, 40
 METHODS = {
     "fedavg": (),
     "fedbn": (),
+    "fedetf": (),
     "fedloge": ("head.steps=1",),
     "fedper": (),
+    "fedproto": (),
     "fedprox": (),
     "fedrep": ("strategy.head_epochs=3",),
+    "fedrod": (),
     "fedwon": (),
     "local": (),
     # Kernels are dense here, so that only a dense network takes what is counted.

@@ -1,5 +1,6 @@
 """What holds of every method that ``configs/strategy/`` names, and of one of Flower's own, in a small federation."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +35,14 @@ from tests.conftest import ROOT, small_settings
 
 METHODS = [*sorted(path.stem for path in (ROOT / "configs" / "strategy").glob("*.yaml")), "flower/FedAdam"]
 OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "creff": ("strategy.match_steps=3", "strategy.retrain_epochs=2"),
     "feddst": ("strategy.density=0.2", "strategy.interval=1", "strategy.stop_round=3", "strategy.adjust_after=0.3"),
     "fedloge": ("head.steps=5",),
     "fedrep": ("strategy.head_epochs=1",),
     "fedtiny": ("strategy.candidates=2", "strategy.blocks=3", "strategy.interval=1", "strategy.stop_round=4"),
     "fraug": ("strategy.latent=8", "strategy.generator_norm=local", "momentum=0.5"),
+    # Whoever is right about an image prunes.
+    "lotteryfl": ("strategy.accuracy=0",),
     "pruned": ("strategy.criterion=snip",),
     # In the third round weights are replaced by what clients have added up since the first, also over a stop.
     "prunefl": ("strategy.interval=3", "strategy.stop_round=4"),
@@ -46,15 +50,19 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 """What makes a method do, in three rounds, all that it ever does."""
 MASKS = frozenset({f"{CACHED}masks"})
 CACHED_RECORDS: Mapping[str, frozenset[str]] = {
+    "creff": frozenset({f"{CACHED}entries"}),
     "fedloge": frozenset({f"{CACHED}entries"}),
     **dict.fromkeys(("feddst", "fedtiny", "pruned", "prunefl"), MASKS),
 }
 """What a method sends once."""
 ROUND_RECORDS: Mapping[str, frozenset[str]] = {
     "fraug": frozenset({"generator"}),
+    "fedproto": frozenset({"prototypes"}),
     "scaffold": frozenset({"control"}),
 }
 """What it sends beside the model, for one round."""
+EVALUATION_RECORDS: Mapping[str, frozenset[str]] = {"fedproto": frozenset({"prototypes"})}
+"""What it sends with a client's model to be evaluated, beside what is cached."""
 QUERY_RECORDS: Mapping[str, frozenset[str]] = {"bn_statistics": frozenset({"masks"})}
 """What a query brings beside the arrays."""
 QUERIES: Mapping[str, frozenset[str]] = {
@@ -63,10 +71,13 @@ QUERIES: Mapping[str, frozenset[str]] = {
     "pruned": frozenset({"gradients"}),
 }
 REPLY_RECORDS: Mapping[str, frozenset[str]] = {
+    "creff": frozenset({"class_gradients"}),
     "feddst": frozenset({"masks"}),
+    "fedproto": frozenset({"prototypes"}),
     "fedtiny": frozenset({"gradients"}),
     "fraug": frozenset({"generator"}),
     "hbn": frozenset({"statistics"}),
+    "lotteryfl": frozenset({"masks"}),
     "prunefl": frozenset({"squares"}),
     "scaffold": frozenset({"control"}),
 }
@@ -75,6 +86,11 @@ REPLY_METRICS: Mapping[str, frozenset[str]] = {"fednova": frozenset({"normalizer
 """What their metrics have beside those of every method."""
 WITHOUT_POLICY = ("fbn", "fedbn", "fedwon", "fraug", "hbn", "local")
 NOTHING: frozenset[str] = frozenset()
+FIXED: Mapping[str, set[str]] = {
+    "creff": {"head.retrained.weight", "head.retrained.bias"},
+    "fedloge": {"head.generic.weight", "head.generic.bias"},
+}
+"""What clients do not train and the server sends nevertheless."""
 
 
 class Watched(InlineGrid):
@@ -83,11 +99,16 @@ class Watched(InlineGrid):
     def __init__(self, prepared: Prepared) -> None:
         super().__init__(ClientAppFactory(prepared.settings, prepared.federation), 6, prepared.devices)
         self.seen: list[tuple[Message, Message]] = []
+        self.kept: dict[int, tuple[object, RecordDict]] = {}
+        """By client the round in which it trained last, and what it kept of it."""
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         for message in messages:
             (reply,) = super().send_and_receive([message])
             self.seen.append((message, reply))
+            if message.metadata.message_type == TRAIN:
+                client = message.metadata.dst_node_id
+                self.kept[client] = config_of(message)["server-round"], copy.deepcopy(self.client_states()[client])
             yield reply
 
     def of(self, type_: str) -> list[tuple[Message, Message]]:
@@ -153,13 +174,14 @@ def records_of(content: RecordDict) -> set[str]:
 
 def test_messages_hold_what_is_declared_and_nothing_else(straight: Straight) -> None:
     method, trained = straight.method, straight.grid.of(TRAIN)
-    assert len(trained) == 3 * 3
+    assert len(trained) == 3 * (1 if method == "central" else 3)
     found = [records_of(message.content) - {"arrays", "config"} for message, _ in trained]
     cached, for_the_round = CACHED_RECORDS.get(method, NOTHING), ROUND_RECORDS.get(method, NOTHING)
     assert all(for_the_round <= each <= cached | for_the_round for each in found)
     assert set().union(*found) == cached | for_the_round
     evaluated = straight.grid.of(EVALUATE)
-    assert all(records_of(message.content) - {"arrays", "config"} == cached for message, _ in evaluated)
+    with_models = cached | EVALUATION_RECORDS.get(method, NOTHING)
+    assert all(records_of(message.content) - {"arrays", "config"} == with_models for message, _ in evaluated)
     on_domains = straight.grid.of(EVALUATE_GLOBAL)
     assert all(records_of(message.content) == {"arrays", "config"} for message, _ in on_domains)
     asked = straight.grid.of(QUERY_METHOD)
@@ -259,6 +281,16 @@ def test_no_personal_entry_travels(straight: Straight) -> None:
 @pytest.mark.parametrize("policy", ["fedbn", "silobn"])
 def test_nothing_that_a_policy_keeps_on_the_clients_travels(method: str, policy: str, tmp_path: Path) -> None:
     """The others have no statistics, nothing to share, or refuse to leave statistics to clients."""
+    expected = {"fedbn", "fedper", "fedproto", "fedrep", "fedrod", "fedloge", "local"}
+    assert bool(strategy.personal) == (straight.method in expected)
+
+
+@pytest.mark.parametrize(
+    "method", [method for method in METHODS if method not in ("fedbn", "fedproto", "fedwon", "local")]
+)
+@pytest.mark.parametrize("policy", ["fedbn", "silobn"])
+def test_nothing_that_a_policy_keeps_on_the_clients_travels(method: str, policy: str, tmp_path: Path) -> None:
+    """Those four have no statistics, or nothing to share."""
     prepared = prepare(settings_of(method, f"norm.policy={policy}", "rounds=1"))
     grid = Watched(prepared)
     run(prepared, tmp_path, Reporter(), grid)
@@ -284,6 +316,16 @@ def same(one: RecordDict, other: RecordDict) -> bool:
     return True
 
 
+def test_what_a_client_keeps_waits_for_the_next_round_in_which_it_trains(straight: Straight) -> None:
+    """Neither rounds without it nor evaluations change a bit of it."""
+    states, kept = straight.grid.client_states(), straight.grid.kept
+    waited = [client for client, (round, _) in kept.items() if round != 3]
+    assert waited or straight.method == "central"
+    for client, (_, state) in kept.items():
+        assert same(states[client], state)
+    assert all(not state for client, state in states.items() if client not in kept)
+
+
 def test_what_the_server_keeps_is_taken_back(straight: Straight) -> None:
     """Another strategy with that state goes on as this one does, also before the first round."""
     strategy, other = straight.prepared.strategy, prepare(settings_of(straight.method)).strategy
@@ -299,7 +341,7 @@ def test_what_the_server_keeps_is_taken_back(straight: Straight) -> None:
         messages = list(each.configure_train(4, arrays, ConfigRecord(), straight.grid))
         evaluations = list(each.configure_evaluate(4, arrays, ConfigRecord(), straight.grid))
         sent.append([*messages, *evaluations])
-    assert len(sent[0]) == len(sent[1]) == 3 + 6
+    assert len(sent[0]) == len(sent[1]) == (1 if straight.method == "central" else 3) + 6
     for one, two in zip(*sent, strict=True):
         assert one.metadata.dst_node_id == two.metadata.dst_node_id
         assert same(one.content, two.content)
@@ -312,11 +354,11 @@ def test_flowers_own_loop_comes_to_the_same_model(straight: Straight) -> None:
     assert hasattr(prepared.strategy, "start")
     result = prepared.strategy.start(grid, to_record(initial), num_rounds=3)
     model = load_file(straight.folder / "model.safetensors")
-    fixed = {"head.generic.weight", "head.generic.bias"} if straight.method == "fedloge" else set()
+    fixed = FIXED.get(straight.method, set())
     assert set(result.arrays) == (set(initial) - prepared.strategy.personal - frozen_entries(prepared.model)) | fixed
     assert all(torch.equal(tensor, model[name]) for name, tensor in to_tensors(result.arrays).items())
     moved = [name for name, tensor in to_tensors(result.arrays).items() if not tensor.equal(initial[name])]
-    assert bool(moved) == (straight.method != "local")
+    assert bool(moved) == (straight.method not in ("fedproto", "local"))
     assert set(result.train_metrics_clientapp) == {1, 2, 3}
     assert all(0 < metrics["loss"] < float("inf") for metrics in result.train_metrics_clientapp.values())
     assert {"loss", "correct"} <= set(result.evaluate_metrics_clientapp[3])

@@ -36,10 +36,14 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "scaffold": (),
     "local": (),
     "ditto": (),
+    "apfl": (),
+    "creff": ("strategy.match_steps=3", "strategy.retrain_epochs=2"),
+    "fedetf": (),
+    "fedrod": (),
     "fedsam": (),
     "moon": (),
 }
-MEAN_ONLY = {"feddst"}
+MEAN_ONLY = {"feddst", "lotteryfl", "central", "fedproto"}
 """Those that refuse any other aggregation, as their own tests have it"""
 SERVER_OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "fedadam": ("strategy.beta_1=0", "strategy.beta_2=0"),

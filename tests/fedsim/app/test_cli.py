@@ -40,7 +40,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["strategy=fedfoo"], "strategy=fedfoo is not known: choose ditto, fedadagrad, fedadam, fedavg, "),
+        (["strategy=fedfoo"], "strategy=fedfoo is not known: choose apfl, central, creff, ditto, "),
         (["roundz=3"], "roundz=3 is not a setting: did you mean rounds?"),
         (["+strategy.extra=3"], "strategy.extra=3 is not an option of fedavg: leave it out."),
         (["rounds"], "'rounds' cannot be read: write key=value, without spaces."),

@@ -16,6 +16,9 @@ from tests.conftest import BIN, ROOT, SMALL
 
 STRATEGIES = [
     *(
+        "apfl",
+        "central",
+        "creff",
         "ditto",
         "fedadagrad",
         "fedadam",
@@ -24,11 +27,26 @@ STRATEGIES = [
         "fedbn",
         "feddst",
         "feddyn",
+        "fedetf",
         "fedloge",
         "fednova",
         "fedper",
     ),
-    *("fedprox", "fedrep", "fedsam", "fedtiny", "fedwon", "fedyogi", "local", "moon", "pruned", "prunefl"),
+    *(
+        "fedproto",
+        "fedprox",
+        "fedrep",
+        "fedrod",
+        "fedsam",
+        "fedtiny",
+        "fedwon",
+        "fedyogi",
+        "local",
+        "lotteryfl",
+        "moon",
+        "pruned",
+        "prunefl",
+    ),
     *("scaffold", "flower/NAME"),
 ]
 PATIENCE = 120.0

@@ -18,6 +18,9 @@ from fedsim.server.simulation import run
 from tests.conftest import ROOT
 
 METHODS = {
+    "apfl": (),
+    "central": (),
+    "creff": ("strategy.match_steps=3", "strategy.retrain_epochs=2"),
     "ditto": (),
     "fbn": (),
     "fedadagrad": (),
@@ -27,11 +30,14 @@ METHODS = {
     "fedbn": ("tta=tent", "split.validation=0.2", "compression=fp16"),
     "feddst": ("strategy.interval=2", "strategy.distribution=uniform"),
     "feddyn": (),
+    "fedetf": (),
     "fedloge": ("mask_absent_classes=true", "head.steps=20"),
     "fednova": (),
     "fedper": (),
+    "fedproto": (),
     "fedprox": (),
     "fedrep": (),
+    "fedrod": ("mask_absent_classes=true",),
     "fedsam": (),
     "fedtiny": ("strategy.candidates=2", "strategy.interval=1"),
     "fedwon": (),
@@ -40,12 +46,13 @@ METHODS = {
     "flower/FedTrimmedAvg": (),
     "hbn": (),
     "local": (),
+    "lotteryfl": ("strategy.accuracy=0",),
     "moon": (),
     "pruned": ("strategy.criterion=snip",),
     "prunefl": ("strategy.interval=1",),
     "scaffold": ("norm.policy=fedbn",),
 }
-SPARSE = {"feddst", "fedtiny", "pruned", "prunefl"}
+SPARSE = {"feddst", "fedtiny", "lotteryfl", "pruned", "prunefl"}
 MEASURING = {"query.state", "evaluate.global_model"}
 """What devices do not answer, or the server's process answers in their place."""
 PAGE = (ROOT / "docs" / "devices.md").read_text()
