@@ -28,8 +28,8 @@ STRATEGIES = [
         "fednova",
         "fedper",
     ),
-    *("fedprox", "fedrep", "fedsam", "fedtiny", "fedwon", "fedyogi", "local", "moon", "pruned", "prunefl"),
-    *("scaffold", "flower/NAME"),
+    *("fedprox", "fedrep", "fedsam", "fedtiny", "fedwon", "fedyogi", "fraug", "local", "moon", "pruned"),
+    *("prunefl", "scaffold", "flower/NAME"),
 ]
 PATIENCE = 120.0
 """Seconds that a run may go on after ``flwr run`` has come back: on a busy machine its log can end before it does."""

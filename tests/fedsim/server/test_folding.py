@@ -39,6 +39,7 @@ OPTIONS = {
     "fedwon": ("mask_absent_classes=true",),
     "fedyogi": ("norm.policy=fedbn",),
     "flower/FedYogi": ("norm.policy=fedbn",),
+    "fraug": ("strategy.latent=8", "fraction=0.5"),
     "local": (),
     "moon": ("fraction=0.5",),
     "pruned": ("strategy.criterion=snip", "norm.policy=silobn"),
