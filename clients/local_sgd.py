@@ -1,9 +1,9 @@
 """Plain local SGD, the base of all local trainers.
 
-A method overrides the hook that differs and inherits the rest. In the order of a round: ``unpack``, ``begin``, and for
-each step ``loss``, ``before_step``, ``after_step``; then ``end`` and ``pack``; ``predict`` at evaluation. One trainer
-serves all clients, so the data of a single client is in the context and never on ``self``. The simulator loads the
-model, stores the personal part and builds the reply (``fedsim/client/host.py``).
+A method overrides the hook that differs and inherits the rest. In the order of a round: ``unpack``, ``begin``,
+``optimizer``, and for each step ``loss``, ``before_step``, ``after_step``; then ``end`` and ``pack``; ``predict`` at
+evaluation. One trainer serves all clients, so the data of a single client is in the context and never on ``self``. The
+simulator loads the model, stores the personal part and builds the reply (``fedsim/client/host.py``).
 """
 
 from collections.abc import Mapping

@@ -97,8 +97,8 @@ class FRAug(FedAvg):
         _, classifier = classifier_of(model, "strategy=fraug")
         if not classifier.weight.requires_grad:
             raise UserError(
-                "strategy=fraug trains the classifier on generated features, and it is frozen here: choose "
-                "head=linear, and leave train_only out."
+                "strategy=fraug trains the classifier on generated features, and it is frozen here: leave head and "
+                "train_only out."
             )
         self.keep_on_clients(LOCAL_NORM[local_norm].local_entries(model))
         features, classes = classifier.in_features, classifier.out_features

@@ -39,7 +39,7 @@ def first_round(prepared: Prepared) -> tuple[FRAug, list[Message], list[Message]
 
 @pytest.mark.parametrize("weighting", ["examples", "uniform"])
 def test_model_and_generator_are_averaged_with_the_same_weights(small_settings: MakeSettings, weighting: str) -> None:
-    split = ("split=[domain,quantity]", "split.num_clients=6")
+    split = ("split=quantity", "split.num_clients=6")
     prepared = prepare(small_settings(*WORDS, *split, f"strategy.weighting={weighting}"))
     strategy, messages, replies, average = first_round(prepared)
     sizes = [float(reply.content.metric_records["metrics"]["num-examples"]) for reply in replies]  # type: ignore[arg-type]

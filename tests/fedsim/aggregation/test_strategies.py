@@ -34,6 +34,7 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "pruned": SPARSE,
     "prunefl": (*SPARSE, "strategy.interval=1"),
     "scaffold": (),
+    "fraug": ("strategy.latent=8",),
     "local": (),
     "ditto": (),
     "apfl": (),

@@ -45,6 +45,7 @@ OPTIONS = {
     "fedwon": ("mask_absent_classes=true",),
     "fedyogi": ("norm.policy=fedbn",),
     "flower/FedYogi": ("norm.policy=fedbn",),
+    "fraug": ("strategy.latent=8", "fraction=0.5"),
     "local": (),
     "lotteryfl": ("strategy.accuracy=0", "fraction=0.5"),
     "moon": ("fraction=0.5",),
