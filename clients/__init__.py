@@ -25,9 +25,9 @@ from clients.prunefl import PruneFL
 from clients.scaffold import Scaffold
 
 __all__ = [
+    "APFL",
     "FBN",
     "HBN",
-    "APFL",
     "MOON",
     "CReFF",
     "ClippedSGD",

@@ -40,9 +40,9 @@ from .prunefl import PruneFL
 from .scaffold import Scaffold
 
 __all__ = [
+    "APFL",
     "FBN",
     "HBN",
-    "APFL",
     "MOON",
     "CReFF",
     "Central",

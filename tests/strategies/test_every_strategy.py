@@ -84,7 +84,7 @@ REPLY_RECORDS: Mapping[str, frozenset[str]] = {
 """What replies have beside the model, in some of the rounds."""
 REPLY_METRICS: Mapping[str, frozenset[str]] = {"fednova": frozenset({"normalizer"})}
 """What their metrics have beside those of every method."""
-WITHOUT_POLICY = ("fbn", "fedbn", "fedwon", "fraug", "hbn", "local")
+WITHOUT_POLICY = ("fbn", "fedbn", "fedproto", "fedwon", "fraug", "hbn", "local")
 NOTHING: frozenset[str] = frozenset()
 FIXED: Mapping[str, set[str]] = {
     "creff": {"head.retrained.weight", "head.retrained.bias"},
@@ -273,7 +273,7 @@ def test_no_personal_entry_travels(straight: Straight) -> None:
     for message, _ in [*straight.grid.of(TRAIN), *straight.grid.of(EVALUATE)]:
         assert set(arrays_of(message)) == travelling
     assert not entries_in(straight.grid) & strategy.personal
-    expected = {"fedbn", "fedper", "fedrep", "fedloge", "fraug", "local"}
+    expected = {"fedbn", "fedper", "fedproto", "fedrep", "fedrod", "fedloge", "fraug", "local"}
     assert bool(strategy.personal) == (straight.method in expected)
 
 
@@ -281,16 +281,6 @@ def test_no_personal_entry_travels(straight: Straight) -> None:
 @pytest.mark.parametrize("policy", ["fedbn", "silobn"])
 def test_nothing_that_a_policy_keeps_on_the_clients_travels(method: str, policy: str, tmp_path: Path) -> None:
     """The others have no statistics, nothing to share, or refuse to leave statistics to clients."""
-    expected = {"fedbn", "fedper", "fedproto", "fedrep", "fedrod", "fedloge", "local"}
-    assert bool(strategy.personal) == (straight.method in expected)
-
-
-@pytest.mark.parametrize(
-    "method", [method for method in METHODS if method not in ("fedbn", "fedproto", "fedwon", "local")]
-)
-@pytest.mark.parametrize("policy", ["fedbn", "silobn"])
-def test_nothing_that_a_policy_keeps_on_the_clients_travels(method: str, policy: str, tmp_path: Path) -> None:
-    """Those four have no statistics, or nothing to share."""
     prepared = prepare(settings_of(method, f"norm.policy={policy}", "rounds=1"))
     grid = Watched(prepared)
     run(prepared, tmp_path, Reporter(), grid)
