@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 from fedsim.aggregation import Median
+from fedsim.client.lr_schedule import LearningRateSchedule
 from fedsim.config.composition import choices, compose
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
@@ -23,7 +24,8 @@ def test_each_class_takes_the_options_that_it_names(small_settings: Callable[...
     settings = small_settings("lr=0.3", "batch_size=7")
     trainer: Any = Method.of({**FEDWON, "clip": 0.25}).make_trainer(settings)
     assert trainer.clip == 0.25
-    assert trainer.training == LocalTraining(local_epochs=1, batch_size=7, lr=0.3, momentum=0.0)
+    schedule = LearningRateSchedule("constant", settings.rounds)
+    assert trainer.training == LocalTraining(local_epochs=1, batch_size=7, lr=0.3, momentum=0.0, schedule=schedule)
     fedavg = {"name": "fedwon", "server": "strategies.FedAvg", "client": "clients.ClippedSGD", "clip": 0.25}
     strategy: Any = Method.of(fedavg).make_strategy(nn.Linear(2, 2), ServerTraining(weighting="uniform", seed=3))
     assert (strategy.weighting, strategy.seed) == ("uniform", 3)
