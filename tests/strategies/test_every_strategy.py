@@ -52,7 +52,7 @@ MASKS = frozenset({f"{CACHED}masks"})
 CACHED_RECORDS: Mapping[str, frozenset[str]] = {
     "creff": frozenset({f"{CACHED}entries"}),
     "fedloge": frozenset({f"{CACHED}entries"}),
-    **dict.fromkeys(("feddst", "fedtiny", "pruned", "prunefl"), MASKS),
+    **dict.fromkeys(("feddst", "fedtiny", "lotteryfl", "pruned", "prunefl"), MASKS),
 }
 """What a method sends once."""
 ROUND_RECORDS: Mapping[str, frozenset[str]] = {
