@@ -1,23 +1,21 @@
 """LotteryFL's client (Li et al., SEC 2021, arXiv 2008.03371): it prunes its part of the network and begins it anew."""
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord
 from torch import nn
 
 from clients.local_sgd import Tensors
 from clients.masked_sgd import MaskedSGD
 from datasets.examples import evaluation_batches
 from fedsim.core.errors import UserError
-from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.arrays import to_record
 from fedsim.methods.interfaces import ClientContext, TrainingContext
-from fedsim.methods.sparse.masks import Masks, apply, decode, encode, entry, pack, prunable_layers, unpack
+from fedsim.methods.sparse.masks import Masks, apply, encode, entry, pack
+from fedsim.methods.sparse.masks import density as share_of
 from fedsim.methods.sparse.records import MASKS
-from fedsim.methods.sparse.tickets import all_ones, without_percentile
+from fedsim.methods.sparse.tickets import without_percentile
 from fedsim.methods.training import LocalTraining
 from fedsim.models.restored import undisturbed
 
-PRUNINGS = "prunings"
-"""The record, and its entry, with how often the client has pruned."""
 SENT = "masks of the message"
 
 
@@ -31,28 +29,28 @@ class LotteryFL(MaskedSGD):
 
     Args:
         training: The settings of local training.
-        dense: Layers that are not pruned.
         rate: The share of the active weights of each layer that a pruning takes.
         accuracy: The accuracy above which a client prunes.
-        density: A client that has pruned k times prunes while ``(1 - rate) ** k`` is above it.
+        density: A client prunes while its share of the weights of all layers that may be pruned is above it.
 
     Raises:
         UserError: If ``rate`` is not in (0, 1), or ``accuracy`` or ``density`` not in [0, 1].
     """
 
-    def __init__(self, training: LocalTraining, dense: list[str], rate: float, accuracy: float, density: float) -> None:
+    def __init__(self, training: LocalTraining, rate: float, accuracy: float, density: float) -> None:
         super().__init__(training)
         if not 0 < rate < 1:
             raise UserError(f"strategy.rate={rate} is not possible: choose a number above 0 and below 1.")
         for name, value in (("accuracy", accuracy), ("density", density)):
             if not 0 <= value <= 1:
                 raise UserError(f"strategy.{name}={value} is not possible: choose a number from 0 to 1.")
-        self.dense, self.rate, self.accuracy, self.density = dense, rate, accuracy, density
+        self.rate, self.accuracy, self.density = rate, accuracy, density
 
     def unpack(self, arrays: Tensors, model: nn.Module, context: ClientContext) -> Tensors:
-        """Return dense weights from the active ones and the client's own masks."""
-        context.scratch[MASKS] = context.scratch[SENT] = masks = self._masks(model, context)
-        return unpack(masks, arrays)
+        """Return dense weights from the active ones and the client's masks."""
+        whole = super().unpack(arrays, model, context)
+        context.scratch[SENT] = context.scratch[MASKS]
+        return whole
 
     def pack(self, entries: Tensors, model: nn.Module, context: TrainingContext) -> Tensors:
         """Return the entries in the form of the message, with zeros where the client has pruned since."""
@@ -61,11 +59,9 @@ class LotteryFL(MaskedSGD):
     def begin(self, model: nn.Module, context: TrainingContext) -> None:
         """Prune, where the network is good enough."""
         super().begin(model, context)
-        known = context.state.get(PRUNINGS)
-        prunings = int(str(known[PRUNINGS])) if isinstance(known, ConfigRecord) else 0
-        if (1 - self.rate) ** prunings <= self.density or _accuracy(model, context) <= self.accuracy:
-            return
         masks: Masks = context.scratch[MASKS]
+        if share_of(masks) <= self.density or _accuracy(model, context) <= self.accuracy:
+            return
         masks = without_percentile({layer: model.get_parameter(entry(layer)) for layer in masks}, masks, self.rate)
         initial = apply(masks, context.initial)
         with torch.no_grad():
@@ -73,14 +69,7 @@ class LotteryFL(MaskedSGD):
                 if parameter.requires_grad:
                     parameter.copy_(initial[name])
         context.scratch[MASKS] = masks
-        context.state[MASKS] = context.reply[MASKS] = to_record(encode({layer: m.cpu() for layer, m in masks.items()}))
-        context.state[PRUNINGS] = ConfigRecord({PRUNINGS: prunings + 1})
-
-    def _masks(self, model: nn.Module, context: ClientContext) -> Masks:
-        parameters = dict(model.named_parameters())
-        shapes = {layer: parameters[entry(layer)].shape for layer in prunable_layers(model, self.dense)}
-        kept = context.state.get(MASKS)
-        return decode(to_tensors(kept), shapes) if isinstance(kept, ArrayRecord) else all_ones(shapes)
+        context.reply[MASKS] = to_record(encode({layer: mask.cpu() for layer, mask in masks.items()}))
 
 
 def _accuracy(model: nn.Module, context: TrainingContext) -> float:

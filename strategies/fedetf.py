@@ -12,15 +12,15 @@ from .fedavg import FedAvg
 class FedETF(FedAvg):
     """FedAvg over everything but the classifier, a simplex frame (``fedsim/heads/etf.py``) that nobody trains.
 
-    To ``head=etf`` the method adds a projection in front of the frame, a trained scale of the cosines and a balanced
-    loss (``clients/fedetf.py``). The fine-tuning after the last round by which the paper makes personal models, of the
-    network, and in turn of the frame and the projection, is not here.
+    To ``head=etf`` the method adds a projection in front of the frame and a trained scale of the cosines, which make
+    ``head=projected_etf``, and a balanced loss (``clients/fedetf.py``). The fine-tuning after the last round by which
+    the paper makes personal models, of the network, and in turn of the frame and the projection, is not here.
 
     Raises:
-        UserError: If the classifier of the model is not that of ``head=etf``.
+        UserError: If the classifier of the model is not a frame, as of ``head=projected_etf`` or ``head=etf``.
     """
 
     def __init__(self, model: nn.Module, training: ServerTraining | None = None) -> None:
         super().__init__(model, training)
         if not any(isinstance(layer, ETFLinear) for layer in model.modules()):
-            raise UserError("strategy=fedetf needs a fixed classifier: leave head out, or choose head=etf.")
+            raise UserError("strategy=fedetf needs a fixed classifier: leave head out, or choose head=projected_etf.")

@@ -1,7 +1,5 @@
 """LotteryFL's client against the official procedure, written out in float64."""
 
-from collections.abc import MutableMapping
-
 import numpy as np
 import pytest
 import torch
@@ -9,9 +7,10 @@ from torch.nn import functional as F
 
 from clients import LocalSGD, LotteryFL
 from fedsim.core.errors import UserError
-from fedsim.messages.arrays import to_tensors
-from fedsim.methods.interfaces import ClientContext, Record, TrainingContext
-from fedsim.methods.sparse.masks import decode
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.methods.interfaces import TrainingContext
+from fedsim.methods.sparse.masks import Masks, decode, density, encode, pack
+from fedsim.methods.sparse.tickets import all_ones
 from fedsim.methods.training import LocalTraining
 from tests.clients.small import batches, context, examples, network
 
@@ -21,40 +20,39 @@ Tensors = dict[str, torch.Tensor]
 
 
 def trainer(**options: float) -> LotteryFL:
-    return LotteryFL(TRAINING, **{"dense": [], "rate": 0.3, "accuracy": 0.0, "density": 0.4, **options})  # type: ignore[arg-type]
+    return LotteryFL(TRAINING, **{"rate": 0.3, "accuracy": 0.0, "density": 0.4, **options})
 
 
 def state_of(seed: int) -> Tensors:
     return {name: each.clone() for name, each in network(seed).state_dict().items()}
 
 
-def trained(
-    client: LotteryFL, received: Tensors, state: MutableMapping[str, Record], seed: int
-) -> tuple[Tensors, TrainingContext]:
-    """What the client sends, and what it is told beside; it receives the weights of its mask, as it is now."""
+def trained(client: LotteryFL, received: Tensors, masks: Masks, seed: int) -> tuple[Tensors, TrainingContext]:
+    """Return what the client sends, and what it tells beside; it receives the weights of its masks."""
     model = network()
-    mine = context(model, examples(), seed=seed, state=state, initial=state_of(0))
-    packed = client.pack(received, model, _with_masks(client, received, state))
-    model.load_state_dict(client.unpack(packed, model, mine))
+    cached = {"masks": to_record(encode(masks))}
+    mine = context(model, examples(), seed=seed, cached=cached, initial=state_of(0))
+    model.load_state_dict(client.unpack(pack(masks, received), model, mine))
     client.train(model, mine)
+    assert not mine.state
     return dict(client.pack(model.state_dict(), model, mine)), mine
 
 
-def _with_masks(client: LotteryFL, received: Tensors, state: MutableMapping[str, Record]) -> TrainingContext:
-    known = context(network(), examples(), state=state)
-    shapes = {layer: received[f"{layer}.weight"].shape for layer in LAYERS}
-    record = state.get("masks")
-    whole = {layer: torch.ones(shape, dtype=torch.bool) for layer, shape in shapes.items()}
-    known.scratch["masks of the message"] = whole if record is None else decode(to_tensors(record), shapes)  # type: ignore[arg-type]
-    return known
+def told(mine: TrainingContext, masks: Masks) -> Masks:
+    """The masks in a reply; as before if there are none."""
+    record = mine.reply.array_records.get("masks")
+    return masks if record is None else decode(to_tensors(record), {layer: m.shape for layer, m in masks.items()})
+
+
+WHOLE = all_ones({layer: state_of(0)[f"{layer}.weight"].shape for layer in LAYERS})
 
 
 def test_two_rounds_prune_begin_anew_and_train_as_in_the_official_code() -> None:
-    client, state = trainer(), {}
+    client, own = trainer(), WHOLE
     masks = {layer: np.ones_like(state_of(0)[f"{layer}.weight"].numpy()) for layer in LAYERS}
     for round in (1, 2):
         received = state_of(round)
-        sent, mine = trained(client, received, state, seed=round)
+        sent, mine = trained(client, received, own, seed=round)
 
         before = {layer: mask.copy() for layer, mask in masks.items()}
         for layer in LAYERS:
@@ -81,41 +79,34 @@ def test_two_rounds_prune_begin_anew_and_train_as_in_the_official_code() -> None
             layer = name.removesuffix(".weight")
             expected = tensor[torch.from_numpy(before[layer]).bool()] if layer in LAYERS else tensor
             torch.testing.assert_close(sent[name], expected, msg=name, rtol=1e-9, atol=1e-12)
-        shapes = {layer: torch.Size(mask.shape) for layer, mask in masks.items()}
-        found = decode(to_tensors(mine.reply.array_records["masks"]), shapes)
-        assert all(np.array_equal(found[layer].numpy(), masks[layer].astype(bool)) for layer in LAYERS)
+        own = told(mine, own)
+        assert all(np.array_equal(own[layer].numpy(), masks[layer].astype(bool)) for layer in LAYERS)
 
 
 def test_it_stops_at_the_density_and_never_begins_with_a_bad_network() -> None:
-    state: dict[str, Record] = {}
-    told = [bool(trained(trainer(density=0.5), state_of(round), state, round)[1].reply) for round in (1, 2, 3, 4)]
-    assert told == [True, True, False, False]  # 0.7 and 0.49
-    assert state["prunings"] == {"prunings": 2}
-    assert not trained(trainer(accuracy=1.0), state_of(1), {}, 1)[1].reply
+    masks, pruned = WHOLE, []
+    for round in (1, 2, 3, 4):
+        _, mine = trained(trainer(density=0.5), state_of(round), masks, round)
+        pruned.append(bool(mine.reply))
+        masks = told(mine, masks)
+    assert pruned == [True, True, False, False]  # 0.7 and 0.49
+    assert density(masks) == pytest.approx(0.49, abs=0.01)
+    assert not trained(trainer(accuracy=1.0), state_of(1), WHOLE, 1)[1].reply
 
 
 def test_while_it_does_not_prune_it_is_local_sgd_bit_for_bit() -> None:
-    sent, mine = trained(trainer(accuracy=1.0), state_of(1), {}, seed=3)
+    sent, mine = trained(trainer(accuracy=1.0), state_of(1), WHOLE, seed=3)
     plain = network()
     plain.load_state_dict(state_of(1))
     LocalSGD(TRAINING).train(plain, context(plain, examples(), seed=3))
     for name, tensor in plain.state_dict().items():
         assert torch.equal(sent[name].view(tensor.shape), tensor)
-    assert not mine.state
+    assert not mine.reply
 
 
-def test_it_is_evaluated_with_its_own_part() -> None:
-    client, state = trainer(), {}
-    trained(client, state_of(1), state, seed=1)
-    known, model = ClientContext(state=state), network()
-    mask = decode(to_tensors(state["masks"]), {layer: model.get_parameter(f"{layer}.weight").shape for layer in LAYERS})  # type: ignore[arg-type]
-    packed = {
-        name: each[mask[layer]] if (layer := name.removesuffix(".weight")) in mask else each
-        for name, each in state_of(2).items()
-    }
-    whole = client.unpack(packed, model, known)
-    assert torch.equal(whole["4.weight"], state_of(2)["4.weight"] * mask["4"])
-    assert not mask["4"].all()
+def test_without_its_masks_it_says_so() -> None:
+    with pytest.raises(RuntimeError, match=r"^the masks are missing: the server gives them to a client once"):
+        trainer().unpack(state_of(0), network(), context(network(), examples()))
 
 
 @pytest.mark.parametrize(

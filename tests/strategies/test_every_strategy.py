@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from fedsim.client.host import ClientAppFactory
 from fedsim.config.settings import Settings
+from fedsim.deployment.devices.state import StateDir
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import (
@@ -52,7 +53,7 @@ MASKS = frozenset({f"{CACHED}masks"})
 CACHED_RECORDS: Mapping[str, frozenset[str]] = {
     "creff": frozenset({f"{CACHED}entries"}),
     "fedloge": frozenset({f"{CACHED}entries"}),
-    **dict.fromkeys(("feddst", "fedtiny", "pruned", "prunefl"), MASKS),
+    **dict.fromkeys(("feddst", "fedtiny", "lotteryfl", "pruned", "prunefl"), MASKS),
 }
 """What a method sends once."""
 ROUND_RECORDS: Mapping[str, frozenset[str]] = {
@@ -314,6 +315,12 @@ def test_what_a_client_keeps_waits_for_the_next_round_in_which_it_trains(straigh
     for client, (_, state) in kept.items():
         assert same(states[client], state)
     assert all(not state for client, state in states.items() if client not in kept)
+
+
+def test_a_device_takes_back_what_it_has_stored(straight: Straight, tmp_path: Path) -> None:
+    for client, state in straight.grid.client_states().items():
+        StateDir(tmp_path, 12, straight.method).save(client, state)
+        assert same(StateDir(tmp_path, 12, straight.method).load(client), state)
 
 
 def test_what_the_server_keeps_is_taken_back(straight: Straight) -> None:

@@ -15,7 +15,7 @@ from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
 from strategies import FedETF
 
-HEAD = ("head=etf", "head.scale=1", "head.learnable=true", "head.projection=classes")
+HEAD = ("head=projected_etf",)
 
 
 def test_with_gamma_0_it_is_fedavg_with_that_head_bit_for_bit(

@@ -14,7 +14,7 @@ from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import arrays_of
-from fedsim.methods.sparse.masks import encode
+from fedsim.methods.sparse.masks import decode, encode
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
@@ -51,6 +51,10 @@ def test_two_rounds_are_those_of_the_official_code(make_grid: Callable[[], Inlin
             mask = MASKS.get(client, torch.ones(2, 4, dtype=torch.bool))
             form = torch.ones(2, 4, dtype=torch.bool) if round == 1 else mask
             sent = to_tensors(arrays_of(message))
+            # Its masks come with the first message, and with the next once they have changed.
+            given = message.content.array_records.get("cached/masks")
+            assert given is not None
+            assert torch.equal(decode(to_tensors(given), {"1": form.shape})["1"], form)
             assert torch.equal(sent["1.weight"], before["1.weight"][form])
             trained = torch.where(mask, before["1.weight"] * (client + 2) + round, 0)
             bias = sent["1.bias"] + client
@@ -75,7 +79,10 @@ def test_two_rounds_are_those_of_the_official_code(make_grid: Callable[[], Inlin
         restored = LotteryFL(network())
         restored.load_state(server.state())
         server, arrays = restored, found
-    assert set(server.masks) == {0, 1}
+    assert [int(server.masks_of(client)["1"].sum()) for client in range(3)] == [4, 4, 8]
+    again = list(server.configure_train(3, arrays, ConfigRecord(), make_grid()))
+    given = [message.metadata.dst_node_id for message in again if "cached/masks" in message.content.array_records]
+    assert given == [2]  # which has not answered in the second round
     assert server.workload(0).columns["density"] == 0.5
     assert server.workload(2).columns["density"] == 1.0
 

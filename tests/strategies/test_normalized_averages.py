@@ -112,6 +112,25 @@ def test_feddyn_takes_the_drift_from_the_average_and_survives_a_checkpoint(grid:
         strategy, arrays = restored, result
 
 
+def test_no_alpha_makes_feddyn_fedavg(grid: InlineGrid) -> None:
+    """It cancels in the server's step, which goes on behind the average by the share of the clients that trained.
+
+    So there is no neutral setting, and 0, for which the step is 0 / 0, is refused.
+    """
+    network, metrics = model(), {client: {"num-examples": 7} for client in range(CLIENTS)}
+    before, results = to_record(network.state_dict()), []
+    for strategy in (FedDyn(network, alpha=0.1), FedDyn(network, alpha=1e-4)):
+        found = replies(strategy.configure_train(1, before, ConfigRecord(), grid), 1, metrics)
+        result, _ = strategy.aggregate_train(1, found)
+        assert result is not None
+        results.append(to_tensors(result))
+    for name, _ in network.named_parameters():
+        answers = torch.stack([to_tensors(each.content.array_records["arrays"])[name] for each in found])
+        expected = 2 * answers.mean(0) - to_tensors(before)[name]
+        for result in results:
+            torch.testing.assert_close(result[name], expected, msg=name, rtol=1e-4, atol=1e-4)
+
+
 def test_an_impossible_alpha_is_refused() -> None:
     with pytest.raises(UserError, match=r"^strategy\.alpha=0 is not possible"):
         FedDyn(model(), alpha=0)

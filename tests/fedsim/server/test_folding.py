@@ -90,9 +90,9 @@ def test_every_number_is_the_same(small_settings: Callable[..., Settings], tmp_p
     without_time = [each.rounds.drop(columns="seconds") for each in (plain, folded)]
     pd.testing.assert_frame_equal(*without_time)
     asked = Counter(client for type_, client in grid.sent if type_ in (TRAIN, EVALUATE))
-    # The first and the last model are evaluated apart; with validation images on two parts. FedProx's clients all use
-    # the server's model and need not be asked.
-    apart = {"fedprox": 0, "fedbn": 4}.get(strategy, 2)
+    # The first and the last model are evaluated apart; with validation images on two parts. Clients that all use the
+    # server's model need not be asked.
+    apart = {**dict.fromkeys(("central", "fedetf", "fedprox"), 0), "fedbn": 4}.get(strategy, 2)
     if "fraction=0.5" not in OPTIONS[strategy]:
         assert set(asked.values()) == {3 + apart}
     assert EVALUATE_GLOBAL in {type_ for type_, _ in grid.sent}
