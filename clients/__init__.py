@@ -3,6 +3,7 @@
 from clients.clipped_sgd import ClippedSGD
 from clients.ditto import Ditto
 from clients.fbn import FBN
+from clients.fdse import FDSE
 from clients.feddst import FedDST
 from clients.feddyn import FedDyn
 from clients.fedloge import FedLoGe
@@ -19,6 +20,7 @@ from clients.scaffold import Scaffold
 
 __all__ = [
     "FBN",
+    "FDSE",
     "HBN",
     "MOON",
     "ClippedSGD",

@@ -7,6 +7,7 @@ names.
 
 from .ditto import Ditto
 from .fbn import FBN
+from .fdse import FDSE
 from .fedadagrad import FedAdagrad
 from .fedadam import FedAdam
 from .fedavg import FedAvg
@@ -33,6 +34,7 @@ from .scaffold import Scaffold
 
 __all__ = [
     "FBN",
+    "FDSE",
     "HBN",
     "MOON",
     "Ditto",

@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 METHODS = {
     "ditto": (),
     "fbn": (),
+    "fdse": (),
     "fedadagrad": (),
     "fedadam": (),
     "fedavg": ("mask_absent_classes=true", "compression=int8"),
