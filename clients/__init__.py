@@ -5,6 +5,7 @@ from clients.clipped_sgd import ClippedSGD
 from clients.creff import CReFF
 from clients.ditto import Ditto
 from clients.fbn import FBN
+from clients.fdse import FDSE
 from clients.feddst import FedDST
 from clients.feddyn import FedDyn
 from clients.fedetf import FedETF
@@ -27,6 +28,7 @@ from clients.scaffold import Scaffold
 __all__ = [
     "APFL",
     "FBN",
+    "FDSE",
     "HBN",
     "MOON",
     "CReFF",

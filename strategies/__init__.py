@@ -10,6 +10,7 @@ from .central import Central
 from .creff import CReFF
 from .ditto import Ditto
 from .fbn import FBN
+from .fdse import FDSE
 from .fedadagrad import FedAdagrad
 from .fedadam import FedAdam
 from .fedavg import FedAvg
@@ -42,6 +43,7 @@ from .scaffold import Scaffold
 __all__ = [
     "APFL",
     "FBN",
+    "FDSE",
     "HBN",
     "MOON",
     "CReFF",

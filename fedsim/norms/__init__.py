@@ -23,6 +23,7 @@ from fedsim.norms.registry import NORM_LAYERS
 from fedsim.norms.residual import ScaledResidual
 from fedsim.norms.rms import ChannelRMSNorm, use_rms_norm
 from fedsim.norms.scaled_ws import ScaledWSConv2d, ScaledWSConvolution, use_scaled_ws
+from fedsim.norms.skew_eraser import ErasingLayer, SkewEraser, deskewed_norms, skew_erasers, use_skew_erasers
 from fedsim.norms.unified import UnifiedNorm, use_unified_norm
 from fedsim.norms.weight_standardization import WSConv2d, WSConvolution, use_ws, use_ws_group_norm
 
@@ -31,6 +32,7 @@ __all__ = [
     "CRMSNorm",
     "ChannelNorm",
     "ChannelRMSNorm",
+    "ErasingLayer",
     "EstimatedBatchNorm",
     "GroupScaling",
     "HybridBatchNorm",
@@ -40,15 +42,18 @@ __all__ = [
     "ScaledResidual",
     "ScaledWSConv2d",
     "ScaledWSConvolution",
+    "SkewEraser",
     "UnifiedNorm",
     "WSConv2d",
     "WSConvolution",
     "check_pixels",
+    "deskewed_norms",
     "hybrid_layers",
     "mixtures_seen",
     "norm_names",
     "refuse_batch_of_one",
     "remove_norm",
+    "skew_erasers",
     "use_batch_channel_norm",
     "use_batch_norm",
     "use_crms_norm",
@@ -65,6 +70,7 @@ __all__ = [
     "use_power_norm",
     "use_rms_norm",
     "use_scaled_ws",
+    "use_skew_erasers",
     "use_unified_norm",
     "use_ws",
     "use_ws_group_norm",

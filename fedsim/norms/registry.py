@@ -31,6 +31,7 @@ from fedsim.norms.power import GroupScaling, PowerNorm, use_power_norm
 from fedsim.norms.replace import TIMM_NORM_LAYERS, TORCH_NORM_LAYERS
 from fedsim.norms.rms import ChannelRMSNorm, use_rms_norm
 from fedsim.norms.scaled_ws import use_scaled_ws
+from fedsim.norms.skew_eraser import use_skew_erasers
 from fedsim.norms.unified import UnifiedNorm, use_unified_norm
 from fedsim.norms.weight_standardization import use_ws, use_ws_group_norm
 
@@ -87,6 +88,7 @@ TABLE = (
     Norm("bcn", use_batch_channel_norm, (BATCH_NORM, ESTIMATED, NormLayer(ChannelNorm, over=Over.GROUP)), grouped=True),
     Norm("bn", use_batch_norm, (BATCH_NORM,)),
     Norm("crms", use_crms_norm, (NormLayer(CRMSNorm),)),
+    Norm("dse", use_skew_erasers, (BATCH_NORM,)),
     Norm("evonorm_b0", use_evonorm_b0, (EVONORM_B0,)),
     Norm("evonorm_s0", use_evonorm_s0, (NormLayer(EvoNorm2dS0, over=Over.GROUP),), grouped=True),
     Norm("frn", use_frn, (NormLayer(FilterResponseNormTlu2d, over=Over.CHANNEL),)),

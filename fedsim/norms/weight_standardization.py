@@ -15,32 +15,32 @@ from fedsim.norms.replace import refuse_layer_norm, replace_batch_norm
 
 
 class WSConvolution(StandardizedConvolution):
-    r"""A convolution whose weights have mean 0 and deviation 1 in each output channel before each use.
+    r"""A convolution whose weights have mean 0 and deviation :math:`\rho` in each output channel before each use.
 
-    .. math:: \hat W_i = (W_i - \mu_i) / \sqrt{\sigma_i^2 + \epsilon}
+    .. math:: \hat W_i = \rho \, (W_i - \mu_i) / \sqrt{\sigma_i^2 + \epsilon}
 
-    with the unbiased variance over the fan-in, as in the authors' code. The weights are scaled neither by the fan-in
-    nor by a gain, so that a normalization layer should follow; ``ScaledWSConvolution`` needs none. Shapes are those of
-    torch's class.
+    with the unbiased variance over the fan-in, as in the authors' code, and :math:`\rho = 1`, which is smaller in
+    FedWS. The weights are scaled neither by the fan-in nor by a gain, so that a normalization layer should follow;
+    ``ScaledWSConvolution`` needs none. Shapes are those of torch's class.
     """
 
     @classmethod
-    def like(cls, conv: _ConvNd, eps: float = 1e-5) -> Self:
+    def like(cls, conv: _ConvNd, eps: float = 1e-5, rho: float = 1.0) -> Self:
         """Return the standardized convolution with the shape and parameters of ``conv``, with a bias if it has one."""
-        return cls.copy_of(conv, bias=conv.bias is not None, eps=eps)
+        return cls.copy_of(conv, bias=conv.bias is not None, eps=eps, rho=rho)
 
-    def __init__(self, *args: Any, eps: float = 1e-5, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, eps: float = 1e-5, rho: float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.eps = eps
+        self.eps, self.rho = eps, rho
 
     def standardize(self, weight: torch.Tensor) -> torch.Tensor:
         variance, mean = torch.var_mean(weight, dim=tuple(range(1, weight.dim())), correction=1, keepdim=True)
-        standardized: torch.Tensor = (weight - mean) * torch.rsqrt(variance + self.eps)
+        standardized: torch.Tensor = (weight - mean) * (self.rho * torch.rsqrt(variance + self.eps))
         return standardized
 
     def extra_repr(self) -> str:
         torchs = super().extra_repr()  # type: ignore[no-untyped-call]
-        return f"{torchs}, eps={self.eps}"
+        return f"{torchs}, eps={self.eps}, rho={self.rho:g}"
 
 
 class WSConv1d(WSConvolution, nn.Conv1d):
@@ -77,25 +77,36 @@ KINDS: dict[type[_ConvNd], type[StandardizedConvolution]] = {
 }
 
 
-def use_ws(model: nn.Module, eps: float = 1e-5) -> nn.Module:
+def use_ws(model: nn.Module, eps: float = 1e-5, rho: float = 1.0) -> nn.Module:
     """Remove every BatchNorm and standardize every convolution.
 
     Raises:
-        UserError: As ``standardize_convolutions`` and ``refuse_layer_norm``, and if ``eps`` is not above 0.
+        UserError: As ``standardize_convolutions`` and ``refuse_layer_norm``, and if ``eps`` or ``rho`` is not above 0.
     """
     check_positive("eps", eps)
+    check_positive("rho", rho)
     refuse_layer_norm(model, "ws")
-    return standardize_convolutions(remove_batch_norm(model), "ws", KINDS, eps=eps)
+    return standardize_convolutions(remove_batch_norm(model), "ws", KINDS, eps=eps, rho=rho)
 
 
 def use_ws_group_norm(
-    model: nn.Module, groups: int | None = None, channels_per_group: int | None = None, eps: float = 1e-5
+    model: nn.Module,
+    groups: int | None = None,
+    channels_per_group: int | None = None,
+    eps: float = 1e-5,
+    rho: float = 1.0,
 ) -> nn.Module:
     """Standardize every convolution and replace every BatchNorm by GroupNorm (BiT, Kolesnikov et al. 2020: 32 groups).
 
+    FedWS, the network of FedWSQ (Kim et al., ICCV 2025, arXiv 2506.23516), is ``groups=2, rho=1e-3, eps=1e-10``: behind
+    a GroupNorm the scale of a weight only decides how much the GroupNorm's eps weighs. Its authors' code
+    (Seongyeol-kim/FedWSQ, dfe2f8d) adds 1e-5 to the deviation, where here ``eps`` is added to the variance, so that the
+    weights of a channel differ by the factor 1 + 1e-5 / deviation.
+
     Raises:
-        UserError: As ``standardize_convolutions`` and ``use_group_norm``, and if ``eps`` is not above 0.
+        UserError: As ``standardize_convolutions`` and ``use_group_norm``, and if ``eps`` or ``rho`` is not above 0.
     """
     check_positive("eps", eps)
+    check_positive("rho", rho)
     with_groups = replace_batch_norm(model, "ws_gn", lambda layer: group_norm_like(layer, groups, channels_per_group))
-    return standardize_convolutions(with_groups, "ws_gn", KINDS, eps=eps)
+    return standardize_convolutions(with_groups, "ws_gn", KINDS, eps=eps, rho=rho)

@@ -17,7 +17,7 @@ from fedsim.norms import norm_names, use_norm
 MICRO_BATCHES = "bcn, estimated"
 NAMES = [*norm_names(), MICRO_BATCHES]
 IN_RESNETS_ONLY = ("ibn_a", "ibn_b")
-NOT_IN_RESNETS = ("evonorm_b0", "evonorm_s0", "frn")
+NOT_IN_RESNETS = ("dse", "evonorm_b0", "evonorm_s0", "frn")
 IMAGES = 1 + 2 * torch.randn((6, 3, 9, 9), generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
 

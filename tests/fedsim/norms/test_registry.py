@@ -11,9 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsim.core.errors import UserError
 from fedsim.models.freeze import train_only
-from fedsim.norms import norm_names, refuse_batch_of_one, use_norm
+from fedsim.norms import ErasingLayer, norm_names, refuse_batch_of_one, use_norm
 from fedsim.norms.registry import LAYERS, NORM_LAYERS, STATISTICS_LAYERS, TABLE
-from tests.fedsim.norms.test_every_norm import IMAGES, IN_RESNETS_ONLY, small, three_stages
+from tests.fedsim.norms.test_every_norm import IMAGES, IN_RESNETS_ONLY, NOT_IN_RESNETS, small, three_stages
 
 NORM = {norm.name: norm for norm in TABLE}
 WITH_OPTIONS = {"bcn": {"estimated": True}, "powernorm": {"groups": 4}}
@@ -28,8 +28,7 @@ def models_with(name: str) -> list[nn.Module]:
 
 
 def _resnets(name: str) -> list[nn.Module]:
-    replaces_relus = name in ("evonorm_b0", "evonorm_s0", "frn")
-    return [] if replaces_relus else [use_norm(three_stages(), name)]
+    return [] if name in NOT_IN_RESNETS else [use_norm(three_stages(), name)]
 
 
 def spread(layer: nn.Module, given: torch.Tensor) -> float:
@@ -78,7 +77,7 @@ def test_every_layer_with_running_statistics_is_known(name: str) -> None:
 
 @pytest.mark.parametrize("name", norm_names())
 def test_training_the_norms_trains_every_parameter_that_a_norm_brings(name: str) -> None:
-    convolutions = (nn.Conv2d, nn.Linear)
+    convolutions = (nn.Conv2d, nn.Linear, ErasingLayer)
     for model in models_with(name):
         others = [layer for layer in model.modules() if not isinstance(layer, convolutions)]
         brought = {id(each) for layer in others for each in layer.parameters(recurse=False)}

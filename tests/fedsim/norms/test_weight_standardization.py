@@ -9,7 +9,7 @@ from torchvision.models import resnet18
 
 from fedsim.core.errors import UserError
 from fedsim.models import CNN6
-from fedsim.norms import NORM_LAYERS, WSConv2d, use_ws, use_ws_group_norm
+from fedsim.norms import NORM_LAYERS, WSConv2d, use_norm, use_ws, use_ws_group_norm
 
 CONVOLUTIONS = [
     nn.Conv2d(4, 6, 3, padding=1),
@@ -73,3 +73,39 @@ def test_what_cannot_be_standardized_is_refused() -> None:
         use_ws(nn.Sequential(nn.Conv2d(4, 4, 1, groups=4)))
     with pytest.raises(UserError, match=r"^norm\.eps=-1 is not possible"):
         use_ws(nn.Sequential(nn.Conv2d(4, 4, 1)), eps=-1)
+
+
+def test_fedws_is_weight_standardization_to_a_small_deviation_with_two_groups() -> None:
+    """A block of FedWSQ's network with its formulas: deviations plus 1e-5, times 1e-3, GroupNorm of two groups."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)).double()
+    images = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(1)).double()
+    weight = plain[0].weight.detach().clone().requires_grad_()
+    rows = weight.flatten(1) - weight.flatten(1).mean(1, keepdim=True)
+    deviation = torch.sqrt((rows**2).sum(1) / 26) + 1e-5
+    scaled = (1e-3 * rows / deviation[:, None]).view(weight.shape)
+    groups = nn.functional.conv2d(images, scaled, padding=1).view(2, 2, -1)
+    centred = groups - groups.mean(2, keepdim=True)
+    expected = (centred / torch.sqrt(centred.square().mean(2, keepdim=True) + 1e-5)).view(2, 8, 5, 5)
+    dy = torch.randn(2, 8, 5, 5, generator=torch.Generator().manual_seed(2)).double()
+    expected.backward(dy)
+
+    model = use_ws_group_norm(plain, groups=2, eps=1e-10, rho=1e-3).double()
+    output = model(images)
+    output.backward(dy)
+    tolerance = 1e-5 / deviation.min().item()
+    torch.testing.assert_close(output, expected, rtol=2 * tolerance, atol=2 * tolerance)
+    assert weight.grad is not None
+    torch.testing.assert_close(model[0].weight.grad, weight.grad, rtol=10 * tolerance, atol=1e-3 * tolerance + 1e-4)
+    assert tolerance < 2e-4
+    loud = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)).double()
+    loud.load_state_dict({"0.weight": weight.detach()}, strict=False)
+    loud = use_ws_group_norm(loud, groups=2, eps=1e-10).double()
+    # With deviations of 1 the GroupNorm's eps counts for nothing: that is another network.
+    assert (loud(images) - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("norm", ["ws", "ws_gn"])
+def test_a_deviation_of_nothing_is_refused(norm: str) -> None:
+    with pytest.raises(UserError, match=r"^norm\.rho=0 is not possible: choose a number above 0\.$"):
+        use_norm(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), norm, rho=0)

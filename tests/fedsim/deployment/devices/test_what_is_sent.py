@@ -23,6 +23,7 @@ METHODS = {
     "creff": ("strategy.match_steps=3", "strategy.retrain_epochs=2"),
     "ditto": (),
     "fbn": (),
+    "fdse": (),
     "fedadagrad": (),
     "fedadam": (),
     "fedavg": ("mask_absent_classes=true", "compression=int8"),
