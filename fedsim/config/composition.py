@@ -49,11 +49,7 @@ COMPOSED_GROUPS = ("split",)
 """Groups of which several files may be chosen at once: split=[longtail,domain]"""
 
 PLACEHOLDER = "_name_"
-MOVED = {
-    "fedsim.privacy.": "fedsim.aggregation.privacy.",
-    "fedsim.superlink.": "fedsim.deployment.superlink.",
-    "fedsim.norms.keep_batch_norm": "fedsim.norms.use_batch_norm",
-}
+MOVED = {"fedsim.privacy.": "fedsim.aggregation.privacy.", "fedsim.superlink.": "fedsim.deployment.superlink."}
 """Beginnings of dotted names in the configurations of older runs, and where those classes are now."""
 RENAMED = {("dataset", "percent"): "share", ("dataset", "validation_percent"): "validation_share"}
 """Options of groups in the configurations of older runs, and what they are called now."""

@@ -4,7 +4,7 @@ Models are written with BatchNorm; ``norm=`` names a function ``(model) -> model
 layers by type, so that every norm can be used with every model.
 """
 
-from fedsim.norms.batch import use_batch_norm
+from fedsim.norms.batch import keep_batch_norm
 from fedsim.norms.batch_channel import ChannelNorm, EstimatedBatchNorm, use_batch_channel_norm
 from fedsim.norms.crms import CRMSNorm, use_crms_norm
 from fedsim.norms.evonorm import use_evonorm_b0, use_evonorm_s0
@@ -50,12 +50,12 @@ __all__ = [
     "deskewed_norms",
     "hybrid_layers",
     "mixtures_seen",
+    "keep_batch_norm",
     "norm_names",
     "refuse_batch_of_one",
     "remove_norm",
     "skew_erasers",
     "use_batch_channel_norm",
-    "use_batch_norm",
     "use_crms_norm",
     "use_evonorm_b0",
     "use_evonorm_s0",

@@ -7,7 +7,7 @@ from fedsim.norms.replace import channels_of, eps_of, has_layers, keep_affine
 from fedsim.norms.tokens import Tokens, replace_norms
 
 
-def use_batch_norm(model: nn.Module) -> nn.Module:
+def keep_batch_norm(model: nn.Module) -> nn.Module:
     """Leave a network with BatchNorm as it is; in one that is written with LayerNorm, replace each by BatchNorm.
 
     There each channel is normalized over the batch and its tokens, as the baselines of PowerNorm (arXiv 2003.07845)

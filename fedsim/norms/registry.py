@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from fedsim.norms.batch import use_batch_norm
+from fedsim.norms.batch import keep_batch_norm
 from fedsim.norms.batch_channel import ChannelNorm, EstimatedBatchNorm, use_batch_channel_norm
 from fedsim.norms.crms import CRMSNorm, use_crms_norm
 from fedsim.norms.evonorm import use_evonorm_b0, use_evonorm_s0
@@ -86,7 +86,7 @@ UNIFIED_NORM = NormLayer(UnifiedNorm, has_statistics=True, of_a_batch=mean_squar
 
 TABLE = (
     Norm("bcn", use_batch_channel_norm, (BATCH_NORM, ESTIMATED, NormLayer(ChannelNorm, over=Over.GROUP)), grouped=True),
-    Norm("bn", use_batch_norm, (BATCH_NORM,)),
+    Norm("bn", keep_batch_norm, (BATCH_NORM,)),
     Norm("crms", use_crms_norm, (NormLayer(CRMSNorm),)),
     Norm("dse", use_skew_erasers, (BATCH_NORM,)),
     Norm("evonorm_b0", use_evonorm_b0, (EVONORM_B0,)),

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from fedsim.diagnostics.activations import activation_statistics, class_scatter
+from fedsim.models.classifier import note_classifier
 
 
 @pytest.fixture
@@ -81,3 +82,25 @@ def test_the_scatter_is_around_the_given_means(model: nn.Sequential) -> None:
         scatter += ((feature - means[label]) @ projection).square().sum().item()
         disagreeing += int(network != (means[:3] - feature).norm(dim=1).argmin())
     assert told == pytest.approx({"scatter": scatter, "disagreeing": disagreeing, "images": 10}, rel=1e-5)
+
+
+def test_statistics_of_tokens_are_over_images_and_tokens() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.embed, self.norm, self.head = nn.Linear(18, 4), nn.LayerNorm(4), nn.Linear(4, 3)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.head(self.norm(self.embed(images.flatten(1).unflatten(1, (6, 18)))).mean(1))
+            return logits
+
+    model = Tokens()
+    note_classifier(model, IMAGES)
+    sites: dict[str, nn.Module] = {"norm": model.norm}
+    told = activation_statistics(model, sites, IMAGES, LABELS, 3, as_in_training=True, channels_last={"norm"})
+    tokens = model.embed(IMAGES.flatten(1).unflatten(1, (6, 18))).detach()
+    for place, expected in (("before", tokens), ("after", model.norm(tokens).detach())):
+        torch.testing.assert_close(told[f"norm/{place}/mean"], expected.mean((0, 1)))
+        torch.testing.assert_close(told[f"norm/{place}/variance"], expected.var((0, 1), correction=0))
+    assert told["norm/dead"].shape == (4,)

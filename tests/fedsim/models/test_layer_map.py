@@ -50,3 +50,15 @@ def test_what_was_replaced_is_told_by_name(small_settings: SmallSettings) -> Non
         *("features.0", "features.4", "features.8")
     ]
     assert [now for name, _, now in standardized if name == "features.1"] == ["Identity()"]
+
+
+@pytest.mark.parametrize("norm", ["bn", "ln", "rms", "crms", "none", "powernorm norm.groups=1"])
+def test_the_sites_of_a_transformer_are_its_layer_norms(small_settings: SmallSettings, norm: str) -> None:
+    words = ("model=vit_tiny", "model.width=12", "model.depth=1")
+    plain = as_written(compose(words)["model"], 10, SHAPE)
+    assert all(parameter.is_meta for parameter in plain.parameters())
+    model = build_model(small_settings(*words, *f"norm={norm}".split()), 10, SHAPE)
+    sites = norm_sites(plain, model)
+    assert sites == {name: model.get_submodule(name) for name in ("blocks.0.norm1", "blocks.0.norm2", "norm")}
+    rows = replaced_layers(plain, model)
+    assert {name for name, _, _ in rows} == (set() if norm == "ln" else set(sites))

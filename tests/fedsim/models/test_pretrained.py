@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -112,8 +113,8 @@ def test_personal_parts_of_every_client_start_from_it(
     small_settings: MakeSettings, weights: Path, tmp_path: Path
 ) -> None:
     words = ("engine=inline", "rounds=1", "strategy=fedbn", "fraction=0.2", "lr=1e-30", f"model.pretrained={weights}")
-    run(prepare(small_settings(*words)), tmp_path, Reporter())
-    states = [load_file(path) for path in (tmp_path / "clients").glob("*.safetensors")]
+    run(prepare(small_settings(*words)), tmp_path / "run", Reporter())
+    states = [load_file(path) for path in (tmp_path / "run" / "clients").glob("*.safetensors")]
     assert states
     scale = load_file(weights)["features.1.weight"]
     assert all(torch.equal(state["features.1.weight"], scale) for state in states)
@@ -203,5 +204,6 @@ def test_counters_may_be_missing_as_in_old_files(small_settings: MakeSettings, w
 
 
 def test_a_number_is_no_path(small_settings: MakeSettings) -> None:
+    settings = small_settings()
     with pytest.raises(UserError, match=r"^model\.pretrained=7 is not possible: choose a text or null\.$"):
-        built(small_settings("model.pretrained=7"))
+        built(replace(settings, model={**settings.model, "pretrained": 7}))

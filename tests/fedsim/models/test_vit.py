@@ -24,6 +24,16 @@ TINY = ("model=vit_tiny", "model.width=12", "model.depth=1", "model.patch=7", "e
 BLOCK = 192 * 576 + 576 + 192 * 192 + 192 + 2 * 192 * 768 + 768 + 192 + 4 * 192
 
 
+class Told(Reporter):
+    """Keeps what a run says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
 @pytest.mark.parametrize(("size", "patch", "tokens"), [(28, 4, 49), (32, 4, 64), (64, 8, 64), (224, 16, 196)])
 def test_it_has_the_parameters_of_its_layers_and_a_patch_for_each_size(size: int, patch: int, tokens: int) -> None:
     with torch.device("meta"):
@@ -90,7 +100,9 @@ def test_attention_is_counted() -> None:
 @pytest.mark.parametrize("norm", ["bn", "ln", "rms", "crms", "crms norm.recentre=true", "powernorm", "unified", "none"])
 def test_a_federation_trains_it_with_every_norm(norm: str, small_settings: MakeSettings, tmp_path: Path) -> None:
     settings = small_settings(*TINY, *f"norm={norm}".split(), "diagnostics=true", "rounds=1")
-    result = run(prepare(settings), tmp_path, Reporter())
+    told = Told()
+    result = run(prepare(settings), tmp_path, told)
+    assert any("norm=ln leaves it as it is" in line for line in told.lines) == (norm == "bn")
     losses = pd.read_csv(tmp_path / "rounds.csv")["train_loss"].dropna()
     assert losses.between(0, 5).all()
     sites = pd.read_csv(tmp_path / "diagnostics.csv").query("metric == 'kl_clients_before'")

@@ -4,13 +4,13 @@ import torch
 from torch import nn
 
 from fedsim.models import vit_tiny
-from fedsim.norms.batch import normalizes_tokens, use_batch_norm
+from fedsim.norms.batch import keep_batch_norm, normalizes_tokens
 
 
 def test_the_model_stays_what_it_was() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.LayerNorm(4))  # also what stands beside it
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    kept = use_batch_norm(model)
+    kept = keep_batch_norm(model)
     assert kept is model
     assert isinstance(kept[1], nn.BatchNorm2d)
     assert isinstance(kept[2], nn.LayerNorm)
@@ -20,11 +20,11 @@ def test_the_model_stays_what_it_was() -> None:
 
 def test_a_network_with_neither_stays_what_it_was() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
-    assert repr(use_batch_norm(model)) == repr(nn.Sequential(nn.Linear(2, 2)))
+    assert repr(keep_batch_norm(model)) == repr(nn.Sequential(nn.Linear(2, 2)))
 
 
 def test_each_channel_of_tokens_is_normalized_over_batch_and_tokens() -> None:
-    model = use_batch_norm(vit_tiny(5, (3, 8, 8), width=6, depth=1)).train()
+    model = keep_batch_norm(vit_tiny(5, (3, 8, 8), width=6, depth=1)).train()
     assert normalizes_tokens(model)
     tokens = 3 + 2 * torch.randn((4, 9, 6), generator=torch.Generator().manual_seed(0))
     mean, variance = tokens.mean((0, 1)), tokens.var((0, 1), correction=0)

@@ -14,6 +14,9 @@ import pytest
         (["norm.policy=x"], "norm.policy=x is not known: choose fedavg, fedbn, silobn, fixbn, or null."),
         (["norm=gn", "norm.policy=silobn"], "norm.affine=shared is about layers with running statistics"),
         (["norm=gn", "norm.groups=5"], "norm.groups=5 does not divide the 32 channels"),
+        (["model=vit_tiny", "model.width=6", "norm=gn"], "norm=gn takes the place of BatchNorm between convolutions"),
+        (["model=vit_tiny", "model.width=6", "strategy=fedwon"], "norm=sws takes the place of BatchNorm between"),
+        (["norm=crms", "norm.recentre=true"], "norm.recentre=true converts norm=crms of timm's plain pre-LN vision"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

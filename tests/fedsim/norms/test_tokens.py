@@ -153,7 +153,7 @@ def test_torchvisions_transformers_compute_with_it(name: str, network: str) -> N
         setting = models.convnext.CNBlockConfig(8, None, 2)
         model: nn.Module = models.ConvNeXt([setting], num_classes=3)
     elif network == "swin":
-        model = models.SwinTransformer([4, 4], 8, [1], [2], [4, 4], num_classes=3)
+        model = models.SwinTransformer([4, 4], 8, [2], [2], [4, 4], num_classes=3)
     else:
         model = models.VisionTransformer(16, 8, 1, 2, 8, 16, num_classes=3)
     assert any(isinstance(layer, nn.LayerNorm) for layer in model.modules())
