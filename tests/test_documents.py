@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedsim.config.composition import compose
+from fedsim.config.listing import asked_for
 from fedsim.config.settings import Settings
 from results import index
 
@@ -41,6 +42,9 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 @pytest.mark.parametrize("command", commands())
 def test_commands_are_settings_of_a_run(command: str) -> None:
     words = [word for word in shlex.split(command, comments=True)[2:] if not word.startswith("resume=")]
+    if groups := asked_for(words):
+        assert len(groups) == len(words)
+        return
     if "-m" in words:
         words = [re.sub(r",[^\]]*$", "", word) for word in words if word != "-m"]
     Settings.from_config(compose(words))

@@ -17,7 +17,7 @@ from fedsim.output.terminal import never_fail_to_print, print_whole
 from fedsim.report.comparison import write_comparison
 from fedsim.report.formats import caption, pairs, to_latex, to_markdown, to_terminal, verdicts
 from fedsim.report.grid_pictures import plot_grid
-from fedsim.report.grids import Grid, grid, tidy
+from fedsim.report.grids import Grid, grid
 from fedsim.report.labels import group_by_settings
 from fedsim.report.run_difference import print_difference
 from fedsim.report.selection import ACCURACY, BY, FINAL, selection
@@ -85,10 +85,8 @@ def _show_table(options: argparse.Namespace, runs: list[Result], out: Path) -> N
     if len(formats) > 1:
         raise UserError(f"--{formats[0]} and --{formats[1]} are two formats: choose one, or neither to write them all.")
     chosen = selection(options.metric or ACCURACY, options.by, options.round or FINAL, runs)
-    rows, columns = _listed(options.rows), _listed(options.columns)
-    table = grid(runs, chosen, rows, columns)
-    csv = tidy(runs, chosen, rows or (["strategy"] if columns else []), columns).to_csv(index=False)
-    texts = {"latex": to_latex(table), "markdown": to_markdown(table), "csv": csv}
+    table = grid(runs, chosen, _listed(options.rows), _listed(options.columns))
+    texts = {"latex": to_latex(table), "markdown": to_markdown(table), "csv": table.table.to_csv(index=False)}
     if formats:
         print(texts[formats[0]], end="")
         return

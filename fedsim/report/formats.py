@@ -7,7 +7,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from fedsim.report.grids import Grid, written
+from fedsim.report.grids import Grid
+from fedsim.report.labels import written
 from fedsim.report.markdown import plain
 from fedsim.report.significance import FEWEST, all_pairs, sentences
 

@@ -9,7 +9,7 @@ from fedsim.config.composition import GROUPS, NOT_CHOSEN, compose, load
 from fedsim.config.listing import paper_name
 from fedsim.core.errors import UserError
 from fedsim.output.results import Result
-from fedsim.report.labels import comparable, compared_settings, flattened, group_by_settings
+from fedsim.report.labels import comparable, compared_settings, flattened, group_by_settings, written
 from fedsim.report.selection import CLIENT, DOMAIN, TOTALS, Selection
 
 SEED = "seed"
@@ -26,6 +26,8 @@ class Grid:
     """A table whose cells hold one value for each seed."""
 
     selection: Selection
+    table: pd.DataFrame
+    """One row for each number of each run, as ``tidy`` returns it"""
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     cells: Mapping[tuple[str, str], Values]
@@ -86,9 +88,8 @@ def tidy(runs: Sequence[Result], selection: Selection, rows: Sequence[str], colu
     for key in (*rows, *columns):
         if all(key not in each for each in settings.values()):
             raise UserError(f"{key} is no setting of these runs: choose such as {STRATEGY}, norm, lr or split.alpha.")
-    labels = {
-        run.run_dir: named_label(label) for label, group in group_by_settings(list(runs)).items() for run in group
-    }
+    groups = group_by_settings(list(runs))
+    labels = {run.run_dir: named_label(label) for label, members in groups.items() for run in members}
     found = []
     for run in runs:
         mine = settings[run.run_dir]
@@ -113,24 +114,23 @@ def grid(runs: Sequence[Result], selection: Selection, rows: Sequence[str], colu
         raise UserError(f"--columns={','.join(columns)} is not possible with rows by {STRATEGY}: choose other --rows.")
     table = tidy(runs, selection, rows, columns)
     by_dir = {run.run_dir: run for run in runs}
+    for cell, group in table.groupby(["row", "column"] if columns else ["row"], sort=False):
+        _refuse_different([by_dir[run] for run in dict.fromkeys(group["run"])], ", ".join(map(str, cell)))
     cells: dict[tuple[str, str], dict[int, float]] = {}
     for (row, column), group in table.groupby(["row", "column"], sort=False):
-        _refuse_different([by_dir[run] for run in group["run"]], f"{row}, {column}")
         cells[str(row), str(column)] = dict(zip(group[SEED], group["value"], strict=True))
     named = list(dict.fromkeys(table["column"]))
+    totals = [] if columns else [name for name in TOTALS if name in named]
     return Grid(
         selection,
+        table=table,
         rows=tuple(dict.fromkeys(table["row"])),
-        columns=tuple([name for name in named if columns or name not in TOTALS] + _totals(named, columns)),
+        columns=tuple([name for name in named if name not in totals] + totals),
         cells=cells,
         by_setting=bool(columns),
         settings=told_settings(runs),
         seeds=tuple(sorted(set(table[SEED]))),
     )
-
-
-def _totals(names: Sequence[str], columns: Sequence[str]) -> list[str]:
-    return [] if columns else [name for name in TOTALS if name in names]
 
 
 def _refuse_different(runs: Sequence[Result], cell: str) -> None:
@@ -143,16 +143,16 @@ def _refuse_different(runs: Sequence[Result], cell: str) -> None:
     for key in dict.fromkeys(key for each in settings for key in each):
         values = {comparable(each.get(key)): each.get(key) for each in settings}
         if len(values) > 1 and not key.endswith(NOT_CHOSEN):
-            told = " and ".join(written(value) for value in values.values())
             name = key.removesuffix(".name")
+            told = " and ".join(f"{name}={written(value)}" for value in values.values())
             raise UserError(
-                f"{cell}: its runs have {name}={told}: choose rows or columns by {name}, too, or give fewer folders."
+                f"runs with {told} meet in one cell ({cell}): add {name} to --rows or --columns, or give fewer folders."
             )
     by_seed: dict[int, Result] = {}
     for run in runs:
         twin = by_seed.setdefault(run.summary[SEED], run)
         if twin is not run:
-            raise UserError(f"{cell}: {twin.run_dir} and {run.run_dir} are the same run: give one of them.")
+            raise UserError(f"{twin.run_dir} and {run.run_dir} are the same run ({cell}): give one of them.")
 
 
 def settings_of(run: Result) -> dict[str, object]:
@@ -201,7 +201,3 @@ def _name(keys: Sequence[str], settings: Mapping[str, object]) -> str:
             value = paper_name(value)
         parts.append(value if key == STRATEGY or f"{key}.name" in settings else f"{key}={value}")
     return " ".join(parts)
-
-
-def written(value: object) -> str:
-    return "null" if value is None else str(value)

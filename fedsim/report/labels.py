@@ -33,7 +33,7 @@ def group_by_settings(runs: list[Result], besides: Sequence[str] = ()) -> dict[s
         settings = [flat for _, flat in members]
         shown = [key for key in dict.fromkeys(key for flat in settings for key in flat) if _tells_apart(key, settings)]
         for run, flat in members:
-            extra = [f"{key.removesuffix('.name')}={_written(flat[key])}" for key in shown if key in flat]
+            extra = [f"{key.removesuffix('.name')}={written(flat[key])}" for key in shown if key in flat]
             reached, asked = run.summary["final"]["round"], run.summary["rounds"]
             if reached < asked and not besides:
                 extra.append(f"(stopped in round {reached} of {asked})")
@@ -75,8 +75,11 @@ def _tells_apart(key: str, settings: list[dict[str, object]]) -> bool:
     return any(len(values) > 1 for values in value_by_name.values())
 
 
-def _written(value: object) -> str:
-    return "null" if value is None else str(value)
+def written(value: object) -> str:
+    """Return a value in the form of the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(written, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def comparable(value: object) -> str:

@@ -21,7 +21,7 @@ from fedsim.core.files import write_atomically
 from fedsim.output.results import Result
 from fedsim.output.terminal import print_whole
 from fedsim.report.heads import accuracies_by_head, is_total
-from fedsim.report.labels import comparable, flattened
+from fedsim.report.labels import comparable, flattened, written
 from fedsim.report.markdown import plain
 
 LINES = ("published", "ours", "difference")
@@ -123,19 +123,12 @@ def _differing(config: Mapping[str, Any], published: Published, row: Row) -> lis
         return [f"it cannot be composed any more ({error})"]
     mine, theirs = flattened(config), flattened(wanted)
     return [
-        f"{key.removesuffix('.name')}={_word(mine.get(key))} ({_word(theirs.get(key))})"
+        f"{key.removesuffix('.name')}={written(mine.get(key))} ({written(theirs.get(key))})"
         for key in sorted({*mine, *theirs})
         if comparable(mine.get(key)) != comparable(theirs.get(key))
         and key not in (*published.unknown, *NO_DEVIATION)
         and not key.endswith(NOT_CHOSEN)
     ]
-
-
-def _word(value: object) -> str:
-    """Return a value in the form of the command line."""
-    if isinstance(value, list):
-        return f"[{','.join(map(_word, value))}]"
-    return "null" if value is None else str(value)
 
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:

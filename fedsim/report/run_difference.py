@@ -15,9 +15,8 @@ from fedsim.config.composition import NOT_CHOSEN, load
 from fedsim.core.errors import UserError
 from fedsim.output.results import Result, find_runs
 from fedsim.output.terminal import print_whole
-from fedsim.report.grids import written
 from fedsim.report.heads import accuracies_by_head, shown_under
-from fedsim.report.labels import comparable
+from fedsim.report.labels import comparable, written
 
 OF_THE_MACHINE = ("seconds", "device_seconds", "device_peak_mb")
 """Columns of ``rounds.csv`` that differ between two equal runs"""

@@ -157,7 +157,7 @@ class Selection:
         )
 
     def _unknown(self, where: str, run: Result, known: list[str]) -> UserError:
-        names = ", ".join(dict.fromkeys(known)) or "another --by"
+        names = ", ".join(name for name in dict.fromkeys(known) if "." not in name) or "another --by"
         return UserError(f"--metric={self.metric} is not known by {where} in {run.run_dir}: choose {names}.")
 
 

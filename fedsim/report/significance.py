@@ -98,8 +98,8 @@ def sentences(values: Mapping[str, Mapping[int, float]], *, percent: bool = True
     return [
         f"{head}; not told apart from it (paired t-tests, p ≥ {LEVEL:g}):",
         *(
-            f"  {each.method}: {sign * scale * each.difference:+{form}}{' points' if percent else ''}, "
-            f"d = {sign * each.effect:.1f}, p = {each.p:.2f}, {each.seeds} seeds"
+            f"  {each.method}: {sign * scale * each.difference + 0.0:+{form}}{' points' if percent else ''}, "
+            f"d = {sign * each.effect + 0.0:.1f}, p = {each.p:.2f}, {each.seeds} seeds"
             for each in alike
         ),
     ]

@@ -51,5 +51,5 @@ def test_what_stays_are_modules_of_the_network(small_settings: MakeSettings) -> 
 def test_a_client_that_fails_ends_it(small_settings: MakeSettings) -> None:
     prepared = prepare(small_settings("strategy=scaffold"))
     prepared.strategy.reply_records = {}  # so that the reply is refused: it has a record that is not declared
-    with pytest.raises(RoundFailed, match="client 0 failed: .*control"):
+    with pytest.raises(RoundFailed, match=r"client 0 failed: .*control"):
         play(prepared)
