@@ -86,7 +86,7 @@ class ClientHost:
     def __init__(
         self, settings: Settings, federation: Federation, device: torch.device, *, on_device: bool = False
     ) -> None:
-        self.seed = settings.seed
+        self.seed = settings.seeds.batches
         self.federation = federation
         self.device, self.on_device = device, on_device
         self.model = build_model(settings, federation.num_classes, federation.source.image_shape).to(device)

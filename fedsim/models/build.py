@@ -30,7 +30,7 @@ def build_model(settings: "Settings", num_classes: int, image_shape: ImageShape 
         assert isinstance(network, nn.Module)
         return network
 
-    with global_seed(settings.seed, "model"):
+    with global_seed(settings.seeds.model, "model"):
         network = build(image_shape)
         first_pass(network, build, settings, num_classes, image_shape)
         network = instantiate("norm", layer_options(settings.norm), network)

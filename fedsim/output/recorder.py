@@ -166,7 +166,7 @@ class Recorder:
     def _device_classes(self, grid: FederationGrid) -> dict[str, dict[str, list[int]]]:
         """Return which clients are in which class of devices; empty where there are no classes."""
         settings = self.settings
-        classes = device_classes(settings.budget, sorted(grid.get_node_ids()), settings.seed)
+        classes = device_classes(settings.budget, sorted(grid.get_node_ids()), settings.seeds.split)
         members = {each.name: list(each.clients) for each in classes if each.name}
         return {"device_classes": members} if members else {}
 

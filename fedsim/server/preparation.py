@@ -143,7 +143,8 @@ def _strategy_within_budget(
         training = ServerTraining(
             weighting=options.get(WEIGHTING),
             fraction=settings.fraction,
-            seed=settings.seed,
+            seed=settings.seeds.model,
+            cohort_seed=settings.seeds.cohort,
             aggregation=aggregation,
             image_shape=federation.source.image_shape,
             client_sizes=client_sizes or {},
