@@ -31,6 +31,7 @@ from fedsim.core.files import why, writing
 from fedsim.engines import forked
 from fedsim.engines.client_call import CLIENT_RAISED
 from fedsim.engines.grid import LocalGrid
+from fedsim.engines.out_of_memory import OutOfMemoryKills
 from fedsim.engines.shared_memory import Packed, pack, receive, send
 from fedsim.engines.worker import READY, serve
 from fedsim.messages.schema import ROUND, config_of
@@ -88,6 +89,7 @@ class ProcessGrid(LocalGrid):
         # Imported once for all workers, torch with them, instead of once in each.
         self._context.set_forkserver_preload([forked.__name__, serve.__module__, make_app.__module__])
         self._make_app = pack(make_app)
+        self._kills = OutOfMemoryKills()
         self._workers: list[_Worker] = []
         _keep_names_of_sockets_short()
         try:
@@ -169,7 +171,8 @@ class ProcessGrid(LocalGrid):
             answer = worker.connection.recv()
         except (EOFError, OSError):
             worker.process.join()
-            answer = f"it died at start ({_cause_of_death(worker)})"
+            cause, remedy = self._cause_of_death(worker)
+            answer = f"it died at start ({cause}){remedy}"
         if answer != READY:
             raise FedsimError(f"worker {worker.number} could not be started: {answer}")
 
@@ -197,11 +200,11 @@ class ProcessGrid(LocalGrid):
 
     def _replace(self, worker: _Worker, task: _Task) -> tuple[Message, RecordDict] | None:
         worker.process.join(timeout=5)
-        cause = _cause_of_death(worker)
+        cause, remedy = self._cause_of_death(worker)
         where = f"client {task.client} in round {config_of(task.message).get(ROUND, '?')!s}"
         log.warning(
-            "worker %d (process %s) died (%s) while it computed %s; it is replaced",
-            *(worker.number, worker.process.pid, cause, where),
+            "worker %d (process %s) died (%s) while it computed %s; it is replaced%s",
+            *(worker.number, worker.process.pid, cause, where, remedy),
         )
         worker.connection.close()
         fresh = self._start(worker.number, worker.device)
@@ -211,8 +214,18 @@ class ProcessGrid(LocalGrid):
         if task.attempts < ATTEMPTS:
             self._dispatch(fresh, task)
             return None
-        error = Error(CLIENT_RAISED, f"its worker died {ATTEMPTS} times ({cause})")
+        error = Error(CLIENT_RAISED, f"its worker died {ATTEMPTS} times ({cause}){remedy}")
         return Message(error, reply_to=task.message), self.contexts[task.client].state
+
+    def _cause_of_death(self, worker: _Worker) -> tuple[str, str]:
+        """Return why the worker has died and, if memory was used up, what helps."""
+        code = worker.process.exitcode
+        if code is None or code >= 0:
+            return f"exit status {code}", ""
+        if code != -signal.SIGKILL or not self._kills.happened():
+            return f"signal {signal.Signals(-code).name}", ""
+        fewer = f"engine.workers={len(self._workers) - 1} or " if len(self._workers) > 1 else ""
+        return "memory was used up, and the kernel has killed it", f": choose {fewer}a smaller batch_size"
 
 
 def worker_count(devices: Sequence[torch.device], workers: int | None, workers_per_gpu: int) -> int:
@@ -273,10 +286,3 @@ def _tasks(messages: Iterable[Message]) -> Iterator[_Task]:
 def _process_id(worker: _Worker) -> int:
     assert worker.process.pid is not None
     return worker.process.pid
-
-
-def _cause_of_death(worker: _Worker) -> str:
-    code = worker.process.exitcode
-    if code is None or code >= 0:
-        return f"exit status {code}"
-    return f"signal {signal.Signals(-code).name}"

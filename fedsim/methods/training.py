@@ -17,7 +17,7 @@ class ServerTraining:
     fraction: float = 1.0
     """Share of the clients in each round's cohort, in (0, 1]; .5 is rounded up, and at least one client is drawn."""
     seed: int = 0
-    """Decides what a method draws on the server, such as random masks, and the cohorts."""
+    """Decides what a method draws on the server, and the cohorts."""
     cohort_seed: int | None = None
     """Decides the cohorts, round r draws the same clients whatever happened before; ``None`` for ``seed``."""
     aggregation: Aggregation = field(default_factory=Mean)

@@ -30,8 +30,8 @@ def save_records(path: Path, owners: Mapping[str, RecordDict], metadata: Mapping
     for owner, state in owners.items():
         for name, record in state.items():
             if isinstance(record, ArrayRecord):
-                # An array record may be empty, so it is listed as well as stored; and a file has an order of its own, where
-                # what is drawn for one entry after the other needs that of the record.
+                # An array record may be empty, so it is listed as well as stored. The file has an order of its own, and
+                # what is drawn for one entry after the other, such as noise, needs that of the record.
                 records.append({"owner": owner, "name": name, "kind": "arrays", "order": list(record)})
                 for key, tensor in to_tensors(record).items():
                     tensor = tensor.cpu().contiguous()
