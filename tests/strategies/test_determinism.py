@@ -53,3 +53,20 @@ def test_neither_measuring_nor_the_threads_of_torch_change_a_model(tmp_path: Pat
             found = load_file(other / name)
             assert tensors.keys() == found.keys()
             assert all(tensor.equal(found[key]) for key, tensor in tensors.items())
+
+
+def test_noise_is_the_same_after_a_stop(tmp_path: Path) -> None:
+    """It is drawn for one entry after the other, so their order has to come back from the checkpoint, too."""
+
+    class StopsEarly(Reporter):
+        def round_done(self, round: int, metrics: object) -> None:
+            if round == 1:
+                raise KeyboardInterrupt
+
+    noise = ("privacy=server_fixed_clipping", "privacy.noise_multiplier=0.1", "privacy.clipping_norm=1.0")
+    words = (*noise, "strategy.weighting=uniform", "norm=gn", "rounds=2", "fraction=1.0")
+    first = straight("fedavg", tmp_path / "first", *words)
+    with pytest.raises(KeyboardInterrupt):
+        run(prepare(settings_of("fedavg", *words)), tmp_path / "stopped", StopsEarly())
+    run(prepare(settings_of("fedavg", *words, f"resume={tmp_path / 'stopped'}")), tmp_path / "stopped", Reporter())
+    assert_same_run(first, tmp_path / "stopped")
