@@ -37,7 +37,7 @@ from fedsim.server.simulation import run
 SMALL = ("rounds=3", "dataset.train_per_domain=40", "dataset.test_per_domain=20", "device=cpu", "pictures=false")
 """Settings that those of the command line change."""
 MOMENTS = ("start", "training", "evaluation", "table", "checkpoint", "end")
-TABLES = ("clients.csv", "classes.csv", "rounds.csv", "diagnostics.csv")
+TABLES = ("clients.csv", "classes.csv", "rounds.csv", "diagnostics.csv", "participation.csv")
 TIMES = ("seconds", "device_seconds")
 """Columns of ``rounds.csv`` that measure time."""
 LONGEST = 600.0

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from datasets.examples import training_batches
+from fedsim.client.finite_loss import FiniteLoss
 from fedsim.client.optimizers import make_optimizer
 from fedsim.methods.interfaces import PLAIN, ClientContext, QueryHandler, TrainingContext
 from fedsim.methods.training import LocalTraining
@@ -52,18 +53,23 @@ class LocalSGD:
         return self.fit(model, context, self.training.local_epochs)
 
     def fit(self, model: nn.Module, context: TrainingContext, epochs: int) -> dict[str, float]:
-        """Make ``epochs`` passes with a new optimizer for the parameters that require gradients; return the metrics."""
+        """Make ``epochs`` passes with a new optimizer for the parameters that require gradients; return the metrics.
+
+        Raises:
+            Diverged: If a loss is not finite.
+        """
         optimizer = self.optimizer(model, context)
         data, device = context.data, context.data.labels.device
         # Sums stay on the device, so that there is no synchronization with a GPU in every batch.
         loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-        seen = 0
+        seen, finite = 0, FiniteLoss(context)
         for _ in range(epochs):
             for indices in self.batches(len(data), context.generator):
                 images, labels = context.batch = data.batch(indices.to(device, non_blocking=True), context.generator)
                 optimizer.zero_grad(set_to_none=True)
                 logits = model(images)
                 loss = self.loss(model, logits, labels, context)
+                finite.see(loss)
                 loss.backward()
                 self.before_step(model, context)
                 optimizer.step()
@@ -72,6 +78,7 @@ class LocalSGD:
                 loss_sum += loss.detach() * len(labels)
                 correct += (logits.detach().argmax(1) == labels).sum()
                 seen += len(labels)
+            finite.settle()
         return {"num-examples": len(data), "loss": loss_sum.item() / seen, "accuracy": correct.item() / seen}
 
     def optimizer(self, model: nn.Module, context: TrainingContext) -> torch.optim.Optimizer:

@@ -29,4 +29,4 @@ def build_federation(settings: Settings) -> Federation:
             f"dataset={settings.dataset['name']} has one class, {one}, and nothing to tell apart: give it two or more "
             "(where data_dir names a folder of DOMAIN/CLASS folders, it may be one too high or too low)."
         )
-    return build_split(source, settings.split, settings.seed)
+    return build_split(source, settings.split, settings.seeds.split)

@@ -46,7 +46,7 @@ class FedAvg(Strategy):
     Args:
         model: The network, which supplies the names of its entries. Optional for FedAvg itself.
         training: Weighting (``"examples"`` weighs a client by its ``num-examples``, as the paper does; ``"uniform"``
-            weighs all clients the same), fraction, seed and aggregation. In this simulator node ids are partition ids,
+            weighs all clients the same), fraction, seeds and aggregation. In this simulator node ids are partition ids,
             so a seed reproduces the cohorts; in another Flower app they are Flower's random ids.
 
     Raises:
@@ -96,6 +96,7 @@ class FedAvg(Strategy):
         self.weighting = weighting
         self.fraction = training.fraction
         self.seed = training.seed
+        self.cohort_seed = training.seed if training.cohort_seed is None else training.cohort_seed
         self.aggregation = training.aggregation
         self.broadcasts: list[CachedBroadcast] = []
         """What is sent to each client once."""
@@ -120,7 +121,7 @@ class FedAvg(Strategy):
 
     def cohort(self, server_round: int, grid: Grid) -> list[int]:
         """Return the node ids of the clients that train in a round."""
-        return draw_cohort(list(grid.get_node_ids()), self.fraction, self.seed, server_round)
+        return draw_cohort(list(grid.get_node_ids()), self.fraction, self.cohort_seed, server_round)
 
     def arrays_to_train(self, arrays: ArrayRecord) -> ArrayRecord:
         """Return the part of the model that is sent for training: what is neither personal nor frozen."""

@@ -19,9 +19,11 @@ from torch import nn
 from datasets.examples import Examples, evaluation_batches
 from datasets.federation import Federation
 from datasets.source import Part
+from fedsim.client.injected_faults import injecting
 from fedsim.config.settings import Settings
 from fedsim.core.seeding import global_seed, torch_generator
 from fedsim.diagnostics.activations import activation_statistics, class_scatter
+from fedsim.engines.faults import faults_of
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.compression import buffers_of, compress, forget
 from fedsim.messages.schema import (
@@ -70,7 +72,8 @@ class ClientAppFactory:
     def __call__(self, device: torch.device) -> ClientApp:
         """Return the app, whose clients compute on ``device``."""
         host = ClientHost(self.settings, self.federation, device, on_device=self.on_device)
-        app = ClientApp()
+        faults = faults_of(self.settings.faults, self.settings.seed)
+        app = ClientApp(mods=[] if faults is None else [injecting(faults)])
         app.train()(host.train)
         app.evaluate()(host.evaluate)
         app.evaluate("global_model")(host.evaluate_global)
@@ -87,7 +90,7 @@ class ClientHost:
     def __init__(
         self, settings: Settings, federation: Federation, device: torch.device, *, on_device: bool = False
     ) -> None:
-        self.seed = settings.seed
+        self.seed = settings.seeds.batches
         self.federation = federation
         self.device, self.on_device = device, on_device
         self.model = build_model(settings, federation.num_classes, federation.source.image_shape).to(device)

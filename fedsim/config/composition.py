@@ -42,6 +42,7 @@ GROUPS = (
     "aggregation",
     "privacy",
     "engine",
+    "faults",
     "experiment",
 )
 OPTIONAL_GROUPS = ("experiment",)
@@ -53,6 +54,8 @@ MOVED = {"fedsim.privacy.": "fedsim.aggregation.privacy.", "fedsim.superlink.": 
 """Beginnings of dotted names in the configurations of older runs, and where those classes are now."""
 RENAMED = {("dataset", "percent"): "share", ("dataset", "validation_percent"): "validation_share"}
 """Options of groups in the configurations of older runs, and what they are called now."""
+YOUNGER = ("faults",)
+"""Groups that older runs do not have."""
 NOT_CHOSEN = ("._target_", ".server", ".client", ".steps")
 """Ends of the keys that only a file of a group sets."""
 
@@ -148,10 +151,12 @@ def _as_called_now(key: str, group: Any) -> Any:
 
 
 def _defaults() -> dict[str, Any]:
-    """Return the settings outside of groups, as ``configs/config.yaml`` has them."""
+    """Return the settings outside of groups, as ``configs/config.yaml`` has them, and the groups that are younger."""
     config = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{CONFIG_NAME}.yaml"))
     assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items() if not isinstance(value, dict) and key != "defaults"}
+    groups = {group: OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / group / "none.yaml")) for group in YOUNGER}
+    outside = {str(key): value for key, value in config.items() if not isinstance(value, dict) and key != "defaults"}
+    return outside | groups
 
 
 def repeatable(settings: dict[str, Any]) -> DictConfig:

@@ -13,6 +13,7 @@ from fedsim.config.paths import OPTIONS, PATHS, expanded
 from fedsim.config.published import FORM, is_published
 from fedsim.config.resuming import with_resumed
 from fedsim.core.errors import UserError
+from fedsim.core.seeding import Seeds
 
 Group = Mapping[str, Any]
 Rule = tuple[Callable[[Any], bool], str]
@@ -76,6 +77,7 @@ _ALLOWED: dict[str, Rule] = {
     "update_limit": _or_null(_positive()),
     "min_fraction_success": _SHARE,
     "seed": _whole(0),
+    **dict.fromkeys(("seed_model", "seed_split", "seed_cohort", "seed_batches"), _or_null(_whole(0))),
     "device": _TEXT,
     **dict.fromkeys(PATHS, _PATH),
     "download": _SWITCH,
@@ -132,6 +134,7 @@ class Settings:
     aggregation: Group
     privacy: Group
     engine: Group
+    faults: Group
     strategy: Group
     rounds: int
     local_epochs: int
@@ -162,6 +165,10 @@ class Settings:
     round_timeout: float | None
     update_limit: float | None
     seed: int
+    seed_model: int | None
+    seed_split: int | None
+    seed_cohort: int | None
+    seed_batches: int | None
     device: str
     data_dir: str | None
     download: bool
@@ -202,6 +209,12 @@ class Settings:
             given = {option: expanded(f"{group}.{option}", path) for option, path in there.items()}
             paths[group] = {**config[group], **given}
         return cls(**{**config, **paths})
+
+    @property
+    def seeds(self) -> Seeds:
+        """The seed of each purpose: ``seed`` where it has none of its own."""
+        own = {each.name: getattr(self, f"seed_{each.name}") for each in fields(Seeds)}
+        return Seeds(**{name: self.seed if value is None else value for name, value in own.items()})
 
     def to_config(self) -> dict[str, Any]:
         return asdict(self)

@@ -85,7 +85,7 @@ class CostTracker:
 
         self.cost = cost
         self.images = [federation.num_images(client, Part.TRAIN) for client in federation.clients]
-        self.classes = device_classes(settings.budget, range(len(self.images)), settings.seed)
+        self.classes = device_classes(settings.budget, range(len(self.images)), settings.seeds.split)
         self.local_epochs, self.batch_size = settings.local_epochs, settings.batch_size
         self.states = OPTIMIZERS[settings.optimizer].numbers_kept(settings.momentum)
 

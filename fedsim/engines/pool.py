@@ -62,6 +62,8 @@ class Died:
     """The answer of a worker that died; another one stands in its place if there is a place."""
 
     cause: str
+    remedy: str = ""
+    """What helps, after a colon; empty if that is not known"""
 
 
 W = TypeVar("W", bound=PoolWorker)
@@ -131,7 +133,7 @@ class PoolGrid(LocalGrid, Generic[W]):
                 elif done.attempts < ATTEMPTS:
                     waiting.appendleft(done)
                 else:
-                    error = Error(CLIENT_RAISED, f"its worker died {ATTEMPTS} times ({answer.cause})")
+                    error = Error(CLIENT_RAISED, f"its worker died {ATTEMPTS} times ({answer.cause}){answer.remedy}")
                     replies[done.index] = Message(error, reply_to=done.message)
 
     def peak_memory_mb(self) -> float:

@@ -23,6 +23,7 @@ from flwr.clientapp import ClientApp
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import why, writing
 from fedsim.engines import forked
+from fedsim.engines.out_of_memory import OutOfMemoryKills
 from fedsim.engines.pool import Died, PoolGrid, PoolWorker, Task
 from fedsim.engines.shared_memory import Packed, pack, receive, send
 from fedsim.engines.worker import READY, serve
@@ -47,13 +48,6 @@ class ProcessWorker(PoolWorker):
         assert self.process.pid is not None
         return self.process.pid
 
-    def cause_of_death(self) -> str:
-        """Return why a process that has ended has ended."""
-        code = self.process.exitcode
-        if code is None or code >= 0:
-            return f"exit status {code}"
-        return f"signal {signal.Signals(-code).name}"
-
 
 class ProcessGrid(PoolGrid[ProcessWorker]):
     """A pool of workers, each holding the app that ``make_app`` (picklable) returns for its device.
@@ -75,6 +69,7 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
         # Imported once for all workers, torch with them, instead of once in each.
         self._context.set_forkserver_preload([forked.__name__, serve.__module__, make_app.__module__])
         self._make_app = pack(make_app)
+        self._kills = OutOfMemoryKills()
         _keep_names_of_sockets_short()
         try:
             for number in range(min(count, num_nodes)):
@@ -146,23 +141,34 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
             answer = worker.connection.recv()
         except (EOFError, OSError):
             worker.process.join()
-            answer = f"it died at start ({worker.cause_of_death()})"
+            cause, remedy = self._cause_of_death(worker)
+            answer = f"it died at start ({cause}){remedy}"
         if answer != READY:
             raise FedsimError(f"worker {worker.number} could not be started: {answer}")
 
     def _replace(self, worker: ProcessWorker, task: Task) -> Died:
         worker.process.join(timeout=5)
-        cause = worker.cause_of_death()
+        cause, remedy = self._cause_of_death(worker)
         log.warning(
-            "worker %d (process %s) died (%s) while it computed %s; it is replaced",
-            *(worker.number, worker.process.pid, cause, task),
+            "worker %d (process %s) died (%s) while it computed %s; it is replaced%s",
+            *(worker.number, worker.process.pid, cause, task, remedy),
         )
         worker.connection.close()
         fresh = self._start(worker.number, worker.device)
         fresh.peak_memory_mb = worker.peak_memory_mb
         self.workers[self.workers.index(worker)] = fresh
         self._await_ready(fresh)
-        return Died(cause)
+        return Died(cause, remedy)
+
+    def _cause_of_death(self, worker: ProcessWorker) -> tuple[str, str]:
+        """Return why the worker has died and, if memory was used up, what helps."""
+        code = worker.process.exitcode
+        if code is None or code >= 0:
+            return f"exit status {code}", ""
+        if code != -signal.SIGKILL or not self._kills.happened():
+            return f"signal {signal.Signals(-code).name}", ""
+        fewer = f"engine.workers={len(self.workers) - 1} or " if len(self.workers) > 1 else ""
+        return "memory was used up, and the kernel has killed it", f": choose {fewer}a smaller batch_size"
 
 
 def worker_count(devices: Sequence[torch.device], workers: int | None, workers_per_gpu: int) -> int:

@@ -17,7 +17,9 @@ class ServerTraining:
     fraction: float = 1.0
     """Share of the clients in each round's cohort, in (0, 1]; .5 is rounded up, and at least one client is drawn."""
     seed: int = 0
-    """Decides the cohorts: round r draws the same clients whatever happened before."""
+    """Decides what a method draws on the server, and the cohorts."""
+    cohort_seed: int | None = None
+    """Decides the cohorts, round r draws the same clients whatever happened before; ``None`` for ``seed``."""
     aggregation: Aggregation = field(default_factory=Mean)
     """Combines the replies to one model, such as ``fedsim.aggregation.Median()``; metrics are always averaged."""
     image_shape: tuple[int, int, int] | None = None

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from datasets.federation import Federation
+from fedsim.engines.faults import Attendance
 from fedsim.methods.interfaces import PLAIN
 from fedsim.metrics.measured import Evaluation, Measured, pool
 from fedsim.metrics.scoring import joined
@@ -189,6 +190,14 @@ def fault_rows(faults: Iterable[tuple[int, str, str]], federation: Federation, r
             "fault": fault,
         }
         for client, doing, fault in faults
+    ]
+
+
+def attendance_rows(attendances: Mapping[int, Attendance], images: Mapping[int, int], round: int) -> list[Row]:
+    """Return the rows of ``participation.csv``; ``images`` are those of all passes."""
+    return [
+        {"round": round, "client": client, "images": images[client], "seconds": each.seconds, "outcome": each.outcome}
+        for client, each in attendances.items()
     ]
 
 

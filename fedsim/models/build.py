@@ -35,7 +35,7 @@ def build_model(settings: "Settings", num_classes: int, image_shape: ImageShape 
         return network
 
     pretrained = Pretrained.of(settings.model)
-    with global_seed(settings.seed, "model"):
+    with global_seed(settings.seeds.model, "model"):
         network = build(image_shape)
         first_pass(network, build, settings, num_classes, image_shape)
         difference = None if pretrained is None else pretrained.difference(network)

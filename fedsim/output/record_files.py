@@ -30,8 +30,9 @@ def save_records(path: Path, owners: Mapping[str, RecordDict], metadata: Mapping
     for owner, state in owners.items():
         for name, record in state.items():
             if isinstance(record, ArrayRecord):
-                # An array record may be empty, so it is listed as well as stored.
-                records.append({"owner": owner, "name": name, "kind": "arrays"})
+                # An array record may be empty, so it is listed as well as stored. The file has an order of its own, and
+                # what is drawn for one entry after the other, such as noise, needs that of the record.
+                records.append({"owner": owner, "name": name, "kind": "arrays", "order": list(record)})
                 for key, tensor in to_tensors(record).items():
                     tensor = tensor.cpu().contiguous()
                     # The file format refuses tensors that share memory, as a record and its copy do.
@@ -67,7 +68,8 @@ def load_records(path: Path) -> tuple[dict[str, RecordDict], dict[str, str]]:
         owner, name = record["owner"], record["name"]
         state = states.setdefault(owner, RecordDict())
         if record["kind"] == "arrays":
-            state[name] = to_record(entries.get((owner, name), {}))
+            found = entries.get((owner, name), {})
+            state[name] = to_record({key: found[key] for key in record.get("order", found)})
         else:
             state[name] = KINDS[record["kind"]](_from_json(record["values"]))
     return states, metadata

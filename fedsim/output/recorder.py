@@ -32,11 +32,20 @@ log = logging.getLogger(__name__)
 PAGE = 4096
 """Bytes that must be free on the disk for a run to begin."""
 OF_A_RUN = (
-    *("clients.csv", "rounds.csv", "classes.csv", "diagnostics.csv", "summary.json", PROVENANCE, "checkpoints"),
+    *(
+        "clients.csv",
+        "rounds.csv",
+        "classes.csv",
+        "diagnostics.csv",
+        "participation.csv",
+        "summary.json",
+        PROVENANCE,
+        "checkpoints",
+    ),
     *("model.safetensors", "shared.safetensors", "clients", "plots", "report.html"),
 )
 """The files and folders that a run writes beside its configuration."""
-PER_ROUND = ("train_", "seconds", "bytes_", "device_")
+PER_ROUND = ("train_", "seconds", "simulated_", "bytes_", "device_")
 """Beginnings of the columns of ``rounds.csv`` that describe the round and not its model."""
 
 
@@ -53,6 +62,7 @@ class Recorder:
         self._rounds = Table(run_dir / "rounds.csv")
         self._classes = Table(run_dir / "classes.csv")
         self._diagnostics = Table(run_dir / "diagnostics.csv")
+        self._participation = Table(run_dir / "participation.csv")
         self._rows: list[Row] = []
 
     def open(self) -> None:
@@ -86,7 +96,7 @@ class Recorder:
 
     @property
     def _tables(self) -> tuple[Table, ...]:
-        return self._clients, self._rounds, self._classes, self._diagnostics
+        return self._clients, self._rounds, self._classes, self._diagnostics, self._participation
 
     def flushed_lengths(self) -> dict[str, int]:
         """Flush the tables to the disk; return how many rows each has, by the name of its file.
@@ -140,6 +150,9 @@ class Recorder:
     def record_diagnostics(self, rows: list[Row]) -> None:
         self._diagnostics.append(rows)
 
+    def record_participation(self, rows: list[Row]) -> None:
+        self._participation.append(rows)
+
     def record_round(self, row: Row, grid: FederationGrid) -> None:
         self._rows.append(row)
         self._rounds.append([row])
@@ -166,7 +179,7 @@ class Recorder:
     def _device_classes(self, grid: FederationGrid) -> dict[str, dict[str, list[int]]]:
         """Return which clients are in which class of devices; empty where there are no classes."""
         settings = self.settings
-        classes = device_classes(settings.budget, sorted(grid.get_node_ids()), settings.seed)
+        classes = device_classes(settings.budget, sorted(grid.get_node_ids()), settings.seeds.split)
         members = {each.name: list(each.clients) for each in classes if each.name}
         return {"device_classes": members} if members else {}
 

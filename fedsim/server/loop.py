@@ -2,12 +2,15 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from datasets.source import Part
 from fedsim.core.errors import RoundFailed, UserError
+from fedsim.core.seeding import cohort_size
+from fedsim.engines.faulty_grids import AbsentGrid, Attendances, CorruptingGrid
 from fedsim.engines.grid import FederationGrid, LocalGrid
 from fedsim.engines.grid_wrappers import CountingGrid, FaultGrid
 from fedsim.messages.arrays import to_record, to_tensors
@@ -16,7 +19,7 @@ from fedsim.messages.schema import DEVICE_PEAK_MB, DEVICE_SECONDS, arrays_of, co
 from fedsim.methods.federated_model import FederatedModel
 from fedsim.methods.interfaces import Exporting
 from fedsim.metrics.class_metrics import ClassTracker
-from fedsim.metrics.round_metrics import Row, age_metrics, client_rows, fault_rows, round_metrics
+from fedsim.metrics.round_metrics import Row, age_metrics, attendance_rows, client_rows, fault_rows, round_metrics
 from fedsim.output.checkpoint import Checkpoint, load_checkpoint, remove_others, save_checkpoint
 from fedsim.output.progress import Reporter
 from fedsim.output.recorder import Recorder
@@ -42,6 +45,7 @@ class FederatedLoop:
         self.settings, self.federation = prepared.settings, prepared.federation
         self.strategy, self.costs, self.diagnosis = prepared.strategy, prepared.costs, prepared.diagnosis
         self.grid = grid
+        self.faults, self.attendances = prepared.faults, Attendances()
         self.recorder = recorder
         self.reporter = reporter
         self.initial = {name: tensor.clone() for name, tensor in prepared.model.state_dict().items()}
@@ -98,7 +102,7 @@ class FederatedLoop:
             raise
 
     def _train_cohort(self, current: Round, previous: Round | None) -> None:
-        number, counting = current.number, CountingGrid(self.grid)
+        number, counting = current.number, CountingGrid(self._attended())
         grid = self._checked(counting)
         queried = FaultGrid(grid)  # for queries of a method beside training
         messages = list(self.strategy.configure_train(number, self.arrays, ConfigRecord(), queried))
@@ -107,6 +111,7 @@ class FederatedLoop:
         folded = FoldedEvaluation(previous, self.evaluator, messages, self.grid, self.arrays)
         clients = [message.metadata.dst_node_id for message in messages]
         costs = self.costs.metrics(self.strategy.workload, clients)  # aggregation may change the costs
+        simulated = self._attend(number, clients)
         self.reporter.cohort(number, len(messages))
         if self.diagnosis is not None:
             current.updates = self.diagnosis.updates(number, arrays_of(messages[0]))
@@ -137,12 +142,31 @@ class FederatedLoop:
         if isinstance(loss, float):
             self.losses.see(number, loss)
         transferred = {"bytes_down": counting.bytes_down, "bytes_up": counting.bytes_up}
-        current.row = {**trained, **costs, **needed, **transferred}
+        current.row = {**trained, **costs, **needed, **simulated, **transferred}
 
     def _checked(self, grid: FederationGrid) -> FederationGrid:
-        """Return the grid wrapped so that replies are decompressed and checked."""
+        """Return the grid wrapped so that replies are decompressed, made faulty where this is wanted, and checked."""
         form = self.settings.compression
-        return CheckedGrid(grid if form is None else DecompressingGrid(grid, form, self.exact), self.checks)
+        if form is not None:
+            grid = DecompressingGrid(grid, form, self.exact)
+        if self.faults is not None:
+            grid = CorruptingGrid(grid, self.faults, self.attendances)
+        return CheckedGrid(grid, self.checks)
+
+    def _attended(self) -> FederationGrid:
+        """Return the grid wrapped, where this is wanted, so that some clients do not answer."""
+        return self.grid if self.faults is None else AbsentGrid(self.grid, self.faults, self.attendances)
+
+    def _attend(self, number: int, clients: Sequence[int]) -> Row:
+        """Decide what becomes of each client of a cohort, and record it; return the simulated time of the round."""
+        if self.faults is None:
+            return {}
+        passes, needed = self.settings.local_epochs, cohort_size(len(self.federation.clients), self.settings.fraction)
+        images = {client: passes * self.federation.num_images(client, Part.TRAIN) for client in clients}
+        self.attendances.clear()
+        self.attendances.update(self.faults.attendance(number, images, needed))
+        self.recorder.record_participation(attendance_rows(self.attendances, images, number))
+        return {"simulated_seconds": self.faults.round_seconds(self.attendances)}
 
     def _evaluate(self, current: Round) -> None:
         """Evaluate and diagnose the model after the round, if due; without what is folded into the next round."""

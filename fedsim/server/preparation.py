@@ -17,6 +17,7 @@ from fedsim.core.hardware import resolve_devices
 from fedsim.core.seeding import cohort_size
 from fedsim.cost import Budget, CostTracker, model_cost
 from fedsim.diagnostics.diagnosis import Diagnosis
+from fedsim.engines.faults import Faults, faults_of
 from fedsim.heads import refuse_unmade
 from fedsim.methods.interfaces import ServerStrategy
 from fedsim.methods.method import WEIGHTING, Method
@@ -47,6 +48,8 @@ class Prepared:
     """Whether every client uses the model that the server sends, without a part of its own."""
     by_batch: bool
     """Whether, at evaluation, the result of an image depends on the other images of its batch."""
+    faults: Faults | None = None
+    """The faults that are injected, if any."""
     size_option: str | None = None
     """The method's option for the share of the network that devices train, if it has one."""
     sizes: Mapping[str, float] = field(default_factory=dict)
@@ -93,6 +96,9 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
     target_of("engine", settings.engine).check(devices, settings.engine)
     method = Method.of(settings.strategy)
     federation = build_federation(settings) if federation is None else federation
+    faults = faults_of(settings.faults, settings.seed)
+    if faults is not None:
+        faults.check(settings.fraction, settings.min_fraction_success, on_devices=federation.on_devices)
     model = build_model(settings, federation.num_classes, federation.source.image_shape)
     policy = NormPolicy.of(settings.norm, settings.rounds)
     policy.apply(model)
@@ -103,7 +109,8 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
     if settings.batch_size == 1:
         refuse_batch_of_one(model, settings.norm["name"])
     costs = CostTracker(model_cost(model, federation.source.image_shape), federation, settings)
-    strategy, sizes = _strategy_within_budget(method, settings, model, federation, costs)
+    asked = 1.0 if faults is None else faults.over_selection
+    strategy, sizes = _strategy_within_budget(method, settings, model, federation, costs, asked)
     _refuse_other_place(strategy, federation, settings)
     refuse_unmade(model, settings.head["name"], settings.strategy["name"])
     if not strategy.gathers_statistics:
@@ -128,15 +135,24 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
         diagnosis=_diagnosis(settings, model, federation, strategy) if settings.diagnostics else None,
         one_model=strategy.sends_one_model and not own,
         by_batch=try_smallest_batches(settings, federation, model, trainer, strategy.queried_share),
+        faults=faults,
         size_option=method.size_option,
         sizes=sizes,
     )
 
 
 def _strategy_within_budget(
-    method: Method, settings: Settings, model: nn.Module, federation: Federation, costs: CostTracker
+    method: Method, settings: Settings, model: nn.Module, federation: Federation, costs: CostTracker, asked: float
 ) -> tuple[ServerStrategy, Mapping[str, float]]:
     """Return the strategy, and the size that the budget allows by class of devices if ``size_option`` is null.
+
+    Args:
+        method: The method.
+        settings: The settings.
+        model: The network.
+        federation: The clients.
+        costs: What training costs them.
+        asked: How many times the cohort is asked.
 
     Raises:
         UserError: If a class of devices cannot afford the training.
@@ -148,8 +164,9 @@ def _strategy_within_budget(
     def make(size: float | None = None, client_sizes: Mapping[int, float] | None = None) -> ServerStrategy:
         training = ServerTraining(
             weighting=options.get(WEIGHTING),
-            fraction=settings.fraction,
-            seed=settings.seed,
+            fraction=min(1.0, asked * settings.fraction),
+            seed=settings.seeds.model,
+            cohort_seed=settings.seeds.cohort,
             aggregation=aggregation,
             image_shape=federation.source.image_shape,
             client_sizes=client_sizes or {},

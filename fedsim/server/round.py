@@ -10,6 +10,7 @@ from flwr.app import Message
 from datasets.source import Part
 from fedsim.core.errors import RoundFailed
 from fedsim.diagnostics.updates import UpdateStatistics
+from fedsim.engines.faulty_grids import SUPERFLUOUS
 from fedsim.methods.federated_model import FederatedModel
 from fedsim.metrics.measured import Evaluation
 from fedsim.metrics.round_metrics import Row
@@ -55,6 +56,9 @@ class Round:
         for reply in replies:
             if not reply.has_error():
                 yield reply
+                continue
+            if reply.error.code == SUPERFLUOUS:
+                expected -= 1
                 continue
             failed += 1
             client, reason = reply.metadata.src_node_id, reply.error.reason or "no reason given"

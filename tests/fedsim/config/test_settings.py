@@ -44,6 +44,10 @@ WRONG = {
     ),
     "shots": ("share or count", ["many", 1, None, ["share"]]),
     "seed": (AT_LEAST_0, [-1, 1.0, None]),
+    "seed_model": (f"{AT_LEAST_0}, or null", [-1, 1.0, "1", True]),
+    "seed_split": (f"{AT_LEAST_0}, or null", [-1, 1.0, "1", True]),
+    "seed_cohort": (f"{AT_LEAST_0}, or null", [-1, 1.0, "1", True]),
+    "seed_batches": (f"{AT_LEAST_0}, or null", [-1, 1.0, "1", True]),
     "lr": ("a number above 0", [0, -0.1, math.inf, math.nan, "0.1", True, None]),
     "lr_schedule": ("constant, cosine or step", ["linear", None, ["step"]]),
     "lr_decay": (f"{SHARE}, or null", [0, 1.5, math.nan, "0.1", True]),
@@ -76,6 +80,7 @@ WRONG = {
     "aggregation": ("a file of configs/aggregation", ["median", None]),
     "privacy": ("a file of configs/privacy", ["none", None]),
     "engine": ("a file of configs/engine", [1]),
+    "faults": ("a file of configs/faults", ["injected", None]),
     "strategy": ("a file of configs/strategy", ["fedavg", None]),
 }
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from fedsim.core.errors import FedsimError, FileError, UserError
-from fedsim.core.files import any_file, reading, write_atomically, writing
+from fedsim.core.files import any_file, reading, write_atomically, write_new, writing
 from tests.conftest import FullDisk
 
 
@@ -47,6 +47,30 @@ def test_what_an_earlier_failure_left_does_not_matter(tmp_path: Path) -> None:
     write_atomically(path, lambda temporary: temporary.write_text("new"))
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("has_links", [True, False], ids=["links", "no links"])
+def test_a_new_file_appears_whole_and_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    """Also where the file system has no hard links."""
+    if not has_links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "not permitted")))
+    path = tmp_path / "a.txt"
+
+    def write(temporary: Path) -> None:
+        assert not path.exists()  # a kill would leave no part of it
+        temporary.write_text("mine")
+
+    write_new(path, write)
+    assert path.read_text() == "mine"
+    with pytest.raises(FileExistsError):
+        write_new(path, lambda temporary: temporary.write_text("another's"))
+    assert path.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [path]
+    missing = tmp_path / "nowhere" / "a.txt"
+    with pytest.raises(FileError, match=rf"^{missing} cannot be written \(No such file or directory\)$"):
+        write_new(missing, write)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere a folder cannot be opened")

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -176,3 +177,16 @@ def test_rows_for_which_the_disk_has_no_space_are_not_there_in_part(path: Path, 
     table.append([{"round": 1, "x": "d"}])
     assert [row["x"] for row in table.read()] == ["a" * 50, "d"]
     assert table.length == 2
+
+
+def test_rows_are_flushed_to_the_disk_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint that survives a power cut needs the rows before it."""
+    synced: list[int] = []
+    table = Table(path)
+    table.append([{"round": 0}])
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    for _ in range(2):
+        table.flush()
+    table.append([{"round": 1}])
+    table.flush()
+    assert synced == [len("round\r\n0\r\n"), len("round\r\n0\r\n1\r\n")]
