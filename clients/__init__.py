@@ -11,6 +11,7 @@ from clients.fednova import FedNova
 from clients.fedprox import FedProx
 from clients.fedrep import FedRep
 from clients.fedsam import FedSAM
+from clients.fedtan import FedTAN
 from clients.hbn import HBN
 from clients.local_sgd import LocalSGD
 from clients.masked_sgd import MaskedSGD
@@ -32,6 +33,7 @@ __all__ = [
     "FedProx",
     "FedRep",
     "FedSAM",
+    "FedTAN",
     "LocalSGD",
     "MaskedSGD",
     "PruneFL",

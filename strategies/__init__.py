@@ -21,6 +21,7 @@ from .fedper import FedPer
 from .fedprox import FedProx
 from .fedrep import FedRep
 from .fedsam import FedSAM
+from .fedtan import FedTAN
 from .fedtiny import FedTiny
 from .fedwon import FedWon
 from .fedyogi import FedYogi
@@ -51,6 +52,7 @@ __all__ = [
     "FedProx",
     "FedRep",
     "FedSAM",
+    "FedTAN",
     "FedTiny",
     "FedWon",
     "FedYogi",

@@ -69,6 +69,7 @@ REFUSED = [
     "strategy=hbn norm.statistics=local",
     "norm=hbn",
     "strategy=fbn norm=gn",
+    "strategy=fedtan norm=gn",
     "strategy=fbn norm.policy=silobn",
     "strategy=fednova optimizer=adam",
     "strategy=fednova privacy=server_fixed_clipping privacy.noise_multiplier=1 strategy.weighting=uniform norm=gn",

@@ -49,12 +49,16 @@ CACHED_RECORDS: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("feddst", "fedtiny", "pruned", "prunefl"), MASKS),
 }
 """What a method sends once."""
-ROUND_RECORDS: Mapping[str, frozenset[str]] = {"scaffold": frozenset({"control"})}
+ROUND_RECORDS: Mapping[str, frozenset[str]] = {
+    "fedtan": frozenset({"synchronized"}),
+    "scaffold": frozenset({"control"}),
+}
 """What it sends beside the model, for one round."""
 QUERY_RECORDS: Mapping[str, frozenset[str]] = {"bn_statistics": frozenset({"masks"})}
 """What a query brings beside the arrays."""
 QUERIES: Mapping[str, frozenset[str]] = {
     "fedtiny": frozenset({"bn_statistics", "candidate_loss"}),
+    "fedtan": frozenset({"statistics_parts"}),
     "hbn": frozenset({"statistics"}),
     "pruned": frozenset({"gradients"}),
 }

@@ -34,6 +34,7 @@ METHODS = {
     "fedprox": (),
     "fedrep": (),
     "fedsam": (),
+    "fedtan": (),
     "fedtiny": ("strategy.candidates=2", "strategy.interval=1"),
     "fedwon": (),
     "fedyogi": (),
