@@ -17,6 +17,7 @@ from clients.fedrep import FedRep
 from clients.fedrod import FedRoD
 from clients.fedsam import FedSAM
 from clients.fraug import FRAug
+from clients.fedtan import FedTAN
 from clients.hbn import HBN
 from clients.local_sgd import LocalSGD
 from clients.lotteryfl import LotteryFL
@@ -45,6 +46,7 @@ __all__ = [
     "FedRep",
     "FedRoD",
     "FedSAM",
+    "FedTAN",
     "LocalSGD",
     "LotteryFL",
     "MaskedSGD",

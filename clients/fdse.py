@@ -32,21 +32,23 @@ class FDSE(LocalSGD):
     batch's channel means: as in the authors' code (WwZzz/FDSE_CVPR25, 01f7bd7), they are single numbers, over the
     channels of a layer, and run on from layer to layer and from step to step. Gradients flow through the current step
     only. The paper's formula was not consulted. The term with :math:`m^2` has no lower bound, and a bias in front of a
-    BatchNorm moves m at no other cost: without ``clip``, the norm to which all gradients together are shortened before
-    a step (10 in the authors' settings), training may run away.
+    BatchNorm moves m at no other cost: without ``clip_norm``, the norm to which all gradients together are shortened
+    before a step (10 in the authors' settings), training may run away.
 
     Raises:
-        UserError: If ``lam`` or ``beta`` is below 0, or ``clip`` not above 0.
+        UserError: If ``lam`` or ``beta`` is below 0, or ``clip_norm`` not above 0.
     """
 
-    def __init__(self, training: LocalTraining, lam: float, beta: float, clip: float | None = None) -> None:
+    def __init__(self, training: LocalTraining, lam: float, beta: float, clip_norm: float | None = None) -> None:
         super().__init__(training)
         for key, value in (("lam", lam), ("beta", beta)):
             if not 0 <= value < math.inf:
                 raise UserError(f"strategy.{key}={value} is not possible: choose a number of at least 0.")
-        if clip is not None and not clip > 0:
-            raise UserError(f"strategy.clip={clip} is not possible: choose a number above 0, or null for no clipping.")
-        self.lam, self.beta, self.clip = lam, beta, clip
+        if clip_norm is not None and not clip_norm > 0:
+            raise UserError(
+                f"strategy.clip_norm={clip_norm} is not possible: choose a number above 0, or null for no clipping."
+            )
+        self.lam, self.beta, self.clip_norm = lam, beta, clip_norm
 
     def begin(self, model: nn.Module, context: TrainingContext) -> None:
         """Copy the global statistics."""
@@ -88,8 +90,8 @@ class FDSE(LocalSGD):
 
     def before_step(self, model: nn.Module, context: TrainingContext) -> None:
         """Shorten the gradients of all parameters together, in place."""
-        if self.clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), self.clip)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from .fedprox import FedProx
 from .fedrep import FedRep
 from .fedrod import FedRoD
 from .fedsam import FedSAM
+from .fedtan import FedTAN
 from .fedtiny import FedTiny
 from .fedwon import FedWon
 from .fedyogi import FedYogi
@@ -66,6 +67,7 @@ __all__ = [
     "FedRep",
     "FedRoD",
     "FedSAM",
+    "FedTAN",
     "FedTiny",
     "FedWon",
     "FedYogi",

@@ -83,6 +83,7 @@ REFUSED = [
     "strategy=hbn norm.statistics=local",
     "norm=hbn",
     "strategy=fbn norm=gn",
+    "strategy=fedtan norm=gn",
     "strategy=fbn norm.policy=silobn",
     "strategy=fednova optimizer=adam",
     "strategy=fraug head=etf",

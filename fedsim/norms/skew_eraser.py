@@ -116,6 +116,6 @@ def use_skew_erasers(model: nn.Module, ratio: int = 2) -> nn.Module:
     if left:
         raise UserError(
             "norm=dse takes a convolution of one group, or a linear layer, in front of each BatchNorm of the same "
-            f"nn.Sequential apart, and {left[0]} has none there: choose another norm, or model=alexnet."
+            f"nn.Sequential apart, and {left[0]} has none there: choose another norm, or model=cnn_small."
         )
     return model

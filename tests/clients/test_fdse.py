@@ -76,7 +76,7 @@ def test_in_the_first_round_and_without_a_weight_it_is_local_sgd(round: int, lam
 
 def test_gradients_are_shortened_together() -> None:
     model, other = erasing(), erasing()
-    FDSE(TRAINING, lam=0.0, beta=0.0, clip=0.5).train(model, context(model, examples(count=4)))
+    FDSE(TRAINING, lam=0.0, beta=0.0, clip_norm=0.5).train(model, context(model, examples(count=4)))
     longest = 0.0
     for images, labels in batches(examples(count=4), epochs=2, size=4):
         gradients = torch.autograd.grad(F.cross_entropy(other(images), labels), list(other.parameters()))

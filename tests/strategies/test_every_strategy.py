@@ -59,6 +59,7 @@ CACHED_RECORDS: Mapping[str, frozenset[str]] = {
 ROUND_RECORDS: Mapping[str, frozenset[str]] = {
     "fraug": frozenset({"generator"}),
     "fedproto": frozenset({"prototypes"}),
+    "fedtan": frozenset({"synchronized"}),
     "scaffold": frozenset({"control"}),
 }
 """What it sends beside the model, for one round."""
@@ -68,6 +69,7 @@ QUERY_RECORDS: Mapping[str, frozenset[str]] = {"bn_statistics": frozenset({"mask
 """What a query brings beside the arrays."""
 QUERIES: Mapping[str, frozenset[str]] = {
     "fedtiny": frozenset({"bn_statistics", "candidate_loss"}),
+    "fedtan": frozenset({"statistics_parts"}),
     "hbn": frozenset({"statistics"}),
     "pruned": frozenset({"gradients"}),
 }

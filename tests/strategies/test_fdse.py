@@ -119,7 +119,10 @@ def test_clients_differ_in_their_erasers_alone(small_settings: Callable[..., Set
     [
         (["norm=bn"], "strategy=fdse needs layers with erasers of domain skew, and this network has none: leave"),
         (["strategy.tau=0"], "strategy.tau=0 is not possible: choose a number above 0."),
-        (["strategy.clip=0"], "strategy.clip=0 is not possible: choose a number above 0, or null for no clipping."),
+        (
+            ["strategy.clip_norm=0"],
+            "strategy.clip_norm=0 is not possible: choose a number above 0, or null for no clipping.",
+        ),
         (["strategy.lam=-1"], "strategy.lam=-1 is not possible: choose a number of at least 0."),
         (["aggregation=median"], "strategy=fdse averages in a way of its own: choose aggregation=mean"),
         (["model=torchvision/resnet18"], "norm=dse takes a convolution of one group, or a linear layer, in front of"),

@@ -74,7 +74,7 @@ def test_layers_in_front_of_batch_norm_are_taken_apart_and_others_stay() -> None
         ),
         (
             nn.Sequential(nn.ReLU(), nn.BatchNorm1d(2)),
-            r"and 1 has none there: choose another norm, or model=alex",
+            r"and 1 has none there: choose another norm, or model=cnn_",
         ),
         (nn.Sequential(nn.Conv2d(2, 2, 1, groups=2), nn.BatchNorm2d(2)), r"^norm=dse takes a convolution of one group"),
     ],

@@ -40,6 +40,7 @@ METHODS = {
     "fedrep": (),
     "fedrod": ("mask_absent_classes=true",),
     "fedsam": (),
+    "fedtan": (),
     "fedtiny": ("strategy.candidates=2", "strategy.interval=1"),
     "fedwon": (),
     "fedyogi": (),
