@@ -3,7 +3,8 @@
 For one image, a weight tensor of n numbers of which m are active, and p output positions:
 
 * forward: 2 m p FLOPs. Each active weight does one multiply-add, which is two operations, at each position, including
-  zeros of the padding; for a model with all its weights this equals ``torch.utils.flop_counter``.
+  zeros of the padding; for a model with all its weights this equals ``torch.utils.flop_counter``, with attention, which
+  the latter leaves out on the CPU.
 * backward: the same again for the gradient of the input, and once more for that of the active weights, so that a step
   costs three forward passes. This includes the first layer's input gradient, which is not needed; a frozen weight has
   no gradient.
