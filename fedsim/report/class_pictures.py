@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from datasets.shots import SHOTS
-from fedsim.report.plots import colour, label, legend_below, percent_axis, picture
+from fedsim.report.plots import label, legend_below, percent_axis, picture
+from fedsim.report.style import colour
 
 LINES = ("-", "--", ":", "-.")
 NAMED_CLASSES = 20

@@ -21,6 +21,7 @@ from fedsim.report.grids import Grid, grid
 from fedsim.report.labels import group_by_settings
 from fedsim.report.run_difference import print_difference
 from fedsim.report.selection import ACCURACY, BY, FINAL, selection
+from fedsim.report.style import SCREEN, STYLES, drawn_as, files
 
 FORMATS = ("latex", "markdown", "csv")
 OF_A_TABLE = ("metric", "by", "round", "rows", "columns", *FORMATS)
@@ -46,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folders", nargs="*", help="run directories, or folders with run directories below")
     parser.add_argument("--out", help="where tables and pictures go (default: the first folder)")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two runs: in what they differ, since when")
+    parser.add_argument(
+        "--style", choices=STYLES, default=SCREEN, help="of the pictures; paper and talk also write them as PDF"
+    )
     table = parser.add_argument_group("one table", "written as table.csv, .md and .tex, with pairs.csv, its tests")
     table.add_argument("--metric", help=f"a column of clients.csv, classes.csv or rounds.csv (default: {ACCURACY})")
     table.add_argument("--by", help=f"columns: {', '.join(BY)}")
@@ -74,10 +78,11 @@ def _act(options: argparse.Namespace) -> None:
     folders = [Path(expanded("the folder", each)) for each in options.folders]
     out = folders[0] if options.out is None else Path(expanded("--out", options.out))
     runs = find_runs(folders)
-    if any(getattr(options, name) for name in OF_A_TABLE):
-        _show_table(options, runs, out)
-    else:
-        write_comparison(group_by_settings(runs), out)
+    with drawn_as(options.style):
+        if any(getattr(options, name) for name in OF_A_TABLE):
+            _show_table(options, runs, out)
+        else:
+            write_comparison(group_by_settings(runs), out)
 
 
 def _show_table(options: argparse.Namespace, runs: list[Result], out: Path) -> None:
@@ -106,8 +111,8 @@ def _write(table: Grid, texts: dict[str, str], out: Path) -> None:
         write_atomically(out / name, partial(_put, text=text))
     written = list(texts)
     if table.by_setting:
-        written.append("grid.png")
-        plot_grid(table, out / written[-1])
+        written += files("grid.png")
+        plot_grid(table, out / "grid.png")
     print(f"written to {out}: {', '.join(written)}")
 
 

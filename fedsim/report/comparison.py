@@ -13,10 +13,12 @@ from fedsim.output.results import Result
 from fedsim.output.terminal import print_whole
 from fedsim.report.diagnostics_pictures import plot_diagnostics_comparison
 from fedsim.report.heads import accuracies_by_head, in_percent, is_total, places_of
+from fedsim.report.labels import named_label
 from fedsim.report.markdown import plain
 from fedsim.report.plots import plot_comparison_by_domain, plot_comparison_over_rounds
 from fedsim.report.published import write_published
 from fedsim.report.significance import sentences
+from fedsim.report.style import files
 
 
 def write_comparison(groups: dict[str, list[Result]], out: Path) -> None:
@@ -34,14 +36,16 @@ def write_comparison(groups: dict[str, list[Result]], out: Path) -> None:
     write_atomically(out / "comparison.md", lambda path: path.write_text(to_markdown(table), encoding="utf-8"))
     write_atomically(out / "comparison.csv", lambda path: table.to_csv(path, index=False, encoding="utf-8"))
     domains = table[[name == MEAN or not is_total(name) for name in table["domain"]]]
-    plot_comparison_by_domain(domains, out / "comparison_domains.png")
-    plot_comparison_over_rounds(learning_curves(groups), out / "comparison_rounds.png")
-    written = ["comparison.md", "comparison.csv", "comparison_domains.png", "comparison_rounds.png"]
+    written = ["comparison.md", "comparison.csv", *files("comparison_domains.png"), *files("comparison_rounds.png")]
+    plot_comparison_by_domain(domains.assign(label=domains["label"].map(named_label)), out / "comparison_domains.png")
+    curves = {named_label(name): frame for name, frame in learning_curves(groups).items()}
+    plot_comparison_over_rounds(curves, out / "comparison_rounds.png")
     written += write_published(groups, out)
     diagnosed = diagnostics_by_label(groups)
     if diagnosed:
-        written.append("comparison_diagnostics.png")
-        plot_diagnostics_comparison(diagnosed, out / written[-1])
+        written += files("comparison_diagnostics.png")
+        named = {named_label(name): frame for name, frame in diagnosed.items()}
+        plot_diagnostics_comparison(named, out / "comparison_diagnostics.png")
     print(f"written to {out}: {', '.join(written)}")
 
 

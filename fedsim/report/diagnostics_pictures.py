@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from fedsim.report.plots import colour, label, picture, plain_logarithm
+from fedsim.report.plots import label, picture, plain_logarithm
+from fedsim.report.style import colour
 
 NATS = LogNorm(0.01, 100)
 """The same scale for all divergences of all runs, so that pictures can be compared."""

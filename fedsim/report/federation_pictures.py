@@ -15,7 +15,8 @@ from datasets.federation import Federation
 from datasets.shots import SHOT_RULES, SHOTS, long_tailed
 from datasets.source import Indices, Part
 from fedsim.core.names import left_out
-from fedsim.report.plots import colour, label, legend_below, picture, plain_logarithm
+from fedsim.report.plots import label, legend_below, picture, plain_logarithm
+from fedsim.report.style import colour
 
 NAMED_CLIENTS = 40
 """With more clients than these, they are drawn without names and numbers."""

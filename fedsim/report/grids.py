@@ -9,7 +9,7 @@ from fedsim.config.composition import GROUPS, NOT_CHOSEN, compose, load
 from fedsim.config.listing import paper_name
 from fedsim.core.errors import UserError
 from fedsim.output.results import Result
-from fedsim.report.labels import comparable, compared_settings, flattened, group_by_settings, written
+from fedsim.report.labels import comparable, compared_settings, flattened, group_by_settings, named_label, written
 from fedsim.report.selection import CLIENT, DOMAIN, TOTALS, Selection
 
 SEED = "seed"
@@ -184,12 +184,6 @@ def told_settings(runs: Sequence[Result]) -> dict[str, object]:
         usual = dict(shared)
     other = [key for key in shared if key in usual and comparable(shared[key]) != comparable(usual[key])]
     return {key: shared[key] for key in (*TOLD, *other) if key in shared and key not in NOT_TOLD}
-
-
-def named_label(label: str) -> str:
-    """Return the label of runs with the name that its method has in its paper."""
-    strategy, space, rest = label.partition(" ")
-    return f"{paper_name(strategy)}{space}{rest}"
 
 
 def _name(keys: Sequence[str], settings: Mapping[str, object]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedsim.config.composition import load
+from fedsim.config.listing import paper_name
 from fedsim.core.files import reading
 from fedsim.norms.factory import grouping
 from fedsim.norms.groups import GROUP_OPTIONS
@@ -64,6 +65,12 @@ def flattened(config: Mapping[str, Any]) -> dict[str, object]:
         for key in GROUP_OPTIONS:
             flat.pop(f"norm.{key}", None)
     return flat
+
+
+def named_label(label: str) -> str:
+    """Return the label of runs with the name that its method has in its paper."""
+    strategy, space, rest = label.partition(" ")
+    return f"{paper_name(strategy)}{space}{rest}"
 
 
 def _tells_apart(key: str, settings: list[dict[str, object]]) -> bool:

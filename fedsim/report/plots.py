@@ -3,9 +3,10 @@
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -13,39 +14,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from fedsim.core.files import write_atomically, writing
+from fedsim.report.style import COLOURS, bar, colour, files, line, mark, settings, style
 
-# Okabe & Ito's colours, which people with any colour vision can distinguish.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-
-COLOURS = len(_COLOURS) + 20
-"""Number of different colours; beyond it they repeat."""
-
-
-def colour(number: int) -> str:
-    """Return a colour for the n-th line or bar; beyond the eighth from a longer, less distinct list."""
-    if number < len(_COLOURS):
-        return _COLOURS[number]
-    return to_hex(matplotlib.colormaps["tab20"]((number - len(_COLOURS)) % 20))
-
-
-STYLE: dict[Any, Any] = {
-    "figure.dpi": 130,
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "text.parse_math": False,  # a name may hold $ and ^
-}
+LETTERS_PER_INCH = 14.5
+"""Of a title, whose letters have nine points"""
 LONGEST = 32
 """The longest name, in letters, for which a picture has room."""
 FALLBACKS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei", "Noto Sans")
@@ -59,7 +37,7 @@ def picture(path: Path, width: float, height: float, columns: int = 1, rows: int
     It is made without pyplot, which has global state and might open a window.
 
     Args:
-        path: The file; its suffix is the format.
+        path: The file; a style may add other formats beside it.
         width: Width in inches.
         height: Height in inches; ``legend_below`` may increase it.
         columns: Number of axes side by side.
@@ -68,14 +46,21 @@ def picture(path: Path, width: float, height: float, columns: int = 1, rows: int
     Raises:
         FileError: If the picture cannot be written.
     """
-    with matplotlib.rc_context({**STYLE, "font.family": _fonts()}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield [figure.add_subplot(rows, columns, number + 1) for number in range(rows * columns)]
+    scale = style().scale
+    with matplotlib.rc_context(settings(_fonts())):
+        figure = Figure(figsize=(scale * width, scale * height), layout="constrained")
+        drawn = [figure.add_subplot(rows, columns, number + 1) for number in range(rows * columns)]
+        yield drawn
+        for axes in drawn:
+            letters = max(20, int(LETTERS_PER_INCH * (figure.get_figwidth() / columns - 0.6)))
+            if len(title := axes.get_title()) > letters:
+                axes.title.set_text(fill(title, letters))
         with writing(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box stands for it
-            write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix.removeprefix(".")))
+            for name in files(path.name):
+                write_atomically(path.with_name(name), partial(figure.savefig, format=name.rpartition(".")[2]))
 
 
 @cache
@@ -103,9 +88,9 @@ def plot_accuracy(clients: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> No
     domains = list(clients["domain"].unique())
     columns = 1 if len(domains) == 1 else 2
     with picture(path, 8.5 if columns > 1 else 5, 3.4, columns=columns) as (overall, *beside):
-        mark = _mark(len(evaluated))
+        marked = mark(len(evaluated))
         mean = 100 * evaluated["client_accuracy_mean"]
-        overall.plot(evaluated["round"], mean, marker=mark, color=colour(0), label="client mean")
+        overall.plot(evaluated["round"], mean, marker=marked, color=colour(0), label="client mean")
         shown = [mean]
         if clients["client"].nunique() > 1:
             shown += [100 * by_round.min(), 100 * by_round.max()]
@@ -121,13 +106,13 @@ def plot_accuracy(clients: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> No
         if "global_accuracy" in evaluated:
             shown.append(100 * evaluated["global_accuracy"])
             overall.plot(
-                evaluated["round"], shown[-1], marker=mark, color=colour(1), linestyle="--", label="global model"
+                evaluated["round"], shown[-1], marker=marked, color=colour(1), linestyle="--", label="global model"
             )
         percent_axis(overall, "all clients" if columns > 1 else f"clients of {label(domains[0])}", *shown)
         for axes in beside:
             for number, domain in enumerate(domains):
                 series = 100 * means[domain]
-                axes.plot(series.index, series, marker=mark, color=colour(number), label=label(domain))
+                axes.plot(series.index, series, marker=marked, color=colour(number), label=label(domain))
             percent_axis(axes, "clients of each domain", 100 * means)
         for axes in (overall, *beside):
             _rounds(axes)
@@ -176,9 +161,9 @@ def plot_comparison_by_domain(table: pd.DataFrame, path: Path) -> None:
                 mine["mean"],
                 width,
                 yerr=mine["std"].fillna(0),
-                color=colour(number),
                 label=label(name),
                 error_kw={"linewidth": 0.8},
+                **bar(number),
             )
         long = max(map(len, domains)) > 12
         axes.set_xticks(
@@ -199,7 +184,7 @@ def plot_comparison_over_rounds(curves: Mapping[str, pd.DataFrame], path: Path) 
     with picture(path, 6, 3.4) as (axes,):
         for number, (name, frame) in enumerate(curves.items()):
             mean, std = 100 * frame.mean(axis=1), 100 * frame.std(axis=1).fillna(0)
-            axes.plot(frame.index, mean, marker=_mark(len(mean)), color=colour(number), label=label(name))
+            axes.plot(frame.index, mean, label=label(name), **line(number, len(mean)))
             shown += [mean - std, mean + std]
             axes.fill_between(frame.index, mean - std, mean + std, color=colour(number), alpha=0.15, linewidth=0)
         percent_axis(axes, "mean client accuracy, band: one standard deviation over seeds", *shown)
@@ -312,11 +297,6 @@ def limits(values: Iterable[float]) -> tuple[float, float]:
     bottom = step * np.floor((low - 0.2 * span) / step)
     top = step * np.ceil((high + 0.1 * span) / step)
     return (0.0 if low < 0.4 * high or bottom <= 10 else float(bottom)), min(100.0, float(top))
-
-
-def _mark(points: int) -> str | None:
-    """Return the marker of a line: a line of one or two points needs one to be visible."""
-    return "o" if points <= 2 else None
 
 
 def _rounds(axes: Axes) -> None:

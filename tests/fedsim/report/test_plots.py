@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 
 from fedsim.report.plots import (
-    colour,
     picture,
     plot_accuracy,
     plot_clients,
@@ -21,6 +20,7 @@ from fedsim.report.plots import (
     plot_comparison_over_rounds,
     plot_run,
 )
+from fedsim.report.style import colour
 
 DPI = 130
 
