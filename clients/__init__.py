@@ -16,8 +16,8 @@ from clients.fedprox import FedProx
 from clients.fedrep import FedRep
 from clients.fedrod import FedRoD
 from clients.fedsam import FedSAM
-from clients.fraug import FRAug
 from clients.fedtan import FedTAN
+from clients.fraug import FRAug
 from clients.hbn import HBN
 from clients.local_sgd import LocalSGD
 from clients.lotteryfl import LotteryFL
