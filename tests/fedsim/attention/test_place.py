@@ -21,8 +21,8 @@ from fedsim.norms.ibn import NormalizedSum
 
 ATTENTIONS = {"se": SqueezeExcitation, "scse": SpatialChannelSE, "ela": EfficientLocalAttention}
 HIDDEN = torch.randn((2, 64, 6, 6), generator=torch.Generator().manual_seed(0))
-WITHOUT_PLACES = ("ibn_a", "ibn_b")
-"""Norms that cannot stand in a network without residual stages."""
+WITHOUT_PLACES = ("dse", "ibn_a", "ibn_b")
+"""Norms that cannot stand in a network without residual stages, or leave no place in it."""
 
 
 def places(model: nn.Module) -> list[str]:
