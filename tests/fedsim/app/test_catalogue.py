@@ -69,7 +69,7 @@ def test_a_method_sends_and_keeps_what_its_row_says(strategy: str, everywhere: f
 
 def test_an_unknown_method_is_refused_before_anything_is_played(capsys: pytest.CaptureFixture[str]) -> None:
     before = TRAFFIC.read_bytes()
-    with pytest.raises(UserError, match=r"^strategy=fedavgg is not known: choose ditto, .*, scaffold\.$"):
+    with pytest.raises(UserError, match=r"^strategy=fedavgg is not known: choose apfl, .*, scaffold\.$"):
         measured(["fedavgg"])
     assert main(["--write", "fedavgg"]) == 2
     assert capsys.readouterr().err.startswith("error: strategy=fedavgg is not known")
