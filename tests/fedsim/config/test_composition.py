@@ -75,7 +75,7 @@ def test_fedwon_brings_its_norm_unless_another_is_asked_for() -> None:
         ),
         (
             ["engine=inline", "engine.workers=3"],
-            "engine.workers=3 is not a setting: leave it out, or choose engine=process, which has it.",
+            "engine.workers=3 is not a setting: leave it out, or choose one of engine=process, engine=ray.",
         ),
         (
             ["dataset=pacs", "dataset.train_per_domain=20"],
