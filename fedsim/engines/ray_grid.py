@@ -7,6 +7,7 @@ lost, is replaced where the cluster has room; its client starts over on another 
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ from flwr.clientapp import ClientApp
 
 from fedsim.core.checkout import ROOT
 from fedsim.core.errors import FedsimError, UserError
+from fedsim.core.files import why
 from fedsim.engines.pool import Died, PoolGrid, PoolWorker, Task
 from fedsim.engines.ray_worker import RayWorker, Shipped
 
@@ -25,6 +27,10 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 600.0
 """Seconds for which a run waits for a worker to start, which imports torch on each node, before it gives up."""
+CONNECTING = 10.0
+"""Seconds for which a connection to a cluster is tried."""
+LATE = 10.0
+"""Seconds for which the first workers wait for the next one; those that come later join while clients are computed."""
 NOT_CODE = ["/.git", "/data", "/docs", "/multirun", "/outputs", "/results", "/tests"]
 """What of the checkout the nodes of a cluster do not need."""
 
@@ -80,8 +86,9 @@ class RayGrid(PoolGrid[_ActorWorker]):
             self._make_app = ray.put(Shipped.of(make_app))
             for number in range(min(workers or self._room(), num_nodes)):
                 self._start(number)
-            while len(self.workers) < min(workers or self._room(), num_nodes):
-                self._admit(self._soon(PATIENCE))
+            self._admit(self._soon(PATIENCE))
+            while self._joining and (joined := self._waited(LATE)):
+                self._admit(joined)
         except BaseException:
             self.__exit__()
             raise
@@ -134,13 +141,14 @@ class RayGrid(PoolGrid[_ActorWorker]):
         """Connect to the cluster, or start Ray here; the nodes of a cluster receive the code of this checkout."""
         where: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
         if address is not None:
+            refuse_where_nobody_answers(address)
             where = {"address": address, "runtime_env": {"working_dir": str(ROOT), "excludes": NOT_CODE}}
         try:
             self._ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            why = str(error).split("\n", maxsplit=1)[0].strip().rstrip(".")
+            told = str(error).split("\n", maxsplit=1)[0].strip().rstrip(".")
             raise UserError(
-                f"engine.address={address} is not possible ({why}): choose the address of a running Ray, or leave it "
+                f"engine.address={address} is not possible ({told}): choose the address of a running Ray, or leave it "
                 "out."
             ) from error
 
@@ -171,13 +179,18 @@ class RayGrid(PoolGrid[_ActorWorker]):
         Raises:
             FedsimError: If nothing has come in ``timeout`` seconds.
         """
-        awaited = [*self._joining, *(worker.answer for worker in self.workers if worker.answer is not None)]
-        done, _ = self._ray.wait(awaited, timeout=timeout)
+        done = self._waited(timeout)
         if not done:
             raise FedsimError(
                 f"{len(self._joining)} workers have not started in {timeout:g} seconds: the cluster is busy, or has "
                 "lost its nodes."
             )
+        return done
+
+    def _waited(self, timeout: float | None) -> set[Any]:
+        """Wait as ``_soon`` does; return an empty set after ``timeout`` seconds."""
+        awaited = [*self._joining, *(worker.answer for worker in self.workers if worker.answer is not None)]
+        done, _ = self._ray.wait(awaited, timeout=timeout)
         return set(done)
 
     def _admit(self, done: set[Any]) -> None:
@@ -204,3 +217,21 @@ class RayGrid(PoolGrid[_ActorWorker]):
         self.workers.remove(worker)
         self._start(worker.number)
         return Died(cause)
+
+
+def refuse_where_nobody_answers(address: str) -> None:
+    """Refuse an address at which no connection is accepted, which Ray itself would try for minutes.
+
+    Raises:
+        UserError: If nobody answers.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():  # auto, or a form of Ray's own
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTING).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"engine.address={address} is not possible ({why(error)}): choose the address of a running Ray, or leave "
+            "it out."
+        ) from error
