@@ -103,6 +103,7 @@ ELSEWHERE = {
     "fedsim/output/results.py": "of the report, which has no settings",
     "fedsim/config/composition.py": "about words and folders, in test_config.py",
     "fedsim/engines/process.py": "for another operating system",
+    "fedsim/engines/ray_grid.py": "about clusters, in test_ray_grid.py",
     "choose another model, or attention=none": "for networks of a form that is not among these, in test_place.py",
     "choose norm=bn, which leaves it as it is": "for networks without BatchNorm, which stay possible with norm=bn",
     "choose another model, or reparam=none": "for networks without weights",
