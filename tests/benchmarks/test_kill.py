@@ -16,7 +16,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Times]:
     return run_dir, Child([*WORDS, f"out_dir={run_dir}"]).finish()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("kill", [Kill("checkpoint", 1, 0.5), Kill("evaluation", 2, 0.3)], ids=str)
 def test_a_killed_run_goes_on_to_the_same_files(kill: Kill, whole: tuple[Path, Times], tmp_path: Path) -> None:
     run_dir, known = whole

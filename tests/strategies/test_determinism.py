@@ -23,7 +23,7 @@ def straight(method: str, folder: Path, *words: str) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("method", METHODS)
 def test_neither_the_engine_nor_its_workers_nor_a_stop_matter(method: str, tmp_path: Path) -> None:
     first = straight(method, tmp_path / "first")

@@ -56,7 +56,7 @@ def everywhere() -> frozenset[str]:
 
 @pytest.mark.parametrize(
     "strategy",
-    [pytest.param(each, marks=[] if each in QUICK else [pytest.mark.slow]) for each in ROWS],
+    [pytest.param(each, marks=[] if each in QUICK else [pytest.mark.nightly]) for each in ROWS],
 )
 def test_a_method_sends_and_keeps_what_its_row_says(strategy: str, everywhere: frozenset[str]) -> None:
     """On a smaller network, whose bytes are others."""

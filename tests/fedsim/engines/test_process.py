@@ -16,7 +16,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.engines import process
-from fedsim.engines.process import ATTEMPTS, ProcessGrid, worker_count
+from fedsim.engines.pool import ATTEMPTS
+from fedsim.engines.process import ProcessGrid, worker_count
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import arrays_of, metrics_of
 from tests.apps import broken_app, counting_app, dying_app
