@@ -49,3 +49,12 @@ def broken_app(device: torch.device) -> ClientApp:
 def dying_app(device: torch.device) -> ClientApp:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("not reached")
+
+
+def dies_once_app(folder: Path, device: torch.device) -> ClientApp:
+    """Kills the first worker that builds it; a file in the folder says that it has."""
+    died = folder / "died"
+    if not died.exists():
+        died.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return counting_app(device)

@@ -20,7 +20,7 @@ from flwr.clientapp import ClientApp
 from fedsim.core.checkout import ROOT
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import why
-from fedsim.engines.pool import Died, PoolGrid, PoolWorker, Task
+from fedsim.engines.pool import ATTEMPTS, Died, PoolGrid, PoolWorker, Task
 from fedsim.engines.ray_worker import RayWorker, Shipped
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ NOT_CODE = ["/.git", "/data", "/docs", "/multirun", "/outputs", "/results", "/te
 @dataclass(eq=False, kw_only=True)
 class _ActorWorker(PoolWorker):
     actor: Any
+    starts: int
+    """How many actors have been started in its place until one joined"""
     place: str = "a node that has not answered"
     answer: Any = field(default=None, init=False)
     """The reference to what it is computing"""
@@ -86,7 +88,8 @@ class RayGrid(PoolGrid[_ActorWorker]):
             self._make_app = ray.put(Shipped.of(make_app))
             for number in range(min(workers or self._room(), num_nodes)):
                 self._start(number)
-            self._admit(self._soon(PATIENCE))
+            while not self.workers:
+                self._admit(self._soon(PATIENCE))
             while self._joining and (joined := self._waited(LATE)):
                 self._admit(joined)
         except BaseException:
@@ -97,9 +100,7 @@ class RayGrid(PoolGrid[_ActorWorker]):
     def check(cls, devices: Sequence[torch.device], options: Mapping[str, Any]) -> None:
         if find_spec("ray") is None:
             raise UserError("engine=ray needs Ray: install it with pip install -e '.[ray]', or choose engine=process.")
-        address, workers, gpus = options["address"], options["workers"], options["gpus_per_worker"]
-        if address is not None and (not isinstance(address, str) or not address):
-            raise UserError(f"engine.address={address} is not possible: choose HOST:PORT, ray://HOST:PORT, or auto.")
+        workers, gpus = options["workers"], options["gpus_per_worker"]
         if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):
             raise UserError(f"engine.workers={workers} is not possible: choose a whole number of at least 1.")
         if isinstance(gpus, bool) or not isinstance(gpus, int | float) or not 0 < gpus <= 1:
@@ -168,10 +169,10 @@ class RayGrid(PoolGrid[_ActorWorker]):
             )
         return room
 
-    def _start(self, number: int) -> None:
+    def _start(self, number: int, starts: int = 1) -> None:
         actor = self._ray.remote(RayWorker).options(num_cpus=1, num_gpus=self._gpus)
-        worker = _ActorWorker(number=number, actor=actor.remote(self._make_app, self._device))
-        self._joining[worker.actor.place.remote()] = worker
+        worker = _ActorWorker(number=number, actor=actor.remote(), starts=starts)
+        self._joining[worker.actor.start.remote(self._make_app, self._device)] = worker
 
     def _soon(self, timeout: float | None) -> set[Any]:
         """Wait until a worker has answered, died or joined, and return the references to what is there.
@@ -194,19 +195,25 @@ class RayGrid(PoolGrid[_ActorWorker]):
         return set(done)
 
     def _admit(self, done: set[Any]) -> None:
-        """Let the workers whose app is built take clients.
+        """Let the workers whose app is built take clients; start those again that died before, as with their node.
 
         Raises:
-            FedsimError: If an app could not be built.
+            FedsimError: If an app could not be built, or a worker died as often as a client may.
         """
         for reference in done & self._joining.keys():
             worker = self._joining.pop(reference)
             try:
                 worker.place = self._ray.get(reference)
-            except self._ray.exceptions.RayError as error:
-                cause = getattr(error, "cause", None)
-                told = cause if isinstance(cause, FedsimError) else error
+            except self._ray.exceptions.RayTaskError as error:
+                told = error.cause if isinstance(error.cause, FedsimError) else error
                 raise FedsimError(f"worker {worker.number} could not be started: {told}") from error
+            except self._ray.exceptions.RayError as error:
+                if worker.starts == ATTEMPTS:
+                    raise FedsimError(
+                        f"worker {worker.number} died {ATTEMPTS} times while it started: {error}"
+                    ) from error
+                self._start(worker.number, worker.starts + 1)
+                continue
             self.workers.append(worker)
 
     def _replace(self, worker: _ActorWorker, task: Task, error: Exception) -> Died:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from flwr.app import RecordDict
+from flwr.clientapp import ClientApp
 
 from fedsim.core.memory import peak_memory_mb
 from fedsim.core.threads import fix_threads
@@ -36,12 +37,12 @@ class Shipped:
 class RayWorker:
     """An actor with one thread, and a GPU, or a share of one, if Ray has given it one."""
 
-    def __init__(self, make_app: Shipped, device: str) -> None:
+    _app: ClientApp
+
+    def start(self, make_app: Shipped, device: str) -> str:
+        """Build the app, and return where the worker runs."""
         fix_threads()
         self._app = make_app.value()(torch.device(device))
-
-    def place(self) -> str:
-        """Return where the worker runs; it answers as soon as the app is built."""
         return f"process {os.getpid()} on {socket.gethostname()}"
 
     def answer(self, content: Shipped, call: Shipped) -> tuple[Shipped, Shipped, float]:
