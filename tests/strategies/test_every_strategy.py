@@ -33,6 +33,7 @@ from fedsim.output.progress import Reporter
 from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.simulation import run
 from tests.conftest import ROOT, small_settings
+from tests.methods import some_by_day
 
 METHODS = [*sorted(path.stem for path in (ROOT / "configs" / "strategy").glob("*.yaml")), "flower/FedAdam"]
 OPTIONS: Mapping[str, tuple[str, ...]] = {
@@ -133,7 +134,7 @@ def settings_of(method: str, *words: str) -> Settings:
     return small_settings(*small, f"strategy={method}", *OPTIONS.get(method, ()), *words)
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=some_by_day(METHODS))
 def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Straight:
     prepared, folder = prepare(settings_of(request.param)), tmp_path_factory.mktemp("straight")
     grid = Watched(prepared)

@@ -9,10 +9,10 @@ from fedsim.config.reference import choices, default_of
 from fedsim.core.errors import UserError
 from fedsim.methods.interfaces import Tensors
 from fedsim.models import CNN6
+from tests.methods import some_by_day
 
 ROWS = read_traffic()
 SMALL = ("model=cnn_small", "split.leave_out=[faded,texture,street,font]", "device=cpu")
-QUICK = ("fedavg", "fedbn", "scaffold")
 
 
 def bytes_of(tensors: Tensors) -> int:
@@ -54,10 +54,7 @@ def everywhere() -> frozenset[str]:
     return names_of_every_method(played(default_of(METHODS), SMALL))
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [pytest.param(each, marks=[] if each in QUICK else [pytest.mark.nightly]) for each in ROWS],
-)
+@pytest.mark.parametrize("strategy", some_by_day(ROWS))
 def test_a_method_sends_and_keeps_what_its_row_says(strategy: str, everywhere: frozenset[str]) -> None:
     """On a smaller network, whose bytes are others."""
     now, row = told(strategy, played(strategy, SMALL), everywhere), ROWS[strategy]

@@ -136,7 +136,7 @@ def test_a_run_leaves_the_promised_files_and_prints_where(run_py: CommandLine, t
     assert refused.stderr.startswith("error: out_dir=here already holds a run")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_inline_and_any_number_of_workers_write_the_same_bytes(run_py: CommandLine, tmp_path: Path) -> None:
     engines = ["engine=inline", "engine.workers=1", "engine.workers=3"]
     for number, engine in enumerate(engines):
@@ -204,7 +204,7 @@ def started(run_dir: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 @pytest.mark.slow
 def test_a_stopped_run_is_resumed_to_the_same_bytes(run_py: CommandLine, tmp_path: Path) -> None:
-    options = ("strategy=fedbn", "rounds=12", "diagnostics=true", "diagnostics_every=2")
+    options = ("strategy=fedbn", "rounds=8", "diagnostics=true", "diagnostics_every=2")
     process = started(tmp_path / "run", *options)
     os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
     _, errors = process.communicate(timeout=60)

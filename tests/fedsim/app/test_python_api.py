@@ -59,7 +59,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("kind", ["file", "stdin", "hydra"])
+@pytest.mark.parametrize(
+    "kind", ["file", *(pytest.param(kind, marks=pytest.mark.nightly) for kind in ("stdin", "hydra"))]
+)
 def test_workers_do_not_run_the_users_program_again(kind: str, tmp_path: Path) -> None:
     """Without ``if __name__ == "__main__"``, from standard input, and within somebody's own ``@hydra.main``."""
     text = PROGRAM if kind == "hydra" else SCRIPT

@@ -19,6 +19,7 @@ from fedsim.output.progress import Reporter
 from fedsim.output.results import Result
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
+from tests.methods import some_by_day
 
 OPTIONS = {
     "apfl": ("fraction=0.5",),
@@ -80,7 +81,7 @@ def played(settings: Settings, run_dir: Path, *, folds: bool) -> tuple[Result, F
     return run(prepared, run_dir, Reporter(), grid), grid
 
 
-@pytest.mark.parametrize("strategy", OPTIONS)
+@pytest.mark.parametrize("strategy", some_by_day(OPTIONS))
 def test_every_number_is_the_same(small_settings: Callable[..., Settings], tmp_path: Path, strategy: str) -> None:
     settings = small_settings(f"strategy={strategy}", "rounds=3", *OPTIONS[strategy])
     plain, _ = played(settings, tmp_path / "plain", folds=False)
