@@ -6,7 +6,7 @@ from torch.nn.modules.conv import _ConvNd
 from fedsim.attention import ATTENTION_LAYERS
 from fedsim.core.errors import UserError
 from fedsim.methods.training import ServerTraining
-from fedsim.norms import NORM_LAYERS, ScaledWSConvolution
+from fedsim.norms import ScaledWSConvolution, norm_layers
 
 from .fedavg import FedAvg
 
@@ -25,7 +25,7 @@ class FedWon(FedAvg):
     def __init__(self, model: nn.Module, training: ServerTraining | None = None) -> None:
         super().__init__(model, training)
         layers = list(model.modules())
-        has = sorted({type(layer).__name__ for layer in layers if isinstance(layer, NORM_LAYERS)})
+        has = sorted({type(layer).__name__ for layer in layers if isinstance(layer, norm_layers())})
         if not any(isinstance(layer, ScaledWSConvolution) for layer in layers):
             has = has or ["no standardized convolution"]
         elif not has:

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 
 from torch import nn
-from torchvision.models.mobilenetv2 import InvertedResidual
-from torchvision.models.resnet import Bottleneck
 
 from fedsim.core.errors import UserError
-from fedsim.norms import NORM_LAYERS
-from fedsim.norms.residual import BLOCKS
+from fedsim.core.loaded import loaded
+from fedsim.norms import norm_layers
+from fedsim.norms.residual import has_bottleneck, residual_blocks
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanh),
@@ -53,18 +52,20 @@ def place_attention(model: nn.Module, name: str, make: Callable[[int], nn.Module
 
 
 def _residual_branches(model: nn.Module) -> list[Place]:
-    places = []
+    places, types = [], residual_blocks()
     for block in model.modules():
-        if isinstance(block, BLOCKS):
-            last = 3 if isinstance(block, Bottleneck) else 2
+        if isinstance(block, types):
+            last = 3 if has_bottleneck(block) else 2
             places.append((block, f"bn{last}", _channels(block.get_submodule(f"conv{last}"))))
     return places
 
 
 def _inverted_residuals(model: nn.Module) -> list[Place]:
-    places = []
+    places: list[Place] = []
+    types = loaded("torchvision.models.mobilenetv2", "InvertedResidual")
     for block in model.modules():
-        if isinstance(block, InvertedResidual):
+        if isinstance(block, types):
+            assert isinstance(block.conv, nn.Sequential)
             depthwise = [layers for layers in block.conv if isinstance(layers, nn.Sequential)][-1]
             places += _places_of(depthwise)
     return places
@@ -112,7 +113,7 @@ def _followed(layers: nn.Sequential) -> list[tuple[nn.Conv2d, str]]:
 
 def _only_normalizes(layer: nn.Module) -> bool:
     leaves = [each for each in layer.modules() if not list(each.children())]
-    return all(isinstance(leaf, (*NORM_LAYERS, nn.Identity)) for leaf in leaves)
+    return all(isinstance(leaf, (*norm_layers(), nn.Identity)) for leaf in leaves)
 
 
 def _channels(convolution: nn.Module) -> int:

@@ -7,7 +7,7 @@ from torch import nn
 from fedsim.core.errors import UserError
 from fedsim.methods.state_split import entries_of
 from fedsim.models.classifier import classifier_of
-from fedsim.norms import NORM_LAYERS
+from fedsim.norms import norm_layers
 
 TRAINABLE = ("norm", "norm_and_head")
 
@@ -22,7 +22,7 @@ def train_only(model: nn.Module, part: str, *, redraw: bool = True) -> nn.Module
     Raises:
         UserError: If the norm layers of the model have no parameters, or with ``norm_and_head`` it has no classifier.
     """
-    chosen = set(entries_of(model, NORM_LAYERS))
+    chosen = set(entries_of(model, norm_layers()))
     parameters = dict(model.named_parameters())
     if not chosen & parameters.keys():
         raise UserError(

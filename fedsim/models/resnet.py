@@ -6,8 +6,6 @@ The first two are torchvision's, optionally with a stem for small images; the th
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision import models
-from torchvision.models.resnet import BasicBlock
 
 from fedsim.core.errors import UserError
 
@@ -28,6 +26,8 @@ def resnet18(
     Raises:
         UserError: If ``stem`` is unknown.
     """
+    from torchvision import models  # which takes seconds to import
+
     return _with_stem(models.resnet18(num_classes=num_classes), image_shape, stem)
 
 
@@ -35,6 +35,8 @@ def resnet34(
     num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32), stem: str | None = None
 ) -> nn.Module:
     """Build torchvision's ResNet-34, which is as ``resnet18`` with 34 layers."""
+    from torchvision import models
+
     return _with_stem(models.resnet34(num_classes=num_classes), image_shape, stem)
 
 
@@ -71,6 +73,8 @@ class ResNet20(nn.Module):
 
     def __init__(self, num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32)) -> None:
         super().__init__()
+        from torchvision.models.resnet import BasicBlock
+
         stem = (nn.Conv2d(image_shape[0], 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
         blocks, width = [], 16
         for channels in (16, 32, 64):

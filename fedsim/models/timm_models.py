@@ -3,7 +3,6 @@
 import difflib
 from typing import Any
 
-import timm
 from torch import nn
 
 from fedsim.core.errors import UserError
@@ -19,6 +18,8 @@ def timm_model(
     Raises:
         UserError: If timm has no network of this name, or cannot build it for these images and classes.
     """
+    import timm  # which takes seconds
+
     known = timm.list_models()
     if network not in known:
         near = difflib.get_close_matches(network, known, n=5) or ["resnet18", "vit_tiny_patch16_224"]

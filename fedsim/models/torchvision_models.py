@@ -3,7 +3,6 @@
 from typing import Any
 
 from torch import nn
-from torchvision import models
 
 from fedsim.core.errors import UserError
 
@@ -16,6 +15,8 @@ def vgg11(num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32)
     The eight convolutions are torchvision's; their output is averaged over the pixels. Takes (N, *image_shape) of at
     least 32x32 pixels.
     """
+    from torchvision import models  # which takes seconds to import
+
     channels, _, _ = image_shape
     network: Any = models.vgg11_bn(num_classes=num_classes)
     if channels != 3:
@@ -37,6 +38,8 @@ def torchvision_model(
     Raises:
         UserError: If torchvision has no network of this name, or images do not have three channels.
     """
+    from torchvision import models
+
     known = models.list_models(module=models)
     if network not in known:
         raise UserError(
@@ -57,6 +60,8 @@ def mobilenet_v2(num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 
 
     It is torchvision's network with another first convolution.
     """
+    from torchvision import models
+
     network: Any = models.mobilenet_v2(num_classes=num_classes)
     channels, height, width = image_shape
     stride = 1 if min(height, width) < 64 else 2

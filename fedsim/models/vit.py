@@ -2,7 +2,6 @@
 
 from math import gcd
 
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from fedsim.core.errors import UserError
@@ -37,6 +36,8 @@ def vit_tiny(
     Raises:
         UserError: If an option is not possible, or does not fit the images.
     """
+    from timm.models.vision_transformer import VisionTransformer  # timm takes seconds to import
+
     channels, height, image_width = image_shape
     for key, value in (("width", width), ("depth", depth), ("heads", heads)):
         if value < 1:

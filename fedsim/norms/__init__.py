@@ -19,7 +19,7 @@ from fedsim.norms.none import remove_norm
 from fedsim.norms.pixels import check_pixels, refuse_batch_of_one
 from fedsim.norms.policy import NormPolicy
 from fedsim.norms.power import GroupScaling, PowerNorm, use_power_norm
-from fedsim.norms.registry import NORM_LAYERS
+from fedsim.norms.registry import norm_layers
 from fedsim.norms.residual import ScaledResidual
 from fedsim.norms.rms import ChannelRMSNorm, use_rms_norm
 from fedsim.norms.scaled_ws import ScaledWSConv2d, ScaledWSConvolution, use_scaled_ws
@@ -28,7 +28,6 @@ from fedsim.norms.unified import UnifiedNorm, use_unified_norm
 from fedsim.norms.weight_standardization import WSConv2d, WSConvolution, use_ws, use_ws_group_norm
 
 __all__ = [
-    "NORM_LAYERS",
     "CRMSNorm",
     "ChannelNorm",
     "ChannelRMSNorm",
@@ -51,6 +50,7 @@ __all__ = [
     "hybrid_layers",
     "keep_batch_norm",
     "mixtures_seen",
+    "norm_layers",
     "norm_names",
     "refuse_batch_of_one",
     "remove_norm",

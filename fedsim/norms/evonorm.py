@@ -3,7 +3,6 @@
 The layers are timm's. They replace a BatchNorm together with the ReLU that follows it.
 """
 
-from timm.layers.evo_norm import EvoNorm2dB0, EvoNorm2dS0
 from torch import nn
 from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm3d, _BatchNorm
 
@@ -29,6 +28,7 @@ def use_evonorm_b0(model: nn.Module, eps: float | None = None) -> nn.Module:
         UserError: As ``replace_with_relu``, and if ``eps`` is not above 0 or there is a BatchNorm3d.
     """
     check_positive("eps", eps)
+    from timm.layers.evo_norm import EvoNorm2dB0  # timm takes seconds to import
 
     def make(layer: nn.Module) -> nn.Module:
         assert isinstance(layer, _BatchNorm)
@@ -49,6 +49,7 @@ def use_evonorm_s0(
         UserError: As ``replace_with_relu`` and ``groups_in``, and if ``eps`` is not above 0 or there is a BatchNorm3d.
     """
     check_positive("eps", eps)
+    from timm.layers.evo_norm import EvoNorm2dS0
 
     def make(layer: nn.Module) -> nn.Module:
         number = groups_in(layer, groups, channels_per_group)

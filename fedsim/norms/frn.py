@@ -3,7 +3,6 @@
 The layer is timm's. It replaces a BatchNorm together with the ReLU that follows it.
 """
 
-from timm.layers.filter_response_norm import FilterResponseNormTlu2d
 from torch import nn
 from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm3d
 
@@ -26,6 +25,7 @@ def use_frn(model: nn.Module, eps: float = 1e-6) -> nn.Module:
             ``eps`` is not above 0.
     """
     check_positive("eps", eps)
+    from timm.layers.filter_response_norm import FilterResponseNormTlu2d  # timm takes seconds to import
 
     def make(layer: nn.Module) -> nn.Module:
         if isinstance(layer, BatchNorm3d):

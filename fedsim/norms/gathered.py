@@ -3,7 +3,7 @@
 from torch import nn
 
 from fedsim.core.errors import UserError
-from fedsim.norms.registry import GATHERED_LAYERS
+from fedsim.norms.registry import gathered_layers
 
 
 def refuse_ungathered(model: nn.Module, norm: str, strategy: str) -> None:
@@ -12,7 +12,8 @@ def refuse_ungathered(model: nn.Module, norm: str, strategy: str) -> None:
     Raises:
         UserError: If there is a layer whose statistics the strategy has to gather.
     """
-    if any(isinstance(layer, GATHERED_LAYERS) for layer in model.modules()):
+    types = gathered_layers()
+    if any(isinstance(layer, types) for layer in model.modules()):
         raise UserError(
             f"norm={norm} has statistics that strategy={strategy} does not gather: choose the strategy that brings "
             "this norm with it, or norm=bn."

@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.models.resnet import ResNet
 
 from fedsim.core.errors import UserError
+from fedsim.core.loaded import loaded
 from fedsim.norms.replace import affine_of, channels_of, eps_of, keep_affine
-from fedsim.norms.residual import BLOCKS, residual_branch, shortcut
+from fedsim.norms.residual import RESNET, residual_blocks, residual_branch, shortcut
 
 
 class InstanceBatchNorm2d(nn.Module):
@@ -75,14 +75,14 @@ def use_ibn_b(model: nn.Module) -> nn.Module:
     model.bn1 = keep_affine(model.bn1, stem)
     for stage in stages[:2]:
         last = stage[-1]
-        assert isinstance(last, BLOCKS)
+        assert isinstance(last, residual_blocks())
         norms = [layer for name, layer in last.named_children() if name.startswith("bn")]
         stage[-1] = NormalizedSum(last, channels_of(norms[-1]))
     return model
 
 
 def _stages(model: nn.Module, name: str) -> list[nn.Sequential]:
-    if not isinstance(model, ResNet):
+    if not isinstance(model, loaded(RESNET, "ResNet")):
         raise UserError(
             f"norm={name} has its places in a residual network of four stages: "
             "choose model=resnet18, resnet34 or torchvision/resnet50, or another norm."

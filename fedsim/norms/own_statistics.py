@@ -15,9 +15,6 @@ from fedsim.norms.moments import OfABatch, Statistics
 from fedsim.norms.registry import LAYERS
 from fedsim.norms.statistics import batch_norms, reestimated_statistics
 
-OF_A_BATCH = {layer.type: layer.of_a_batch for layer in LAYERS if layer.of_a_batch is not None}
-"""Functions that compute the statistics of a batch for the running statistics used at evaluation, by type of layer."""
-
 
 def has_statistics(model: nn.Module) -> bool:
     """Return whether there is a layer that ``own_statistics`` would change."""
@@ -66,8 +63,9 @@ def own_statistics(model: nn.Module, batches: Iterable[torch.Tensor]) -> Iterato
 
 def _others(model: nn.Module) -> dict[nn.Module, OfABatch]:
     return {
-        layer: of_a_batch
+        layer: known.of_a_batch
         for layer in model.modules()
-        for type_, of_a_batch in OF_A_BATCH.items()
-        if isinstance(layer, type_) and not (isinstance(layer, _InstanceNorm) and not layer.track_running_stats)
+        for known in LAYERS
+        if known.of_a_batch is not None and isinstance(layer, known.types)
+        if not (isinstance(layer, _InstanceNorm) and not layer.track_running_stats)
     }

@@ -8,10 +8,7 @@ import torch
 from torch import nn
 
 from fedsim.core.errors import UserError
-from fedsim.norms.registry import BATCH_LAYERS, LAYERS, Over
-
-BY_PIXELS = tuple(layer.type for layer in LAYERS if layer.over is Over.CHANNEL)
-BY_GROUPS = tuple(layer.type for layer in LAYERS if layer.over is Over.GROUP)
+from fedsim.norms.registry import Over, batch_layers, layers_over
 
 
 def refuse_batch_of_one(model: nn.Module, norm: str) -> None:
@@ -20,7 +17,8 @@ def refuse_batch_of_one(model: nn.Module, norm: str) -> None:
     Raises:
         UserError: If there is such a layer.
     """
-    if any(isinstance(layer, BATCH_LAYERS) for layer in model.modules()):
+    types = batch_layers()
+    if any(isinstance(layer, types) for layer in model.modules()):
         raise UserError(
             f"batch_size=1 gives norm={norm} no batch to normalize over: choose at least 2, or another norm."
         )
@@ -39,7 +37,7 @@ def check_pixels(model: nn.Module, norm: str, image_shape: tuple[int, int, int])
     def refuse(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         channels, pixels = args[0].shape[1], args[0][0, 0].numel()
         if pixels == 1 and _groups(layer, channels) == channels:
-            if isinstance(layer, BY_GROUPS):
+            if isinstance(layer, layers_over(Over.GROUP)):
                 raise UserError(
                     f"norm={norm} leaves each group a single value in {places[layer]}, which gets one pixel of "
                     f"{channels} channels from images of {image_shape[1]}x{image_shape[2]}: choose fewer norm.groups, "
@@ -69,11 +67,11 @@ def _groups(layer: nn.Module, channels: int) -> int:
     """Return the number of groups into which the layer divides these channels."""
     if isinstance(layer, nn.GroupNorm):
         return layer.num_groups
-    return int(layer.groups) if isinstance(layer, BY_GROUPS) else channels  # type: ignore[arg-type]
+    return int(layer.groups) if isinstance(layer, layers_over(Over.GROUP)) else channels  # type: ignore[arg-type]
 
 
 def _is_by_pixels(layer: nn.Module) -> bool:
     """Return whether the layer may normalize each channel by itself, if its number of channels does not exclude it."""
     if isinstance(layer, nn.GroupNorm):
         return layer.num_groups == layer.num_channels
-    return isinstance(layer, (*BY_PIXELS, *BY_GROUPS))
+    return isinstance(layer, (*layers_over(Over.CHANNEL), *layers_over(Over.GROUP)))

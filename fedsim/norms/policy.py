@@ -25,7 +25,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedsim.core.errors import UserError
 from fedsim.methods.state_split import entries_under
-from fedsim.norms.registry import STATISTICS_LAYERS
+from fedsim.norms.registry import statistics_layers
 from fedsim.norms.statistics import (
     batch_statistics,
     forget_running_statistics,
@@ -192,10 +192,11 @@ def layers_with_statistics(model: nn.Module) -> dict[str, nn.Module]:
 
     InstanceNorm is included only if it tracks running statistics.
     """
+    types = statistics_layers()
     return {
         name: layer
         for name, layer in model.named_modules(remove_duplicate=False)
-        if isinstance(layer, STATISTICS_LAYERS) or (isinstance(layer, _InstanceNorm) and layer.track_running_stats)
+        if isinstance(layer, types) or (isinstance(layer, _InstanceNorm) and layer.track_running_stats)
     }
 
 

@@ -22,13 +22,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from timm.layers.attention import Attention
-from timm.layers.mlp import Mlp
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from fedsim.core.errors import UserError
+from fedsim.core.loaded import loaded
 
+TRANSFORMER = "timm.models.vision_transformer"
 Reader = tuple[Any, Any]
 """A LayerNorm of the stream, and the linear layer behind it."""
 
@@ -97,16 +96,16 @@ def _plain(model: Any, norm: str) -> Any:
         norms = (getattr(layer, "norm", nn.Identity()) for layer in (attention, mlp))
         inner = (block.ls1, block.ls2, attention.q_norm, attention.k_norm, *norms)
         return (
-            type(block) is Block
-            and type(attention) is Attention
-            and type(mlp) is Mlp
+            type(block) in loaded(TRANSFORMER, "Block")
+            and type(attention) in loaded("timm.layers.attention", "Attention")
+            and type(mlp) in loaded("timm.layers.mlp", "Mlp")
             and getattr(attention, "gate", None) is None
             and hasattr(attention, "attn_dim")  # by which alone its width is told, as in recent versions
             and all(isinstance(each, nn.Identity) for each in inner)
         )
 
     if (
-        type(model) is not VisionTransformer
+        type(model) not in loaded(TRANSFORMER, "VisionTransformer")
         or model.global_pool not in ("avg", "token")
         or not all(map(is_plain, model.blocks))
         or not all(isinstance(each, nn.Identity) for each in (model.patch_embed.norm, model.norm_pre))

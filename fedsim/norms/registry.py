@@ -2,19 +2,18 @@
 
 A new norm is a file of this package with its layer and a function ``(model) -> model``, a line here, and a YAML in
 ``configs/norm``. Code that finds norm layers by type, such as ``train_only=norm``, ``norm.policy``, ``tta=`` and
-FedWon's check that there are none, uses the tuples that are derived from the table.
+FedWon's check that there are none, asks the functions that derive the types from the table.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from timm.layers.evo_norm import EvoNorm2dB0, EvoNorm2dS0
-from timm.layers.filter_response_norm import FilterResponseNormTlu2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from fedsim.core.loaded import loaded
 from fedsim.norms.batch import keep_batch_norm
 from fedsim.norms.batch_channel import ChannelNorm, EstimatedBatchNorm, use_batch_channel_norm
 from fedsim.norms.crms import CRMSNorm, use_crms_norm
@@ -28,7 +27,7 @@ from fedsim.norms.layer import use_layer_norm
 from fedsim.norms.moments import OfABatch, instance_moments, mean_square, moments, variance
 from fedsim.norms.none import remove_norm
 from fedsim.norms.power import GroupScaling, PowerNorm, use_power_norm
-from fedsim.norms.replace import TIMM_NORM_LAYERS, TORCH_NORM_LAYERS
+from fedsim.norms.replace import TORCH_NORM_LAYERS, timm_norm_layers
 from fedsim.norms.rms import ChannelRMSNorm, use_rms_norm
 from fedsim.norms.scaled_ws import use_scaled_ws
 from fedsim.norms.skew_eraser import use_skew_erasers
@@ -49,7 +48,8 @@ class Over(Enum):
 class NormLayer:
     """A type of layers that normalize activations, and its properties."""
 
-    type: type[nn.Module]
+    layer: type[nn.Module] | str
+    """A class, or the name of one of timm, which is imported only where it is used"""
     has_statistics: bool = False
     """Whether it always has running statistics, to which ``norm.policy`` applies."""
     of_a_batch: OfABatch | None = None
@@ -59,6 +59,11 @@ class NormLayer:
     needs_batch: bool = False
     """Whether it cannot train on a single image: after a linear layer the deviation over the batch would be zero."""
     over: Over | None = None
+
+    @property
+    def types(self) -> tuple[type[nn.Module], ...]:
+        """The class; none if it is timm's and nothing has imported it."""
+        return loaded(*self.layer.rsplit(".", 1)) if isinstance(self.layer, str) else (self.layer,)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class Norm:
 
 BATCH_NORM = NormLayer(_BatchNorm, has_statistics=True, needs_batch=True)
 ESTIMATED = NormLayer(EstimatedBatchNorm, has_statistics=True, of_a_batch=moments)
-EVONORM_B0 = NormLayer(EvoNorm2dB0, has_statistics=True, of_a_batch=variance, needs_batch=True)
+EVONORM_B0 = NormLayer("timm.layers.evo_norm.EvoNorm2dB0", has_statistics=True, of_a_batch=variance, needs_batch=True)
 HYBRID = NormLayer(HybridBatchNorm, has_statistics=True, of_a_batch=moments, gathered=True)
 INSTANCE_NORM = NormLayer(_InstanceNorm, of_a_batch=instance_moments, over=Over.CHANNEL)
 """It has running statistics only with ``track_running_stats``, which no norm of the table sets."""
@@ -90,8 +95,8 @@ TABLE = (
     Norm("crms", use_crms_norm, (NormLayer(CRMSNorm),)),
     Norm("dse", use_skew_erasers, (BATCH_NORM,)),
     Norm("evonorm_b0", use_evonorm_b0, (EVONORM_B0,)),
-    Norm("evonorm_s0", use_evonorm_s0, (NormLayer(EvoNorm2dS0, over=Over.GROUP),), grouped=True),
-    Norm("frn", use_frn, (NormLayer(FilterResponseNormTlu2d, over=Over.CHANNEL),)),
+    Norm("evonorm_s0", use_evonorm_s0, (NormLayer("timm.layers.evo_norm.EvoNorm2dS0", over=Over.GROUP),), grouped=True),
+    Norm("frn", use_frn, (NormLayer("timm.layers.filter_response_norm.FilterResponseNormTlu2d", over=Over.CHANNEL),)),
     Norm("gn", use_group_norm, (GROUP_NORM,), grouped=True),
     Norm("hbn", use_hybrid_batch_norm, (HYBRID,)),
     Norm("ibn_a", use_ibn_a, (BATCH_NORM, INSTANCE_NORM)),
@@ -109,17 +114,36 @@ TABLE = (
 """Every norm of ``configs/norm``, in the order of their names."""
 
 
-def _types(layers: Iterable[NormLayer]) -> tuple[type[nn.Module], ...]:
-    return tuple(dict.fromkeys(layer.type for layer in layers))
-
-
 LAYERS = tuple(dict.fromkeys(layer for norm in TABLE for layer in norm.layers))
 """The layers of all norms."""
-NORM_LAYERS = tuple(dict.fromkeys((*TORCH_NORM_LAYERS, *TIMM_NORM_LAYERS, *_types(LAYERS))))
-"""The types of all layers that normalize activations; FedWon's models have none of them."""
-STATISTICS_LAYERS = _types(layer for layer in LAYERS if layer.has_statistics)
-"""The types of all layers that always have running statistics."""
-BATCH_LAYERS = _types(layer for layer in LAYERS if layer.needs_batch)
-"""The types of all layers that cannot train on a single image."""
-GATHERED_LAYERS = _types(layer for layer in LAYERS if layer.gathered)
-"""The types of all layers whose running statistics the strategy gathers."""
+
+Types = tuple[type[nn.Module], ...]
+
+
+def norm_layers() -> Types:
+    """Return the types of all layers that normalize activations; FedWon's models have none of them."""
+    return tuple(dict.fromkeys((*TORCH_NORM_LAYERS, *timm_norm_layers(), *_types(LAYERS))))
+
+
+def statistics_layers() -> Types:
+    """Return the types of all layers that always have running statistics."""
+    return _types(layer for layer in LAYERS if layer.has_statistics)
+
+
+def batch_layers() -> Types:
+    """Return the types of all layers that cannot train on a single image."""
+    return _types(layer for layer in LAYERS if layer.needs_batch)
+
+
+def gathered_layers() -> Types:
+    """Return the types of all layers whose running statistics the strategy gathers."""
+    return _types(layer for layer in LAYERS if layer.gathered)
+
+
+def layers_over(over: Over) -> Types:
+    """Return the types of all layers that normalize this part of an image by itself."""
+    return _types(layer for layer in LAYERS if layer.over is over)
+
+
+def _types(layers: Iterable[NormLayer]) -> Types:
+    return tuple(dict.fromkeys(kind for layer in layers for kind in layer.types))

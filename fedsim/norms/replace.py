@@ -1,11 +1,12 @@
 """Replacement of layers of a model by type, at any depth."""
 
+import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
-import timm.layers
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -17,13 +18,22 @@ TORCH_NORM_LAYERS: tuple[type[nn.Module], ...] = (
     *(_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.CrossMapLRN2d),
 )
 """The types of torch's layers that normalize activations."""
-TIMM_NORM_LAYERS: tuple[type[nn.Module], ...] = tuple(
-    kind
-    for name, kind in vars(timm.layers).items()
-    if isinstance(kind, type) and issubclass(kind, nn.Module) and ("Norm" in name or name == "InplaceAbn")
-    if not any(part in name for part in ("Conv", "Head", "Mlp"))  # blocks of several layers
-)
-"""The types of timm's, some of them with an activation."""
+
+
+def timm_norm_layers() -> tuple[type[nn.Module], ...]:
+    """Return the types of timm's, some of them with an activation; none where timm is not imported."""
+    layers = sys.modules.get("timm.layers")
+    return () if layers is None else _norms_of(layers)
+
+
+@cache
+def _norms_of(timm_layers: ModuleType) -> tuple[type[nn.Module], ...]:
+    return tuple(
+        kind
+        for name, kind in vars(timm_layers).items()
+        if isinstance(kind, type) and issubclass(kind, nn.Module) and ("Norm" in name or name == "InplaceAbn")
+        if not any(part in name for part in ("Conv", "Head", "Mlp"))  # blocks of several layers
+    )
 
 
 def replace_layers(

@@ -5,19 +5,29 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from fedsim.core.errors import UserError
+from fedsim.core.loaded import loaded
 from fedsim.norms.checks import check_positive
 
-BLOCKS = (BasicBlock, Bottleneck)
+RESNET = "torchvision.models.resnet"
+
+
+def residual_blocks() -> tuple[type, ...]:
+    """Return the types of torchvision's residual blocks."""
+    return loaded(RESNET, "BasicBlock", "Bottleneck")
+
+
+def has_bottleneck(block: nn.Module) -> bool:
+    """Return whether the residual branch of a block has three convolutions instead of two."""
+    return isinstance(block, loaded(RESNET, "Bottleneck"))
 
 
 def residual_branch(block: Any, input: torch.Tensor) -> torch.Tensor:
     """Return the output of the residual branch, which the block adds to its shortcut."""
     hidden = block.relu(block.bn1(block.conv1(input)))
     output: torch.Tensor = block.bn2(block.conv2(hidden))
-    if isinstance(block, Bottleneck):
+    if has_bottleneck(block):
         output = block.bn3(block.conv3(block.relu(output)))
     return output
 
@@ -64,10 +74,10 @@ def scale_residuals(model: nn.Module, alpha: float) -> nn.Module:
         UserError: If the model has no residual block of torchvision's ResNets, or ``alpha`` is not above 0.
     """
     check_positive("alpha", alpha)
-    variance, found = 1.0, False
+    variance, found, types = 1.0, False, residual_blocks()
     for parent in list(model.modules()):
         for name, block in list(parent.named_children()):
-            if not isinstance(block, BLOCKS):
+            if not isinstance(block, types):
                 continue
             found = True
             setattr(parent, name, ScaledResidual(block, alpha, beta=1 / math.sqrt(variance)))

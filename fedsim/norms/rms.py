@@ -7,7 +7,7 @@ from fedsim.norms.checks import check_positive
 from fedsim.norms.recentring import zero_mean_stream
 from fedsim.norms.replace import channels_of, eps_of, keep_activation, keep_affine
 from fedsim.norms.shapes import per_channel
-from fedsim.norms.tokens import OF_IMAGES, replace_norms, tokens_like
+from fedsim.norms.tokens import of_images, replace_norms, tokens_like
 
 
 class ChannelRMSNorm(nn.Module):
@@ -51,6 +51,6 @@ def use_rms_norm(model: nn.Module, eps: float | None = None, recentre: bool = Fa
 
     def of_tokens(layer: nn.Module) -> nn.Module:
         norm = keep_affine(layer, nn.RMSNorm(channels_of(layer), eps=eps_of(layer, eps)))
-        return keep_activation(layer, tokens_like(layer, norm) if isinstance(layer, OF_IMAGES) else norm)
+        return keep_activation(layer, tokens_like(layer, norm) if isinstance(layer, of_images()) else norm)
 
     return replace_norms(model, "rms", make, of_tokens)

@@ -7,24 +7,33 @@ batch and its tokens.
 
 from collections.abc import Callable, Iterator
 
-import timm.layers
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.models.convnext import LayerNorm2d
 
 from fedsim.core.errors import UserError
-from fedsim.norms.replace import has_layers, keep_activation, replace_batch_norm, replace_layers
+from fedsim.core.loaded import loaded
+from fedsim.norms.replace import (
+    has_layers,
+    keep_activation,
+    replace_batch_norm,
+    replace_layers,
+    timm_norm_layers,
+)
 
 Make = Callable[[nn.Module], nn.Module]
 
-OF_TIMM = {
-    name: kind for name, kind in vars(timm.layers).items() if isinstance(kind, type) and issubclass(kind, nn.LayerNorm)
-}
-OF_IMAGES = (LayerNorm2d, *(kind for name, kind in OF_TIMM.items() if "2d" in name))
-"""LayerNorms of (N, C, H, W), which normalize the channels of each pixel."""
-KNOWN = (nn.LayerNorm, *OF_TIMM.values(), *OF_IMAGES)
-"""LayerNorms whose inputs are known."""
+
+def of_images() -> tuple[type, ...]:
+    """Return the LayerNorms of (N, C, H, W), which normalize the channels of each pixel."""
+    return (
+        *loaded("torchvision.models.convnext", "LayerNorm2d"),
+        *(kind for kind in _layer_norms_of_timm() if "2d" in kind.__name__),
+    )
+
+
+def _layer_norms_of_timm() -> tuple[type, ...]:
+    return tuple(kind for kind in timm_norm_layers() if issubclass(kind, nn.LayerNorm))
 
 
 class Tokens(nn.Module):
@@ -69,13 +78,14 @@ def replace_norms(model: nn.Module, norm: str, make: Make, of_tokens: Make | Non
 
 def tokens_like(layer: nn.Module, norm: nn.Module) -> nn.Module:
     """Return ``norm``, which takes (N, C), in the form that takes the inputs of the LayerNorm ``layer``."""
-    return Tokens(norm, of_images=isinstance(layer, OF_IMAGES))
+    return Tokens(norm, of_images=isinstance(layer, of_images()))
 
 
 def channels_last(model: nn.Module) -> Iterator[str]:
     """Yield the names of the LayerNorms whose inputs have their channels in the last dimension."""
+    images = of_images()
     for name, layer in model.named_modules():
-        if isinstance(layer, nn.LayerNorm) and not isinstance(layer, OF_IMAGES):
+        if isinstance(layer, nn.LayerNorm) and not isinstance(layer, images):
             yield name
 
 
@@ -85,7 +95,7 @@ def _refuse_other(path: str, layer: nn.LayerNorm, norm: str) -> None:
     Raises:
         UserError: If it is one.
     """
-    if type(layer) not in KNOWN or len(layer.normalized_shape) > 1:
+    if type(layer) not in (nn.LayerNorm, *_layer_norms_of_timm(), *of_images()) or len(layer.normalized_shape) > 1:
         raise UserError(
             f"norm={norm} would replace {path or 'the network'}, a {type(layer).__name__} over "
             f"{tuple(layer.normalized_shape)} that is not known to normalize the channels of tokens: choose norm=ln, "

@@ -3,7 +3,6 @@
 import logging
 from pathlib import Path
 
-from datasets.federation import Federation
 from fedsim.client.host import ClientAppFactory
 from fedsim.config.binding import instantiate
 from fedsim.config.resuming import kept_freeze
@@ -15,11 +14,7 @@ from fedsim.output.progress import Reporter, logging_to
 from fedsim.output.provenance import Provenance
 from fedsim.output.recorder import Recorder
 from fedsim.output.results import Result, read_result
-from fedsim.report.class_pictures import plot_classes
-from fedsim.report.diagnostics_pictures import plot_diagnostics
-from fedsim.report.federation_pictures import plot_federation
 from fedsim.report.page import write_html
-from fedsim.report.plots import plot_run
 from fedsim.server.loop import FederatedLoop
 from fedsim.server.preparation import Prepared
 
@@ -60,21 +55,12 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
             reporter.close()
     result = read_result(run_dir)
     if settings.pictures:
-        _draw(result, prepared.federation, settings.shots)
+        from fedsim.report.run_pictures import draw_run  # loads matplotlib, for which no round should wait
+
+        draw_run(result, prepared.federation, settings.shots)
     with writing(run_dir / "report.html"):
         write_html(result.run_dir)
     return result
-
-
-def _draw(result: Result, federation: Federation, shots: str) -> None:
-    folder = result.run_dir / "plots"
-    plot_run(result.clients, result.rounds, folder)
-    if not federation.on_devices:
-        plot_federation(federation, folder, shots)
-    if result.classes is not None:
-        plot_classes(result.classes, folder / "classes.png")
-    if result.diagnostics is not None:
-        plot_diagnostics(result.diagnostics, folder / "diagnostics.png")
 
 
 def start_engine(prepared: Prepared) -> LocalGrid:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fedsim.core.errors import UserError
-from fedsim.norms import NORM_LAYERS
+from fedsim.norms import norm_layers
 from fedsim.norms.statistics import batch_statistics
 from fedsim.tta.adaptation import Adaptation, Batches, check_batch_size, forward_by
 
@@ -91,7 +91,7 @@ def affine_parameters(model: nn.Module) -> list[nn.Parameter]:
     found = {
         id(parameter): parameter
         for layer in model.modules()
-        if isinstance(layer, NORM_LAYERS)
+        if isinstance(layer, norm_layers())
         for parameter in layer.parameters()
     }
     return list(found.values())

@@ -12,7 +12,7 @@ from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.schema import arrays_of
 from fedsim.models import CNN6
-from fedsim.norms import NORM_LAYERS, ScaledWSConv2d, ScaledWSConvolution, use_group_norm, use_scaled_ws, use_ws
+from fedsim.norms import ScaledWSConv2d, ScaledWSConvolution, norm_layers, use_group_norm, use_scaled_ws, use_ws
 from strategies import FedWon
 
 
@@ -20,7 +20,7 @@ from strategies import FedWon
 def test_every_norm_layer_is_gone_and_every_convolution_standardized(make: Callable[[], nn.Module]) -> None:
     model = use_scaled_ws(make())
     FedWon(model)
-    assert not [layer for layer in model.modules() if isinstance(layer, NORM_LAYERS)]
+    assert not [layer for layer in model.modules() if isinstance(layer, norm_layers())]
     convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     assert convolutions
     assert all(isinstance(layer, ScaledWSConv2d) and layer.bias is not None for layer in convolutions)

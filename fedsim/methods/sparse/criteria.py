@@ -12,7 +12,7 @@ from torch import nn
 from fedsim.core.errors import UserError
 from fedsim.methods.sparse.candidates import Shapes, kept_total, nested
 from fedsim.methods.sparse.masks import Masks, Tensors, entry, keep_largest, kept
-from fedsim.norms import NORM_LAYERS
+from fedsim.norms import norm_layers
 from fedsim.norms.replace import replace_layers
 
 
@@ -133,7 +133,7 @@ def _linearized(model: nn.Module) -> nn.Module:
 
     It is in float64 and eval mode, without norm layers, with zero biases and absolute values of all other parameters.
     """
-    linear = replace_layers(deepcopy(model), NORM_LAYERS, lambda layer: nn.Identity())
+    linear = replace_layers(deepcopy(model), norm_layers(), lambda layer: nn.Identity())
     linear = linear.double().eval().requires_grad_(False)
     for name, parameter in linear.named_parameters():
         parameter.zero_() if name.rpartition(".")[2] == "bias" else parameter.abs_()

@@ -8,7 +8,7 @@ from torchvision.models import resnet18
 
 from fedsim.core.errors import UserError
 from fedsim.models import CNN6, CNNSmall
-from fedsim.norms import NORM_LAYERS, use_evonorm_b0, use_evonorm_s0
+from fedsim.norms import norm_layers, use_evonorm_b0, use_evonorm_s0
 
 EPS = 1e-5
 IMAGES = 1 + 2 * torch.randn((4, 8, 5, 3), generator=torch.Generator().manual_seed(0))
@@ -58,7 +58,7 @@ def test_b0_divides_by_the_larger_of_batch_and_instance(input: torch.Tensor) -> 
 def test_our_networks_keep_neither_a_batch_norm_nor_its_relu(use: object, network: type, norms: int) -> None:
     model = use(network(10))  # type: ignore[operator]
     layers = list(model.modules())
-    assert sum(isinstance(layer, NORM_LAYERS) for layer in layers) == norms
+    assert sum(isinstance(layer, norm_layers()) for layer in layers) == norms
     assert not any(isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d | nn.ReLU) for layer in layers)
     logits = model(torch.randn((3, 3, 28, 28), generator=torch.Generator().manual_seed(0)))
     assert logits.shape == (3, 10)

@@ -4,13 +4,13 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from fedsim.norms import NORM_LAYERS
+from fedsim.norms import norm_layers
 from fedsim.norms.none import remove_norm
 
 
 def test_no_norm_layer_is_left_in_resnet_and_its_shortcuts() -> None:
     model = remove_norm(resnet18(weights=None))
-    assert not [name for name, layer in model.named_modules() if isinstance(layer, NORM_LAYERS)]
+    assert not [name for name, layer in model.named_modules() if isinstance(layer, norm_layers())]
     assert isinstance(model.layer3[0].downsample[1], nn.Identity)
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
 

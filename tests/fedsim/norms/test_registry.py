@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedsim.core.errors import UserError
 from fedsim.models.freeze import train_only
 from fedsim.norms import ErasingLayer, norm_names, refuse_batch_of_one, use_norm
-from fedsim.norms.registry import LAYERS, NORM_LAYERS, STATISTICS_LAYERS, TABLE
+from fedsim.norms.registry import LAYERS, TABLE, norm_layers, statistics_layers
 from tests.fedsim.norms.test_every_norm import IMAGES, IN_RESNETS_ONLY, NOT_IN_RESNETS, small, three_stages
 
 NORM = {norm.name: norm for norm in TABLE}
@@ -58,9 +58,10 @@ def normalizing(model: nn.Module) -> list[nn.Module]:
 
 @pytest.mark.parametrize("name", norm_names())
 def test_every_layer_that_normalizes_is_known(name: str) -> None:
-    own = tuple(layer.type for layer in NORM[name].layers)
-    found = [layer for model in models_with(name) for layer in normalizing(model)]
-    assert not {type(layer) for layer in found if not isinstance(layer, NORM_LAYERS)}
+    models = models_with(name)
+    own = tuple(kind for layer in NORM[name].layers for kind in layer.types)
+    found = [layer for model in models for layer in normalizing(model)]
+    assert not {type(layer) for layer in found if not isinstance(layer, norm_layers())}
     assert not {type(layer) for layer in found if not isinstance(layer, own)}
     assert not {kind for kind in own if not any(isinstance(layer, kind) for layer in found)}
 
@@ -72,7 +73,7 @@ def test_every_layer_with_running_statistics_is_known(name: str) -> None:
         for layer in model.modules():
             stored = layer.state_dict().keys() - dict(layer.named_parameters()).keys()
             own = {name for name in stored if "." not in name}
-            assert bool(own) == isinstance(layer, STATISTICS_LAYERS), type(layer)
+            assert bool(own) == isinstance(layer, statistics_layers()), type(layer)
 
 
 @pytest.mark.parametrize("name", norm_names())
@@ -92,7 +93,7 @@ def test_the_names_are_in_order_and_each_there_once() -> None:
 
 
 def test_a_layer_is_described_once() -> None:
-    assert len({layer.type for layer in LAYERS}) == len(LAYERS)
+    assert len({layer.layer for layer in LAYERS}) == len(LAYERS)
 
 
 @pytest.mark.parametrize("name", norm_names())
@@ -100,8 +101,8 @@ def test_what_has_statistics_says_how_a_batch_moves_them(name: str) -> None:
     """But BatchNorm, which measures that itself."""
     for model in models_with(name):
         for layer in NORM[name].layers:
-            made = next((each for each in model.modules() if isinstance(each, layer.type)), None)
-            if made is not None and layer.has_statistics and layer.type is not _BatchNorm:
+            made = next((each for each in model.modules() if isinstance(each, layer.types)), None)
+            if made is not None and layer.has_statistics and layer.layer is not _BatchNorm:
                 assert layer.of_a_batch is not None
                 assert layer.of_a_batch(IMAGES).keys() <= dict(made.named_buffers()).keys()
 

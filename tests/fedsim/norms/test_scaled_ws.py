@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet18
 
-from fedsim.norms import NORM_LAYERS
+from fedsim.norms import norm_layers
 from fedsim.norms.scaled_ws import RELU_GAIN, ScaledWSConv2d, use_scaled_ws
 
 SHAPES = [  # in, out, kernel, groups
@@ -145,7 +145,7 @@ def test_resnets_convolutions_are_standardized_and_nothing_else_changes() -> Non
     assert len(convolutions) == 20
     assert all(isinstance(layer, ScaledWSConv2d) and layer.bias is not None for layer in convolutions)
     assert {(layer.gamma, layer.eps) for layer in convolutions} == {(1.2, 1e-3)}
-    assert not any(isinstance(layer, NORM_LAYERS) for layer in model.modules())
+    assert not any(isinstance(layer, norm_layers()) for layer in model.modules())
     assert isinstance(model.layer4[0].downsample[0], ScaledWSConv2d)
     assert type(model.fc) is nn.Linear
     state = model.state_dict()

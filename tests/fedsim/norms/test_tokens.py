@@ -10,9 +10,9 @@ from torchvision import models
 
 from fedsim.core.errors import UserError
 from fedsim.models import vit_tiny
-from fedsim.norms import NORM_LAYERS, CRMSNorm, PowerNorm, UnifiedNorm, norm_names, use_norm
+from fedsim.norms import CRMSNorm, PowerNorm, UnifiedNorm, norm_layers, norm_names, use_norm
 from fedsim.norms.own_statistics import own_statistics
-from fedsim.norms.tokens import OF_IMAGES, Tokens, channels_last
+from fedsim.norms.tokens import Tokens, channels_last, of_images
 
 OF_TOKENS = ("bn", "crms", "ln", "none", "powernorm", "rms", "unified")
 TOKENS = 1 + 2 * torch.randn((4, 5, 6), generator=torch.Generator().manual_seed(0))
@@ -60,7 +60,7 @@ def test_the_axes_are_those_of_tokens_and_eps_scale_and_shift_are_kept(name: str
 
 
 @pytest.mark.parametrize("name", [name for name in OF_TOKENS if name not in ("none", "ln")])
-@pytest.mark.parametrize("kind", [*dict.fromkeys((LayerNorm2d, OF_IMAGES[0]))], ids=["timm", "torchvision"])
+@pytest.mark.parametrize("kind", [*dict.fromkeys((LayerNorm2d, of_images()[0]))], ids=["timm", "torchvision"])
 def test_a_layer_norm_of_images_is_replaced_pixel_by_pixel(name: str, kind: type[nn.LayerNorm]) -> None:
     pixels = TOKENS.movedim(-1, 1).unflatten(2, (5, 1)).contiguous()  # five pixels of six channels
     output = replaced(name, written(kind)).train()(pixels)
@@ -178,5 +178,5 @@ def test_every_norm_layer_of_timm_is_known() -> None:
         if isinstance(value, type) and issubclass(value, nn.Module) and "Norm" in name
     }
     assert len(layers) > 20
-    unknown = {name for name, layer in layers.items() if not issubclass(layer, NORM_LAYERS)}
+    unknown = {name for name, layer in layers.items() if not issubclass(layer, norm_layers())}
     assert unknown <= {*blocks, "GlobalResponseNormMlp", "NormMlpClassifierHead"}

@@ -9,7 +9,7 @@ from torchvision.models import resnet18
 
 from fedsim.core.errors import UserError
 from fedsim.models import CNN6
-from fedsim.norms import NORM_LAYERS, WSConv2d, use_norm, use_ws, use_ws_group_norm
+from fedsim.norms import WSConv2d, norm_layers, use_norm, use_ws, use_ws_group_norm
 
 CONVOLUTIONS = [
     nn.Conv2d(4, 6, 3, padding=1),
@@ -52,9 +52,9 @@ def test_gradients_reach_the_weights_through_the_standardization() -> None:
 
 def test_alone_it_leaves_no_norm_and_with_groups_every_norm_is_a_group_norm() -> None:
     alone = use_ws(resnet18(weights=None))
-    assert not [layer for layer in alone.modules() if isinstance(layer, NORM_LAYERS)]
+    assert not [layer for layer in alone.modules() if isinstance(layer, norm_layers())]
     together = use_ws_group_norm(resnet18(weights=None), groups=16)
-    norms = [layer for layer in together.modules() if isinstance(layer, NORM_LAYERS)]
+    norms = [layer for layer in together.modules() if isinstance(layer, norm_layers())]
     assert len(norms) == 20
     assert all(isinstance(layer, nn.GroupNorm) and layer.num_groups == 16 for layer in norms)
     for model in (alone, together):
