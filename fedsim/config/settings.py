@@ -13,7 +13,7 @@ from fedsim.config.paths import OPTIONS, PATHS, expanded
 from fedsim.config.published import FORM, is_published
 from fedsim.config.resuming import with_resumed
 from fedsim.core.errors import UserError
-from fedsim.core.seeding import Seeds
+from fedsim.core.seeds import Seeds
 
 Group = Mapping[str, Any]
 Rule = tuple[Callable[[Any], bool], str]

@@ -7,27 +7,12 @@ order in which clients are computed nor on the process that computes them, and a
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 SERVER = -1
 """Takes the place of a client id where the server draws."""
-
-
-@dataclass(frozen=True)
-class Seeds:
-    """A seed for each kind of what a run draws, so that one can be changed while the others stay."""
-
-    model: int
-    """Initial weights, and what a method draws beside them"""
-    split: int
-    """Which client holds which images, and which is in which class of devices"""
-    cohort: int
-    """Which clients train in which round"""
-    batches: int
-    """What clients draw in training: the order of images, augmentation, dropout"""
 
 
 def derive_seed(seed: int, purpose: str, *, round: int = 0, client: int = SERVER) -> int:

@@ -8,7 +8,7 @@ import torch
 
 from datasets.fingerprint import Fingerprint
 from fedsim.client.host import ClientAppFactory, ClientHost
-from fedsim.core.seeding import Seeds
+from fedsim.core.seeds import Seeds
 from fedsim.engines.inline import InlineGrid
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
