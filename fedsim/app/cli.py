@@ -36,6 +36,7 @@ from fedsim.config.run_folders import RUNS, SWEEPS, run_folder
 from fedsim.config.settings import settings_of
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import any_file
+from fedsim.engines import fork_server
 from fedsim.output.terminal import never_fail_to_print
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def main() -> None:
             if options.checked:
                 jobs = [*_jobs(overrides, options)]
                 configs = [compose(words, *options.configuration) for words in jobs]  # refuses misspelt words
+                fork_server.start_early(config["engine"] for config in configs)
                 settings = [settings_of(config, words) for config, words in zip(configs, jobs, strict=True)]
                 from fedsim.app.jobs import check  # loads torch and Flower
 

@@ -7,3 +7,5 @@ another package called ``datasets`` instead of the checkout's, where one is inst
 from fedsim.core.checkout import put_on_path
 
 put_on_path()
+
+import torch._dynamo  # noqa: E402, F401  # torch imports it, for a second, with the first optimizer of each worker

@@ -1,19 +1,12 @@
 """``engine=process``: clients on a pool of worker processes, one thread each; all cores, or several workers per GPU."""
 
 import logging
-import multiprocessing
 import os
 import signal
-import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
-from multiprocessing.util import get_temp_dir
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -21,18 +14,14 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.core.errors import FedsimError, UserError
-from fedsim.core.files import why, writing
-from fedsim.engines import forked
+from fedsim.core.files import why
+from fedsim.engines import fork_server
 from fedsim.engines.out_of_memory import OutOfMemoryKills
 from fedsim.engines.pool import Died, PoolGrid, PoolWorker, Task
 from fedsim.engines.shared_memory import Packed, pack, receive, send
 from fedsim.engines.worker import READY, serve
 
 log = logging.getLogger(__name__)
-
-LONGEST_SOCKET = 104
-"""Bytes of a Unix socket's name on macOS, including the terminating zero; Linux allows four more."""
-SHORT_FOLDER = "/tmp"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -65,12 +54,12 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
     ) -> None:
         count = worker_count(devices, workers, workers_per_gpu)
         super().__init__(num_nodes)
-        self._context = multiprocessing.get_context("forkserver")
-        # Imported once for all workers, torch with them, instead of once in each.
-        self._context.set_forkserver_preload([forked.__name__, serve.__module__, make_app.__module__])
         self._make_app = pack(make_app)
         self._kills = OutOfMemoryKills()
-        _keep_names_of_sockets_short()
+        try:
+            self._context = fork_server.start()
+        except OSError as error:  # no folder for its socket, no process or descriptor left
+            raise FedsimError(f"workers cannot be started: {why(error)}") from error
         try:
             for number in range(min(count, num_nodes)):
                 self.workers.append(self._start(number, devices[number % len(devices)]))
@@ -127,9 +116,9 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
             target=serve, args=(theirs, device, os.getpid()), name=f"fedsim-worker-{number}", daemon=True
         )
         try:
-            with _without_the_main_module():
+            with fork_server.without_the_main_module():
                 process.start()
-        except OSError as error:  # no folder for its socket, no process or descriptor left
+        except OSError as error:
             raise FedsimError(f"worker {number} could not be started: {why(error)}") from error
         theirs.close()
         worker = ProcessWorker(number=number, device=device, process=process, connection=ours)
@@ -180,37 +169,10 @@ def worker_count(devices: Sequence[torch.device], workers: int | None, workers_p
     for key, value in (("workers", workers), ("workers_per_gpu", workers_per_gpu)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise UserError(f"engine.{key}={value} is not possible: choose a whole number of at least 1.")
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    if not fork_server.is_possible():
         raise UserError("engine=process is not possible on this operating system: choose engine=inline.")
     if workers is not None:
         return workers
     if devices[0].type == "cuda":
         return workers_per_gpu * len(devices)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _without_the_main_module() -> Iterator[None]:
-    """Prevent workers from running the user's script, which multiprocessing imports to find the definitions in it.
-
-    Workers need none of them, and a script without ``if __name__ == "__main__"`` would start a simulation in each.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-def _keep_names_of_sockets_short() -> None:
-    """Make multiprocessing put its sockets into a folder with a short name, if ``TMPDIR`` is too long for them."""
-    with writing("a temporary folder"):
-        name = Path(tempfile.gettempdir(), "pymp-12345678", "listener-12345678")
-    if os.name != "posix" or len(os.fsencode(name)) < LONGEST_SOCKET:
-        return
-    usual, tempfile.tempdir = tempfile.tempdir, SHORT_FOLDER
-    try:
-        get_temp_dir()  # multiprocessing reuses the first one that it has made
-    finally:
-        tempfile.tempdir = usual

@@ -281,7 +281,7 @@ def test_no_personal_entry_travels(straight: Straight) -> None:
     assert bool(strategy.personal) == (straight.method in expected)
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in WITHOUT_POLICY])
+@pytest.mark.parametrize("method", some_by_day(method for method in METHODS if method not in WITHOUT_POLICY))
 @pytest.mark.parametrize("policy", ["fedbn", "silobn"])
 def test_nothing_that_a_policy_keeps_on_the_clients_travels(method: str, policy: str, tmp_path: Path) -> None:
     """The others have no statistics, nothing to share, or refuse to leave statistics to clients."""

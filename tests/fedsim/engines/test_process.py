@@ -15,7 +15,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedsim.core.errors import FedsimError, UserError
-from fedsim.engines import process
+from fedsim.engines import fork_server
 from fedsim.engines.pool import ATTEMPTS
 from fedsim.engines.process import ProcessGrid, worker_count
 from fedsim.messages.arrays import to_record, to_tensors
@@ -161,7 +161,7 @@ def test_sockets_have_names_that_fit_however_long_the_folder_for_temporary_files
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.delitem(multiprocessing.process.current_process()._config, "tempdir", raising=False)
-    process._keep_names_of_sockets_short()
+    fork_server._keep_names_of_sockets_short()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(arbitrary_address("AF_UNIX"))
     assert tempfile.gettempdir() == str(folder)  # for all others

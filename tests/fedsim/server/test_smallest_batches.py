@@ -186,6 +186,7 @@ def combinations() -> Iterator[tuple[str, ...]]:
     yield from (("strategy=fedloge", f"tta={tta}", "head.steps=1") for tta in ttas)
 
 
+@pytest.mark.nightly
 def test_every_strategy_and_head_goes_with_every_adaptation_or_is_refused(
     small_settings: MakeSettings, federation: Federation
 ) -> None:
