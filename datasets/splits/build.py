@@ -26,7 +26,9 @@ def build_split(source: Source, split: Mapping[str, Any], seed: int) -> Federati
     Raises:
         UserError: If options are wrong or contradict each other, or a client has no images.
     """
-    named: Mapping[str, str] = split.get("steps") or {}
+    named = split.get("steps") or {}
+    if not isinstance(named, Mapping):
+        raise UserError(f"split.steps={named} is not possible: leave it out, and choose steps by split=[NAME,NAME].")
     factories = {name: locate("split", f"steps.{name}", target) for name, target in named.items()}
     refuse_unused_options("split", split, [SplitOptions, *factories.values()], structure=("steps",))
     steps = {name: bind("split", split, factory) for name, factory in factories.items()}

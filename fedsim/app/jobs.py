@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -31,6 +32,9 @@ from fedsim.output.terminal import console, print_whole
 from fedsim.report.run_table import run_table
 from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.simulation import run
+
+JOBLIB = "hydra_joblib_launcher"
+"""The package of the launcher that runs the jobs of a sweep at once."""
 
 
 def check(settings: Sequence[Settings], options: argparse.Namespace, *, going_on: bool = False) -> Prepared | None:
@@ -89,6 +93,7 @@ def run_job(
             else:
                 words = list(HydraConfig.get().overrides.task)
                 settings = settings_of({str(key): value for key, value in container.items()}, words)
+            settings = _with_share_of_cores(settings)
             run_dir = made if settings.resume is None else Path(settings.resume)
             result = _result(settings, prepared, run_dir)
     except FedsimError as error:  # here, since Hydra would put the whole command line before the sentence
@@ -108,6 +113,19 @@ def run_job(
         remove_if_empty(made)
     print_whole(run_table(result))
     console().print(f"run directory: {_shown(run_dir)}", soft_wrap=True)
+
+
+def _with_share_of_cores(settings: Settings) -> Settings:
+    """Return the settings with an equal share of the cores, where several jobs run at once on this machine.
+
+    That is with ``hydra/launcher=joblib``, for an engine whose number of workers is left open.
+    """
+    launcher, engine = HydraConfig.get().launcher, settings.engine
+    if JOBLIB not in str(launcher.get("_target_")) or engine.get("workers", 0) is not None:
+        return settings
+    from joblib import cpu_count, effective_n_jobs
+
+    return replace(settings, engine={**engine, "workers": max(1, cpu_count() // effective_n_jobs(launcher.n_jobs))})
 
 
 def _result(settings: Settings, prepared: Prepared | None, run_dir: Path) -> Result:

@@ -266,7 +266,11 @@ def _explain(error: Exception, overrides: Sequence[Override], known: Sequence[st
             which = f"{elsewhere[0]}, which has it" if len(elsewhere) == 1 else f"one of {', '.join(elsewhere)}"
             hint = f"leave it out, or choose {which}."
         return f"{override.input_line} is not a setting: {hint}"
-    return " ".join(str(error).split())
+    told = " ".join(str(error).split())
+    for override in overrides:
+        if told == f"Error merging override {override.input_line}":
+            return f"{override.input_line} is not possible: choose values for the settings below it, or leave it out."
+    return told
 
 
 def _choices_with(key: str, config_dir: Path) -> list[str]:

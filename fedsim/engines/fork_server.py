@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver, get_all_start_methods, get_context
+from multiprocessing import forkserver, get_all_start_methods, get_context, get_start_method, set_start_method
 from multiprocessing.context import ForkServerContext
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
@@ -74,16 +74,20 @@ def _without_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def without_the_main_module() -> Iterator[None]:
-    """Prevent workers from running the user's script, which multiprocessing imports to find the definitions in it.
+def as_a_plain_program() -> Iterator[None]:
+    """Hide from workers that are started inside the block what they would take over of this program.
 
-    Workers need none of them, and a script without ``if __name__ == "__main__"`` would start a simulation in each.
+    They would run its script, in which multiprocessing looks for definitions; they need none of them, and a script
+    without ``if __name__ == "__main__"`` would start a simulation in each. And they would want its default way of
+    starting processes, which may be one of a library's own, as under ``hydra/launcher=joblib``.
     """
-    main = sys.modules["__main__"]
+    main, method = sys.modules["__main__"], get_start_method(allow_none=True)
     sys.modules["__main__"] = ModuleType("__main__")
+    set_start_method("forkserver", force=True)
     try:
         yield
     finally:
+        set_start_method(method, force=True)
         sys.modules["__main__"] = main
 
 

@@ -116,7 +116,7 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
             target=serve, args=(theirs, device, os.getpid()), name=f"fedsim-worker-{number}", daemon=True
         )
         try:
-            with fork_server.without_the_main_module():
+            with fork_server.as_a_plain_program():
                 process.start()
         except OSError as error:
             raise FedsimError(f"worker {number} could not be started: {why(error)}") from error
