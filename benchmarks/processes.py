@@ -1,0 +1,99 @@
+"""Processor time and memory of a process and of all that it starts, read from Linux's ``/proc``."""
+
+import os
+import signal
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+INTERVAL = 0.5
+"""Seconds between readings of the memory"""
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process, told from a later one with the same number by when it started."""
+
+    number: int
+    started: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    parent: int
+    ticks: int
+
+
+def running() -> dict[Process, Reading]:
+    """Return all processes of the machine that can be read."""
+    found = {}
+    for folder in PROC.iterdir():
+        if folder.name.isdecimal():
+            with suppress(OSError):  # it has ended
+                # The name, in parentheses, may have spaces and parentheses itself.
+                words = (folder / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+                found[Process(int(folder.name), int(words[19]))] = Reading(int(words[1]), sum(map(int, words[11:13])))
+    return found
+
+
+def memory_kb(process: Process) -> int:
+    """Return the proportional set size: pages that processes share are divided among them."""
+    with suppress(OSError, ValueError):
+        for line in (PROC / str(process.number) / "smaps_rollup").read_text("ascii").splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    return 0
+
+
+class ProcessTree:
+    """Watches a process and what comes of it, also after the processes between have ended.
+
+    A process that starts and ends between two readings is not seen.
+    """
+
+    def __init__(self, root: int) -> None:
+        self.root = root
+        self._ticks: dict[Process, int] = {}
+        self._peak_kb = 0
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(INTERVAL):
+            self.read()
+
+    def read(self) -> float:
+        """Read the processes now and return the processor seconds of all of them so far, also of those that ended."""
+        with self._lock:
+            alive = self._alive()
+            self._peak_kb = max(self._peak_kb, sum(map(memory_kb, alive)))
+            return sum(self._ticks.values()) / TICKS
+
+    @property
+    def peak_mb(self) -> float:
+        return self._peak_kb / 1024
+
+    def _alive(self) -> list[Process]:
+        readings = running()
+        known = {process.number for process in readings if process in self._ticks} | {self.root}
+        grown = True
+        while grown:
+            new = {process.number for process, reading in readings.items() if reading.parent in known} - known
+            grown, known = bool(new), known | new
+        alive = [process for process in readings if process.number in known]
+        self._ticks |= {process: readings[process].ticks for process in alive}
+        return alive
+
+    def close(self) -> None:
+        """End the watching, and whatever still runs."""
+        self._ended.set()
+        self._thread.join()
+        with self._lock:
+            for process in self._alive():
+                with suppress(OSError):
+                    os.kill(process.number, signal.SIGKILL)
