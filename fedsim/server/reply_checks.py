@@ -353,7 +353,8 @@ def _largest(tensors: Sequence[torch.Tensor]) -> list[float]:
 
 def _config(content: RecordDict) -> ConfigRecord:
     record = content.get(CONFIG, ConfigRecord())
-    assert isinstance(record, ConfigRecord)
+    if not isinstance(record, ConfigRecord):
+        raise ReplyFault(f"its {CONFIG} is not of the form that it should be")
     return record
 
 

@@ -203,6 +203,7 @@ def test_wrong_arrays_are_refused(checks: ReplyChecks, arrays: dict[str, torch.T
     [
         ({CONFIG: ConfigRecord({ROUND: 3})}, "answered for round 3 in round 4"),
         ({CONFIG: ConfigRecord()}, "answered for round None in round 4"),
+        ({CONFIG: MetricRecord({ROUND: 4})}, "its config is not of the form that it should be"),
         ({METRICS: MetricRecord({**GOOD, "num-examples": 41})}, "says that it has 41 images, which are 40"),
         ({METRICS: MetricRecord({**GOOD, "num-examples": 1e308})}, "says that it has 1e+308 images"),
         ({METRICS: MetricRecord({**GOOD, "num-examples": float("nan")})}, "says that it has nan images"),
