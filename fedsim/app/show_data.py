@@ -18,16 +18,13 @@ from rich.table import Table
 from datasets.build import build_federation
 from datasets.federation import Federation
 from datasets.shots import SHOT_RULES, SHOTS, long_tailed
-from datasets.source import Part
 from fedsim.config.composition import compose
 from fedsim.config.settings import settings_of
 from fedsim.core.errors import FileError, UserError
 from fedsim.core.files import write_atomically, writing
+from fedsim.output.federation_table import FILE, OF_CLASS, clients_table, label_entropy
 from fedsim.output.terminal import console, never_fail_to_print, print_whole
 from fedsim.report.federation_pictures import NAMED_CLASSES, NAMED_CLIENTS, plot_federation
-
-OF_CLASS = "train."
-"""Begins the columns of the classes, which may be called as any other column."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,31 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     return 0
-
-
-def clients_table(federation: Federation) -> pd.DataFrame:
-    """One row per client: client, domain, images by part, label entropy, and its training images of each class."""
-    counts = federation.label_counts()
-    clients = pd.DataFrame(
-        {
-            "client": list(federation.clients),
-            "domain": list(map(federation.domain_of, federation.clients)),
-            "train": counts.sum(axis=1),
-            "validation": [len(partition.validation) for partition in federation.partitions],
-            "test": [federation.num_images(client, Part.TEST) for client in federation.clients],
-            "classes": (counts > 0).sum(axis=1),
-            "entropy": label_entropy(counts).round(3),
-        }
-    )
-    by_class = [f"{OF_CLASS}{name}" for name in federation.source.class_names]
-    return pd.concat([clients, pd.DataFrame(counts, columns=by_class)], axis=1)
-
-
-def label_entropy(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Of each row of (clients, classes), in nats: 0 for one class only, log(classes) for all equally."""
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    entropy: npt.NDArray[np.float64] = -np.sum(shares * np.log(np.where(shares > 0, shares, 1.0)), axis=1)
-    return entropy
 
 
 def imbalance_factor(counts: npt.NDArray[np.int64]) -> float:
@@ -126,10 +98,10 @@ def write(federation: Federation, table: pd.DataFrame, folder: Path, shots: str)
     try:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "federation.csv", lambda path: table.to_csv(path, index=False, encoding="utf-8"))
+        write_atomically(folder / FILE, lambda path: table.to_csv(path, index=False, encoding="utf-8"))
         drawn = plot_federation(federation, folder, shots)
     except FileError as error:
         raise UserError(
             f"out_dir={folder} cannot be written ({error.reason}): choose a directory you may write to."
         ) from error
-    print(f"written to {folder}: federation.csv, {', '.join(drawn)}")
+    print(f"written to {folder}: {FILE}, {', '.join(drawn)}")

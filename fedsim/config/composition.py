@@ -7,6 +7,8 @@ and converts Hydra's report of a wrong override into one sentence.
 import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +138,7 @@ def load(run_dir: Path) -> dict[str, Any]:
             raise UserError(f"{run_dir} is not a run directory: choose one that holds a config.yaml.") from error
         if not isinstance(config, dict):
             raise ValueError("it is no configuration")
-        younger = _defaults() if "hydra" in config else {}  # the last key: without it, the file was cut off
+        younger = deepcopy(_defaults()) if "hydra" in config else {}  # the last key: without it, the file was cut off
         mine = {str(key): value for key, value in config.items() if key not in ("defaults", "hydra")}
         return younger | {key: _as_called_now(key, value) for key, value in mine.items()}
 
@@ -150,6 +152,7 @@ def _as_called_now(key: str, group: Any) -> Any:
     return group if old is None else {**group, "_target_": str(group["_target_"]).replace(old, MOVED[old], 1)}
 
 
+@cache
 def _defaults() -> dict[str, Any]:
     """Return the settings outside of groups, as ``configs/config.yaml`` has them, and the groups that are younger."""
     config = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{CONFIG_NAME}.yaml"))

@@ -12,6 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
+from datasets.federation import Federation
 from fedsim.config.composition import repeatable
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
@@ -22,6 +23,8 @@ from fedsim.engines.grid import FederationGrid
 from fedsim.messages.arrays import to_tensors
 from fedsim.methods.federated_model import FederatedModel
 from fedsim.metrics.round_metrics import Row, best_row, evaluated, nested
+from fedsim.output.federation_table import FILE as FEDERATION
+from fedsim.output.federation_table import clients_table
 from fedsim.output.provenance import FILE as PROVENANCE
 from fedsim.output.provenance import commit, versions
 from fedsim.output.results import read_summary
@@ -40,6 +43,7 @@ OF_A_RUN = (
         "participation.csv",
         "summary.json",
         PROVENANCE,
+        FEDERATION,
         "checkpoints",
     ),
     *("model.safetensors", "shared.safetensors", "clients", "plots", "report.html"),
@@ -90,7 +94,7 @@ class Recorder:
         """Restore the directory as it was found if the run has ended before anything of it was recorded."""
         recorded = ("clients.csv", "rounds.csv", "checkpoints")
         if self._new and not any((self.run_dir / name).exists() for name in recorded):
-            for path in (self._config, self.run_dir / PROVENANCE):
+            for path in (self._config, self.run_dir / PROVENANCE, self.run_dir / FEDERATION):
                 with suppress(OSError):  # the first error is the one to report
                     path.unlink(missing_ok=True)
 
@@ -140,6 +144,17 @@ class Recorder:
     def recorded(self, column: str) -> list[float]:
         """Return the numbers in a column of ``rounds.csv``, from the rounds that have one."""
         return [row[column] for row in self._rows if row.get(column) is not None]
+
+    def record_federation(self, federation: Federation) -> None:
+        """Write ``federation.csv``, where the server knows what the clients hold.
+
+        Raises:
+            FileError: If it cannot be written.
+        """
+        if not federation.on_devices:
+            table = clients_table(federation)
+            path = self.run_dir / FEDERATION
+            write_atomically(path, lambda temporary: table.to_csv(temporary, index=False, encoding="utf-8"))
 
     def record_clients(self, rows: list[Row]) -> None:
         self._clients.append(rows)

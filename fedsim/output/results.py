@@ -14,12 +14,13 @@ from pandas.api.types import is_numeric_dtype
 from fedsim.core.errors import UserError
 from fedsim.core.files import reading, why
 from fedsim.metrics.round_metrics import CLIENT_MEAN
+from fedsim.output.federation_table import FILE as FEDERATION
 from fedsim.output.provenance import FILE as PROVENANCE
 
 log = logging.getLogger(__name__)
 
 DOMAINS = "client_domain_accuracy"
-NAMES = ("label", "domain", "split", "class", "shot", "layer", "metric")
+NAMES = ("label", "domain", "split", "class", "shot", "layer", "metric", "outcome")
 """Columns that hold names."""
 
 
@@ -38,6 +39,10 @@ class Result:
     for runs of versions that did not write this table."""
     diagnostics: pd.DataFrame | None = None
     """One row per diagnosed round, layer and metric: round, layer, metric, value; None without ``diagnostics=true``."""
+    participation: pd.DataFrame | None = None
+    """One row per round and client that was asked: round, client, images, seconds, outcome; None without faults."""
+    federation: pd.DataFrame | None = None
+    """One row per client: client, domain, and its training images of each class; None where devices hold the images."""
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -67,6 +72,8 @@ def read_result(run_dir: Path) -> Result:
         summary=read_summary(run_dir / "summary.json"),
         classes=_if_there(run_dir / "classes.csv", ("round", "class")),
         diagnostics=_if_there(run_dir / "diagnostics.csv", ("round", "layer", "metric", "value")),
+        participation=_if_there(run_dir / "participation.csv", ("round", "client", "outcome")),
+        federation=_if_there(run_dir / FEDERATION, ("client", "domain")),
     )
 
 

@@ -82,7 +82,20 @@ def _act(options: argparse.Namespace) -> None:
         if any(getattr(options, name) for name in OF_A_TABLE):
             _show_table(options, runs, out)
         else:
-            write_comparison(group_by_settings(runs), out)
+            groups = group_by_settings(runs)
+            write_comparison(groups, out)
+            _write_page(groups, out)
+
+
+def _write_page(groups: dict[str, list[Result]], out: Path) -> None:
+    """Write ``report.html``, but not into the folder of a run that has not ended: a sweep takes it for the end."""
+    from fedsim.report.page.writing import PAGE, write_page  # loads Altair, which takes a second
+
+    if (out / "config.yaml").exists() and not (out / PAGE).exists():
+        print(f"{PAGE} is not written: {out} holds a run that has not ended; choose another folder with --out")
+        return
+    write_page(groups, out)
+    print(f"written to {out}: {PAGE}")
 
 
 def _show_table(options: argparse.Namespace, runs: list[Result], out: Path) -> None:

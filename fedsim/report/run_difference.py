@@ -53,14 +53,21 @@ def _run(folder: Path) -> Result:
 
 def different_settings(a: Result, b: Result) -> pd.DataFrame:
     """Return the settings in which two runs differ, as texts in the columns A and B; empty where a run has no such."""
-    mine, theirs = (_flat(load(run.run_dir)) for run in (a, b))
-    keys = [key for key in dict.fromkeys([*mine, *theirs]) if key not in NO_MATTER and not key.endswith(NOT_CHOSEN)]
-    rows = {
-        key.removesuffix(".name"): [written(each[key]) if key in each else "" for each in (mine, theirs)]
-        for key in keys
-        if comparable(mine.get(key, "")) != comparable(theirs.get(key, "")) or (key in mine) != (key in theirs)
-    }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["A", "B"])
+    return differing_settings({"A": a, "B": b})
+
+
+def differing_settings(runs: Mapping[str, Result]) -> pd.DataFrame:
+    """Return the settings in which any of the runs differ, as texts, with a column for each run; empty where a run has
+    no such setting."""
+    configs = [_flat(load(run.run_dir)) for run in runs.values()]
+    keys = dict.fromkeys(key for config in configs for key in config)
+    rows = {}
+    for key in keys:
+        if key in NO_MATTER or key.endswith(NOT_CHOSEN):
+            continue
+        if len({(key in config, comparable(config.get(key, ""))) for config in configs}) > 1:
+            rows[key.removesuffix(".name")] = [written(config[key]) if key in config else "" for config in configs]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(runs))
 
 
 def _flat(config: Mapping[str, object], above: str = "") -> dict[str, object]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from fedsim.client.host import ClientAppFactory
 from fedsim.config.binding import instantiate
 from fedsim.config.resuming import kept_freeze
-from fedsim.core.files import writing
 from fedsim.engines.grid import FederationGrid, LocalGrid
 from fedsim.norms.batch import normalizes_tokens
 from fedsim.norms.policy import statistics_kept
@@ -14,7 +13,7 @@ from fedsim.output.progress import Reporter, logging_to
 from fedsim.output.provenance import Provenance
 from fedsim.output.recorder import Recorder
 from fedsim.output.results import Result, read_result
-from fedsim.report.page import write_html
+from fedsim.report.labels import group_by_settings
 from fedsim.server.loop import FederatedLoop
 from fedsim.server.preparation import Prepared
 
@@ -41,6 +40,7 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
             recorder.open()
             if settings.resume is None:
                 provenance.save(run_dir)
+            recorder.record_federation(prepared.federation)
             _warn_of_stale_statistics(prepared)
             _warn_of_batch_norm_over_tokens(prepared)
             if grid is None:
@@ -58,8 +58,9 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
         from fedsim.report.run_pictures import draw_run  # loads matplotlib, for which no round should wait
 
         draw_run(result, prepared.federation, settings.shots)
-    with writing(run_dir / "report.html"):
-        write_html(result.run_dir)
+    from fedsim.report.page.writing import write_page  # loads Altair, which takes a second
+
+    write_page(group_by_settings([result]), run_dir)
     return result
 
 

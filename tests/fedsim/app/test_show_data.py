@@ -12,9 +12,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from datasets.build import build_federation
-from fedsim.app.show_data import clients_table, imbalance_factor, label_entropy, main
+from fedsim.app.show_data import imbalance_factor, main
 from fedsim.config.composition import compose, repeatable
 from fedsim.config.settings import Settings
+from fedsim.output.federation_table import clients_table, label_entropy
 
 ROOT = Path(__file__).parent.parent.parent.parent
 SMALL = ("dataset.train_per_domain=40", "dataset.test_per_domain=20")
