@@ -6,7 +6,6 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import ttest_rel
 
 LEVEL = 0.05
 FEWEST = 3
@@ -47,6 +46,8 @@ def compare(method: str, values: Mapping[int, float], reference: Mapping[int, fl
     if deviation == 0:
         effect, p = (0.0, 1.0) if mean == 0 else (float(np.copysign(np.inf, mean)), 0.0)
     else:
+        from scipy.stats import ttest_rel  # takes half a second to load, and a page of one run needs no test
+
         test = ttest_rel([values[seed] for seed in shared], [reference[seed] for seed in shared])
         effect, p = mean / deviation, float(test.pvalue)
     return Comparison(method, mean, effect, p, len(shared))

@@ -9,6 +9,7 @@ import pandas as pd
 from fedsim.report.page.frames import BEST, MEGABYTES, SECONDS, WORST
 from fedsim.report.page.parts import (
     LEAST_ROW,
+    MANY,
     PERCENT,
     Figure,
     chart_of,
@@ -24,6 +25,8 @@ from fedsim.report.page.thinning import Bins
 
 CURVES, DOMAINS, MAPS, LAST = "curves", "domains", "maps", "last"
 ONE_METHOD = "datum.method == method"
+FEW = 50
+"""Rounds whose points stand apart on a line"""
 
 
 def convergence(heads: Mapping[str, str], methods: Sequence[str]) -> Figure:
@@ -38,7 +41,7 @@ def convergence(heads: Mapping[str, str], methods: Sequence[str]) -> Figure:
     return Figure("convergence", "Accuracy over rounds, mean and standard deviation over seeds", drawn, CURVES)
 
 
-def spread(methods: Sequence[str]) -> Figure:
+def spread(rounds: int, methods: Sequence[str]) -> Figure:
     """Return the band from the worst to the best client of one method, with the mean."""
     base = (
         chart_of(CURVES)
@@ -58,7 +61,9 @@ def spread(methods: Sequence[str]) -> Figure:
         alt.Tooltip("high:Q", title="best client", format=PERCENT),
     ]
     band = base.mark_area(opacity=0.25).encode(x, y, alt.Y2("high:Q"), colour, tooltip=told)
-    line = base.mark_line(point={"size": 30}).encode(x, alt.Y("mean:Q"), colour, tooltip=told)
+    line = base.mark_line(point={"size": 30} if rounds <= FEW else False).encode(
+        x, alt.Y("mean:Q"), colour, tooltip=told
+    )
     return Figure("spread", "From the worst to the best client", alt.layer(band, line), CURVES)
 
 
@@ -107,7 +112,7 @@ def last_round(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
         alt.Tooltip("accuracy:Q", format=PERCENT),
     ]
     picked = alt.selection_point(name="picked", fields=["domain"], bind="legend", toggle="true")
-    points = base.mark_circle(size=45 if len(table) < 500 else 14).encode(
+    points = base.mark_circle(size=45 if len(table) <= MANY else 14).encode(
         x,
         y,
         colour_of("domain", domains),
@@ -126,7 +131,7 @@ def last_round(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
     )
     height = len(names) * (row_height(names) if several else LEAST_ROW)
     drawn = alt.layer(means, points.add_params(picked)).properties(height=height)
-    return Figure("last_round", "Accuracy of each client after the last round", drawn, LAST, canvas=len(table) > 500)
+    return Figure("last_round", "Accuracy of each client after the last round", drawn, LAST, canvas=len(table) > MANY)
 
 
 def target(table: pd.DataFrame, methods: Sequence[str]) -> Figure:

@@ -10,6 +10,7 @@ from datasets.shots import SHOTS
 from fedsim.report.diagnostics_pictures import COLLAPSE, DIVERGENCES, OTHERS
 from fedsim.report.page.accuracy_figures import ONE_METHOD
 from fedsim.report.page.parts import (
+    MANY,
     PERCENT,
     PLAINLY,
     Figure,
@@ -34,6 +35,8 @@ WORDS = {
 """What the pictures call the metrics of ``diagnostics.csv``"""
 SHORT = 3
 """Letters of a class's name that has room below its points"""
+FEW = 10
+"""Rounds of an axis that has room for each of them"""
 MOST_ASIDE = 6
 """Methods whose points stand side by side; more would not be told apart"""
 
@@ -44,9 +47,14 @@ def having(table: pd.DataFrame, methods: Sequence[str]) -> list[str]:
     return [method for method in methods if method in there]
 
 
+def class_axis(classes: Sequence[str]) -> alt.Axis:
+    """Return an axis with the names of classes, oblique where they are long."""
+    return alt.Axis(labelLimit=90, labelAngle=0 if max(map(len, classes)) <= SHORT else -40)
+
+
 def label_heat_map(table: pd.DataFrame, bins: Bins) -> Figure:
     """Return the training images of each client and class."""
-    holders = list(table["held_by"].unique())
+    holders, classes = list(table["held_by"].unique()), list(table["class"].unique())
     base = (
         chart_of(LABELS)
         .add_params(choice("holder", "clients of", holders))
@@ -61,9 +69,9 @@ def label_heat_map(table: pd.DataFrame, bins: Bins) -> Figure:
     row = alt.Y("client:O", axis=alt.Axis(labelOverlap=True, ticks=False), scale=alt.Scale(padding=0))
     column = alt.X(
         "class:O",
-        sort=list(table["class"].unique()),
+        sort=classes,
         scale=alt.Scale(padding=0),
-        axis=alt.Axis(labelOverlap=True, ticks=False, labelLimit=80),
+        axis=class_axis(classes),
     )
     drawn = heat_map(base, row, column, "training images", told, type="sqrt")
     height = max(120, min(480, 22 * table["client"].nunique()))
@@ -94,10 +102,9 @@ def class_points(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
     order = list(table.sort_values("rank", kind="stable")["class"].unique())
     told = ["class:N", "method:N", "train_images:Q", *(["shot:N"] if (table["shot"] != "").any() else [])]
     picked = alt.selection_point(name="picked", fields=["method"], bind="legend", toggle="true")
-    axis = alt.Axis(labelLimit=90, grid=True, labelAngle=0 if max(map(len, order)) <= SHORT else -40)
     aside = alt.XOffset("method:N", sort=list(methods)) if 1 < len(methods) <= MOST_ASIDE else alt.Undefined
     drawn = base.mark_point(filled=True, size=60).encode(
-        alt.X("class:N", sort=order, title="class", axis=axis),
+        alt.X("class:N", sort=order, title="class", axis=class_axis(order)),
         alt.Y("value:Q", title="accuracy", axis=alt.Axis(format="~%")),
         colour_of("method", methods),
         xOffset=aside,
@@ -158,7 +165,9 @@ def diagnostics_heat_map(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
     )
     column = alt.X("round:O", axis=alt.Axis(labelOverlap=True, ticks=False, labelAngle=0), scale=alt.Scale(padding=0))
     drawn = heat_map(base, row, column, "value", told, form=".3~r")
-    return Figure("diagnostics", "Diagnostics of normalization", drawn.properties(height=height), DIAGNOSTICS)
+    return Figure(
+        "diagnostics", "Diagnostics of normalization", drawn.properties(height=height), DIAGNOSTICS, len(table) > MANY
+    )
 
 
 def predictor_bars(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
@@ -190,10 +199,12 @@ def predictor_bars(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
 def fault_bars(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
     """Return in how many rounds each client had a fault, by kind."""
     kinds = list(table["fault"].unique())
+    top = int(table.groupby(["method", "client"])["rounds"].sum().max())
+    axis = alt.Axis(values=list(range(top + 1))) if top <= FEW else alt.Axis()
     base = chart_of(FAULTS).add_params(choice("method", "method", having(table, methods))).transform_filter(ONE_METHOD)
     drawn = base.mark_bar().encode(
         alt.X("client:O", axis=alt.Axis(labelOverlap=True, labelAngle=0)),
-        alt.Y("sum(rounds):Q", title="rounds", axis=alt.Axis(tickMinStep=1)),
+        alt.Y("sum(rounds):Q", title="rounds", axis=axis),
         colour_of("fault", kinds, least=1),
         tooltip=["client:O", "fault:N", alt.Tooltip("sum(rounds):Q", title="rounds")],
     )

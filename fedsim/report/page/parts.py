@@ -14,6 +14,8 @@ LETTER = 6.6
 SYMBOL = 28
 """Pixels of a letter and of the symbol beside it, in a legend"""
 LONGEST_LEGEND = 300
+MANY = 500
+"""Marks from which on a figure is drawn as pixels, and its points are small or left out"""
 LINE = 13
 """Pixels of a line of a label"""
 LEAST_ROW = 44
@@ -122,4 +124,7 @@ def heat_map(base: Any, row: Any, column: Any, title: str, tooltip: Sequence[Any
     """Return a heat map of *value*, in the colours of the pictures, with the scale above it."""
     legend = alt.Legend(orient="top", gradientLength=200, title=title, format=scale.pop("form", "~s"))
     colour = alt.Color("value:Q", scale=alt.Scale(scheme="cividis", **scale), legend=legend)
-    return base.mark_rect().encode(column, row, colour, tooltip=list(tooltip))
+    edge = alt.Stroke(
+        "value:Q", scale=alt.Scale(scheme="cividis", **scale), legend=None
+    )  # else hairlines shine through
+    return base.mark_rect(strokeWidth=0.5).encode(column, row, colour, edge, tooltip=list(tooltip))

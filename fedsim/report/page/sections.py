@@ -31,7 +31,10 @@ def sections(groups: Groups) -> list[Section]:
 def _convergence(groups: Groups) -> Section:
     curves, domains = accuracy_curves(groups), domain_curves(groups)
     methods = list(groups)
-    figures = [accuracy_figures.convergence(accuracy_heads(groups), methods), accuracy_figures.spread(methods)]
+    figures = [
+        accuracy_figures.convergence(accuracy_heads(groups), methods),
+        accuracy_figures.spread(curves["round"].nunique(), methods),
+    ]
     tables = {accuracy_figures.CURVES: curves}
     if domains["domain"].nunique() > 1:
         figures.append(accuracy_figures.domain_lines(domains, methods))
@@ -65,9 +68,8 @@ def _clients(groups: Groups) -> Section:
 
 
 def _told_of_bins(bins: Bins, columns: str) -> list[str]:
-    if bins.plain:
-        return []
-    return [f"Each cell of the heat map is the mean of up to {bins.rows} clients and {bins.columns} {columns}."]
+    sizes = [f"{size} {what}" for size, what in ((bins.rows, "clients"), (bins.columns, columns)) if size > 1]
+    return [f"Each cell of the heat map is the mean of up to {' and '.join(sizes)}."] if sizes else []
 
 
 def _labels(groups: Groups) -> Section | None:
