@@ -38,7 +38,8 @@ class Figure:
 
     def spec(self) -> dict[str, Any]:
         """Return the Vega-Lite document, without its data."""
-        document: dict[str, Any] = self.chart.properties(description=self.title).to_dict()
+        # Altair's own check takes longer than all the rest, and a test has every figure checked.
+        document: dict[str, Any] = self.chart.properties(description=self.title).to_dict(validate=False)
         document["usermeta"] = {"embedOptions": {"renderer": "canvas" if self.canvas else "svg"}}
         for wrapped in ("config", "$schema"):  # the page has its own look, and the schema's address is no use to it
             document.pop(wrapped, None)
@@ -124,7 +125,5 @@ def heat_map(base: Any, row: Any, column: Any, title: str, tooltip: Sequence[Any
     """Return a heat map of *value*, in the colours of the pictures, with the scale above it."""
     legend = alt.Legend(orient="top", gradientLength=200, title=title, format=scale.pop("form", "~s"))
     colour = alt.Color("value:Q", scale=alt.Scale(scheme="cividis", **scale), legend=legend)
-    edge = alt.Stroke(
-        "value:Q", scale=alt.Scale(scheme="cividis", **scale), legend=None
-    )  # else hairlines shine through
-    return base.mark_rect(strokeWidth=0.5).encode(column, row, colour, edge, tooltip=list(tooltip))
+    edge = alt.ExprRef("scale('color', datum.value)")  # else hairlines of the background shine through
+    return base.mark_rect(stroke=edge, strokeWidth=0.5).encode(column, row, colour, tooltip=list(tooltip))

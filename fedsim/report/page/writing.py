@@ -29,7 +29,7 @@ def write_page(groups: Mapping[str, list[Result]], folder: Path) -> None:
 def page(groups: Mapping[str, list[Result]]) -> str:
     """Return the document."""
     named = {named_label(label): runs for label, runs in groups.items()}
-    with debug_mode(False):  # Altair's own check of what it makes takes a second; a test has them all checked
+    with debug_mode(False):  # as in ``Figure.spec``, for the parts of figures
         return document(_title(named), sections(named))
 
 

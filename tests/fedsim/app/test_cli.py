@@ -19,7 +19,8 @@ from tests.conftest import ROOT, SMALL, CommandLine
 
 PICTURES = {"accuracy.png", "classes.png", "clients.png", "images.png"}
 TABLES = {"clients.csv", "classes.csv", "rounds.csv"}
-FILES = TABLES | {"config.yaml", "provenance.json", "summary.json", "model.safetensors", "report.html"}
+DESCRIBING = {"config.yaml", "federation.csv", "provenance.json", "summary.json"}
+FILES = TABLES | DESCRIBING | {"model.safetensors", "report.html"}
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from fedsim.report.run_table import run_table
 
 MakeRun = Callable[..., Path]
 Groups = dict[str, list[Result]]
-FILES = {"comparison.md", "comparison.csv", "comparison_domains.png", "comparison_rounds.png"}
+FILES = {"comparison.md", "comparison.csv", "comparison_domains.png", "comparison_rounds.png", "report.html"}
 
 
 @pytest.fixture
