@@ -11,6 +11,7 @@ from fedsim.report.page.parts import (
     LEAST_ROW,
     MANY,
     PERCENT,
+    WHOLE,
     Figure,
     chart_of,
     choice,
@@ -51,7 +52,7 @@ def spread(rounds: int, methods: Sequence[str]) -> Figure:
             mean="mean(client_accuracy_mean)", low=f"mean({WORST})", high=f"mean({BEST})", groupby=["method", "round"]
         )
     )
-    x = alt.X("round:Q", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False))
+    x = alt.X("round:Q", axis=alt.Axis(labelExpr=WHOLE), scale=alt.Scale(nice=False))
     colour = alt.Color("method:N", scale=alt.Scale(domain=list(methods)), legend=None)
     y = alt.Y("low:Q", title="accuracy", axis=alt.Axis(format="~%"))
     told = [

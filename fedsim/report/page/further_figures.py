@@ -224,7 +224,7 @@ def published_points(table: pd.DataFrame) -> Figure:
         alt.X("value:Q", title="accuracy (%)", scale=alt.Scale(zero=False)),
         y,
         colour,
-        shape=alt.Shape("whose:N", scale=shapes, legend=None),
+        shape=alt.Shape("whose:N", scale=shapes),
         tooltip=told,
     )
     spread = base.transform_calculate(low="datum.value - datum.std", high="datum.value + datum.std")

@@ -20,6 +20,8 @@ LINE = 13
 """Pixels of a line of a label"""
 LEAST_ROW = 44
 """Pixels of a row of points or bars"""
+WHOLE = "floor(datum.value) === datum.value ? format(datum.value, 'd') : ''"
+"""The label of an axis of rounds, of which there is no half"""
 PLAINLY = "abs(datum.value) >= 10000 ? format(datum.value, '.3~s') : format(datum.value, '.4~r')"
 """The label of an axis whose numbers may be of any size; small ones have no prefix such as m for a thousandth"""
 
@@ -98,7 +100,7 @@ def mean_over_seeds(chart: Any, *by: str, form: str = PERCENT) -> Any:
 
 def lines(base: Any, field: str, values: Sequence[str], title: str = "accuracy", form: str = "~%") -> Any:
     """Return a line over rounds for each of some names, with a band of one standard deviation and values to hover."""
-    x = alt.X("round:Q", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False), title="round")
+    x = alt.X("round:Q", axis=alt.Axis(labelExpr=WHOLE), scale=alt.Scale(nice=False), title="round")
     scale = alt.Scale(zero=False)
     colour = colour_of(field, values)
     picked = alt.selection_point(name="picked", fields=[field], bind="legend", toggle="true")
