@@ -13,6 +13,7 @@ from fedsim.report.page.behaviour import SCRIPT
 from fedsim.report.page.look import CSS, config_of_figures
 from fedsim.report.page.parts import Figure
 from fedsim.report.page.script import plotting_script
+from fedsim.report.page.thinning import TOLD
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; img-src data: blob:"
 """What the browser allows the page: its own style and scripts, and no address. Vega compiles its expressions."""
@@ -35,8 +36,9 @@ class Section:
 
 def document(title: str, sections: Sequence[Section]) -> str:
     """Return the text of the file."""
+    tables = {name: table for each in sections for name, table in each.tables.items()}
     data = {
-        "tables": {name: packed(table) for each in sections for name, table in each.tables.items()},
+        "tables": {name: packed(table) for name, table in tables.items()},
         "figures": {each.name: {"data": each.data, "spec": each.spec()} for one in sections for each in one.figures},
         "configs": {"light": config_of_figures(dark=False), "dark": config_of_figures(dark=True)},
     }
@@ -55,7 +57,7 @@ def document(title: str, sections: Sequence[Section]) -> str:
             "<body>",
             f"<h1>{escape(title)}</h1>",
             f'<nav aria-label="sections"><ul>{links}</ul></nav>',
-            *map(_section, sections),
+            *(_section(each, tables) for each in sections),
             f'<script type="application/json" id="page-data">{in_json(data)}</script>',
             f"<script>{plotting_script()}</script>",
             f"<script>{SCRIPT}</script>",
@@ -87,12 +89,14 @@ def _packed(column: pd.Series) -> Any:
     return [float(f"{value:.{DIGITS}g}") if there else None for value, there in zip(values, known, strict=True)]
 
 
-def _section(section: Section) -> str:
+def _section(section: Section, tables: Mapping[str, pd.DataFrame]) -> str:
     notes = [f'<p class="note">{escape(note)}</p>' for note in section.notes]
-    figures = [
-        f"<figure><figcaption><h3>{escape(each.title)}</h3></figcaption>"
-        f'<div class="choices"></div><div class="chart" data-figure="{each.name}"></div></figure>'
-        for each in section.figures
-    ]
+    figures = [_figure(each, tables[each.data].attrs.get(TOLD)) for each in section.figures]
     head = f'<section id="{section.name}"><h2>{escape(section.title)}</h2>'
     return "\n".join([head, *notes, section.html, *figures, "</section>"])
+
+
+def _figure(figure: Figure, told: str | None) -> str:
+    note = f"<p>{escape(told)}</p>" if told else ""
+    caption = f"<figcaption><h3>{escape(figure.title)}</h3>{note}</figcaption>"
+    return f'<figure>{caption}<div class="choices"></div><div class="chart" data-figure="{figure.name}"></div></figure>'

@@ -13,7 +13,7 @@ from fedsim.metrics.round_metrics import CLIENT_MEAN, GLOBAL_ACCURACY, predictor
 from fedsim.metrics.scoring import joined
 from fedsim.output.results import Result
 from fedsim.report.heads import CLIENTS, GLOBAL_MODEL, head_of
-from fedsim.report.page.thinning import Bins, every_few, named_bins, rounds_per_curve
+from fedsim.report.page.thinning import Bins, named_bins, rounds_per_curve, thinned
 
 Groups = Mapping[str, list[Result]]
 WORST, BEST = "worst_client", "best_client"
@@ -44,9 +44,9 @@ def of_each_run(groups: Groups, table_of: Callable[[Result], pd.DataFrame]) -> p
     return pd.concat(kept, ignore_index=True)
 
 
-def thinned(table: pd.DataFrame, curves: int) -> pd.DataFrame:
+def fitting(table: pd.DataFrame, curves: int) -> pd.DataFrame:
     """Return the rows of so few rounds that so many curves fit on a page."""
-    return table[every_few(table["round"], rounds_per_curve(curves))].reset_index(drop=True)
+    return thinned(table, "round", rounds_per_curve(curves), "rounds")
 
 
 def long(rounds: pd.DataFrame, columns: Mapping[str, tuple[str, ...]], names: Iterable[str]) -> pd.DataFrame:
@@ -96,7 +96,7 @@ def accuracy_curves(groups: Groups) -> pd.DataFrame:
         ends = pd.DataFrame({WORST: by_round.min(), BEST: by_round.max()})
         return table.dropna(subset=[CLIENT_MEAN]).merge(ends, on="round", how="left")
 
-    return thinned(of_each_run(groups, of_run), sum(map(len, groups.values())))
+    return fitting(of_each_run(groups, of_run), sum(map(len, groups.values())))
 
 
 WHOSE = {"client_domain_accuracy.": "clients of the domain", "domain_accuracy.": "global model"}
@@ -121,7 +121,7 @@ def domain_curves(groups: Groups) -> pd.DataFrame:
         return long(run.rounds, columns, ("whose", "domain"))
 
     table = of_each_run(groups, of_run)
-    return thinned(table, len(table[["run", "whose", "domain"]].drop_duplicates()))
+    return fitting(table, len(table[["run", "whose", "domain"]].drop_duplicates()))
 
 
 def client_maps(groups: Groups) -> tuple[pd.DataFrame, Bins]:

@@ -18,13 +18,13 @@ from fedsim.report.page.frames import (
     Groups,
     accuracy_heads,
     cells_of,
+    fitting,
     long,
     numbered,
     of_each_run,
     predictors_of,
-    thinned,
 )
-from fedsim.report.page.thinning import MOST_CELLS, Bins, every_few
+from fedsim.report.page.thinning import MOST_CELLS, Bins, thinned
 
 PLAIN_WORD = "plain"
 """What the plain predictor, whose name is empty, is called beside others"""
@@ -71,7 +71,7 @@ def shot_curves(groups: Groups) -> pd.DataFrame:
         return long(run.rounds, columns, ("predictor", "shot"))
 
     table = of_each_run(groups, of_run)
-    return thinned(table, len(table[["run", "predictor", "shot"]].drop_duplicates()))
+    return fitting(table, len(table[["run", "predictor", "shot"]].drop_duplicates()))
 
 
 def class_accuracies(groups: Groups) -> pd.DataFrame:
@@ -103,7 +103,7 @@ def class_accuracies(groups: Groups) -> pd.DataFrame:
     means = means.dropna(subset="value").reset_index()
     by_size = means.groupby("class", sort=False)["train_images"].max().sort_values(ascending=False, kind="stable")
     means["rank"] = means["class"].map({name: rank for rank, name in enumerate(by_size.index)})
-    return means[every_few(means["rank"], MOST_CLASSES)].reset_index(drop=True)
+    return thinned(means, "rank", MOST_CLASSES, "classes")
 
 
 def recorded_columns(groups: Groups) -> list[str]:
@@ -126,7 +126,7 @@ def recorded_curves(groups: Groups) -> pd.DataFrame:
         return long(run.rounds, {name: (name,) for name in columns if name in run.rounds}, ("column",))
 
     table = of_each_run(groups, of_run)
-    return thinned(table, len(table[["run", "column"]].drop_duplicates()))
+    return fitting(table, len(table[["run", "column"]].drop_duplicates()))
 
 
 COSTS = {
@@ -158,7 +158,7 @@ def diagnostics(groups: Groups) -> pd.DataFrame:
         return pd.DataFrame(columns=["method", "metric", "layer", "round", "value"])
     table = pd.concat(found, ignore_index=True).dropna(subset="value")
     rows = len(table[["method", "metric", "layer"]].drop_duplicates())
-    return table[every_few(table["round"], max(2, MOST_CELLS // max(1, rows)))].reset_index(drop=True)
+    return thinned(table, "round", max(2, MOST_CELLS // max(1, rows)), "diagnosed rounds")
 
 
 def final_predictors(groups: Groups) -> pd.DataFrame:

@@ -40,9 +40,6 @@ def _convergence(groups: Groups) -> Section:
         figures.append(accuracy_figures.domain_lines(domains, methods))
         tables[accuracy_figures.DOMAINS] = domains
     told = []
-    evaluated = max(run.rounds["client_accuracy_mean"].notna().sum() for _, _, run in numbered(groups))
-    if curves["round"].nunique() < evaluated:
-        told.append(f"{curves['round'].nunique()} of {evaluated} evaluated rounds are drawn.")
     if any(len(runs) > 1 for runs in groups.values()):
         told.append("Lines are means over the seeds, and bands one sample standard deviation on both sides.")
     if len(groups) > 1:

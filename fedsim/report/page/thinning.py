@@ -12,8 +12,12 @@ MOST_CELLS = 30_000
 MOST_ROWS = 120
 MOST_POINTS = 12_000
 """Rows of one kind of curve on a page, over all runs."""
-FEWEST_ROUNDS = 20
+FEWEST_ROUNDS = 6
 """Rounds that a curve keeps in any case."""
+FEWEST_COLUMNS = 20
+"""Columns that a heat map keeps in any case; it has fewer rows then."""
+TOLD = "told"
+"""Under this name a table remembers, in its ``attrs``, what the page says of how it was thinned out."""
 
 
 def every_few(rounds: pd.Series, most: int) -> pd.Series:
@@ -23,6 +27,15 @@ def every_few(rounds: pd.Series, most: int) -> pd.Series:
         return pd.Series(True, index=rounds.index)
     places = np.unique(np.linspace(0, len(there) - 1, max(2, most)).round().astype(int))
     return rounds.isin(there[places])
+
+
+def thinned(table: pd.DataFrame, column: str, most: int, what: str) -> pd.DataFrame:
+    """Return the rows of at most so many values of a column, such as rounds; the table remembers what to say of it."""
+    kept = table[every_few(table[column], most)].reset_index(drop=True)
+    there, drawn = table[column].nunique(), kept[column].nunique()
+    if drawn < there:
+        kept.attrs[TOLD] = f"{drawn} of {there} {what} are drawn."
+    return kept
 
 
 def rounds_per_curve(curves: int) -> int:
@@ -41,9 +54,10 @@ class Bins:
     def of_all(cls, tables: Sequence[pd.DataFrame]) -> Self:
         """Return the smallest bins with which heat maps of all these tables fit on a page."""
         rows, columns = (max(table.shape[axis] for table in tables) for axis in (0, 1))
-        shown = min(rows, MOST_ROWS)
-        most = max(FEWEST_ROUNDS, MOST_CELLS // len(tables) // max(1, shown))
-        return cls(-(-rows // shown) if shown else 1, -(-columns // most))
+        cells = MOST_CELLS // len(tables)
+        shown = max(1, min(rows, MOST_ROWS, cells // min(FEWEST_COLUMNS, max(1, columns))))
+        most = max(1, cells // shown)
+        return cls(max(1, -(-rows // shown)), max(1, -(-columns // most)))
 
     @property
     def plain(self) -> bool:

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import altair as alt
+import pandas as pd
 import pytest
 from jsonschema import ValidationError
 
@@ -12,8 +14,9 @@ from fedsim.output.results import Result, find_runs, read_result
 from fedsim.report.command import main
 from fedsim.report.labels import group_by_settings
 from fedsim.report.page.document import in_json
+from fedsim.report.page.thinning import MOST_POINTS
 from fedsim.report.page.writing import page, write_page
-from tests.fedsim.report.page.conftest import data_in, sections_in
+from tests.fedsim.report.page.conftest import data_in, sections_in, table_in
 
 MakeRun = Callable[..., Path]
 ALWAYS = ["run", "results", "convergence", "clients"]
@@ -160,3 +163,14 @@ def test_older_runs_without_the_newer_tables_have_a_page(rich: Result, tmp_path:
         (tmp_path / name).write_bytes((rich.run_dir / name).read_bytes())
     text = page({"x": [read_result(tmp_path)]})
     assert {"labels", "diagnostics"}.isdisjoint(sections_in(text))
+
+
+def test_rounds_that_are_left_out_are_told(rich: Result) -> None:
+    rounds = pd.concat([rich.rounds.assign(round=rich.rounds["round"] + 3 * number) for number in range(3000)])
+    text = page({"x": [replace(rich, rounds=rounds)]})
+    curves = table_in(data_in(text), "curves")
+    assert curves["round"].nunique() == 9000  # a single curve of these fits
+    domains = table_in(data_in(text), "domains")
+    drawn = domains["round"].nunique()
+    assert drawn * len(domains[["whose", "domain"]].drop_duplicates()) <= MOST_POINTS
+    assert f"<p>{drawn} of 9000 rounds are drawn.</p>" in text
