@@ -19,6 +19,7 @@ from fedsim.report.formats import caption, pairs, to_latex, to_markdown, to_term
 from fedsim.report.grid_pictures import plot_grid
 from fedsim.report.grids import Grid, grid
 from fedsim.report.labels import group_by_settings
+from fedsim.report.page.writing import PAGE, write_page
 from fedsim.report.run_difference import print_difference
 from fedsim.report.selection import ACCURACY, BY, FINAL, selection
 from fedsim.report.style import SCREEN, STYLES, drawn_as, files
@@ -89,8 +90,6 @@ def _act(options: argparse.Namespace) -> None:
 
 def _write_page(groups: dict[str, list[Result]], out: Path) -> None:
     """Write ``report.html``, but not into the folder of a run that has not ended: a sweep takes it for the end."""
-    from fedsim.report.page.writing import PAGE, write_page  # loads Altair, which takes a second
-
     if (out / "config.yaml").exists() and not (out / PAGE).exists():
         print(f"{PAGE} is not written: {out} holds a run that has not ended; choose another folder with --out")
         return

@@ -14,6 +14,7 @@ from fedsim.output.provenance import Provenance
 from fedsim.output.recorder import Recorder
 from fedsim.output.results import Result, read_result
 from fedsim.report.labels import group_by_settings
+from fedsim.report.page.writing import write_page
 from fedsim.server.loop import FederatedLoop
 from fedsim.server.preparation import Prepared
 
@@ -58,9 +59,7 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
         from fedsim.report.run_pictures import draw_run  # loads matplotlib, for which no round should wait
 
         draw_run(result, prepared.federation, settings.shots)
-    from fedsim.report.page.writing import write_page  # loads Altair, which takes a second
-
-    write_page(group_by_settings([result]), run_dir)
+    write_page(group_by_settings([result]), run_dir, figures=settings.pictures)
     return result
 
 

@@ -6,13 +6,13 @@ from math import ceil
 import altair as alt
 import pandas as pd
 
+from fedsim.report.page.figure import Figure
 from fedsim.report.page.frames import BEST, MEGABYTES, SECONDS, WORST
 from fedsim.report.page.parts import (
     LEAST_ROW,
     MANY,
     PERCENT,
     WHOLE,
-    Figure,
     chart_of,
     choice,
     colour_of,

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from fedsim.report.page.behaviour import SCRIPT
+from fedsim.report.page.figure import Figure
 from fedsim.report.page.look import CSS, config_of_figures
-from fedsim.report.page.parts import Figure
 from fedsim.report.page.script import plotting_script
 from fedsim.report.page.thinning import TOLD
 
@@ -40,7 +40,7 @@ def document(title: str, sections: Sequence[Section]) -> str:
     data = {
         "tables": {name: packed(table) for name, table in tables.items()},
         "figures": {each.name: {"data": each.data, "spec": each.spec()} for one in sections for each in one.figures},
-        "configs": {"light": config_of_figures(dark=False), "dark": config_of_figures(dark=True)},
+        "configs": {"light": config_of_figures(dark=False), "dark": config_of_figures(dark=True)} if tables else {},
     }
     links = "".join(f'<li><a href="#{each.name}">{escape(each.title)}</a></li>' for each in sections)
     return "\n".join(
@@ -59,7 +59,7 @@ def document(title: str, sections: Sequence[Section]) -> str:
             f'<nav aria-label="sections"><ul>{links}</ul></nav>',
             *(_section(each, tables) for each in sections),
             f'<script type="application/json" id="page-data">{in_json(data)}</script>',
-            f"<script>{plotting_script()}</script>",
+            *([f"<script>{plotting_script()}</script>"] if tables else []),
             f"<script>{SCRIPT}</script>",
             "</body>",
             "</html>",

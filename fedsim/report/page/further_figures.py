@@ -9,11 +9,11 @@ import pandas as pd
 from datasets.shots import SHOTS
 from fedsim.report.diagnostics_pictures import COLLAPSE, DIVERGENCES, OTHERS
 from fedsim.report.page.accuracy_figures import ONE_METHOD
+from fedsim.report.page.figure import Figure
 from fedsim.report.page.parts import (
     MANY,
     PERCENT,
     PLAINLY,
-    Figure,
     chart_of,
     choice,
     colour_of,

@@ -12,7 +12,7 @@ from fedsim.metrics.scoring import joined
 from fedsim.output.federation_table import OF_CLASS
 from fedsim.output.recorder import PER_ROUND
 from fedsim.output.results import Result
-from fedsim.report.comparison import diagnostics_by_label
+from fedsim.report.comparison_tables import diagnostics_by_label
 from fedsim.report.heads import CLIENTS, GLOBAL_MODEL
 from fedsim.report.page.frames import (
     Groups,

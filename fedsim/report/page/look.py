@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from fedsim.report.style import COLOURS, colour
-
 CSS = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1a1a1a; --quiet: #595959; --rule: #d5d5d5; --link: #0060a8; }
 @media (prefers-color-scheme: dark) {
@@ -52,6 +50,8 @@ BLACK, PALE = "#000000", "#FFFFFF"
 
 def config_of_figures(dark: bool) -> dict[str, Any]:
     """Return Vega's configuration; the palette is that of the pictures, which any colour vision can tell apart."""
+    from fedsim.report.style import COLOURS, colour  # loads matplotlib, which a page without figures does not need
+
     ink, quiet, rule = ("#ececec", "#a8a8a8", "#3a3d42") if dark else ("#1a1a1a", "#595959", "#e2e2e2")
     palette = [colour(number).upper() for number in range(COLOURS)]
     axis = {"labelColor": ink, "titleColor": ink, "gridColor": rule, "domainColor": quiet, "tickColor": quiet}

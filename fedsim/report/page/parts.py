@@ -1,7 +1,6 @@
 """What the figures of a page are made of: choices, lines with bands, heat maps and legends that fit a phone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -24,28 +23,6 @@ WHOLE = "floor(datum.value) === datum.value ? format(datum.value, 'd') : ''"
 """The label of an axis of rounds, of which there is no half"""
 PLAINLY = "abs(datum.value) >= 10000 ? format(datum.value, '.3~s') : format(datum.value, '.4~r')"
 """The label of an axis whose numbers may be of any size; small ones have no prefix such as m for a thousandth"""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of a page."""
-
-    name: str
-    title: str
-    chart: Any
-    """Of Altair, over the table of the page called ``data``"""
-    data: str
-    canvas: bool = False
-    """Whether it is drawn as pixels, since it has thousands of marks"""
-
-    def spec(self) -> dict[str, Any]:
-        """Return the Vega-Lite document, without its data."""
-        # Altair's own check takes longer than all the rest, and a test has every figure checked.
-        document: dict[str, Any] = self.chart.properties(description=self.title).to_dict(validate=False)
-        document["usermeta"] = {"embedOptions": {"renderer": "canvas" if self.canvas else "svg"}}
-        for wrapped in ("config", "$schema"):  # the page has its own look, and the schema's address is no use to it
-            document.pop(wrapped, None)
-        return document
 
 
 def chart_of(data: str) -> Any:

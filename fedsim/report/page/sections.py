@@ -6,6 +6,7 @@ import pandas as pd
 
 from fedsim.report.page import accuracy_figures, further_figures, further_frames
 from fedsim.report.page.document import Section
+from fedsim.report.page.figure import Figure
 from fedsim.report.page.frames import (
     Groups,
     accuracy_curves,
@@ -15,7 +16,6 @@ from fedsim.report.page.frames import (
     last_accuracies,
     numbered,
 )
-from fedsim.report.page.parts import Figure
 from fedsim.report.page.tables import of_texts
 from fedsim.report.page.texts import all_settings, images, results, what_was_run
 from fedsim.report.page.thinning import Bins

@@ -9,7 +9,7 @@ import pandas as pd
 
 from fedsim.core.files import reading
 from fedsim.output.results import Result
-from fedsim.report.comparison import accuracy_by_seed, accuracy_table, cells
+from fedsim.report.comparison_tables import accuracy_by_seed, accuracy_table, cells
 from fedsim.report.heads import is_total
 from fedsim.report.page.document import Section
 from fedsim.report.page.frames import Groups, numbered

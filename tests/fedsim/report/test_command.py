@@ -12,7 +12,7 @@ from PIL import Image
 from fedsim.output.results import Result, find_runs, read_result
 from fedsim.output.terminal import console, print_whole
 from fedsim.report.command import main
-from fedsim.report.comparison import accuracy_table, cells, learning_curves, render, to_markdown
+from fedsim.report.comparison_tables import accuracy_table, cells, learning_curves, render, to_markdown
 from fedsim.report.labels import group_by_settings
 from fedsim.report.run_table import run_table
 

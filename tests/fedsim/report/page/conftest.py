@@ -64,7 +64,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Result]]:
 
 @pytest.fixture(scope="session")
 def rich_page(rich: Result) -> str:
-    return (rich.run_dir / "report.html").read_text(encoding="utf-8")
+    return page(group_by_settings([rich]))
 
 
 @pytest.fixture(scope="session")

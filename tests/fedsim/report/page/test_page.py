@@ -139,10 +139,15 @@ def test_nothing_is_fetched(rich_page: str, plain_page: str) -> None:
         assert len(text.encode()) < 2_000_000
 
 
-def test_a_run_writes_it_with_and_without_pictures(rich: Result, tmp_path: Path) -> None:
-    write_page({"x": [rich]}, tmp_path)
-    assert (rich.run_dir / "report.html").is_file()  # that run has pictures=false
+def test_without_pictures_a_run_writes_its_texts_and_tables_alone(rich: Result, tmp_path: Path) -> None:
+    text = (rich.run_dir / "report.html").read_text(encoding="utf-8")  # that run has pictures=false
+    assert sections_in(text) == ["run", "results", "settings"]
     assert not (rich.run_dir / "plots").exists()
+    assert "<figure>" not in text
+    assert "<table" in text
+    assert len(text) < 50_000
+    write_page({"x": [rich]}, tmp_path)
+    assert len((tmp_path / "report.html").read_text(encoding="utf-8")) > 500_000
     assert (tmp_path / "report.html").stat().st_mode == (rich.run_dir / "report.html").stat().st_mode
 
 
