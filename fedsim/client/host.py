@@ -19,6 +19,7 @@ from torch import nn
 from datasets.examples import Examples, evaluation_batches
 from datasets.federation import Federation
 from datasets.source import Part
+from fedsim.client.hosted_model import HostedModel
 from fedsim.client.injected_faults import injecting
 from fedsim.config.settings import Settings
 from fedsim.core.seeding import global_seed, torch_generator
@@ -32,7 +33,6 @@ from fedsim.messages.schema import (
     COLLAPSE,
     CONFIG,
     DOMAIN,
-    ENTRIES,
     EVALUATE_PARTS,
     EVALUATION,
     GLOBAL,
@@ -46,14 +46,10 @@ from fedsim.messages.schema import (
 )
 from fedsim.methods.client_state import ClientState
 from fedsim.methods.interfaces import ClientContext, QueryContext, TrainingContext
-from fedsim.methods.method import Method
 from fedsim.methods.state_split import frozen_entries
 from fedsim.metrics.registry import FURTHER_METRICS
 from fedsim.metrics.scoring import Scores, score, under
-from fedsim.models import build_model
 from fedsim.models.layer_map import as_written, norm_sites
-from fedsim.models.loading import StateLoader
-from fedsim.norms.policy import NormPolicy
 from fedsim.norms.tokens import channels_last
 from fedsim.tta import adaptation_of
 
@@ -84,20 +80,16 @@ class ClientAppFactory:
         return app
 
 
-class ClientHost:
+class ClientHost(HostedModel):
     """Hosts every client of the federation, one message at a time, with a single model that all clients share."""
 
     def __init__(
         self, settings: Settings, federation: Federation, device: torch.device, *, on_device: bool = False
     ) -> None:
+        super().__init__(settings, federation.num_classes, federation.source.image_shape, device)
         self.seed = settings.seeds.batches
         self.federation = federation
         self.device, self.on_device = device, on_device
-        self.model = build_model(settings, federation.num_classes, federation.source.image_shape).to(device)
-        self.policy = NormPolicy.of(settings.norm, settings.rounds)
-        self.policy.apply(self.model)
-        self.initial = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        self.loader = StateLoader(self.model)
         self.frozen = frozen_entries(self.model)
         self.diagnostics_images = settings.diagnostics_images
         self.layers: dict[str, nn.Module] = {}
@@ -106,7 +98,6 @@ class ClientHost:
             written = as_written(settings.model, federation.num_classes, federation.source.image_shape)
             self.layers = norm_sites(written, self.model)
             self.channels_last = frozenset(channels_last(written))
-        self.trainer = Method.of(settings.strategy).make_trainer(settings)
         self.compression, self.exact = settings.compression, buffers_of(self.model)
         self.masks_absent = settings.mask_absent_classes
         self.metrics = {name: FURTHER_METRICS[name] for name in settings.metrics}
@@ -131,7 +122,7 @@ class ClientHost:
         )
         received = self.trainer.unpack(to_tensors(arrays_of(message)), self.model, training)
         evaluations = self._evaluate_received(message, client, state)
-        self._load(received, state)
+        self.load(received, state)
         with (
             global_seed(self.seed, "train", round=round, client=client, device=self.device),
             self.policy.training(self.model, round),
@@ -157,8 +148,8 @@ class ClientHost:
     def evaluate(self, message: Message, context: Context) -> Message:
         """Evaluate the client's own model, shared and personal part, on its test or validation set."""
         client, state = _partition(context), ClientState(context.state)
-        received, known = self._unpack(message, state)
-        self._load(received, state, known)
+        received, known = self.unpack(message, state)
+        self.load(received, state, known)
         part = Part[str(config_of(message).get(PART, Part.TEST.name))]
         return self._reply(message, self._evaluate_own(part, client, known))
 
@@ -171,8 +162,8 @@ class ClientHost:
         assert isinstance(parts, list)
         evaluations = RecordDict()
         for part in map(str, parts):
-            received, known = self._unpack(message, state)
-            self._load(received, state, known)
+            received, known = self.unpack(message, state)
+            self.load(received, state, known)
             evaluations[EVALUATION + part] = MetricRecord({**self._evaluate_own(Part[part], client, known)})
         return evaluations
 
@@ -187,7 +178,7 @@ class ClientHost:
         out of training, on its test images without their labels (AdaBN, Li et al. 2016, arXiv 1603.04779). A test-time
         adaptation that needs training images gets those of all domains in the latter case.
         """
-        self._load(to_tensors(arrays_of(message)), ClientState(RecordDict()))
+        self.load(to_tensors(arrays_of(message)), ClientState(RecordDict()))
         domain = str(config_of(message)[DOMAIN])
         tests = self.federation.domain_examples(domain).to(self.device)
 
@@ -240,7 +231,7 @@ class ClientHost:
             arrays=to_tensors(arrays_of(message)),
             data=self.examples(client, Part.TRAIN),
             generator_for=lambda purpose: torch_generator(self.seed, purpose, client=client),
-            load=lambda entries: self._load(entries, state),
+            load=lambda entries: self.load(entries, state),
             images=self._images,
             score=lambda examples: score(self.trainer, self.model, examples, asked),
         )
@@ -279,10 +270,10 @@ class ClientHost:
         """Load the client's model, or the global one of the message; return the client's training images."""
         state = ClientState(context.state)
         if config_of(message).get(GLOBAL, False):
-            self._load(to_tensors(arrays_of(message)), ClientState(RecordDict()))
+            self.load(to_tensors(arrays_of(message)), ClientState(RecordDict()))
         else:
-            received, known = self._unpack(message, state)
-            self._load(received, state, known)
+            received, known = self.unpack(message, state)
+            self.load(received, state, known)
         return self.examples(_partition(context), Part.TRAIN)
 
     def _diagnosed(self, examples: Examples) -> tuple[torch.Tensor, torch.Tensor]:
@@ -293,25 +284,6 @@ class ClientHost:
     def state(self, message: Message, context: Context) -> Message:
         """Return the whole client state."""
         return Message(context.state, reply_to=message)
-
-    def _unpack(self, message: Message, state: ClientState) -> tuple[Tensors, ClientContext]:
-        """Return the entries in an evaluation message, and the context; its cached records are not stored."""
-        known = ClientContext(
-            round=int(str(config_of(message).get(ROUND, 0))),
-            config=config_of(message),
-            sent=message.content,
-            cached=state.cached(message.content),
-            state=state.method,
-        )
-        return self.trainer.unpack(to_tensors(arrays_of(message)), self.model, known), known
-
-    def _load(self, received: Tensors, state: ClientState, context: ClientContext | None = None) -> None:
-        """Load the received entries, completed by the personal part, cached entries and the initial model."""
-        fixed = state.fixed_entries
-        if context is not None and ENTRIES in context.cached:
-            fixed = to_tensors(context.cached[ENTRIES])
-        # Raises for names that the model does not have, with these names in the error.
-        self.loader.load({**self.initial, **fixed, **state.personal, **received})
 
     def examples(self, client: int, part: Part) -> Examples:
         """Return a client's images of one part, on the device."""
