@@ -82,7 +82,7 @@ class FedProto(LocalSGD):
         distances = torch.cdist(seen.pop(), prototypes, compute_mode="donot_use_mm_for_euclid_dist").square()
         nearness = -distances / prototypes.shape[1]
         # Before there are any, no class is nearer than another.
-        nearness = nearness.masked_fill(~known, -torch.inf) if known.any() else torch.zeros_like(nearness)
+        nearness = torch.where(known.any(), nearness.masked_fill(~known, -torch.inf), torch.zeros_like(nearness))
         return {PLAIN: logits, PROTOTYPES: nearness}
 
 

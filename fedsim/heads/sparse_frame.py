@@ -120,6 +120,8 @@ class SparseFrame(nn.Linear):
 
     @property
     def made(self) -> bool:
+        if torch.compiler.is_compiling():  # a network is tried before it is traced, which cannot look at numbers
+            return True
         return not bool(self.weight.isnan().any())
 
     def extra_repr(self) -> str:

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,8 @@ from fedsim.core.files import reading, write_atomically
 log = logging.getLogger(__name__)
 
 FILE = "provenance.json"
+MEAN, STD, OWN_MODELS = "mean", "std", "own_models"
+"""What the models are used with."""
 PACKAGES = ("flwr", "torchvision", "numpy")
 
 
@@ -37,13 +39,22 @@ class Provenance:
     data: Fingerprint
     software: Mapping[str, str | None]
     """Versions, the commit of the checkout, and the kind of device that trains"""
+    prediction: Mapping[str, Any] = field(default_factory=dict)
+    """What else it takes to use the models: mean and deviation of the pixels of each channel, and whether clients may
+    have models of their own; empty in runs of versions that did not store it"""
 
     @classmethod
-    def of(cls, federation: Federation, device: torch.device) -> Self:
-        return cls(Fingerprint.of(federation), {**versions(), "commit": commit(), "device": device.type})
+    def of(cls, federation: Federation, device: torch.device, *, own_models: bool = False) -> Self:
+        transform = federation.source.transform
+        return cls(
+            Fingerprint.of(federation),
+            {**versions(), "commit": commit(), "device": device.type},
+            {MEAN: list(transform.mean), STD: list(transform.std), OWN_MODELS: own_models},
+        )
 
     def save(self, run_dir: Path) -> None:
-        text = json.dumps({"software": self.software, "data": self.data.to_json()})
+        value = {"software": self.software, "data": self.data.to_json(), "prediction": self.prediction}
+        text = json.dumps(value)
         write_atomically(run_dir / FILE, lambda path: path.write_text(f"{text}\n", encoding="utf-8"))
 
     @classmethod
@@ -56,7 +67,8 @@ class Provenance:
         path = run_dir / FILE
         with reading(path, "put it back whole, or remove it to go on without asking whether the data are the same"):
             value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return cls(Fingerprint.from_json(value["data"]), dict(value["software"]))
+            data, software = Fingerprint.from_json(value["data"]), dict(value["software"])
+            return cls(data, software, value.get("prediction", {}))
 
     def hold_against(self, run_dir: Path) -> None:
         """Compare this, the provenance of a resumed run, with that in the run directory; log changes of software.

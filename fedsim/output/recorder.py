@@ -3,12 +3,13 @@
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import torch
+from flwr.app import RecordDict
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
@@ -27,6 +28,7 @@ from fedsim.output.federation_table import FILE as FEDERATION
 from fedsim.output.federation_table import clients_table
 from fedsim.output.provenance import FILE as PROVENANCE
 from fedsim.output.provenance import commit, versions
+from fedsim.output.record_files import save_records
 from fedsim.output.results import read_summary
 from fedsim.output.tables import Table
 
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 
 PAGE = 4096
 """Bytes that must be free on the disk for a run to begin."""
+EVALUATION, EVALUATION_OWNER = "evaluation.safetensors", "evaluation"
+"""The file of what clients predict with beside their models, and the name under which it has the records."""
 OF_A_RUN = (
     *(
         "clients.csv",
@@ -46,7 +50,7 @@ OF_A_RUN = (
         FEDERATION,
         "checkpoints",
     ),
-    *("model.safetensors", "shared.safetensors", "clients", "plots", "report.html"),
+    *("model.safetensors", "shared.safetensors", EVALUATION, "clients", "plots", "report.html"),
 )
 """The files and folders that a run writes beside its configuration."""
 PER_ROUND = ("train_", "seconds", "simulated_", "bytes_", "device_")
@@ -174,16 +178,22 @@ class Recorder:
         if evaluated([row]):
             self._write_summary(grid)
 
-    def save_models(self, model: FederatedModel) -> None:
-        """Write ``model.safetensors``, the global model, and ``clients/ID.safetensors``, each client's personal part.
+    def save_models(
+        self, model: FederatedModel, own: Iterable[tuple[int, Mapping[str, torch.Tensor]]], records: RecordDict
+    ) -> None:
+        """Write what the models of a finished run can be loaded from.
 
-        For a client that has never trained, this is the initial part.
+        Args:
+            model: Its global model is ``model.safetensors``.
+            own: By client the entries in which its model is another, for ``clients/ID.safetensors``.
+            records: What clients predict with beside their models, for ``evaluation.safetensors``.
         """
         _save_tensors(self.run_dir / "model.safetensors", model.complete)
-        if model.personal:
+        for client, entries in own:
             make_folder(self.run_dir / "clients")
-            for client, part in model.personal_parts():
-                _save_tensors(self.run_dir / "clients" / f"{client}.safetensors", part)
+            _save_tensors(self.run_dir / "clients" / f"{client}.safetensors", entries)
+        if records:
+            save_records(self.run_dir / EVALUATION, {EVALUATION_OWNER: records}, {})
 
     def save_shared(self, model: FederatedModel) -> None:
         """Write ``shared.safetensors``, for runs in which clients do not share the personal part of the model."""

@@ -1,5 +1,6 @@
 """The pictures of a run and of a comparison; every one is a function of the recorded tables."""
 
+import io
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from fedsim.core.files import write_atomically, writing
-from fedsim.report.style import COLOURS, bar, colour, files, line, mark, settings, style
+from fedsim.report.style import COLOURS, bar, colour, files, kept, line, mark, settings, style
 
 LETTERS_PER_INCH = 14.5
 """Of a title, whose letters have nine points"""
@@ -30,9 +31,20 @@ FALLBACKS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingF
 """Fonts for letters that Matplotlib's own font lacks; those that are installed are used."""
 
 
+class Picture(Figure):
+    """A figure that a notebook shows without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        made = io.BytesIO()
+        with matplotlib.rc_context(settings(_fonts())), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box stands for it
+            self.savefig(made, format="png")
+        return made.getvalue()
+
+
 @contextmanager
 def picture(path: Path, width: float, height: float, columns: int = 1, rows: int = 1) -> Iterator[list[Axes]]:
-    """Yield axes to draw on, row by row, and write the picture when the block ends.
+    """Yield axes to draw on, row by row, and write the picture when the block ends, or keep it (``kept_in_memory``).
 
     It is made without pyplot, which has global state and might open a window.
 
@@ -48,13 +60,17 @@ def picture(path: Path, width: float, height: float, columns: int = 1, rows: int
     """
     scale = style().scale
     with matplotlib.rc_context(settings(_fonts())):
-        figure = Figure(figsize=(scale * width, scale * height), layout="constrained")
+        figure = Picture(figsize=(scale * width, scale * height), layout="constrained")
         drawn = [figure.add_subplot(rows, columns, number + 1) for number in range(rows * columns)]
         yield drawn
         for axes in drawn:
             letters = max(20, int(LETTERS_PER_INCH * (figure.get_figwidth() / columns - 0.6)))
             if len(title := axes.get_title()) > letters:
                 axes.title.set_text(fill(title, letters))
+        figures = kept()
+        if figures is not None:
+            figures[path.stem] = figure
+            return
         with writing(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():

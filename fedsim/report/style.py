@@ -13,6 +13,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 SCREEN = "screen"
 _SETTINGS: dict[Any, Any] = {
@@ -72,6 +73,7 @@ STYLES = {
     ),
 }
 _current: ContextVar[str] = ContextVar("style", default=SCREEN)
+_kept: ContextVar[dict[str, Figure] | None] = ContextVar("kept", default=None)
 
 
 @contextmanager
@@ -82,6 +84,22 @@ def drawn_as(name: str) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+@contextmanager
+def kept_in_memory() -> Iterator[dict[str, Figure]]:
+    """Keep the pictures of the block in place of writing them; yield where they come by their names."""
+    figures: dict[str, Figure] = {}
+    token = _kept.set(figures)
+    try:
+        yield figures
+    finally:
+        _kept.reset(token)
+
+
+def kept() -> dict[str, Figure] | None:
+    """Return where pictures are kept now; ``None`` if they are written to files."""
+    return _kept.get()
 
 
 def style() -> Style:

@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from datasets.source import Part
@@ -26,6 +27,7 @@ from fedsim.output.recorder import Recorder
 from fedsim.server.evaluation import Evaluator
 from fedsim.server.folded_evaluation import FoldedEvaluation
 from fedsim.server.loss_watch import LossWatch
+from fedsim.server.own_models import OwnModels
 from fedsim.server.preparation import Prepared
 from fedsim.server.reply_checks import CheckedGrid, DecompressingGrid, ReplyChecks
 from fedsim.server.round import Round
@@ -44,6 +46,7 @@ class FederatedLoop:
     def __init__(self, prepared: Prepared, grid: FederationGrid, recorder: Recorder, reporter: Reporter) -> None:
         self.settings, self.federation = prepared.settings, prepared.federation
         self.strategy, self.costs, self.diagnosis = prepared.strategy, prepared.costs, prepared.diagnosis
+        self.own_models = prepared.own_models
         self.grid = grid
         self.faults, self.attendances = prepared.faults, Attendances()
         self.recorder = recorder
@@ -268,6 +271,11 @@ class FederatedLoop:
         if not model.known:
             self.recorder.save_shared(model)
             return
-        self.recorder.save_models(model)
+        own: Iterable[tuple[int, Mapping[str, torch.Tensor]]] = ()
+        records = RecordDict()
+        if self.own_models:
+            models = OwnModels.of(self.settings, self.federation, self.strategy, self.grid, model)
+            own, records = models.differences(), models.records
+        self.recorder.save_models(model, own, records)
         if isinstance(self.strategy, Exporting):
             self.strategy.export(self.recorder.run_dir, model.complete)

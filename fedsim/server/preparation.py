@@ -48,6 +48,8 @@ class Prepared:
     """Whether every client uses the model that the server sends, without a part of its own."""
     by_batch: bool
     """Whether, at evaluation, the result of an image depends on the other images of its batch."""
+    own_models: bool = False
+    """Whether the model that a client is evaluated with may differ from the global model."""
     faults: Faults | None = None
     """The faults that are injected, if any."""
     size_option: str | None = None
@@ -118,13 +120,8 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
     policy.refuse_contradiction(model, strategy.personal, settings.strategy["name"])
     strategy.keep_on_clients(policy.local_entries(model))
     refuse_noise_on_statistics(settings.privacy, model, strategy.personal)
-    own = (
-        strategy.personal
-        or strategy.own_models
-        or policy.reestimates
-        or adaptation is not None
-        or settings.mask_absent_classes
-    )
+    own_models = bool(strategy.personal or strategy.own_models or policy.reestimates or not strategy.sends_one_model)
+    own_predictions = adaptation is not None or settings.mask_absent_classes
     return Prepared(
         settings,
         federation,
@@ -133,8 +130,9 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
         devices,
         costs,
         diagnosis=_diagnosis(settings, model, federation, strategy) if settings.diagnostics else None,
-        one_model=strategy.sends_one_model and not own,
+        one_model=not own_models and not own_predictions,
         by_batch=try_smallest_batches(settings, federation, model, trainer, strategy.queried_share),
+        own_models=own_models,
         faults=faults,
         size_option=method.size_option,
         sizes=sizes,

@@ -33,7 +33,7 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
     recorder = Recorder(run_dir, settings)
     with logging_to(reporter, verbose=settings.verbose):
         try:
-            provenance = Provenance.of(prepared.federation, prepared.devices[0])
+            provenance = Provenance.of(prepared.federation, prepared.devices[0], own_models=prepared.own_models)
             if settings.resume is not None:
                 provenance.hold_against(run_dir)
                 if kept := kept_freeze(run_dir, settings.norm):

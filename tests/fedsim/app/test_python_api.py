@@ -3,12 +3,18 @@
 import json
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.image import imread
 
-from fedsim import simulate
+from fedsim import compare, simulate
+from fedsim.app.run import Run
 from fedsim.core.errors import UserError
+from fedsim.report.command import main as report
 from tests.conftest import ROOT, SMALL
 
 
@@ -101,3 +107,48 @@ def test_hugging_faces_datasets_in_the_same_process_is_refused(tmp_path: Path) -
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "is already imported, and fedsim has one of the same name" in done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    folder = tmp_path_factory.mktemp("runs")
+    words = (*SMALL, "rounds=1", "engine=inline")
+    return [
+        simulate(*words, f"strategy={method}", f"seed={seed}", f"out_dir={folder / f'{method}{seed}'}", progress=False)
+        for method in ("fedavg", "fedbn")
+        for seed in (0, 1)
+    ]
+
+
+def test_a_comparison_is_that_of_the_report(runs: list[Run], tmp_path: Path) -> None:
+    found = compare([runs[0], str(runs[1].run_dir), *(run.run_dir for run in runs[1:])])
+    accuracies = [100 * run.summary["final"]["client_accuracy_mean"] for run in runs[2:]]
+    row = found.table[(found.table["label"] == "fedbn") & (found.table["domain"] == "mean")].iloc[0]
+    assert row["mean"] == pytest.approx(sum(accuracies) / 2)
+    assert row["std"] == pytest.approx(abs(accuracies[0] - accuracies[1]) / 2**0.5)
+    assert row["runs"] == 2
+    assert report([str(runs[0].run_dir.parent), f"--out={tmp_path}"]) == 0
+    written = pd.read_csv(tmp_path / "comparison.csv", keep_default_na=False, na_values={"std": [""]})
+    pd.testing.assert_frame_equal(found.table, written, check_dtype=False)
+    for figure, name in ((found.figure, "domains"), (found.curves, "rounds")):
+        shown = imread(BytesIO(figure._repr_png_()))
+        assert np.array_equal(shown, imread(tmp_path / f"comparison_{name}.png"))
+
+
+def test_a_run_is_drawn_and_reported(runs: list[Run]) -> None:
+    lines = runs[2].plot().axes[0].lines
+    assert lines[0].get_ydata().tolist() == pytest.approx((100 * runs[2].rounds["client_accuracy_mean"]).tolist())
+    assert len(runs[2].plot("clients").axes[0].patches) == 6
+    with pytest.raises(UserError, match="picture=labels is not one of this run: choose accuracy or clients"):
+        runs[2].plot("labels")
+    assert not (runs[2].run_dir / "plots").exists()
+    before = (runs[2].run_dir / "report.html").read_text()
+    (runs[2].run_dir / "report.html").unlink()
+    assert runs[2].report().read_text() == before
+
+
+def test_nothing_to_compare_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"compare=\[\] is not possible: choose results, run directories"):
+        compare([])
+    with pytest.raises(UserError, match="holds no run"):
+        compare([tmp_path])

@@ -138,7 +138,8 @@ def test_the_global_model_and_what_each_client_kept_are_saved(recorder: Recorder
     states = {0: RecordDict({PERSONAL: kept}), 1: RecordDict()}
     initial = {name: torch.ones_like(tensor) for name, tensor in model.items()}
     shared = to_record({"conv.weight": model["conv.weight"]})
-    recorder.save_models(FederatedModel(initial, shared, frozenset({"bn.weight", "bn.count"}), states))
+    federated = FederatedModel(initial, shared, frozenset({"bn.weight", "bn.count"}), states)
+    recorder.save_models(federated, federated.personal_parts(), RecordDict())
     saved = load_file(recorder.run_dir / "model.safetensors")
     assert saved.keys() == model.keys()
     assert all(torch.equal(saved[name], tensor) for name, tensor in model.items())
@@ -150,6 +151,7 @@ def test_the_global_model_and_what_each_client_kept_are_saved(recorder: Recorder
 
 
 def test_without_a_personal_part_there_are_no_client_models(recorder: Recorder) -> None:
-    recorder.save_models(FederatedModel({}, to_record({"w": torch.ones(1)}), frozenset(), {0: RecordDict()}))
+    federated = FederatedModel({}, to_record({"w": torch.ones(1)}), frozenset(), {0: RecordDict()})
+    recorder.save_models(federated, (), RecordDict())
     assert (recorder.run_dir / "model.safetensors").is_file()
     assert not (recorder.run_dir / "clients").exists()

@@ -1,0 +1,1 @@
+"""The models of finished runs: loaded, used for predictions, and exported."""
