@@ -93,6 +93,7 @@ REFUSED = [
     "strategy=fednova privacy=server_fixed_clipping privacy.noise_multiplier=1 strategy.weighting=uniform norm=gn",
 ]
 ELSEWHERE = {
+    "fedsim/trained/models.py": "about a finished run, in test_trained.py",
     "fedsim/config/binding.py": "for a class of somebody's script",
     "fedsim/app/cli.py": "about flags and words, in test_cli.py",
     "fedsim/config/overrides.py": "about words, in test_overrides.py",

@@ -44,11 +44,12 @@ GROUPS = (
     "aggregation",
     "privacy",
     "engine",
+    "tracker",
     "faults",
     "experiment",
 )
 OPTIONAL_GROUPS = ("experiment",)
-COMPOSED_GROUPS = ("split",)
+COMPOSED_GROUPS = ("split", "tracker")
 """Groups of which several files may be chosen at once: split=[longtail,domain]"""
 
 PLACEHOLDER = "_name_"
@@ -56,9 +57,9 @@ MOVED = {"fedsim.privacy.": "fedsim.aggregation.privacy.", "fedsim.superlink.": 
 """Beginnings of dotted names in the configurations of older runs, and where those classes are now."""
 RENAMED = {("dataset", "percent"): "share", ("dataset", "validation_percent"): "validation_share"}
 """Options of groups in the configurations of older runs, and what they are called now."""
-YOUNGER = ("faults",)
+YOUNGER = ("faults", "tracker")
 """Groups that older runs do not have."""
-NOT_CHOSEN = ("._target_", ".server", ".client", ".steps")
+NOT_CHOSEN = ("._target_", ".server", ".client", ".steps", ".trackers")
 """Ends of the keys that only a file of a group sets."""
 
 

@@ -24,8 +24,8 @@ FAMILY_MEMBER = "NAME"
 GLOBAL = "# @package _global_"
 NOT_SHOWN = ("defaults", "hydra", "published.")
 """Beginnings of keys; the rows of a published table are no settings."""
-TARGETS, STEPS = ("_target_", "server", "client"), "steps."
-"""Entries of a choice that name classes and functions, and the beginning of such entries of a split."""
+TARGETS, STEPS = ("_target_", "server", "client"), ("steps.", "trackers.")
+"""Entries of a choice that name classes and functions, and the beginnings of such entries of a split and a tracker."""
 INTRODUCTION = f"""# Configuration
 
 Every setting of a run, with its default. This page is made of the files in [configs](../configs) by

@@ -134,6 +134,7 @@ class Settings:
     aggregation: Group
     privacy: Group
     engine: Group
+    tracker: Group
     faults: Group
     strategy: Group
     rounds: int

@@ -31,6 +31,8 @@ from fedsim.output.provenance import commit, versions
 from fedsim.output.record_files import save_records
 from fedsim.output.results import read_summary
 from fedsim.output.tables import Table
+from fedsim.trackers.tracking import FILE as TRACKERS
+from fedsim.trackers.tracking import Tracking
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ OF_A_RUN = (
         "summary.json",
         PROVENANCE,
         FEDERATION,
+        TRACKERS,
         "checkpoints",
     ),
     *("model.safetensors", "shared.safetensors", EVALUATION, "clients", "plots", "report.html"),
@@ -60,9 +63,10 @@ PER_ROUND = ("train_", "seconds", "simulated_", "bytes_", "device_")
 class Recorder:
     """Writes ``config.yaml``, the tables, ``summary.json`` and the models."""
 
-    def __init__(self, run_dir: Path, settings: Settings) -> None:
+    def __init__(self, run_dir: Path, settings: Settings, tracking: Tracking | None = None) -> None:
         self.run_dir = run_dir
         self.settings = settings
+        self._tracking = Tracking() if tracking is None else tracking
         self.checkpoints = run_dir / "checkpoints"
         self._config = run_dir / "config.yaml"
         self._new = False
@@ -95,12 +99,13 @@ class Recorder:
         OmegaConf.save(repeatable(self.settings.to_config()), path)
 
     def take_back(self) -> None:
-        """Restore the directory as it was found if the run has ended before anything of it was recorded."""
+        """Tell the trackers of a run that has failed or was stopped; restore the directory if nothing was recorded."""
+        self._tracking.finish(None)
         recorded = ("clients.csv", "rounds.csv", "checkpoints")
         if self._new and not any((self.run_dir / name).exists() for name in recorded):
-            for path in (self._config, self.run_dir / PROVENANCE, self.run_dir / FEDERATION):
+            for name in (self._config.name, PROVENANCE, FEDERATION, TRACKERS):
                 with suppress(OSError):  # the first error is the one to report
-                    path.unlink(missing_ok=True)
+                    (self.run_dir / name).unlink(missing_ok=True)
 
     @property
     def _tables(self) -> tuple[Table, ...]:
@@ -145,6 +150,19 @@ class Recorder:
             log.warning("%s It is written anew.", error)
             self._write_summary(grid)
 
+    def start_tracking(self, first_round: int) -> None:
+        """Tell the trackers that the run begins with a round, or goes on with it.
+
+        Raises:
+            UserError: If what they left in the run directory is damaged.
+            FileError: If what they leave there cannot be written.
+        """
+        self._tracking.start(self.run_dir, self.settings.to_config(), first_round)
+
+    def finish_tracking(self) -> None:
+        """Tell the trackers how the run has ended."""
+        self._tracking.finish(read_summary(self.run_dir / "summary.json"))
+
     def recorded(self, column: str) -> list[float]:
         """Return the numbers in a column of ``rounds.csv``, from the rounds that have one."""
         return [row[column] for row in self._rows if row.get(column) is not None]
@@ -162,6 +180,7 @@ class Recorder:
 
     def record_clients(self, rows: list[Row]) -> None:
         self._clients.append(rows)
+        self._tracking.clients(rows)
 
     def record_classes(self, rows: list[Row]) -> None:
         self._classes.append(rows)
@@ -177,6 +196,7 @@ class Recorder:
         self._rounds.append([row])
         if evaluated([row]):
             self._write_summary(grid)
+        self._tracking.round(row)
 
     def save_models(
         self, model: FederatedModel, own: Iterable[tuple[int, Mapping[str, torch.Tensor]]], records: RecordDict

@@ -75,6 +75,7 @@ class FederatedLoop:
             RoundFailed: If too many clients fail in one round; all rounds before it are recorded.
         """
         first = self._restore() + 1
+        self.recorder.start_tracking(first)
         self.reporter.start(max(first, 1), self.settings.rounds)
         current: Round | None = None
         for number in range(first, self.settings.rounds + 1):

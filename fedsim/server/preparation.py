@@ -1,6 +1,6 @@
 """Preparation of a run from its settings: data, model, method and costs; invalid settings are refused here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,6 +30,8 @@ from fedsim.norms.factory import grouping
 from fedsim.norms.gathered import refuse_ungathered
 from fedsim.norms.policy import NormPolicy
 from fedsim.server.smallest_batches import try_smallest_batches
+from fedsim.trackers.tracker import Tracker
+from fedsim.trackers.tracking import trackers_of
 from fedsim.tta import adaptation_of
 
 
@@ -50,6 +52,8 @@ class Prepared:
     """Whether, at evaluation, the result of an image depends on the other images of its batch."""
     own_models: bool = False
     """Whether the model that a client is evaluated with may differ from the global model."""
+    trackers: Sequence[Tracker] = ()
+    """The trackers that are told of the run."""
     faults: Faults | None = None
     """The faults that are injected, if any."""
     size_option: str | None = None
@@ -96,6 +100,7 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
     """
     devices = resolve_devices(settings.device)
     target_of("engine", settings.engine).check(devices, settings.engine)
+    trackers = trackers_of(settings.tracker)
     method = Method.of(settings.strategy)
     federation = build_federation(settings) if federation is None else federation
     faults = faults_of(settings.faults, settings.seed)
@@ -133,6 +138,7 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
         one_model=not own_models and not own_predictions,
         by_batch=try_smallest_batches(settings, federation, model, trainer, strategy.queried_share),
         own_models=own_models,
+        trackers=trackers,
         faults=faults,
         size_option=method.size_option,
         sizes=sizes,

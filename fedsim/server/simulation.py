@@ -17,6 +17,7 @@ from fedsim.report.labels import group_by_settings
 from fedsim.report.page.writing import write_page
 from fedsim.server.loop import FederatedLoop
 from fedsim.server.preparation import Prepared
+from fedsim.trackers.tracking import Tracking
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
         RoundFailed: If too many clients fail.
     """
     settings = prepared.settings
-    recorder = Recorder(run_dir, settings)
+    recorder = Recorder(run_dir, settings, Tracking(prepared.trackers))
     with logging_to(reporter, verbose=settings.verbose):
         try:
             provenance = Provenance.of(prepared.federation, prepared.devices[0], own_models=prepared.own_models)
@@ -49,6 +50,7 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
                     FederatedLoop(prepared, local, recorder, reporter).run()
             else:
                 FederatedLoop(prepared, grid, recorder, reporter).run()
+            recorder.finish_tracking()
         except BaseException:
             recorder.take_back()
             raise

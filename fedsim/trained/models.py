@@ -120,7 +120,7 @@ class Models:
         if self.provenance.prediction.get(OWN_MODELS, True):
             raise UserError(
                 f"client={client} is not possible: {self.run_dir} does not hold what clients kept, as on devices that "
-                "do not share it and in runs of older versions; choose client=None, the global model."
+                "do not share it and in runs of older versions: the global model is there."
             )
         return shared
 

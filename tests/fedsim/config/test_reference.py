@@ -10,7 +10,7 @@ from fedsim.config.composition import CONFIG_DIR
 from fedsim.config.reference import COMMAND, PAGE, Entry, File, page
 
 TEXT = PAGE.read_text(encoding="utf-8")
-NO_OPTIONS = ("split.steps", "published")
+NO_OPTIONS = ("split.steps", "tracker.trackers", "published")
 FILES = sorted(CONFIG_DIR.glob("*/**/*.yaml"))
 
 

@@ -80,6 +80,7 @@ WRONG = {
     "aggregation": ("a file of configs/aggregation", ["median", None]),
     "privacy": ("a file of configs/privacy", ["none", None]),
     "engine": ("a file of configs/engine", [1]),
+    "tracker": ("a file of configs/tracker", [1]),
     "faults": ("a file of configs/faults", ["injected", None]),
     "strategy": ("a file of configs/strategy", ["fedavg", None]),
 }

@@ -1,0 +1,1 @@
+"""Trackers: programs of others that show the numbers of runs, such as TensorBoard."""
