@@ -3,32 +3,27 @@
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
-import torch
-from flwr.app import RecordDict
 from omegaconf import OmegaConf
-from safetensors.torch import save_file
 
 from datasets.federation import Federation
 from fedsim.config.composition import repeatable
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
-from fedsim.core.files import make_folder, reading, why, write_atomically, write_new
+from fedsim.core.files import reading, why, write_atomically, write_new
 from fedsim.core.memory import peak_memory_mb
 from fedsim.cost import device_classes
 from fedsim.engines.grid import FederationGrid
-from fedsim.messages.arrays import to_tensors
-from fedsim.methods.federated_model import FederatedModel
 from fedsim.metrics.round_metrics import Row, best_row, evaluated, nested
 from fedsim.output.federation_table import FILE as FEDERATION
 from fedsim.output.federation_table import clients_table
+from fedsim.output.model_files import CLIENTS, EVALUATION, MODEL, SHARED
 from fedsim.output.provenance import FILE as PROVENANCE
 from fedsim.output.provenance import commit, versions
-from fedsim.output.record_files import save_records
 from fedsim.output.results import read_summary
 from fedsim.output.tables import Table
 from fedsim.trackers.tracking import FILE as TRACKERS
@@ -38,8 +33,6 @@ log = logging.getLogger(__name__)
 
 PAGE = 4096
 """Bytes that must be free on the disk for a run to begin."""
-EVALUATION, EVALUATION_OWNER = "evaluation.safetensors", "evaluation"
-"""The file of what clients predict with beside their models, and the name under which it has the records."""
 OF_A_RUN = (
     *(
         "clients.csv",
@@ -53,7 +46,7 @@ OF_A_RUN = (
         TRACKERS,
         "checkpoints",
     ),
-    *("model.safetensors", "shared.safetensors", EVALUATION, "clients", "plots", "report.html"),
+    *(MODEL, SHARED, EVALUATION, CLIENTS, "plots", "report.html"),
 )
 """The files and folders that a run writes beside its configuration."""
 PER_ROUND = ("train_", "seconds", "simulated_", "bytes_", "device_")
@@ -61,7 +54,7 @@ PER_ROUND = ("train_", "seconds", "simulated_", "bytes_", "device_")
 
 
 class Recorder:
-    """Writes ``config.yaml``, the tables, ``summary.json`` and the models."""
+    """Writes ``config.yaml``, the tables and ``summary.json``, and tells the trackers of them."""
 
     def __init__(self, run_dir: Path, settings: Settings, tracking: Tracking | None = None) -> None:
         self.run_dir = run_dir
@@ -198,29 +191,6 @@ class Recorder:
             self._write_summary(grid)
         self._tracking.round(row)
 
-    def save_models(
-        self, model: FederatedModel, own: Iterable[tuple[int, Mapping[str, torch.Tensor]]], records: RecordDict
-    ) -> None:
-        """Write what the models of a finished run can be loaded from.
-
-        Args:
-            model: Its global model is ``model.safetensors``.
-            own: By client the entries in which its model is another, for ``clients/ID.safetensors``.
-            records: What clients predict with beside their models, for ``evaluation.safetensors``.
-        """
-        _save_tensors(self.run_dir / "model.safetensors", model.complete)
-        for client, entries in own:
-            make_folder(self.run_dir / "clients")
-            _save_tensors(self.run_dir / "clients" / f"{client}.safetensors", entries)
-        if records:
-            save_records(self.run_dir / EVALUATION, {EVALUATION_OWNER: records}, {})
-
-    def save_shared(self, model: FederatedModel) -> None:
-        """Write ``shared.safetensors``, for runs in which clients do not share the personal part of the model."""
-        arrays = to_tensors(model.arrays)
-        shared = {name: tensor for name, tensor in arrays.items() if name not in model.personal}
-        _save_tensors(self.run_dir / "shared.safetensors", shared)
-
     def _device_classes(self, grid: FederationGrid) -> dict[str, dict[str, list[int]]]:
         """Return which clients are in which class of devices; empty where there are no classes."""
         settings = self.settings
@@ -286,11 +256,6 @@ def _already_holds_a_run(run_dir: Path) -> UserError:
 
 def _model_part(row: Row) -> Row:
     return nested({name: value for name, value in row.items() if not name.startswith(PER_ROUND) and value is not None})
-
-
-def _save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    on_cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(on_cpu, temporary))
 
 
 def _number(text: str) -> int | float | None:

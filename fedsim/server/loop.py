@@ -2,10 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from datasets.source import Part
@@ -22,6 +21,7 @@ from fedsim.methods.interfaces import Exporting
 from fedsim.metrics.class_metrics import ClassTracker
 from fedsim.metrics.round_metrics import Row, age_metrics, attendance_rows, client_rows, fault_rows, round_metrics
 from fedsim.output.checkpoint import Checkpoint, load_checkpoint, remove_others, save_checkpoint
+from fedsim.output.model_files import save_models, save_shared
 from fedsim.output.progress import Reporter
 from fedsim.output.recorder import Recorder
 from fedsim.server.evaluation import Evaluator
@@ -270,13 +270,11 @@ class FederatedLoop:
     def _save_models(self) -> None:
         model = FederatedModel(self.initial, self.arrays, self.strategy.personal, self._client_states())
         if not model.known:
-            self.recorder.save_shared(model)
+            save_shared(self.recorder.run_dir, model)
             return
-        own: Iterable[tuple[int, Mapping[str, torch.Tensor]]] = ()
-        records = RecordDict()
         if self.own_models:
-            models = OwnModels.of(self.settings, self.federation, self.strategy, self.grid, model)
-            own, records = models.differences(), models.records
-        self.recorder.save_models(model, own, records)
+            OwnModels.of(self.settings, self.federation, self.strategy, self.grid, model).save(self.recorder.run_dir)
+        else:
+            save_models(self.recorder.run_dir, model)
         if isinstance(self.strategy, Exporting):
             self.strategy.export(self.recorder.run_dir, model.complete)

@@ -5,6 +5,7 @@ Each is composed as the client itself composes it for an evaluation: from the st
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -19,6 +20,7 @@ from fedsim.messages.schema import ARRAYS, CACHED, CONFIG, PART
 from fedsim.methods.client_state import ClientState
 from fedsim.methods.federated_model import FederatedModel
 from fedsim.methods.interfaces import ServerStrategy
+from fedsim.output.model_files import save_models
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,14 @@ class OwnModels:
         config = ConfigRecord({PART: Part.TEST.name})
         messages = list(strategy.configure_evaluate(settings.rounds, model.arrays, config, grid))
         return cls(settings, federation, messages, model)
+
+    def save(self, run_dir: Path) -> None:
+        """Write the global model and the clients' own into the run directory.
+
+        Raises:
+            FileError: If a file cannot be written.
+        """
+        save_models(run_dir, self.model, self.differences(), self.records)
 
     @property
     def records(self) -> RecordDict:

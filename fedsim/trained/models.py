@@ -17,9 +17,8 @@ from fedsim.core.errors import UserError
 from fedsim.core.files import reading
 from fedsim.methods.interfaces import PLAIN, ClientContext
 from fedsim.norms.policy import NONE, REESTIMATED
+from fedsim.output.model_files import EVALUATION, MODEL, SHARED, client_file, load_evaluation
 from fedsim.output.provenance import MEAN, OWN_MODELS, STD, Provenance
-from fedsim.output.record_files import load_records
-from fedsim.output.recorder import EVALUATION, EVALUATION_OWNER
 from fedsim.trained.predictor import Predictor
 
 Tensors = Mapping[str, torch.Tensor]
@@ -37,11 +36,11 @@ class Models:
         settings = Settings.from_config(load(run_dir))
         # All weights come from the run directory: the file that training began with need not be there any more.
         self.settings = replace(settings, model={**settings.model, "pretrained": None})
-        if not (run_dir / "model.safetensors").is_file():
+        if not (run_dir / MODEL).is_file():
             reason = "it was stopped before its end: go on with resume="
-            if (run_dir / "shared.safetensors").is_file():
+            if (run_dir / SHARED).is_file():
                 reason = "its devices have kept their part of the model: choose a run whose devices share it"
-            raise UserError(f"{run_dir} holds no model.safetensors, since {reason}.")
+            raise UserError(f"{run_dir} holds no {MODEL}, since {reason}.")
         self.provenance = Provenance.load(run_dir)
 
     @property
@@ -102,19 +101,16 @@ class Models:
 
     @cached_property
     def _records(self) -> RecordDict:
-        path = self.run_dir / EVALUATION
-        if not path.is_file():
-            return RecordDict()
-        with reading(path):
-            return load_records(path)[0][EVALUATION_OWNER]
+        with reading(self.run_dir / EVALUATION):
+            return load_evaluation(self.run_dir)
 
     def _entries(self, client: int | None) -> Tensors:
-        shared = _read(self.run_dir / "model.safetensors")
+        shared = _read(self.run_dir / MODEL)
         if client is None:
             return shared
         if client not in self.clients:
             raise UserError(f"client={client} is not one of {self.run_dir}: choose 0 to {self.clients[-1]}.")
-        path = self.run_dir / "clients" / f"{client}.safetensors"
+        path = client_file(self.run_dir, client)
         if path.is_file():
             return {**shared, **_read(path)}
         if self.provenance.prediction.get(OWN_MODELS, True):

@@ -18,6 +18,7 @@ from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record
 from fedsim.methods.client_state import PERSONAL
 from fedsim.methods.federated_model import FederatedModel
+from fedsim.output.model_files import save_models
 from fedsim.output.recorder import Recorder, check_run_dir
 
 SmallSettings = Callable[..., Settings]
@@ -139,7 +140,7 @@ def test_the_global_model_and_what_each_client_kept_are_saved(recorder: Recorder
     initial = {name: torch.ones_like(tensor) for name, tensor in model.items()}
     shared = to_record({"conv.weight": model["conv.weight"]})
     federated = FederatedModel(initial, shared, frozenset({"bn.weight", "bn.count"}), states)
-    recorder.save_models(federated, federated.personal_parts(), RecordDict())
+    save_models(recorder.run_dir, federated, federated.personal_parts())
     saved = load_file(recorder.run_dir / "model.safetensors")
     assert saved.keys() == model.keys()
     assert all(torch.equal(saved[name], tensor) for name, tensor in model.items())
@@ -152,6 +153,6 @@ def test_the_global_model_and_what_each_client_kept_are_saved(recorder: Recorder
 
 def test_without_a_personal_part_there_are_no_client_models(recorder: Recorder) -> None:
     federated = FederatedModel({}, to_record({"w": torch.ones(1)}), frozenset(), {0: RecordDict()})
-    recorder.save_models(federated, (), RecordDict())
+    save_models(recorder.run_dir, federated)
     assert (recorder.run_dir / "model.safetensors").is_file()
     assert not (recorder.run_dir / "clients").exists()
