@@ -170,3 +170,12 @@ def test_a_model_that_devices_kept_is_not_taken_for_the_global_one(train: Train,
         (tmp_path / name).write_bytes((train("ditto")[0] / name).read_bytes())
     with pytest.raises(UserError, match=r"client=1 is not possible: .* does not hold what clients kept"):
         fedsim.load(tmp_path).model(1)
+
+
+def test_statistics_that_are_not_stored_are_not_replaced_by_others(tmp_path: Path) -> None:
+    words = ("engine=inline", "rounds=1", "norm.statistics=none", "norm.evaluation=reestimated")
+    run = fedsim.simulate(*SMALL, *words, f"out_dir={tmp_path / 'run'}", progress=False)
+    with pytest.raises(
+        UserError, match=r"norm\.evaluation=reestimated with norm\.statistics=none needs the training images"
+    ):
+        run.trained.model(0)
