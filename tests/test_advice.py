@@ -94,6 +94,7 @@ REFUSED = [
 ]
 ELSEWHERE = {
     "fedsim/trained/models.py": "about a finished run, in test_trained.py",
+    "choose steps by split=[NAME,NAME]": "which stands for any of them",
     "fedsim/config/binding.py": "for a class of somebody's script",
     "fedsim/app/cli.py": "about flags and words, in test_cli.py",
     "fedsim/config/overrides.py": "about words, in test_overrides.py",

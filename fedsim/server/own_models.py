@@ -84,8 +84,8 @@ class OwnModels:
         if not host.policy.reestimates or self.federation.on_devices:
             return host.model.state_dict()
         with host.policy.evaluating(host.model, lambda: self._images(client)):
-            state = host.model.state_dict()  # where statistics are no part of the model, it counts batches meanwhile
-            return {name: each.clone() for name, each in state.items() if name in host.initial}
+            entries = host.model.state_dict()  # where statistics are no part of the model, it counts batches meanwhile
+            return {name: each.clone() for name, each in entries.items() if name in host.initial}
 
     def _images(self, client: int) -> Iterator[torch.Tensor]:
         examples = self.federation.examples_of(client, Part.TRAIN)
