@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedsim.app.run import Run
 from fedsim.config.composition import compose, named_folder
@@ -14,11 +15,13 @@ from fedsim.deployment.superlink import follow
 from fedsim.engines import fork_server
 from fedsim.output.progress import Reporter, console_reporter
 from fedsim.output.results import Result, find_runs
-from fedsim.report.comparison import Comparison
 from fedsim.report.labels import group_by_settings
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
 from fedsim.trained.trained import Trained
+
+if TYPE_CHECKING:
+    from fedsim.report.comparison import Comparison
 
 
 def simulate(overrides: Sequence[str], *, progress: bool) -> Run:
@@ -42,8 +45,10 @@ def load(run_dir: str | Path) -> Trained:
     return Trained(Path(expanded("load", str(run_dir))))
 
 
-def compare(runs: Iterable[Result | str | Path]) -> Comparison:
+def compare(runs: Iterable[Result | str | Path]) -> "Comparison":
     """Compare results, and the runs in or under folders; a run that is named twice counts once."""
+    from fedsim.report.comparison import Comparison  # loads matplotlib, for which no run should wait
+
     folders = [run.run_dir if isinstance(run, Result) else Path(expanded("compare", str(run))) for run in runs]
     if not folders:
         raise UserError("compare=[] is not possible: choose results, run directories, or folders of run directories.")

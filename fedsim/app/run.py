@@ -3,16 +3,15 @@
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Self
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Self
 
 from fedsim.core.errors import UserError
 from fedsim.output.results import Result
-from fedsim.report.page import PAGE, write_html
-from fedsim.report.plots import plot_run
-from fedsim.report.style import kept_in_memory
+from fedsim.report.labels import group_by_settings
 from fedsim.trained.trained import Trained
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -24,12 +23,15 @@ class Run(Result):
         """Return the run with these tables."""
         return cls(**{field.name: getattr(result, field.name) for field in fields(result)})
 
-    def plot(self, picture: str = "accuracy") -> Figure:
+    def plot(self, picture: str = "accuracy") -> "Figure":
         """Return a picture of the run: ``accuracy`` over rounds, or the last one of the ``clients``.
 
         Raises:
             UserError: If there is no such picture.
         """
+        from fedsim.report.plots import plot_run  # loads matplotlib, for which no run should wait
+        from fedsim.report.style import kept_in_memory
+
         with kept_in_memory() as figures:
             plot_run(self.clients, self.rounds, Path())
         if picture not in figures:
@@ -38,7 +40,9 @@ class Run(Result):
 
     def report(self) -> Path:
         """Write ``report.html`` anew, the run on one page, and return where it is."""
-        write_html(self.run_dir)
+        from fedsim.report.page.writing import PAGE, write_page  # loads Altair, which takes a second
+
+        write_page(group_by_settings([self]), self.run_dir)
         return self.run_dir / PAGE
 
     @cached_property

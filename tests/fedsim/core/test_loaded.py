@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 PROGRAM = """
 import sys
-import fedsim.app.jobs
+import fedsim.app.jobs, fedsim.app.python_api
 from fedsim.config.composition import compose
 from fedsim.config.settings import Settings
 from fedsim.models import build_model
