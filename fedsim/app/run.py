@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 from fedsim.core.errors import UserError
 from fedsim.output.results import Result
 from fedsim.report.labels import group_by_settings
+from fedsim.report.page.writing import PAGE, write_page
 from fedsim.trained.trained import Trained
 
 if TYPE_CHECKING:
@@ -39,9 +40,7 @@ class Run(Result):
         return figures[picture]
 
     def report(self) -> Path:
-        """Write ``report.html`` anew, the run on one page, and return where it is."""
-        from fedsim.report.page.writing import PAGE, write_page  # loads Altair, which takes a second
-
+        """Write ``report.html`` anew, the run on one page with its figures, and return where it is."""
         write_page(group_by_settings([self]), self.run_dir)
         return self.run_dir / PAGE
 
