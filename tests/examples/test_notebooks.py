@@ -24,7 +24,7 @@ def test_outputs_are_stripped(path: Path) -> None:
     assert not [cell for cell in cells if cell.outputs or cell.execution_count]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: str(path.stem))
 def test_every_cell_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip("nbclient", reason="needs pip install -e '.[test]'")

@@ -16,7 +16,7 @@ SWEEP = ("strategy=fedbn", "lr=0.05,1e9", "rounds=1", "min_fraction_success=1")
     ("launcher", "package", "workers"),
     [
         ("joblib", "hydra_plugins.hydra_joblib_launcher", max(1, len(os.sched_getaffinity(0)) // 2)),
-        ("submitit_local", "hydra_plugins.hydra_submitit_launcher", None),
+        pytest.param("submitit_local", "hydra_plugins.hydra_submitit_launcher", None, marks=pytest.mark.nightly),
     ],
 )
 def test_jobs_at_once_write_what_jobs_one_by_one_do(

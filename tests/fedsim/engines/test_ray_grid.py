@@ -89,6 +89,7 @@ def test_replies_come_in_order_from_both_nodes_and_states_stay_here(grid: RayGri
     assert grid.peak_memory_mb() > 10
 
 
+@pytest.mark.nightly
 def test_a_client_that_raises_answers_with_an_error_and_keeps_its_state(grid: RayGrid) -> None:
     replies = list(grid.send_and_receive(messages({"raise": 2})))
     assert [reply.has_error() for reply in replies] == [False, False, True, False, False, False, False]
@@ -108,23 +109,27 @@ def test_a_killed_worker_is_named_and_replaced_and_its_client_starts_over(
     assert "while it computed client 1 in round 4; it is replaced" in caplog.text
 
 
+@pytest.mark.nightly
 def test_a_client_that_always_kills_its_worker_fails_alone(grid: RayGrid) -> None:
     replies = list(grid.send_and_receive(messages({"kill": 1})))
     assert [reply.has_error() for reply in replies] == [False, True, False, False, False, False, False]
     assert replies[1].error.reason.startswith(f"its worker died {ATTEMPTS} times (")
 
 
+@pytest.mark.nightly
 def test_an_app_that_cannot_be_built_is_an_error(cluster: object) -> None:
     with pytest.raises(FedsimError, match=r"(?s)worker \d could not be started: .*the app cannot be built"):
         RayGrid(broken_app, 2, CPU, address=cluster.address)  # type: ignore[attr-defined]
 
 
+@pytest.mark.nightly
 def test_a_worker_that_dies_while_it_starts_is_started_again(cluster: object, tmp_path: Path) -> None:
     with RayGrid(partial(dies_once_app, tmp_path), 1, CPU, address=cluster.address) as grid:  # type: ignore[attr-defined]
         assert (tmp_path / "died").exists()
         assert clients(list(grid.send_and_receive(messages()[:1]))) == [0]
 
 
+@pytest.mark.nightly
 def test_a_lost_node_costs_no_client(cluster: object) -> None:
     """Half of the workers go with the node; the others compute its clients."""
     node = cluster.add_node(num_cpus=2, resources={"late": 1})  # type: ignore[attr-defined]

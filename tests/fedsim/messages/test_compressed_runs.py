@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from fedsim import simulate
 from tests.conftest import SMALL
+from tests.methods import some_by_day
 
 STRATEGIES = ("fedavg", "fedbn", "fedloge", "fedper", "fedrep", "fedwon", "pruned", "fedtiny", "prunefl", "feddst")
 OPTIONS = {
@@ -19,7 +20,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", some_by_day(STRATEGIES))
 def test_fewer_bytes_come_up_and_the_model_hardly_differs(tmp_path: Path, strategy: str) -> None:
     words = (*SMALL, "engine=inline", f"strategy={strategy}", *OPTIONS.get(strategy, ()))
     runs = {
