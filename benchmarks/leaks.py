@@ -73,12 +73,11 @@ def grown(table: pd.DataFrame) -> list[str]:
     before, after = second["memory_mb"].mean(), last["memory_mb"].mean()
     if after > ALLOWED * before:
         found.append(f"memory: {before:.1f} MB in the second tenth of the rounds, {after:.1f} MB in the last")
-    for what in ("open_files", "threads"):
-        if last[what].max() > second[what].max():
-            found.append(
-                f"{what}: {second[what].max()} in the second tenth of the rounds, {last[what].max()} in the last"
-            )
-    return found
+    return found + [
+        f"{what}: {second[what].max()} in the second tenth of the rounds, {last[what].max()} in the last"
+        for what in ("open_files", "threads")
+        if last[what].max() > second[what].max()
+    ]
 
 
 def left(temporary: Path) -> list[str]:

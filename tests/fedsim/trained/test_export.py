@@ -12,10 +12,13 @@ import fedsim
 from fedsim.core.errors import UserError
 from tests.conftest import SMALL
 
-METHODS = ["fedbn", "fedloge", "fedrod", "fedproto", "fedwon", "fedavg model=vit_tiny"]
+METHODS = ["fedbn", "fedavg model=vit_tiny"]
+BY_NIGHT = ["fedloge", "fedrod", "fedproto", "fedwon"]
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(
+    scope="module", params=[*METHODS, *(pytest.param(method, marks=pytest.mark.nightly) for method in BY_NIGHT)]
+)
 def run_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [*SMALL, "rounds=1", "engine=inline", *f"strategy={request.param}".split()]
     return fedsim.simulate(*words, f"out_dir={tmp_path_factory.mktemp('runs') / 'run'}", progress=False).run_dir
