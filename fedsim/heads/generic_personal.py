@@ -2,11 +2,9 @@
 
 import torch
 from torch import nn
-from torch.nn.utils import skip_init
 
-from fedsim.heads.linear import replace_classifier
 from fedsim.heads.local_generic import PersonalLinear
-from fedsim.models.classifier import classifier_of
+from fedsim.heads.two_classifiers import copied, heads_in, put_around
 
 
 class GenericPersonalHeads(nn.Module):
@@ -18,9 +16,7 @@ class GenericPersonalHeads(nn.Module):
 
     def __init__(self, generic: nn.Linear) -> None:
         super().__init__()
-        # Without drawing initial weights, which would change those that are drawn after it.
-        self.personal = skip_init(PersonalLinear, generic.in_features, generic.out_features, generic.bias is not None)
-        self.personal.load_state_dict(generic.state_dict())
+        self.personal = copied(generic, PersonalLinear)
         self.generic = generic
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -34,10 +30,9 @@ def use_generic_personal(model: nn.Module) -> nn.Module:
     Raises:
         UserError: If the model has no classifier.
     """
-    _, classifier = classifier_of(model, "head=generic_personal")
-    return replace_classifier(model, "generic_personal", lambda *_: GenericPersonalHeads(classifier))
+    return put_around(model, "generic_personal", GenericPersonalHeads)
 
 
 def generic_personal_heads(model: nn.Module) -> GenericPersonalHeads | None:
     """Return the two classifiers of a model; ``None`` if it does not have them."""
-    return next((layer for layer in model.modules() if isinstance(layer, GenericPersonalHeads)), None)
+    return heads_in(model, GenericPersonalHeads)

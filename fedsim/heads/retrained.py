@@ -2,10 +2,8 @@
 
 import torch
 from torch import nn
-from torch.nn.utils import skip_init
 
-from fedsim.heads.linear import replace_classifier
-from fedsim.models.classifier import classifier_of
+from fedsim.heads.two_classifiers import copied, heads_in, put_around
 
 
 class RetrainedLinear(nn.Linear):
@@ -21,10 +19,7 @@ class RetrainedHeads(nn.Module):
 
     def __init__(self, trained: nn.Linear) -> None:
         super().__init__()
-        # Without drawing initial weights, which would change those that are drawn after it.
-        self.retrained = skip_init(RetrainedLinear, trained.in_features, trained.out_features, trained.bias is not None)
-        self.retrained.load_state_dict(trained.state_dict())
-        self.retrained.requires_grad_(False)
+        self.retrained = copied(trained, RetrainedLinear).requires_grad_(False)
         self.trained = trained
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -38,10 +33,9 @@ def use_retrained(model: nn.Module) -> nn.Module:
     Raises:
         UserError: If the model has no classifier.
     """
-    _, classifier = classifier_of(model, "head=retrained")
-    return replace_classifier(model, "retrained", lambda *_: RetrainedHeads(classifier))
+    return put_around(model, "retrained", RetrainedHeads)
 
 
 def retrained_heads(model: nn.Module) -> RetrainedHeads | None:
     """Return the two classifiers of a model; ``None`` if it does not have them."""
-    return next((layer for layer in model.modules() if isinstance(layer, RetrainedHeads)), None)
+    return heads_in(model, RetrainedHeads)
