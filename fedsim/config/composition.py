@@ -141,7 +141,17 @@ def load(run_dir: Path) -> dict[str, Any]:
             raise ValueError("it is no configuration")
         younger = deepcopy(_defaults()) if "hydra" in config else {}  # the last key: without it, the file was cut off
         mine = {str(key): value for key, value in config.items() if key not in ("defaults", "hydra")}
-        return younger | {key: _as_called_now(key, value) for key, value in mine.items()}
+        return _completed({key: _as_called_now(key, value) for key, value in mine.items()}, younger)
+
+
+def _completed(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings with those that they lack, also in the groups for which ``config.yaml`` has settings."""
+    grouped = {
+        key: {**defaults[key], **value}
+        for key, value in settings.items()
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+    }
+    return defaults | settings | grouped
 
 
 def _as_called_now(key: str, group: Any) -> Any:
@@ -155,12 +165,11 @@ def _as_called_now(key: str, group: Any) -> Any:
 
 @cache
 def _defaults() -> dict[str, Any]:
-    """Return the settings outside of groups, as ``configs/config.yaml`` has them, and the groups that are younger."""
+    """Return the settings that ``configs/config.yaml`` has, and the groups that are younger than some runs."""
     config = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{CONFIG_NAME}.yaml"))
     assert isinstance(config, dict)
     groups = {group: OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / group / "none.yaml")) for group in YOUNGER}
-    outside = {str(key): value for key, value in config.items() if not isinstance(value, dict) and key != "defaults"}
-    return outside | groups
+    return {str(key): value for key, value in config.items() if key not in ("defaults", "hydra")} | groups
 
 
 def repeatable(settings: dict[str, Any]) -> DictConfig:

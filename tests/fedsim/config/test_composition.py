@@ -213,3 +213,17 @@ def test_a_run_of_before_a_setting_was_there_has_its_default_and_a_cut_off_one_h
     assert settings_of({**compose([]), "resume": str(tmp_path)}).to_config() == resumed
     (tmp_path / "config.yaml").write_text(whole.partition("hydra:")[0], encoding="utf-8")
     assert "join_timeout" not in load(tmp_path)
+
+
+def test_settings_that_an_older_run_lacks_have_their_defaults_also_within_groups(tmp_path: Path) -> None:
+    config = repeatable(compose(["strategy=fedbn", "split.validation=0.2"]))
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    whole = load(tmp_path)
+    for group, key in (("split", "pooled"), ("norm", "freeze_after"), ("model", "pretrained")):
+        del config[group][key]
+    del config.checkpoint_keep
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    older = load(tmp_path)
+    assert older == whole
+    assert older["split"]["pooled"] is False
+    assert older["split"]["validation"] == 0.2
