@@ -34,6 +34,8 @@ from fedsim.report.comparison import write_comparison
 from fedsim.report.labels import compared_settings, group_by_settings
 from fedsim.report.plots import plot_tuning
 
+DIGITS = 9
+"""Digits behind the point to which accuracies are compared"""
 TESTS = "test"
 """The folder of the runs on further seeds"""
 
@@ -186,7 +188,8 @@ def _choice(method: str, rows: pd.DataFrame, keys: Sequence[str]) -> Choice:
                 f"with {seeds}: run each setting once with each seed."
             )
         points[values] = mine
-    best = max(points, key=lambda values: float(points[values]["validation"].mean()))  # the first of equals
+    # The first of equals, which the last digits of a mean over clients may tell apart.
+    best = max(points, key=lambda values: round(float(points[values]["validation"].mean()), DIGITS))
     accuracy = points[best]["validation"]
     edges = tuple(
         key
