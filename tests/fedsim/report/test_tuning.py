@@ -11,7 +11,8 @@ from fedsim.report import tuning as tune
 from tests.fedsim.conftest import MakeRun
 
 VALIDATION = {
-    # by method, rate and seed: fedbn is best at 0.1 by the mean though one seed prefers 0.3; fedavg has a tie but for the last digit.
+    # by method, rate and seed: fedbn is best at 0.1 by the mean though one seed prefers 0.3; fedavg has a tie but for
+    # the last digit.
     ("fedbn", 0.03): (0.70, 0.72),
     ("fedbn", 0.1): (0.80, 0.84),
     ("fedbn", 0.3): (0.90, 0.60),
