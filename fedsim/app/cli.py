@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from fedsim.app.sweep import FILE as SWEEP_FILE
-from fedsim.app.sweep import Sweep, is_finished
+from fedsim.app.sweep import Sweep, finished_jobs
 from fedsim.config.composition import (
     CONFIG_DIR,
     CONFIG_NAME,
@@ -54,6 +54,7 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a bug of fedsim shows its whole traceback
     never_fail_to_print()
     failed: list[FedsimError] = []
+    jobs: list[list[str]] = []
     try:
         options, overrides = _parse(sys.argv[1:])
         if wanted := asked_for(overrides):
@@ -99,7 +100,7 @@ def main() -> None:
                 hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(job)()
         if failed:
             sys.exit(max(error.exit_status for error in failed))
-        if new is not None and (new / SWEEP_FILE).is_file() and not _all_finished(new, len(jobs)):
+        if new is not None and (new / SWEEP_FILE).is_file() and finished_jobs(new) < len(jobs):
             sys.exit(FedsimError.exit_status)  # a job in a process of a launcher has failed, and has said why
     except FedsimError as error:
         _end(error)
@@ -137,10 +138,6 @@ def _forget_empty_sweep(folder: Path) -> None:
     if folder.is_dir() and {path.name for path in folder.iterdir()} <= described:
         for name in described:
             (folder / name).unlink(missing_ok=True)
-
-
-def _all_finished(sweep: Path, jobs: int) -> bool:
-    return all(is_finished(sweep / str(number)) for number in range(jobs))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -68,6 +68,11 @@ def is_finished(run_dir: Path) -> bool:
     return (run_dir / FINISHED).is_file()
 
 
+def finished_jobs(sweep: Path) -> int:
+    """Return how many jobs in a sweep's folder, whatever their folders are called, have written everything."""
+    return sum(path.parent != sweep for path in sweep.rglob(FINISHED))
+
+
 def is_begun(run_dir: Path) -> bool:
     """Return whether a job has left something that ``resume`` can use."""
     return (run_dir / "config.yaml").is_file()

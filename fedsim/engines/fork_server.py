@@ -70,7 +70,7 @@ def _without_interrupts() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, usual)
+        signal.signal(signal.SIGINT, signal.SIG_DFL if usual is None else usual)  # None: of a program around Python
 
 
 @contextmanager

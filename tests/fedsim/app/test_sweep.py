@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedsim.app import cli, jobs
-from fedsim.app.sweep import FILE, Sweep
+from fedsim.app.sweep import FILE, Sweep, finished_jobs
 from fedsim.core.errors import UserError
 from fedsim.output.progress import Reporter
 from tests.conftest import SMALL
@@ -92,3 +92,11 @@ def test_a_run_is_no_sweep(tmp_path: Path) -> None:
     assert Sweep.named_by([f"resume={tmp_path}"]) is None
     assert Sweep.named_by(["seed=0"]) is None
     assert Sweep.named_by(["resume=a,b"]) is None
+
+
+def test_jobs_are_counted_whatever_their_folders_are_called(tmp_path: Path) -> None:
+    for name in ("0", "lr=0.1/seed=1", "begun"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("0", "lr=0.1/seed=1", "."):  # the last one is the page of the whole sweep
+        (tmp_path / name / "report.html").touch()
+    assert finished_jobs(tmp_path) == 2
