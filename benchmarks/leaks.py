@@ -4,8 +4,9 @@
 
 Measured are the run's own process and its workers, every hundredth round. The first tenth of the rounds is a warm-up;
 after it the memory of the last tenth may be at most two percent above that of the second. The numbers of files and
-threads may be at most a quarter higher in the second half than in the first: a reply whose memory has not been collected
-yet keeps a file open, so that their number goes up and down. At the end no child process may be left, and no file in the folder for temporary files.
+threads may be at most a quarter higher in the second half than in the first: a reply whose memory has not been
+collected yet keeps a file open, so that their number goes up and down. At the end no child process may be left, and no
+file in the folder for temporary files.
 The exit status is 1 if something has grown or is left.
 """
 
