@@ -157,6 +157,7 @@ def holds(config: dict[str, Any], key: str) -> bool:
     return group in config and (not option or option in (config[group] or {}))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("line", REFUSED)
 def test_what_is_advised_is_accepted_where_it_is_advised(line: str, federation: Federation) -> None:
     words = [*SMALL, *line.split()]

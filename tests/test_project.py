@@ -133,6 +133,7 @@ def test_the_readmes_example_trains_on_the_published_loss() -> None:
     assert half.train(model, context)["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_the_readmes_example_of_a_new_method_runs(tmp_path: Path) -> None:
     """Its files are put where it says, and nothing else is touched."""

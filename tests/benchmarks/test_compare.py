@@ -11,6 +11,7 @@ from benchmarks.contestants.cases import CASES
 TOLD = ["repetition", "case", "contestant", "workers", "rounds", "clients", "images", "first_loss", "last_loss"]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_bare_loop_and_fedsim_train_the_same_images(tmp_path: Path) -> None:
     table_file = tmp_path / "compare.csv"

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from datasets.examples import Examples
@@ -45,6 +46,7 @@ def test_a_client_with_a_test_set_of_its_own_is_told_from_one_tested_on_its_doma
     assert changed.test_domains(1) == (federation.partitions[1].domain,)
 
 
+@pytest.mark.nightly
 def test_flower_ray_torchvision_and_pandas_work_with_our_datasets_first_on_the_path() -> None:
     """They must not mean Hugging Face's package of the same name."""
     program = (

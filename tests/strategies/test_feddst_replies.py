@@ -147,6 +147,7 @@ def test_where_weights_are_replaced_they_travel_as_they_are(
         assert not any(f"{layer}.weight" in state[RESIDUAL] for state in states.values() for layer in layers)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("form", ["fp16", "int8"])
 def test_compression_goes_on_after_an_adjustment(small_settings: MakeSettings, tmp_path: Path, form: str) -> None:
     words = (*SMALL, "strategy.interval=2", "strategy.stop_round=4", "rounds=4")

@@ -142,6 +142,7 @@ def test_a_personal_classifier_waits_bit_for_bit(small_settings: Callable[..., S
     assert not all(untouched)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("norm", ["bn", "gn", "sws", "none"])
 def test_it_goes_with_norms_and_a_long_tail(small_settings: Callable[..., Settings], tmp_path: Path, norm: str) -> None:
     words = (
@@ -163,6 +164,7 @@ def test_it_goes_with_norms_and_a_long_tail(small_settings: Callable[..., Settin
     assert (tmp_path / "plots" / "classes.png").stat().st_size > 10_000
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "words",
     [

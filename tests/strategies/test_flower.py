@@ -33,6 +33,7 @@ def same_runs(folder: Path, other: Path) -> bool:
     )
 
 
+@pytest.mark.nightly
 def test_trimmed_averages_are_those_of_the_aggregation(small_settings: MakeSettings, tmp_path: Path) -> None:
     words = ("engine=inline", "rounds=3")
     theirs = ("strategy=flower/FedTrimmedAvg", "strategy.arguments={beta:0.34}")
@@ -117,6 +118,7 @@ def test_other_strategies_see_statistics_as_entries_like_any_other(make_grid: Ma
         assert np.array_equal(tensor.numpy(), expected), name
 
 
+@pytest.mark.nightly
 def test_qfedavg_finds_the_clients_losses(make_grid: MakeGrid, make_model: MakeModel) -> None:
     """With q=0 every loss counts the same, with q=5 the largest decides."""
     model, made = make_model(), []
@@ -132,6 +134,7 @@ def test_qfedavg_finds_the_clients_losses(make_grid: MakeGrid, make_model: MakeM
     assert not torch.allclose(*made)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["FedAvgM", "FedYogi"])
 def test_what_it_keeps_survives_a_stop(small_settings: MakeSettings, tmp_path: Path, name: str) -> None:
     class Stops(Reporter):

@@ -134,6 +134,7 @@ def test_without_generated_features_it_is_fedavg_with_that_policy(
         assert (tmp_path / "augmented" / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()
 
 
+@pytest.mark.nightly
 def test_it_survives_a_stop_after_which_clients_go_on_with_their_own(
     small_settings: MakeSettings, tmp_path: Path
 ) -> None:

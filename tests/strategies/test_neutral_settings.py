@@ -77,6 +77,7 @@ def test_its_own_models_are_those_of_local_training_bit_for_bit(played: Played, 
         assert all(torch.equal(trained[name], tensor) for name, tensor in expected.items())
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("method", ["fedprox", "moon", "fedavgm", "scaffold", "ditto", "apfl"])
 def test_elsewhere_it_is_another(played: Played, method: str) -> None:
     """So that the equalities say something."""

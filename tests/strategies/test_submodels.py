@@ -218,6 +218,7 @@ def test_candidates_are_tried_in_parts_that_fit(small_settings: MakeSettings) ->
     ]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("method", ["pruned", "fedtiny"])
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(small_settings: MakeSettings, tmp_path: Path, method: str) -> None:
     class Stops(Reporter):

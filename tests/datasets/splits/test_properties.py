@@ -14,7 +14,7 @@ from fedsim.core.errors import UserError
 
 DIVIDING = ("iid", "dirichlet", "inner_dirichlet", "pathological", "shards")
 CLASSES, DOMAINS = 5, 3
-COMMON = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+COMMON = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def source_of(rng: np.random.Generator, images: int, domain_order: tuple[int, ...] = (0, 1, 2)) -> Source:

@@ -19,6 +19,7 @@ from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
 from strategies import FedTiny, Pruned
+from tests.methods import some_by_day
 
 MakeSettings = Callable[..., Settings]
 SPARSE = ("strategy.density=0.05",)
@@ -79,7 +80,7 @@ def test_every_strategy_is_tried_here() -> None:
     assert {path.stem for path in folder.glob("*.yaml")} == tried
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", some_by_day(STRATEGIES))
 def test_two_rounds_end_in_the_median_of_the_replies(
     strategy: str, small_settings: MakeSettings, tmp_path: Path
 ) -> None:

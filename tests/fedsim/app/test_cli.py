@@ -95,6 +95,7 @@ def test_a_file_that_cannot_be_written_is_named_and_the_run_can_go_on(
     assert has_checkpoint(run_dir / "checkpoints")
 
 
+@pytest.mark.nightly
 def test_a_warning_is_printed_once(run_py: CommandLine) -> None:
     done = run_py("strategy=fedbn", "fraction=0.2", "rounds=1", "engine=inline")
     assert done.returncode == 0, done.stderr
@@ -103,6 +104,7 @@ def test_a_warning_is_printed_once(run_py: CommandLine) -> None:
     assert (done.stdout + done.stderr).count("rounds old on average") == 1
 
 
+@pytest.mark.nightly
 def test_a_run_leaves_the_promised_files_and_prints_where(run_py: CommandLine, tmp_path: Path) -> None:
     done = run_py("strategy=fedbn", "out_dir=here", "pictures=true")
     assert done.returncode == 0, done.stderr
@@ -170,6 +172,7 @@ def test_a_sweep_is_run_and_reported(run_py: CommandLine, tmp_path: Path) -> Non
     assert mean["std"] == pytest.approx(values.std())
 
 
+@pytest.mark.nightly
 def test_a_run_that_diverges_is_an_error_and_the_others_of_a_sweep_are_played(
     run_py: CommandLine, tmp_path: Path
 ) -> None:
@@ -203,6 +206,7 @@ def started(run_dir: Path, *arguments: str) -> "subprocess.Popen[str]":
     return process
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_stopped_run_is_resumed_to_the_same_bytes(run_py: CommandLine, tmp_path: Path) -> None:
     options = ("strategy=fedbn", "rounds=8", "diagnostics=true", "diagnostics_every=2")

@@ -89,6 +89,7 @@ def test_a_run_is_repeated_from_the_relative_path_that_it_prints(
     assert "lr: 0.01" in (tmp_path / "again" / "config.yaml").read_text()
 
 
+@pytest.mark.nightly
 def test_two_sweeps_of_one_second_lose_no_run_and_read_hydras_forms(
     main: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

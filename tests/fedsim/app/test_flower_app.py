@@ -70,6 +70,7 @@ def test_flwr_run_gives_the_numbers_of_the_inline_engine(
     assert summary["bytes_up"] == inline.summary["bytes_up"]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_the_bundle_holds_everything_the_app_needs_and_no_data(flower: dict[str, str], tmp_path: Path) -> None:
     """What Flower ships to other machines is enough to compose every configuration."""

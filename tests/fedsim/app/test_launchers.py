@@ -12,6 +12,7 @@ pytestmark = pytest.mark.slow
 SWEEP = ("strategy=fedbn", "lr=0.05,1e9", "rounds=1", "min_fraction_success=1")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("launcher", "package", "workers"),
     [

@@ -68,6 +68,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "kind", ["file", *(pytest.param(kind, marks=pytest.mark.nightly) for kind in ("stdin", "hydra"))]
 )
@@ -89,6 +90,7 @@ def test_wrong_settings_raise_their_sentence() -> None:
         simulate("rounds=0")
 
 
+@pytest.mark.nightly
 def test_it_works_from_another_folder(tmp_path: Path) -> None:
     """The installed package finds the checkout's other folders by itself."""
     program = f"import sys; sys.path.append({str(ROOT / 'fedsim' / '..')!r}); import fedsim; sys.path.pop();" + (
@@ -123,6 +125,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     ]
 
 
+@pytest.mark.nightly
 def test_a_comparison_is_that_of_the_report(runs: list[Run], tmp_path: Path) -> None:
     found = compare([runs[0], str(runs[1].run_dir), *(run.run_dir for run in runs[1:])])
     accuracies = [100 * run.summary["final"]["client_accuracy_mean"] for run in runs[2:]]

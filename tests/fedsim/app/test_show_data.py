@@ -107,6 +107,7 @@ def test_wrong_words_are_one_sentence_and_exit_status_2(
     assert error.count("\n") == 1
 
 
+@pytest.mark.nightly
 def test_it_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "datasets.show", *SMALL]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

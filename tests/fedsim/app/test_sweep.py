@@ -33,6 +33,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Main:
     return call
 
 
+@pytest.mark.nightly
 def test_a_killed_sweep_goes_on_where_it_was(
     main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,7 +135,7 @@ def test_its_own_convolutions_are_not_standardized(small_settings: Callable[...,
     [
         *(("cnn_small", norm) for norm in ("bn", "sws", "evonorm_s0", "gn")),
         # evonorm_s0 is refused there, with or without attention
-        *(pytest.param("resnet18", norm, marks=pytest.mark.slow) for norm in ("bn", "sws", "gn")),
+        *(pytest.param("resnet18", norm, marks=pytest.mark.nightly) for norm in ("bn", "sws", "gn")),
     ],
 )
 @pytest.mark.parametrize("attention", ATTENTIONS)

@@ -44,6 +44,7 @@ def test_another_form_is_refused_before_the_run(wrong: object) -> None:
         Settings.from_config({**compose([]), "published": wrong})
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_published_row_of_an_experiment_is_a_run_of_it(name: str) -> None:
     entry: Mapping[str, object] | None = compose([f"experiment={name}"])["published"]
@@ -62,6 +63,7 @@ def test_every_published_row_of_an_experiment_is_a_run_of_it(name: str) -> None:
     assert len(settings) == len(published.rows)  # no two rows are the same run
 
 
+@pytest.mark.nightly
 def test_the_mean_that_a_paper_prints_is_that_of_its_domains() -> None:
     """A wrong digit would show. FedWon's paper itself prints two means that are not those of their columns."""
     deviating = []

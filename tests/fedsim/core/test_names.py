@@ -80,6 +80,7 @@ def run(folder: Path, overrides: list[str]) -> Result:
     return simulate(*overrides, "rounds=1", "local_epochs=1", "engine=inline", f"out_dir={out}", progress=False)
 
 
+@pytest.mark.nightly
 def test_every_table_has_every_name(run: Result) -> None:
     with (run.run_dir / "clients.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["round"] == "1"]
@@ -142,6 +143,7 @@ def test_the_page_shows_every_name_as_it_is(run: Result) -> None:
     assert source.startswith("data:image/png;base64,")
 
 
+@pytest.mark.nightly
 def test_a_resumed_run_reads_back_what_it_wrote(run: Result) -> None:
     tables = {name: (run.run_dir / name).read_bytes() for name in ("clients.csv", "rounds.csv", "classes.csv")}
     settings = Settings.from_config({**load(run.run_dir), "resume": str(run.run_dir)})
@@ -272,6 +274,7 @@ def test_no_title_of_a_domain_is_another_columns() -> None:
     assert not {"mean", "global", "all", "validation", "many", "global few", "x (left out)"} & set(titles)
 
 
+@pytest.mark.nightly
 def test_what_the_terminal_cannot_encode_is_written_out(
     run: Result, tmp_path: Path, make_ascii: Callable[[], Path]
 ) -> None:

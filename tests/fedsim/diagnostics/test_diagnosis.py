@@ -61,6 +61,7 @@ def test_without_statistics_training_and_evaluation_are_the_same(diagnosed: Call
     assert (sites["kl_domains_before"] != sites["kl_clients_before"]).all()
 
 
+@pytest.mark.nightly
 def test_clients_that_keep_their_batch_norm_are_alike_at_evaluation_too(
     diagnosed: Callable[..., pd.DataFrame],
 ) -> None:
@@ -80,12 +81,14 @@ def test_frozen_statistics_close_the_gap(diagnosed: Callable[..., pd.DataFrame])
     assert (table.loc[2].loc[SITES, "kl_training"] == 0).all()
 
 
+@pytest.mark.nightly
 def test_the_last_round_before_the_freeze_is_not_frozen(diagnosed: Callable[..., pd.DataFrame]) -> None:
     table = diagnosed("norm.policy=fedavg", "norm.freeze_after=2", "rounds=3", "diagnostics_every=1")
     assert (table.loc[1].loc[SITES, "kl_training"] > 0.1).all()
     assert (table.loc[2].loc[SITES, "kl_training"] == 0).all()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("strategy", ["strategy=fedavg", "strategy=fedbn", "strategy=local"])
 def test_neural_collapse_is_that_of_the_saved_model(
     diagnosed: Callable[..., pd.DataFrame], tmp_path: Path, small_settings: Callable[..., Settings], strategy: str

@@ -72,6 +72,7 @@ def test_arrays_arrive_without_a_copy_or_with_one(tmp_path: Path) -> None:
     assert not np.shares_memory(shipped.value(copy=True)["images"], shipped.buffers[0])
 
 
+@pytest.mark.nightly
 def test_replies_come_in_order_from_both_nodes_and_states_stay_here(grid: RayGrid) -> None:
     workers: set[object] = set()
     calls = 0
@@ -97,6 +98,7 @@ def test_a_client_that_raises_answers_with_an_error_and_keeps_its_state(grid: Ra
     assert len(grid.client_states()[2]) == 0
 
 
+@pytest.mark.nightly
 def test_a_killed_worker_is_named_and_replaced_and_its_client_starts_over(
     grid: RayGrid, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,6 +22,7 @@ def frame() -> torch.Tensor:
     return sparse_frame(10, 64, sparsity=0.6, norm=0.1, steps=10_000)
 
 
+@pytest.mark.nightly
 def test_its_rows_have_the_length_and_the_zeros_that_were_asked_for(frame: torch.Tensor) -> None:
     assert (frame == 0).sum() == int(0.6 * 640)
     assert frame.norm(dim=1) == pytest.approx(torch.full((10,), 0.1), rel=0.01)

@@ -20,6 +20,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("strategy", some_by_day(STRATEGIES))
 def test_fewer_bytes_come_up_and_the_model_hardly_differs(tmp_path: Path, strategy: str) -> None:
     words = (*SMALL, "engine=inline", f"strategy={strategy}", *OPTIONS.get(strategy, ()))

@@ -52,6 +52,7 @@ def own(settings: Settings, kind: type, **options: object) -> Settings:
     return replace(settings, model={"name": "mine", "_target_": f"{__name__}.{kind.__name__}", **options})
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("model", "size"),
     [("alexnet", 64), ("vgg11", 32), ("torchvision/vit_b_16", 224), ("torchvision/densenet121", 32)],

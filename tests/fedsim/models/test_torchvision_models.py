@@ -44,6 +44,7 @@ def test_any_network_of_torchvision_is_a_choice(small_settings: Callable[..., Se
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
 
 
+@pytest.mark.nightly
 def test_the_settings_of_any_network_can_be_printed_and_swept(run_py: Callable[..., CompletedProcess[str]]) -> None:
     shown = run_py("--cfg", "job", "model=torchvision/densenet121", small=False)
     assert "network: densenet121" in shown.stdout

@@ -18,9 +18,11 @@ from fedsim.models.vit import patch_for
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
+from tests.methods import some_by_day
 
 MakeSettings = Callable[..., Settings]
 TINY = ("model=vit_tiny", "model.width=12", "model.depth=1", "model.patch=7", "engine=inline", "lr=0.1")
+NORMS = ("bn", "ln", "rms", "crms", "crms norm.recentre=true", "powernorm", "unified", "none")
 BLOCK = 192 * 576 + 576 + 192 * 192 + 192 + 2 * 192 * 768 + 768 + 192 + 4 * 192
 
 
@@ -97,7 +99,7 @@ def test_attention_is_counted() -> None:
     assert cost.training_flops(5) == 5 * 3 * cost.forward_flops()
 
 
-@pytest.mark.parametrize("norm", ["bn", "ln", "rms", "crms", "crms norm.recentre=true", "powernorm", "unified", "none"])
+@pytest.mark.parametrize("norm", some_by_day(NORMS, by_day=("bn", "crms norm.recentre=true")))
 def test_a_federation_trains_it_with_every_norm(norm: str, small_settings: MakeSettings, tmp_path: Path) -> None:
     settings = small_settings(*TINY, *f"norm={norm}".split(), "diagnostics=true", "rounds=1")
     told = Told()

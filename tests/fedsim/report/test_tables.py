@@ -234,6 +234,7 @@ def test_a_caption_has_what_all_runs_share(runs: list[Result], plain: list[Resul
     assert "norm=bn" in caption(grid(plain, Selection(), [], []))
 
 
+@pytest.mark.nightly
 def test_the_command_writes_all_forms_and_the_picture(
     sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

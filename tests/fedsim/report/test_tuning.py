@@ -148,6 +148,7 @@ def test_the_home_folder_may_be_written_as_a_tilde(
     assert not (sweep / "~").exists()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("folder", [".", "again/.."])
 def test_the_runs_of_further_seeds_are_no_part_of_a_sweep_named_by_a_relative_path(
     sweep: Path, make_run: MakeRun, folder: str, monkeypatch: pytest.MonkeyPatch

@@ -99,6 +99,7 @@ def test_every_number_is_the_same(small_settings: Callable[..., Settings], tmp_p
     assert EVALUATE_GLOBAL in {type_ for type_, _ in grid.sent}
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("first", [True, False])
 def test_clients_may_be_asked_for_different_parts(
     small_settings: Callable[..., Settings], tmp_path: Path, first: bool

@@ -182,6 +182,7 @@ def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert SQLiteStorage.get_runs("fedsim") == [name]
 
 
+@pytest.mark.nightly
 def test_several_track_one_run(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs pip install -e '.[tensorboard]'")
     mlflow = pytest.importorskip("mlflow", reason="needs pip install -e '.[mlflow]'")

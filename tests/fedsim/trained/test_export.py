@@ -34,6 +34,7 @@ def images(count: int) -> torch.Tensor:
     return torch.randn(count, 3, 28, 28, generator=torch.Generator().manual_seed(count))
 
 
+@pytest.mark.nightly
 def test_torchs_program_has_the_logits_of_the_model(run_dir: Path, tmp_path: Path) -> None:
     trained = fedsim.load(run_dir)
     for client in (None, 2):
@@ -44,6 +45,7 @@ def test_torchs_program_has_the_logits_of_the_model(run_dir: Path, tmp_path: Pat
                 torch.testing.assert_close(program(images(count)), model(images(count)), atol=1e-5, rtol=0)
 
 
+@pytest.mark.nightly
 def test_onnx_has_the_logits_of_the_model(run_dir: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="needs pip install -e '.[export]'")
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install -e '.[export]'")

@@ -20,6 +20,7 @@ from fedsim.core.errors import UserError
 from fedsim.core.seeding import draw_cohort
 from fedsim.trained.trained import Trained
 from tests.conftest import SMALL
+from tests.methods import some_by_day
 
 Train = Callable[..., tuple[Path, Federation]]
 METHODS = {
@@ -41,6 +42,8 @@ METHODS = {
     "fedavg norm.evaluation=reestimated": (),
     "fedavg split.validation=0.2": ("split=[domain,feature_noise]",),
 }
+
+BY_DAY = ("fedbn", "fedrod", "fedtiny")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,7 @@ def images_of(federation: Federation, client: int) -> tuple[npt.NDArray[np.uint8
     return examples.images.numpy().transpose(0, 2, 3, 1), examples.labels.numpy()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", some_by_day(METHODS, BY_DAY))
 def test_predictions_have_the_accuracies_of_the_table(train: Train, method: str) -> None:
     run_dir, federation = train(method)
     table = pd.read_csv(run_dir / "clients.csv")
@@ -81,7 +84,7 @@ def test_predictions_have_the_accuracies_of_the_table(train: Train, method: str)
             assert right / len(labels) == rows.loc[client, column]
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if "reestimated" not in name])
+@pytest.mark.parametrize("method", some_by_day((name for name in METHODS if "reestimated" not in name), BY_DAY))
 def test_the_global_model_has_the_accuracies_of_the_domains(train: Train, method: str) -> None:
     """Where statistics are re-estimated, they are those of each domain, which a run directory does not have."""
     run_dir, federation = train(method)
@@ -93,6 +96,7 @@ def test_the_global_model_has_the_accuracies_of_the_domains(train: Train, method
         assert right / len(examples) == last[f"domain_accuracy.{domain}"]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("method", ["fedbn", "fedper", "ditto", "apfl", "fedloge", "fedrod"])
 def test_a_clients_model_is_its_own(train: Train, method: str) -> None:
     run_dir, federation = train(method)

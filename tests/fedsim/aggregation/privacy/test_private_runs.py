@@ -33,6 +33,7 @@ def play(small_settings: MakeSettings, tmp_path: Path) -> Play:
     return once
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("options", [("strategy=fedavg",), ("strategy=fedloge", "head.steps=20"), TINY], ids=" ".join)
 def test_a_run_in_which_nothing_is_clipped_is_the_run_without_privacy_bit_for_bit(
     options: tuple[str, ...], play: Play
@@ -81,6 +82,7 @@ def test_noise_reaches_what_travels_and_nothing_else_and_the_seed_repeats_it(pla
         assert all(torch.equal(tensor, parts[1][name]) for name, tensor in parts[0].items())
 
 
+@pytest.mark.nightly
 def test_an_adapted_norm_goes_on_after_a_checkpoint(play: Play, small_settings: MakeSettings, tmp_path: Path) -> None:
     adaptive = ("privacy=server_adaptive_clipping", "privacy.initial_clipping_norm=0.5", "strategy=fedloge")
     steps = ("head.steps=20",)

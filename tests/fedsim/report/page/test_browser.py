@@ -93,8 +93,8 @@ def choose(browser: webdriver.Chrome, figure: str, number: int, value: Any) -> N
     browser.execute_async_script(script, figure, number, value)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name", ["rich", "plain"])
 def test_every_figure_is_drawn_and_nothing_is_fetched(
     browser: webdriver.Chrome, pages: dict[str, Path], name: str, width: int, scheme: str

@@ -56,6 +56,7 @@ def test_clients_and_domains_are_means_over_the_seeds(plain: dict[str, list[Resu
     assert mine["global model", "faded"] == pytest.approx(final["domain_accuracy.faded"], rel=CLOSE)
 
 
+@pytest.mark.nightly
 def test_what_only_some_runs_have_is_that_of_their_tables(rich: Result, rich_page: str) -> None:
     data = data_in(rich_page)
     labels, held = table_in(data, "labels"), csv(rich, "federation.csv").set_index("client")

@@ -170,6 +170,7 @@ def test_older_runs_without_the_newer_tables_have_a_page(rich: Result, tmp_path:
     assert {"labels", "diagnostics"}.isdisjoint(sections_in(text))
 
 
+@pytest.mark.nightly
 def test_rounds_that_are_left_out_are_told(rich: Result) -> None:
     rounds = pd.concat([rich.rounds.assign(round=rich.rounds["round"] + 3 * number) for number in range(3000)])
     text = page({"x": [replace(rich, rounds=rounds)]})
