@@ -16,6 +16,7 @@ from clients.fedprox import FedProx
 from clients.fedrep import FedRep
 from clients.fedrod import FedRoD
 from clients.fedsam import FedSAM
+from clients.fedsr import FedSR
 from clients.fedtan import FedTAN
 from clients.fraug import FRAug
 from clients.hbn import HBN
@@ -46,6 +47,7 @@ __all__ = [
     "FedRep",
     "FedRoD",
     "FedSAM",
+    "FedSR",
     "FedTAN",
     "LocalSGD",
     "LotteryFL",

@@ -27,6 +27,7 @@ from .fedprox import FedProx
 from .fedrep import FedRep
 from .fedrod import FedRoD
 from .fedsam import FedSAM
+from .fedsr import FedSR
 from .fedtan import FedTAN
 from .fedtiny import FedTiny
 from .fedwon import FedWon
@@ -67,6 +68,7 @@ __all__ = [
     "FedRep",
     "FedRoD",
     "FedSAM",
+    "FedSR",
     "FedTAN",
     "FedTiny",
     "FedWon",

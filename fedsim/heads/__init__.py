@@ -12,6 +12,7 @@ from fedsim.heads.linear import keep_linear, replace_classifier
 from fedsim.heads.local_generic import LocalGenericHeads, PersonalLinear, local_generic_heads, use_local_generic
 from fedsim.heads.retrained import RetrainedHeads, RetrainedLinear, retrained_heads, use_retrained
 from fedsim.heads.sparse_frame import SparseFrame, refuse_unmade, sparse_frame
+from fedsim.heads.stochastic import StochasticHead, stochastic_head, use_stochastic
 
 __all__ = [
     "CosineLinear",
@@ -23,6 +24,7 @@ __all__ = [
     "RetrainedHeads",
     "RetrainedLinear",
     "SparseFrame",
+    "StochasticHead",
     "generic_personal_heads",
     "keep_linear",
     "local_generic_heads",
@@ -31,9 +33,11 @@ __all__ = [
     "retrained_heads",
     "simplex_frame",
     "sparse_frame",
+    "stochastic_head",
     "use_cosine",
     "use_etf",
     "use_generic_personal",
     "use_local_generic",
     "use_retrained",
+    "use_stochastic",
 ]

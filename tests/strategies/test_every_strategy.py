@@ -277,7 +277,7 @@ def test_no_personal_entry_travels(straight: Straight) -> None:
     for message, _ in [*straight.grid.of(TRAIN), *straight.grid.of(EVALUATE)]:
         assert set(arrays_of(message)) == travelling
     assert not entries_in(straight.grid) & strategy.personal
-    expected = {"fdse", "fedbn", "fedper", "fedproto", "fedrep", "fedrod", "fedloge", "fraug", "local"}
+    expected = {"fdse", "fedbn", "fedper", "fedproto", "fedrep", "fedrod", "fedsr", "fedloge", "fraug", "local"}
     assert bool(strategy.personal) == (straight.method in expected)
 
 

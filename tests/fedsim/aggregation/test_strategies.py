@@ -42,6 +42,7 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "creff": ("strategy.match_steps=3", "strategy.retrain_epochs=2"),
     "fedetf": (),
     "fedrod": (),
+    "fedsr": (),
     "fedsam": (),
     "moon": (),
     "fbn": (),

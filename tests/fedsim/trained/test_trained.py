@@ -32,6 +32,7 @@ METHODS = {
     "apfl": ("fraction=0.5",),
     "fedloge": (),
     "fedrod": (),
+    "fedsr": (),
     "fedproto": (),
     "creff": (),
     "fedwon": (),

@@ -41,6 +41,7 @@ METHODS = {
     "fedrep": (),
     "fedrod": ("mask_absent_classes=true",),
     "fedsam": (),
+    "fedsr": (),
     "fedtan": (),
     "fedtiny": ("strategy.candidates=2", "strategy.interval=1"),
     "fedwon": (),
