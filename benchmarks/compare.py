@@ -41,6 +41,8 @@ class Told(NamedTuple):
 
     record: dict[str, Any]
     cpu: list[float]
+    own_cpu: list[float]
+    """Of the process alone that was started; with workers, of the server"""
     started: float
     peak_mb: float
 
@@ -70,11 +72,13 @@ def told(task: Task, limit: float) -> Told:
         alarm = threading.Timer(limit, process.kill)
         alarm.start()
         cpu: list[float] = []
+        own_cpu: list[float] = []
         record = None
         try:
             for line in process.stdout:
                 if line.strip() == PAUSE:
                     cpu.append(tree.read())
+                    own_cpu.append(tree.own_seconds)
                     process.stdin.write("\n")
                     process.stdin.flush()
                 elif line.startswith('{"begun"'):
@@ -87,7 +91,7 @@ def told(task: Task, limit: float) -> Told:
             errors.seek(0)
             lines = "".join(errors.readlines()[-30:])
             raise RuntimeError(f"{task.contestant} ended with status {status}:\n{lines}")
-    return Told(record, cpu, started, tree.peak_mb)
+    return Told(record, cpu, own_cpu, started, tree.peak_mb)
 
 
 def measured(task: Task, limit: float) -> dict[str, Any]:

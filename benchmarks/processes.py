@@ -75,6 +75,11 @@ class ProcessTree:
             return sum(self._ticks.values()) / TICKS
 
     @property
+    def own_seconds(self) -> float:
+        """Processor seconds of the watched process alone, at the last reading."""
+        return sum(ticks for process, ticks in self._ticks.items() if process.number == self.root) / TICKS
+
+    @property
     def peak_mb(self) -> float:
         return self._peak_kb / 1024
 

@@ -22,7 +22,8 @@ class CAFA(TrainedAffine):
     classes, of the features of the training images. A client uses its own training images; classes without any are left
     out. The covariance is the same for all classes and shrunk towards a multiple of the identity,
     :math:`(1 - s) \Sigma + s \, \mathrm{tr}(\Sigma) / d \, I`, because a client has fewer images than features.
-    The loss follows descriptions of the paper; the authors' code was not available.
+    The loss follows descriptions of the paper; of its text only the beginning was to be had, and of the authors' code
+    nothing. Readers' notes give each class a covariance of its own, which the images of a client do not determine.
 
     Raises:
         UserError: If an option is out of its range.
