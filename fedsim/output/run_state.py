@@ -52,7 +52,7 @@ class RunState:
             self.evaluated = metrics
             self.accuracies.append(metrics["client_accuracy_mean"])
         if round >= self.round:  # on devices, a round is recorded while the next one is trained
-            self.round = round
+            self.round, self.done = round, self.clients
             self._reached(round - self.first + 1)
 
     def _reached(self, rounds: float) -> None:

@@ -83,9 +83,8 @@ def test_on_a_terminal_two_lines_change_and_are_gone_before_the_table(tmp_path: 
 
 
 def test_in_a_log_a_round_is_a_line_and_nothing_else(
-    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")  # as in CI
     assert main(*TINY, "rounds=4", "evaluate_every=2", "out_dir=run") == 0
     out = capsys.readouterr().out
     assert all(line.isprintable() for line in out.split("\n"))
