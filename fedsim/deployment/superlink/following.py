@@ -132,7 +132,7 @@ def _take(event: Event, files: ReceivedFiles, reporter: Reporter) -> bool:
     else:
         files.end()
         for name in values["left"]:
-            reporter.say(f"{name} is too large to come along: it is in {values['run_dir']} on the server")
+            reporter.warn(f"{name} is too large to come along: it is in {values['run_dir']} on the server")
     return bool(kind == "finished")
 
 

@@ -193,8 +193,6 @@ def test_neither_ctrl_c_nor_the_end_of_the_plain_lines_is_caught(stream: io.Stri
 
 
 CELL = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
 from fedsim.output.reporters import console_reporter
 reporter = console_reporter()
 reporter.say("fedavg on digits")
@@ -209,23 +207,38 @@ reporter.close()
 """
 
 
-def test_a_notebook_has_one_display_that_changes(tmp_path: Path) -> None:
-    """In a real kernel: what is displayed is replaced, and its last form stays."""
+def executed(source: str, folder: Path) -> tuple[str, list[dict[str, str]]]:
+    """What a cell has printed, and what it has displayed in its last form, in a real kernel."""
     nbclient = pytest.importorskip("nbclient", reason="needs pip install -e '.[test]'")
     pytest.importorskip("ipykernel", reason="needs pip install -e '.[test]'")
     import nbformat
 
-    cell = nbformat.v4.new_code_cell(CELL)
+    cell = nbformat.v4.new_code_cell(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{source}")
     book = nbformat.v4.new_notebook(cells=[cell])
-    nbclient.NotebookClient(book, timeout=100, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(book, timeout=400, resources={"metadata": {"path": str(folder)}}).execute()
     said = "".join(output.text for output in cell.outputs if output.output_type == "stream")
-    shown = [output.data for output in cell.outputs if output.output_type == "display_data"]
+    return said, [output.data for output in cell.outputs if output.output_type == "display_data"]
+
+
+def test_a_notebook_has_one_display_that_changes(tmp_path: Path) -> None:
+    said, shown = executed(CELL, tmp_path)
     assert said == "fedavg on digits\nWARNING: x\n"
     assert len(shown) == 1
     for text in shown[0]["text/plain"], shown[0]["text/html"]:
         assert re.search(r"round 2/2 .*3/3 clients", text)
         assert re.search(r"client accuracy ▁█ 80\.0%  worst 5\.0%  2310 images/s  812 MB", text)
-    assert not [output for output in cell.outputs if output.output_type == "error"]
+
+
+@pytest.mark.nightly
+def test_so_has_a_simulation_in_a_notebook(tmp_path: Path) -> None:
+    small = ("rounds=2", "dataset.train_per_domain=40", "dataset.test_per_domain=20", "device=cpu", "pictures=false")
+    said, shown = executed(f"import fedsim\nrun = fedsim.simulate(*{small!r}, 'engine.workers=2')", tmp_path)
+    assert re.fullmatch(r"fedavg on digits: 6 clients, .*\n", said)
+    assert len(shown) == 1
+    assert re.search(r"round 2/2 .*6/6 clients", shown[0]["text/html"])
+    assert re.search(
+        r"client accuracy [▁-█]{3} [\d.]+%  worst [\d.]+%  \d+ images/s  [\d.]+ [MG]B", shown[0]["text/html"]
+    )
 
 
 def test_a_notebook_is_drawn_a_few_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
