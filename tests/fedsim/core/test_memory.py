@@ -25,7 +25,7 @@ def test_what_there_is_now_is_what_the_kernel_says() -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     assert resident_memory_mb() == pytest.approx(pages * resource.getpagesize() / 1e6, rel=0.02)
     now = Memory.now()
-    assert 0 < now.resident <= 1.001 * now.peak
+    assert 0 < now.resident <= 1.02 * now.peak
 
 
 def test_the_peak_grows_with_what_is_used_and_does_not_shrink() -> None:
