@@ -114,7 +114,7 @@ def test_a_run_that_nobody_reads_any_more_is_finished(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     process.stdout.close()  # before the first line: as behind `| head -0`
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert (process.returncode, errors) == (0, "")
     assert (tmp_path / "run" / "report.html").is_file()
 
