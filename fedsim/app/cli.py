@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from fedsim.app.sweep import FILE as SWEEP_FILE
-from fedsim.app.sweep import Sweep, finished_jobs
+from fedsim.app.sweep import Sweep, finished_jobs, finished_of
 from fedsim.config.composition import (
     CONFIG_DIR,
     CONFIG_NAME,
@@ -37,6 +37,7 @@ from fedsim.config.settings import settings_of
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import any_file
 from fedsim.engines import fork_server
+from fedsim.output.job_lines import JobLines
 from fedsim.output.terminal import never_fail_to_print
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 SHOWING = ("cfg", "info", "help", "hydra_help", "version", "shell_completion")
 """Flags with which Hydra shows something instead of running."""
+QUIET = "quiet=true"
+"""What ``--quiet`` stands for."""
+HYDRAS_LOG = "hydra/hydra_logging"
+ELSEWHERE = "hydra/launcher=submitit"
+"""The beginning of the word for jobs that do not print here."""
 FLAGS = (*SHOWING, "run", "multirun", "resolve", "package", "config_path", "config_name", "config_dir")
 
 
@@ -64,9 +70,9 @@ def main() -> None:
         going_on = Sweep.named_by(overrides) if options.runs else None
         if going_on is not None:
             folder, sweep = going_on
-            options.multirun, overrides = True, sweep.words_in(folder)
+            options.multirun, overrides = True, sweep.words_in(folder, overrides)
             options.configuration = options.config_path, options.config_name = sweep.configuration
-        sys.argv[1:] = [*_flags(options), *overrides]  # what Hydra reads
+        sys.argv[1:] = [*_flags(options), *_untold(overrides, options), *overrides]  # what Hydra reads
         with ExitStack() as stack:
             prepared: Prepared | None = None
             named: set[str | None] = {None}
@@ -90,11 +96,14 @@ def main() -> None:
                     Sweep(overrides, options.configuration).save(new)
             register_families(overrides)
             register_resolvers(new)
+            lines: JobLines | None = None
+            if options.multirun and options.checked:
+                lines = JobLines.of(jobs, [] if going_on is None else finished_of(going_on[0], len(jobs)))
 
             def job(config: DictConfig) -> None:
                 from fedsim.app.jobs import run_job
 
-                run_job(config, prepared, failed, going_on=going_on is not None)
+                run_job(config, prepared, failed, lines, going_on=going_on is not None)
 
             with any_file(UserError, "choose another directory with out_dir=."):  # Hydra makes those of the runs
                 hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(job)()
@@ -163,7 +172,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = _Parser(prog="run.py", add_help=False, allow_abbrev=False)
     for flag, short in (("help", "-h"), ("run", "-r"), ("multirun", "-m"), ("shell-completion", "-sc")):
         parser.add_argument(f"--{flag}", short, action="store_true")
-    for flag in ("hydra-help", "version", "resolve"):
+    for flag in ("hydra-help", "version", "resolve", "quiet"):
         parser.add_argument(f"--{flag}", action="store_true")
     for flag, short in (("config-path", "-cp"), ("config-name", "-cn"), ("config-dir", "-cd"), ("package", "-p")):
         parser.add_argument(f"--{flag}", short)
@@ -184,13 +193,24 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     options.checked = options.runs and options.config_dir is None  # only Hydra knows what --config-dir adds
     name = options.config_name and options.config_name.removesuffix(".yaml")
     options.configuration = (options.config_path or CONFIG_DIR, name or CONFIG_NAME)
-    return options, [readable(word) for word in options.overrides]
+    return options, [readable(word) for word in (*options.overrides, *([QUIET] if options.quiet else []))]
 
 
 def _flags(options: argparse.Namespace) -> list[str]:
     """Return the flags as words for Hydra's own parser, which does not accept them between overrides."""
     given = {name.replace("_", "-"): value for name, value in vars(options).items() if name in FLAGS and value}
     return [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items()]
+
+
+def _untold(overrides: Sequence[str], options: argparse.Namespace) -> list[str]:
+    """Return the word that keeps Hydra from telling of the jobs of a sweep, where they do so themselves, or are quiet.
+
+    Of jobs that print elsewhere it tells where.
+    """
+    if not options.multirun or any(word.startswith(HYDRAS_LOG) for word in overrides):
+        return []
+    told = options.checked and not any(word.startswith(ELSEWHERE) for word in overrides)
+    return [f"{HYDRAS_LOG}=none"] if told or QUIET in overrides else []
 
 
 def _jobs(overrides: list[str], options: argparse.Namespace) -> Iterator[list[str]]:

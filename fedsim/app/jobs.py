@@ -25,14 +25,18 @@ from fedsim.core.files import any_file
 from fedsim.deployment.superlink import NAME as SUPERLINK
 from fedsim.deployment.superlink import SuperLink, check_receiving_dir, follow
 from fedsim.output.checkpoint import has_checkpoint
-from fedsim.output.progress import console_reporter
+from fedsim.output.job_lines import JobLines
+from fedsim.output.progress import Reporter
 from fedsim.output.recorder import check_run_dir
+from fedsim.output.reporters import console_reporter
 from fedsim.output.results import Result
-from fedsim.output.terminal import console, print_whole
+from fedsim.output.terminal import print_line, print_whole
 from fedsim.report.run_table import run_table
 from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.simulation import run
 
+BASIC = "BasicLauncher"
+"""Hydra's launcher that runs one job after the other."""
 JOBLIB = "hydra_joblib_launcher"
 """The package of the launcher that runs the jobs of a sweep at once."""
 
@@ -69,7 +73,12 @@ def check(settings: Sequence[Settings], options: argparse.Namespace, *, going_on
 
 
 def run_job(
-    config: DictConfig, prepared: Prepared | None, failed: list[FedsimError], *, going_on: bool = False
+    config: DictConfig,
+    prepared: Prepared | None,
+    failed: list[FedsimError],
+    lines: JobLines | None = None,
+    *,
+    going_on: bool = False,
 ) -> None:
     """Run one job in the directory that Hydra has made for it; if it fails, the other jobs of a sweep still run.
 
@@ -77,31 +86,38 @@ def run_job(
         config: The job's configuration.
         prepared: What ``check`` has returned.
         failed: Is given the error with which the job ends, if it does.
+        lines: Where it is a job of a sweep, what tells which.
         going_on: Whether it is a job of a sweep that goes on: if it is finished nothing is done, and if it has begun
             it is resumed.
     """
     made = run_dir = Path(HydraConfig.get().runtime.output_dir)
     if going_on and is_finished(run_dir):
-        console().print(f"{_shown(run_dir)} was finished before", soft_wrap=True)
+        if not config.quiet:
+            print_line(f"{_shown(run_dir)} was finished before")
         return
+    sweeps, at_once = HydraConfig.get().mode == RunMode.MULTIRUN, _at_once()
+    number = HydraConfig.get().job.num if sweeps else 0
+    if lines is not None and not config.quiet:
+        print_line(lines.line(number, at_once))
+    label = "" if at_once == 1 else f"job {number + 1}"
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
     try:
         with any_file():
             if going_on and is_begun(run_dir):
-                settings = settings_of({"resume": str(run_dir)})
+                settings = settings_of({"resume": str(run_dir), "quiet": container["quiet"]})
             else:
                 words = list(HydraConfig.get().overrides.task)
                 settings = settings_of({str(key): value for key, value in container.items()}, words)
-            settings = _with_share_of_cores(settings)
+            settings = _with_share_of_cores(settings, at_once)
             run_dir = made if settings.resume is None else Path(settings.resume)
-            result = _result(settings, prepared, run_dir)
+            result = _result(settings, prepared, run_dir, console_reporter(quiet=settings.quiet, label=label))
     except FedsimError as error:  # here, since Hydra would put the whole command line before the sentence
         print(f"error: {error}", file=sys.stderr)
         if not isinstance(error, UserError):
             _tell_how_to_go_on(run_dir)
         failed.append(error)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        if sweeps:
             remove_if_empty(made)
         return
     except KeyboardInterrupt:
@@ -111,24 +127,37 @@ def run_job(
         raise
     if made != run_dir:
         remove_if_empty(made)
-    print_whole(run_table(result))
-    console().print(f"run directory: {_shown(run_dir)}", soft_wrap=True)
+    if not settings.quiet:
+        print_whole(run_table(result))
+    print_line(f"run directory: {_shown(run_dir)}")
 
 
-def _with_share_of_cores(settings: Settings) -> Settings:
+def _at_once() -> int | None:
+    """Return how many jobs of a sweep run at once: ``None`` where only the launcher knows, as under Slurm."""
+    launcher = HydraConfig.get().launcher
+    if BASIC in str(launcher.get("_target_")):
+        return 1
+    if JOBLIB not in str(launcher.get("_target_")):
+        return None
+    from joblib import effective_n_jobs
+
+    return int(effective_n_jobs(launcher.n_jobs))
+
+
+def _with_share_of_cores(settings: Settings, jobs: int | None) -> Settings:
     """Return the settings with an equal share of the cores, where several jobs run at once on this machine.
 
-    That is with ``hydra/launcher=joblib``, for an engine whose number of workers is left open.
+    That is for an engine whose number of workers is left open.
     """
-    launcher, engine = HydraConfig.get().launcher, settings.engine
-    if JOBLIB not in str(launcher.get("_target_")) or engine.get("workers", 0) is not None:
+    engine = settings.engine
+    if jobs in (1, None) or engine.get("workers", 0) is not None:
         return settings
-    from joblib import cpu_count, effective_n_jobs
+    from joblib import cpu_count
 
-    return replace(settings, engine={**engine, "workers": max(1, cpu_count() // effective_n_jobs(launcher.n_jobs))})
+    return replace(settings, engine={**engine, "workers": max(1, cpu_count() // jobs)})
 
 
-def _result(settings: Settings, prepared: Prepared | None, run_dir: Path) -> Result:
+def _result(settings: Settings, prepared: Prepared | None, run_dir: Path, reporter: Reporter) -> Result:
     """Return the result of a run on this machine, or on the devices of a SuperLink.
 
     ``prepared`` is what ``check`` has returned, if anything.
@@ -138,13 +167,13 @@ def _result(settings: Settings, prepared: Prepared | None, run_dir: Path) -> Res
     """
     if settings.engine["name"] == SUPERLINK:
         words = list(HydraConfig.get().overrides.task)
-        return follow(settings, words, run_dir, console_reporter())
+        return follow(settings, words, run_dir, reporter)
     if prepared is None or prepared.settings != settings:
         prepared = prepare(settings)
-    print(prepared, flush=True)
+    reporter.say(str(prepared))
     if settings.verbose:
-        print(prepared.replaced_layers(), flush=True)
-    return run(prepared, run_dir, console_reporter())
+        reporter.say(prepared.replaced_layers())
+    return run(prepared, run_dir, reporter)
 
 
 def _tell_how_to_go_on(run_dir: Path) -> None:

@@ -13,7 +13,8 @@ from fedsim.core.errors import UserError
 from fedsim.deployment.superlink import NAME as SUPERLINK
 from fedsim.deployment.superlink import follow
 from fedsim.engines import fork_server
-from fedsim.output.progress import Reporter, console_reporter
+from fedsim.output.progress import Reporter
+from fedsim.output.reporters import console_reporter
 from fedsim.output.results import Result, find_runs
 from fedsim.report.labels import group_by_settings
 from fedsim.server.preparation import prepare
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
 def simulate(overrides: Sequence[str], *, progress: bool) -> Run:
     """Compose and check the settings and run them; the run directory is ``out_dir`` or a new one under ``outputs/``."""
-    reporter = console_reporter() if progress else Reporter()
     config = compose(overrides)
     fork_server.start_early([config["engine"]])
     settings = settings_of(config, overrides)
+    reporter = console_reporter(quiet=settings.quiet) if progress else Reporter()
     named = named_folder(settings.out_dir, settings.resume)
     if settings.engine["name"] == SUPERLINK:
         with run_folder(named) as run_dir:

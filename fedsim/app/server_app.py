@@ -20,8 +20,9 @@ from fedsim.core.errors import FedsimError, UserError
 from fedsim.deployment.partition_grid import PartitionGrid
 from fedsim.deployment.superlink.events import EventReporter
 from fedsim.methods.method import Method
-from fedsim.output.progress import PlainReporter, Reporter, logging_to
-from fedsim.output.terminal import console, print_whole
+from fedsim.output.progress import Reporter, logging_to
+from fedsim.output.reporters import PlainReporter, QuietReporter
+from fedsim.output.terminal import console, print_line, print_whole
 from fedsim.report.run_table import run_table
 from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.simulation import run
@@ -45,6 +46,8 @@ def main(grid: Grid, context: Context) -> None:
 
 def _play(grid: Grid, context: Context, reporter: Reporter) -> None:
     settings = settings_on_nodes(shlex.split(str(context.run_config["overrides"])))
+    if settings.quiet and isinstance(reporter, PlainReporter):
+        reporter = QuietReporter(reporter.console)
     Method.of(settings.strategy)  # refuses an option that nobody takes before nodes are awaited
     with logging_to(reporter, verbose=settings.verbose):
         nodes, prepared = _prepared(grid, settings)
@@ -54,8 +57,9 @@ def _play(grid: Grid, context: Context, reporter: Reporter) -> None:
     if isinstance(reporter, EventReporter):
         reporter.finished(run_dir)
         return
-    print_whole(run_table(result))
-    reporter.say(f"run directory: {run_dir}")
+    if not settings.quiet:
+        print_whole(run_table(result))
+    print_line(f"run directory: {run_dir}")
 
 
 def _prepared(grid: Grid, settings: Settings) -> tuple[PartitionGrid, Prepared]:

@@ -12,13 +12,15 @@ from fedsim.core.errors import UserError
 from fedsim.core.files import make_folder, reading, write_atomically
 
 FILE = "sweep.json"
+OF_A_COMMAND = ("out_dir", "quiet")
+"""Settings that concern one command and not the sweep: with ``resume`` they may be others."""
 FINISHED = "report.html"
 """The last file that a run writes."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The words of ``python run.py -m``, without ``out_dir``, and the configuration that they change."""
+    """The words of ``python run.py -m``, without ``out_dir`` and ``quiet``, and the configuration that they change."""
 
     words: Sequence[str]
     configuration: tuple[Path, str]
@@ -39,7 +41,7 @@ class Sweep:
         if not path.is_file():
             return None
         for text in overrides:
-            if parse(text).key_or_group != "resume":
+            if parse(text).key_or_group not in ("resume", "quiet"):
                 raise UserError(f"{text} cannot be given with resume={folder}, a sweep: its jobs keep their settings.")
         with reading(path, "put it back whole, or resume the folders in it one by one"):
             stored: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -54,18 +56,24 @@ class Sweep:
         """
         make_folder(folder)
         config_dir, config_name = self.configuration
-        words = [word for word in self.words if parse(word).key_or_group != "out_dir"]
+        words = [word for word in self.words if parse(word).key_or_group not in OF_A_COMMAND]
         text = json.dumps({"words": words, "configuration": [str(config_dir), config_name]}) + "\n"
         write_atomically(folder / FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
-    def words_in(self, folder: Path) -> list[str]:
-        """Return the words with which Hydra runs the jobs in this folder."""
-        return [*self.words, path_word("out_dir", str(folder))]
+    def words_in(self, folder: Path, overrides: Sequence[str] = ()) -> list[str]:
+        """Return the words with which Hydra runs the jobs in this folder, quietly or not as ``overrides`` have it."""
+        quiet = [text for text in overrides if parse(text).key_or_group == "quiet"]
+        return [*self.words, path_word("out_dir", str(folder)), *quiet]
 
 
 def is_finished(run_dir: Path) -> bool:
     """Return whether a job has written everything."""
     return (run_dir / FINISHED).is_file()
+
+
+def finished_of(sweep: Path, jobs: int) -> list[int]:
+    """Return the numbers of the jobs in a sweep's folder that have written everything."""
+    return [number for number in range(jobs) if is_finished(sweep / str(number))]
 
 
 def finished_jobs(sweep: Path) -> int:

@@ -1,4 +1,4 @@
-"""The settings of a run that goes on: those of its run directory, and ``rounds``, which may grow."""
+"""The settings of a run that goes on: those of its run directory, but ``rounds`` may grow, and be ``quiet`` or not."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from fedsim.config.composition import load
 from fedsim.config.paths import expanded
 from fedsim.core.errors import UserError
 
-MAY_CHANGE = ("resume", "rounds")
+MAY_CHANGE = ("resume", "rounds", "quiet")
 
 
 def with_resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def with_resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
     resume = expanded("resume", config["resume"])
     if not resume:
         raise UserError("resume= is not possible: choose the directory of the run that is to go on.")
-    begun = {**load(Path(resume)), "resume": resume}
+    begun = {**load(Path(resume)), "resume": resume, "quiet": config.get("quiet", False)}
     if any(text.startswith("rounds=") for text in overrides):
         return with_more_rounds(begun, config["rounds"])
     return begun

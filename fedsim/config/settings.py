@@ -83,6 +83,7 @@ _ALLOWED: dict[str, Rule] = {
     "download": _SWITCH,
     "pictures": _SWITCH,
     "published": (is_published, FORM),
+    "quiet": _SWITCH,
     "verbose": _SWITCH,
 }
 """By setting; neither the groups, of which each must be a mapping, nor what ``_of_owners`` has."""
@@ -177,6 +178,7 @@ class Settings:
     resume: str | None
     pictures: bool
     published: dict[str, Any] | None
+    quiet: bool
     verbose: bool
 
     @classmethod

@@ -1,7 +1,31 @@
-"""How much memory this process has needed."""
+"""How much memory this process needs, and has needed."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory of a process in MB (10^6 bytes)."""
+
+    resident: float = 0.0
+    """What it holds now"""
+    peak: float = 0.0
+    """The most it has held so far"""
+
+    @classmethod
+    def now(cls) -> Self:
+        """Return that of this process."""
+        return cls(resident_memory_mb(), peak_memory_mb())
+
+
+def resident_memory_mb() -> float:
+    """Return the resident set of this process in MB (10^6 bytes)."""
+    import psutil  # here, since a device has no need of it
+
+    return float(psutil.Process().memory_info().rss) / 1e6
 
 
 def peak_memory_mb() -> float:

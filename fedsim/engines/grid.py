@@ -52,6 +52,10 @@ class FederationGrid(Grid):
         """Return the peak memory in MB of the processes that this engine started, added up; 0 if there are none."""
         return 0.0
 
+    def memory_mb(self) -> float:
+        """Return the resident memory in MB of these processes when they last answered, added up; 0 without any."""
+        return 0.0
+
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
@@ -92,6 +96,9 @@ class WrappedGrid(FederationGrid):
 
     def peak_memory_mb(self) -> float:
         return self._grid.peak_memory_mb()
+
+    def memory_mb(self) -> float:
+        return self._grid.memory_mb()
 
     def set_run(self, run: Any) -> None:
         self._grid.set_run(run)

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from flwr.app import Context, Error, Message, RecordDict
 
+from fedsim.core.memory import Memory
 from fedsim.engines.client_call import CLIENT_RAISED
 from fedsim.engines.grid import LocalGrid
 from fedsim.messages.schema import ROUND, config_of
@@ -54,7 +55,8 @@ class PoolWorker:
 
     number: int
     task: Task | None = field(default=None, init=False)
-    peak_memory_mb: float = field(default=0.0, init=False)
+    memory: Memory = field(default=Memory(), init=False)
+    """That of its process when it last answered"""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,10 @@ class PoolGrid(LocalGrid, Generic[W]):
                     replies[done.index] = Message(error, reply_to=done.message)
 
     def peak_memory_mb(self) -> float:
-        return sum(worker.peak_memory_mb for worker in self.workers)
+        return sum(worker.memory.peak for worker in self.workers)
+
+    def memory_mb(self) -> float:
+        return sum(worker.memory.resident for worker in self.workers)
 
     def _tasks(self, messages: Iterable[Message]) -> Iterator[Task]:
         """Yield a task for each message; successive messages with the same content share one packed copy of it."""

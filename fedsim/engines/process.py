@@ -90,7 +90,7 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
     def collect(self, worker: ProcessWorker, task: Task) -> tuple[Message, RecordDict] | Died:
         try:
             reply: Message = receive(worker.connection)
-            state, worker.peak_memory_mb = receive(worker.connection, copy=True)
+            state, worker.memory = receive(worker.connection, copy=True)
         except (EOFError, OSError):
             return self._replace(worker, task)
         return reply, state
@@ -144,7 +144,7 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
         )
         worker.connection.close()
         fresh = self._start(worker.number, worker.device)
-        fresh.peak_memory_mb = worker.peak_memory_mb
+        fresh.memory = worker.memory
         self.workers[self.workers.index(worker)] = fresh
         self._await_ready(fresh)
         return Died(cause, remedy)

@@ -122,7 +122,7 @@ class RayGrid(PoolGrid[_ActorWorker]):
     def collect(self, worker: _ActorWorker, task: Task) -> tuple[Message, RecordDict] | Died:
         reference, worker.answer = worker.answer, None
         try:
-            reply, state, worker.peak_memory_mb = self._ray.get(reference)
+            reply, state, worker.memory = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError:
             raise  # a fault of ours: what clients raise is in the reply
         except self._ray.exceptions.RayError as error:

@@ -11,7 +11,7 @@ import torch
 from flwr.app import RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsim.core.memory import peak_memory_mb
+from fedsim.core.memory import Memory
 from fedsim.core.threads import fix_threads
 from fedsim.engines import forked  # noqa: F401  # before anything is unpickled: puts the checkout's folders on the path
 from fedsim.engines.client_call import call_client
@@ -45,10 +45,10 @@ class RayWorker:
         self._app = make_app.value()(torch.device(device))
         return f"process {os.getpid()} on {socket.gethostname()}"
 
-    def answer(self, content: Shipped, call: Shipped) -> tuple[Shipped, Shipped, float]:
-        """Return the reply of a client, its new state, and the worker's peak memory in MB."""
+    def answer(self, content: Shipped, call: Shipped) -> tuple[Shipped, Shipped, Memory]:
+        """Return the reply of a client, its new state, and the worker's memory."""
         message, context = call.value()
         received: RecordDict = content.value()
         message.content = received
         reply, state = call_client(self._app, message, context)
-        return Shipped.of(reply), Shipped.of(state), peak_memory_mb()
+        return Shipped.of(reply), Shipped.of(state), Memory.now()

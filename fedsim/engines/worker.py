@@ -10,7 +10,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.core.errors import FedsimError
-from fedsim.core.memory import peak_memory_mb
+from fedsim.core.memory import Memory
 from fedsim.core.threads import fix_threads
 from fedsim.engines.client_call import call_client
 from fedsim.engines.shared_memory import pack, receive, send
@@ -45,4 +45,4 @@ def serve(connection: Connection, device: torch.device, parent: int) -> None:
         message.content = content
         reply, state = call_client(app, message, context)
         send(connection, pack(reply), parent)
-        send(connection, pack((state, peak_memory_mb())), parent)
+        send(connection, pack((state, Memory.now())), parent)

@@ -11,7 +11,7 @@ from fedsim.norms.groups import GROUP_OPTIONS
 from fedsim.output.results import Result
 
 NOT_COMPARED = (
-    *("seed", "out_dir", "resume", "device", "engine", "tracker", "verbose", "join_timeout"),
+    *("seed", "out_dir", "resume", "device", "engine", "tracker", "quiet", "verbose", "join_timeout"),
     *("checkpoint_every", "checkpoint_minutes", "checkpoint_keep"),
     *("diagnostics", "diagnostics_every", "diagnostics_images", "metrics", "published"),
 )

@@ -27,9 +27,10 @@ from fedsim.config.paths import expanded
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import write_atomically, writing
 from fedsim.metrics.round_metrics import VALIDATION
-from fedsim.output.progress import console_reporter
+from fedsim.output.job_lines import JobLines
+from fedsim.output.reporters import console_reporter
 from fedsim.output.results import Result, find_runs, read_result
-from fedsim.output.terminal import never_fail_to_print, print_whole
+from fedsim.output.terminal import never_fail_to_print, print_line, print_whole
 from fedsim.report.comparison import write_comparison
 from fedsim.report.labels import compared_settings, group_by_settings
 from fedsim.report.plots import plot_tuning
@@ -103,10 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
         plot_tuning(table, keys[0], {each.method: each.values[keys[0]] for each in choices}, out / "tuning.png")
         print(f"written to {out}: tuning.csv, tuning.png")
         if seeds:
-            groups = {
-                each.method: [_tested(each, seed, options.set, out / TESTS) for seed in seeds] for each in choices
-            }
-            write_comparison({f"{each.method} {each.written}": groups[each.method] for each in choices}, out)
+            write_comparison(_all_tested(choices, seeds, options.set, out / TESTS), out)
     except FedsimError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
@@ -279,13 +277,38 @@ def _refuse_groups(overrides: Sequence[str]) -> None:
             )
 
 
-def _tested(choice: Choice, seed: int, overrides: Sequence[str], folder: Path) -> Result:
-    """Run the chosen settings on a further seed; a finished run is reused, and a stopped one is resumed."""
-    run_dir = folder / re.sub(r"[^\w.=,+-]+", "_", f"{choice.method} {choice.written}") / str(seed)
+def _all_tested(
+    choices: Sequence[Choice], seeds: Sequence[int], overrides: Sequence[str], folder: Path
+) -> dict[str, list[Result]]:
+    """Run every choice on every further seed; a finished run is reused, and a stopped one is resumed."""
+    jobs = [(choice, seed) for choice in choices for seed in seeds]
+    results = {number: _finished(_test_dir(folder, *job)) for number, job in enumerate(jobs)}
+    words = [[f"{choice.method} {choice.written} seed={seed}"] for choice, seed in jobs]
+    lines = JobLines.of(words, [number for number, result in results.items() if result is not None])
+    groups: dict[str, list[Result]] = {}
+    for number, (choice, seed) in enumerate(jobs):
+        result = results[number] or _tested(
+            choice, seed, overrides, _test_dir(folder, choice, seed), lines.line(number)
+        )
+        groups.setdefault(f"{choice.method} {choice.written}", []).append(result)
+    return groups
+
+
+def _test_dir(folder: Path, choice: Choice, seed: int) -> Path:
+    return folder / re.sub(r"[^\w.=,+-]+", "_", f"{choice.method} {choice.written}") / str(seed)
+
+
+def _finished(run_dir: Path) -> Result | None:
+    """Return the result of a run that has made all its rounds, if there is one."""
     if (run_dir / "summary.json").exists():
         result = read_result(run_dir)
         if result.summary["final"]["round"] == result.summary["rounds"]:
             return result
+    return None
+
+
+def _tested(choice: Choice, seed: int, overrides: Sequence[str], run_dir: Path, line: str) -> Result:
+    """Run the chosen settings on a further seed, or go on with the run; ``line`` tells which it is."""
     from fedsim.config.settings import Settings  # these load torch and Flower, which a table does not need
     from fedsim.server.preparation import prepare
     from fedsim.server.simulation import run
@@ -301,5 +324,7 @@ def _tested(choice: Choice, seed: int, overrides: Sequence[str], folder: Path) -
         container = OmegaConf.to_container(wanted)
         assert isinstance(container, dict)
         config = {str(key): value for key, value in container.items()}
-    print(f"{choice.method} {choice.written} seed={seed}", flush=True)
-    return run(prepare(Settings.from_config(config)), run_dir, console_reporter())
+    settings = Settings.from_config(config)
+    if not settings.quiet:
+        print_line(line)
+    return run(prepare(settings), run_dir, console_reporter(quiet=settings.quiet))

@@ -9,6 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from datasets.source import Part
 from fedsim.core.errors import RoundFailed, UserError
+from fedsim.core.memory import resident_memory_mb
 from fedsim.core.seeding import cohort_size
 from fedsim.engines.faulty_grids import AbsentGrid, Attendances, CorruptingGrid
 from fedsim.engines.grid import FederationGrid, LocalGrid
@@ -77,6 +78,7 @@ class FederatedLoop:
         first = self._restore() + 1
         self.recorder.start_tracking(first)
         self.reporter.start(max(first, 1), self.settings.rounds)
+        self.reporter.resumed(self.recorder.recorded("client_accuracy_mean"))
         current: Round | None = None
         for number in range(first, self.settings.rounds + 1):
             previous, current = current, Round(number, self.settings.min_fraction_success)
@@ -126,6 +128,7 @@ class FederatedLoop:
             for message, reply in zip(messages, islice(replies, len(messages)), strict=True):
                 self.reporter.client_done()
                 if reply.has_content():
+                    current.images += self._images_trained(message.metadata.dst_node_id)
                     folded.read(reply)
                     for name in (DEVICE_SECONDS, DEVICE_PEAK_MB):
                         value = config_of(reply).get(name)
@@ -165,12 +168,15 @@ class FederatedLoop:
         """Decide what becomes of each client of a cohort, and record it; return the simulated time of the round."""
         if self.faults is None:
             return {}
-        passes, needed = self.settings.local_epochs, cohort_size(len(self.federation.clients), self.settings.fraction)
-        images = {client: passes * self.federation.num_images(client, Part.TRAIN) for client in clients}
+        needed = cohort_size(len(self.federation.clients), self.settings.fraction)
+        images = {client: self._images_trained(client) for client in clients}
         self.attendances.clear()
         self.attendances.update(self.faults.attendance(number, images, needed))
         self.recorder.record_participation(attendance_rows(self.attendances, images, number))
         return {"simulated_seconds": self.faults.round_seconds(self.attendances)}
+
+    def _images_trained(self, client: int) -> int:
+        return self.settings.local_epochs * self.federation.num_images(client, Part.TRAIN)
 
     def _evaluate(self, current: Round) -> None:
         """Evaluate and diagnose the model after the round, if due; without what is folded into the next round."""
@@ -233,7 +239,14 @@ class FederatedLoop:
             checkpoint = Checkpoint(number, self.arrays, self.strategy.state(), states, lengths)
             save_checkpoint(self.recorder.checkpoints, checkpoint, self.settings.checkpoint_keep)
             self.saved = time.monotonic()
-        self.reporter.round_done(number, metrics)
+        self.reporter.round_done(number, {**metrics, **self._work(done)})
+
+    def _work(self, done: Round) -> Row:
+        """Return how fast clients have trained in the round, and the memory of the run now."""
+        work: Row = {"memory_mb": resident_memory_mb() + self.grid.memory_mb()}
+        if done.images and done.seconds > 0:
+            work["images_per_second"] = done.images / done.seconds
+        return work
 
     def _checkpoint_due(self, round: int) -> bool:
         every, minutes = self.settings.checkpoint_every, self.settings.checkpoint_minutes

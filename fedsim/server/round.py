@@ -28,6 +28,8 @@ class Round:
     """If a smaller share of clients succeeds, the run ends."""
     started: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
+    images: int = 0
+    """How many images were trained on, each counted as often as there are local epochs."""
     row: Row = field(default_factory=dict)
     """The columns of ``rounds.csv`` from training."""
     updates: UpdateStatistics | None = None

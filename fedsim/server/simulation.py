@@ -32,7 +32,7 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
     """
     settings = prepared.settings
     recorder = Recorder(run_dir, settings, Tracking(prepared.trackers))
-    with logging_to(reporter, verbose=settings.verbose):
+    with logging_to(reporter, verbose=settings.verbose and not settings.quiet):
         try:
             provenance = Provenance.of(prepared.federation, prepared.devices[0], own_models=prepared.own_models)
             if settings.resume is not None:

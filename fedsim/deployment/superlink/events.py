@@ -30,6 +30,7 @@ SHOWN: dict[str, dict[str, type]] = {
     "client_done": {},
     "round_done": {"round": int, "metrics": dict},
     "say": {"text": str},
+    "warn": {"text": str},
 }
 """The events that are methods of a ``Reporter``, with their arguments."""
 EVENTS: dict[str, dict[str, type]] = {
@@ -39,7 +40,10 @@ EVENTS: dict[str, dict[str, type]] = {
     "failed": {"sentence": str, "exit_status": int},
     "finished": {"run_dir": str, "left": list},
 }
-SHOWN_METRICS = ("client_accuracy_mean", "global_accuracy")
+SHOWN_METRICS = (
+    *("client_accuracy_mean", "client_accuracy_worst", "global_accuracy"),
+    *("images_per_second", "memory_mb"),
+)
 """The metrics that reporters print as numbers."""
 Event = dict[str, Any]
 Write = Callable[[str], None]
@@ -69,6 +73,9 @@ class EventReporter(Reporter):
 
     def say(self, text: str) -> None:
         self.emit("say", text=text)
+
+    def warn(self, text: str) -> None:
+        self.emit("warn", text=text)
 
     def failed(self, sentence: str, exit_status: int) -> None:
         self.emit("failed", sentence=sentence, exit_status=exit_status)

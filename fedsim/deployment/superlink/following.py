@@ -22,7 +22,7 @@ from fedsim.methods.method import Method
 from fedsim.output.progress import Reporter
 from fedsim.output.results import Result, read_result
 
-NOT_SENT = ("engine", "out_dir", "resume", "hydra")
+NOT_SENT = ("engine", "out_dir", "resume", "quiet", "hydra")
 """Keys that concern this machine only."""
 STARTED = re.compile(r"Successfully started run (\d+)")
 LAST_WORDS = 20
@@ -132,7 +132,7 @@ def _take(event: Event, files: ReceivedFiles, reporter: Reporter) -> bool:
     else:
         files.end()
         for name in values["left"]:
-            reporter.say(f"{name} is too large to come along: it is in {values['run_dir']} on the server")
+            reporter.warn(f"{name} is too large to come along: it is in {values['run_dir']} on the server")
     return bool(kind == "finished")
 
 

@@ -28,6 +28,10 @@ def test_jobs_at_once_write_what_jobs_one_by_one_do(
     done = run_py("-m", f"hydra/launcher={launcher}", *options, *SWEEP, "out_dir=sweep")
     assert done.returncode == 1, done.stderr
     assert not (tmp_path / "sweep" / "1" / "report.html").exists()
+    if launcher == "joblib":  # whose jobs print here, both at once
+        assert "job 1 of 2: lr=0.05\n" in done.stdout
+        assert "\njob 1  round 1/1  client accuracy " in done.stdout
+        assert "left" not in done.stdout.partition("job 1  round")[0]
     alone = run_py(*(word.replace(",1e9", "") for word in SWEEP), "engine=inline", "out_dir=alone")
     assert alone.returncode == 0, alone.stderr
     for file in ("clients.csv", "model.safetensors"):

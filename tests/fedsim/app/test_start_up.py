@@ -1,4 +1,4 @@
-"""Answers that need no training come before torch and Flower are imported, which takes seconds."""
+"""Answers that need no training come before torch and Flower are imported, which takes seconds, and before rich."""
 
 import os
 import subprocess
@@ -11,7 +11,8 @@ from tests.conftest import ROOT
 PROGRAM = """
 import atexit, sys
 sys.argv = ["run.py", *{words}]
-atexit.register(lambda: print("imported:", *{{"torch", "flwr", "pandas"}} & sys.modules.keys(), file=sys.stderr))
+late = {{"torch", "flwr", "pandas", "rich"}}
+atexit.register(lambda: print("imported:", *late & sys.modules.keys(), file=sys.stderr))
 from fedsim.app.cli import main
 main()
 """

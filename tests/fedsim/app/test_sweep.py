@@ -39,7 +39,7 @@ def test_a_killed_sweep_goes_on_where_it_was(
 ) -> None:
     assert main(*WORDS, "out_dir=whole") == 0
     reporters = iter([Reporter(), Interrupts()])
-    monkeypatch.setattr(jobs, "console_reporter", lambda: next(reporters))
+    monkeypatch.setattr(jobs, "console_reporter", lambda **options: next(reporters))
     assert main(*WORDS, "out_dir=my sweep") == cli.INTERRUPTED
     assert "go on with the sweep: python run.py 'resume=my sweep'" in capsys.readouterr().err
     sweep = tmp_path / "my sweep"

@@ -68,6 +68,7 @@ WRONG = {
     "out_dir": ("a path or null", [1.5, ["a"]]),
     "resume": ("a path or null", [True]),
     "download": ("true or false", ["yes", 0, None]),
+    "quiet": ("true or false", ["yes", 1, None]),
     "verbose": ("true or false", ["yes", 1, None]),
     "dataset": ("a file of configs/dataset", [None, "digits"]),
     "split": ("a file of configs/split", ["domain"]),

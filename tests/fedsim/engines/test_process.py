@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import arbitrary_address
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
@@ -121,6 +122,9 @@ def test_no_worker_is_left_behind() -> None:
         pids = grid.worker_process_ids()
         list(grid.send_and_receive(messages(clients=4)))
         assert grid.peak_memory_mb() > 10
+        now = sum(psutil.Process(pid).memory_info().rss for pid in pids) / 1e6
+        assert grid.memory_mb() == pytest.approx(now, rel=0.1)
+        assert grid.memory_mb() <= 1.02 * grid.peak_memory_mb()
     assert len(set(pids)) == 3
     deadline = time.monotonic() + 10
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:

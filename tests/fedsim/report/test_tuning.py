@@ -171,6 +171,9 @@ def test_the_chosen_settings_run_on_further_seeds_which_are_not_run_twice(
         fedsim.simulate(*small, f"lr={lr}", "split.validation=0.2", f"out_dir={tmp_path}/sweep/{lr}")
     words = [str(tmp_path / "sweep"), "--seeds", "5,6", "--set", "split.validation=0"]
     assert tune.main(words) == 0
+    said = capsys.readouterr().out
+    assert f"\njob 1 of 2: fedavg lr={_chosen(tmp_path)} seed=5\n" in said
+    assert f"\njob 2 of 2: fedavg lr={_chosen(tmp_path)} seed=6  (all jobs: " in said
     runs = sorted((tmp_path / "sweep" / "test").rglob("summary.json"))
     assert len(runs) == 2
     assert {read_result(run.parent).summary["seed"] for run in runs} == {5, 6}

@@ -1,8 +1,9 @@
 """The round loop on the inline engine: what it counts, when it evaluates, and how it fails and goes on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 from safetensors.torch import load_file
 
+from datasets.source import Part
 from fedsim.client.host import ClientAppFactory, ClientHost
 from fedsim.config.settings import Settings
 from fedsim.core.errors import RoundFailed
+from fedsim.core.seeding import draw_cohort
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import arrays_of
@@ -23,14 +26,19 @@ from fedsim.server.loop import FederatedLoop
 from fedsim.server.preparation import Prepared, prepare
 
 
-def play(prepared: Prepared, run_dir: Path, make_app: Callable[[torch.device], ClientApp] | None = None) -> Result:
+def play(
+    prepared: Prepared,
+    run_dir: Path,
+    make_app: Callable[[torch.device], ClientApp] | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
     """The loop alone, without pictures."""
     settings, federation = prepared.settings, prepared.federation
     grid = InlineGrid(make_app or ClientAppFactory(settings, federation), len(federation.clients), prepared.devices)
     recorder = Recorder(run_dir, settings)
     recorder.open()
     with grid:
-        FederatedLoop(prepared, grid, recorder, Reporter()).run()
+        FederatedLoop(prepared, grid, recorder, reporter or Reporter()).run()
     return read_result(run_dir)
 
 
@@ -100,6 +108,42 @@ def test_the_same_cohort_average_comes_out_of_the_whole_loop(small: Callable[...
     final = load_file(tmp_path / "model.safetensors")
     for name, tensor in to_tensors(arrays_of(reply)).items():
         assert torch.equal(final[name], tensor), name
+
+
+class Told(Reporter):
+    def __init__(self) -> None:
+        self.curve: list[float] = []
+        self.rounds: dict[int, dict[str, Any]] = {}
+
+    def resumed(self, accuracies: Sequence[float]) -> None:
+        self.curve = [*accuracies]
+
+    def round_done(self, round: int, metrics: dict[str, Any]) -> None:
+        self.rounds[round] = metrics
+
+
+def test_the_speed_told_is_that_of_the_images_of_the_cohort(small: Callable[..., Prepared], tmp_path: Path) -> None:
+    prepared, told = small("split=quantity", "split.num_clients=6", "norm=gn", "fraction=0.5", "local_epochs=3"), Told()
+    rounds = play(prepared, tmp_path, reporter=told).rounds.set_index("round")
+    federation = prepared.federation
+    images = {}
+    for round in (1, 2):
+        cohort = draw_cohort(list(federation.clients), 0.5, prepared.settings.seeds.cohort, round)
+        images[round] = 3 * sum(federation.num_images(client, Part.TRAIN) for client in cohort)
+        seconds = rounds.loc[round, "seconds"]
+        assert told.rounds[round]["images_per_second"] * seconds == pytest.approx(images[round], rel=1e-6)
+    assert images[1] != images[2]
+    assert "images_per_second" not in told.rounds[0]
+    assert all(told.rounds[round]["memory_mb"] > 50 for round in range(3))
+    assert told.curve == []
+    assert not {"images_per_second", "memory_mb"} & set(rounds)
+
+
+def test_a_resumed_run_tells_the_accuracies_before(small: Callable[..., Prepared], tmp_path: Path) -> None:
+    before, told = play(small("evaluate_every=1"), tmp_path).rounds, Told()
+    play(small("rounds=3", f"resume={tmp_path}"), tmp_path, reporter=told)
+    assert told.curve == pytest.approx(before["client_accuracy_mean"].tolist())
+    assert list(told.rounds) == [3]
 
 
 def test_a_failed_client_is_named_and_ends_the_run_if_all_are_needed(

@@ -1,6 +1,7 @@
 """A run that is followed: what the server sends arrives byte for byte, or not at all."""
 
 import base64
+import io
 import json
 import os
 import shutil
@@ -23,7 +24,8 @@ from fedsim.deployment.superlink.connection import SuperLink
 from fedsim.deployment.superlink.events import LARGEST_FILE, MARK, EventReporter, events_in
 from fedsim.deployment.superlink.following import _play
 from fedsim.deployment.superlink.receiving import check_receiving_dir
-from fedsim.output.progress import LiveReporter, Reporter
+from fedsim.output.progress import Reporter
+from fedsim.output.reporters import LiveReporter, QuietReporter
 from tests.conftest import SMALL
 
 FINISHED = MARK + '{"event": "finished", "run_dir": "/srv/run", "left": []}'
@@ -111,7 +113,8 @@ def test_progress_arrives_in_order_with_the_lines_of_others_in_between(tmp_path:
     server.cohort(1, 2)
     server.client_done()
     server.round_done(1, {"client_accuracy_mean": 0.5, "train_loss": float("inf")})
-    server.say("WARNING: [bold] ä 🌼")
+    server.say("[bold] ä 🌼")
+    server.warn("WARNING: [bold]")
     lines.append(FINISHED + "INFO: of another thread\n")
     play(lines, tmp_path, heard)
     assert heard.calls == [
@@ -120,8 +123,20 @@ def test_progress_arrives_in_order_with_the_lines_of_others_in_between(tmp_path:
         ("cohort", 1, 2),
         ("client_done",),
         ("round_done", 1, {"client_accuracy_mean": 0.5, "train_loss": float("inf")}),
-        ("say", "WARNING: [bold] ä 🌼"),
+        ("say", "[bold] ä 🌼"),
+        ("say", "WARNING: [bold]"),
     ]
+
+
+def test_warnings_arrive_where_nothing_else_is_shown(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    lines = ["Successfully started run 17\n"]
+    server = EventReporter(lambda text: lines.append(text + "\n"))
+    server.say("fedavg on digits")
+    server.round_done(0, {"client_accuracy_mean": 0.5, "memory_mb": 100.0})
+    server.warn("WARNING: client 3 failed")
+    play([*lines, FINISHED], tmp_path, QuietReporter(Console(file=stream)))
+    assert stream.getvalue() == "WARNING: client 3 failed\n"
 
 
 def test_an_event_is_found_before_the_line_of_another_thread_but_not_inside_one() -> None:
@@ -165,6 +180,8 @@ def test_what_is_too_large_stays_and_is_named(tmp_path: Path) -> None:
         event("cohort", round=-1, clients=1),
         event("round_done", round=1, metrics=[]),
         event("round_done", round=1, metrics={"client_accuracy_mean": "high"}),
+        event("round_done", round=1, metrics={"client_accuracy_mean": 0.5, "memory_mb": [1]}),
+        event("warn", text=None),
         event("file", name="a"),
         event("file", name="a", size=-1),
         event("failed", sentence="no", exit_status="2"),
@@ -190,6 +207,7 @@ def test_whatever_is_let_through_can_be_shown(tmp_path: Path) -> None:
             event("cohort", round=0, clients=1),
             *[event("client_done")] * 3,
             event("round_done", round=7, metrics={"client_accuracy_mean": float("nan"), "global_accuracy": 1e300}),
+            event("round_done", round=2**31 - 1, metrics={"images_per_second": float("inf"), "memory_mb": -1e300}),
             event("say", text="[/nonsense]"),
             FINISHED,
         ]
