@@ -32,14 +32,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages outside of ``docs/`` and what they show, by their paths in the checkout."""
     pages = [path for pattern in PAGES for path in sorted(ROOT.glob(pattern))]
     folders = {path.parent for path in pages} - {ROOT}
-    for path in [*pages, *(path for folder in sorted(folders) for shown in SHOWN for path in sorted(folder.glob(shown)))]:
+    for path in [
+        *pages,
+        *(path for folder in sorted(folders) for shown in SHOWN for path in sorted(folder.glob(shown))),
+    ]:
         name = path.relative_to(ROOT).as_posix()
         files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Return the page with its links to files of the checkout as the site needs them; blocks of code stay as they are."""
+    """Return the page with its links to files of the checkout as the site needs them; blocks of code do not change."""
     here = page.file.src_uri
     in_docs = (ROOT / "docs" / here).exists()
     folder = posixpath.dirname(f"docs/{here}" if in_docs else here)
