@@ -31,13 +31,10 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages outside of ``docs/`` and what they show, by their paths in the checkout."""
     pages = [path for pattern in PAGES for path in sorted(ROOT.glob(pattern))]
-    folders = {path.parent for path in pages} - {ROOT}
-    for path in [
-        *pages,
-        *(path for folder in sorted(folders) for shown in SHOWN for path in sorted(folder.glob(shown))),
-    ]:
-        name = path.relative_to(ROOT).as_posix()
-        files.append(File.generated(config, name, abs_src_path=str(path)))
+    folders = sorted({path.parent for path in pages} - {ROOT})
+    shown = [path for folder in folders for pattern in SHOWN for path in sorted(folder.glob(pattern))]
+    for path in [*pages, *shown]:
+        files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     return files
 
 

@@ -116,7 +116,7 @@ def test_the_simulator_starts(context: Path, tmp_path: Path) -> None:
     assert entry[0] == "python"
     assert words("Dockerfile", "CMD") == ["--help"]
     program = [sys.executable, *entry[1:]]
-    assert "strategy=" in run([*program, "--help"], tmp_path, PYTHONPATH=str(context))
+    assert "== Configuration groups ==" in run([*program, "--help"], tmp_path, PYTHONPATH=str(context))
     listed = run([*program, "strategy=list"], tmp_path, PYTHONPATH=str(context))
     assert "control both ways" in " ".join(listed.split())  # of docs/strategies.csv
     few = ["rounds=1", "dataset.train_per_domain=20", "dataset.test_per_domain=10", "engine=inline", "pictures=false"]

@@ -78,13 +78,24 @@ def test_commands_are_read_by_their_programs(command: Command, monkeypatch: pyte
     if command.words[0] == "-m" and not command.arguments:
         assert importlib.util.find_spec(command.program) is not None  # the name of a program, in a sentence
         return
-    read = argparse.ArgumentParser.parse_args
+    read, depth = argparse.ArgumentParser.parse_known_args, 0
 
-    def stop(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
-        read(self, *args, **kwargs)
-        raise Parsed
+    def known(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:
+        nonlocal depth
+        depth += 1
+        found, others = read(self, *args, **kwargs)
+        depth -= 1
+        if depth:  # the words of a subcommand
+            return found, others
+        raise Parsed(others)
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    def all_known(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        with pytest.raises(Parsed) as parsed:
+            self.parse_known_args(*args, **kwargs)
+        raise Parsed if not parsed.value.args[0] else ValueError(f"{parsed.value.args[0]} are no words of the program")
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", known)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", all_known)
     monkeypatch.setattr(sys, "argv", [command.program, *command.arguments])
     monkeypatch.syspath_prepend(str((ROOT / command.program).parent))
     with pytest.raises(Parsed):

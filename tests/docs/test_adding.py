@@ -21,8 +21,8 @@ from tests.conftest import ROOT
 from tests.documents import run
 
 PAGE = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"([^\n]+(?:\n[^\n]+)*)\n\n```(python|yaml)\n(.*?)```", re.DOTALL)
-"""A paragraph and the file, or the line of a file, that it announces."""
+BLOCK = re.compile(r"([^\n]+(?:\n[^\n]+)*)\n\n```(python|yaml|text)\n(.*?)```", re.DOTALL)
+"""A paragraph and the file, or as text the line of a file, that it announces."""
 IGNORED = shutil.ignore_patterns(
     ".git", "outputs", "multirun", "site", "__pycache__", ".*_cache", "*.egg-info", "results", "tests", "benchmarks"
 )
@@ -31,8 +31,8 @@ IGNORED = shutil.ignore_patterns(
 def files() -> dict[str, str]:
     """The files that the page adds, whole."""
     found = {}
-    for paragraph, _, text in BLOCK.findall(PAGE):
-        if not text.startswith(" "):
+    for paragraph, language, text in BLOCK.findall(PAGE):
+        if language != "text":
             (path,) = re.findall(r"`([\w/]+\.(?:py|yaml))`", paragraph)
             found[path] = text
     return found
@@ -42,8 +42,8 @@ def lines() -> dict[str, str]:
     """The files that it adds a line to, with the line."""
     return {
         re.findall(r"\[([\w/]+\.py)\]\(", paragraph)[0]: text
-        for paragraph, _, text in BLOCK.findall(PAGE)
-        if text.startswith(" ")
+        for paragraph, language, text in BLOCK.findall(PAGE)
+        if language == "text"
     }
 
 
