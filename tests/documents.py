@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 RESULTS = sorted((ROOT / "results").glob("*/README.md"))
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`(python [^`\n]+)`")
-ASSIGNMENT = re.compile(r'^([A-Z]+)="(.*?)"', re.MULTILINE)
+ASSIGNMENT = re.compile(r"""^([A-Z][A-Z0-9_]*)=(["']?)(.*?)\2(?:\s|$)""", re.MULTILINE)
 PLACEHOLDER = re.compile(r"\.\.\.|([A-Z]+=)?\$?[A-Z]{1,}|\w+=[A-Z]{2,}")
 """A word that the reader has to replace; no setting has a value in capitals, but for paths."""
 PATHS = ("data_dir=", "out_dir=", "dataset.npz=", "resume=")
@@ -54,13 +54,18 @@ def commands(pages: Sequence[Path]) -> list[Command]:
 def _lines(page: Path) -> Iterator[str]:
     text = page.read_text(encoding="utf-8")
     for block in BLOCK.findall(text):
-        values = dict(ASSIGNMENT.findall(block))
+        values = _values(text) | _values(block)
         for line in block.replace("\\\n", " ").splitlines():
             for part in line.split(" && "):
                 known = Template(part.strip()).safe_substitute(values)
                 if known.startswith("python "):
                     yield known
     yield from INLINE.findall(BLOCK.sub("", text))
+
+
+def _values(text: str) -> dict[str, str]:
+    """What the shell's variables are, at last."""
+    return {name: value for name, _, value in ASSIGNMENT.findall(text)}
 
 
 def _words(line: str) -> list[str]:
