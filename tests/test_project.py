@@ -2,21 +2,12 @@
 
 import ast
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from torch import nn
-
-from datasets.examples import Examples
-from fedsim.methods.interfaces import TrainingContext
-from fedsim.methods.training import LocalTraining
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -107,64 +98,6 @@ def test_ci_runs_the_readmes_commands_to_the_letter() -> None:
     commands = [line.partition("#")[0].strip() for line in block.splitlines()]
     assert commands == ["pip install -e . && python run.py strategy=fedwon", 'pip install -e ".[test]" && pytest']
     assert set(commands) <= set((ROOT / ".ci" / "run").read_text().splitlines())
-
-
-def readmes_example() -> tuple[str, str]:
-    """Its client half and its YAML."""
-    python = re.search(r"```python\n(\"\"\"FedLC.*?)```", README, re.DOTALL)
-    yaml = re.search(r"```yaml\n(name: fedlc.*?)```", README, re.DOTALL)
-    assert python is not None
-    assert yaml is not None
-    return python[1], yaml[1]
-
-
-def test_the_readmes_example_trains_on_the_published_loss() -> None:
-    """FedLC: minus the log of the softmax of z_c - tau n_c^(-1/4), here with 6, 2 and no images of three classes."""
-    names: dict[str, Any] = {}
-    exec(compile(readmes_example()[0], "README.md", "exec"), names)
-    torch.manual_seed(0)
-    data = Examples(torch.randint(0, 256, (8, 1, 2, 2), dtype=torch.uint8), torch.tensor([0, 0, 1, 0, 0, 0, 1, 0]))
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-    logits = model(data.images / 127.5 - 1).detach().double().numpy()
-    calibrated = np.exp(logits - 0.7 * np.array([6, 2, 1]) ** -0.25)
-    expected = -np.log(calibrated[np.arange(8), data.labels] / calibrated.sum(1)).mean()
-    half = names["FedLC"](LocalTraining(local_epochs=1, batch_size=8, lr=0.1, momentum=0.0), tau=0.7)
-    context = TrainingContext(data=data, generator=torch.Generator().manual_seed(0), round=1)
-    assert half.train(model, context)["loss"] == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.nightly
-@pytest.mark.slow
-def test_the_readmes_example_of_a_new_method_runs(tmp_path: Path) -> None:
-    """Its files are put where it says, and nothing else is touched."""
-    python, yaml = readmes_example()
-    assert python.count("\n") + yaml.count("\n") < 40
-    checkout = tmp_path / "checkout"
-    ignored = shutil.ignore_patterns(
-        ".git", "outputs", "multirun", "__pycache__", ".*_cache", "*.egg-info", "results", "tests"
-    )
-    shutil.copytree(ROOT, checkout, ignore=ignored)
-    (checkout / "clients" / "fedlc.py").write_text(python)
-    (checkout / "configs" / "strategy" / "fedlc.yaml").write_text(yaml)
-
-    def final_loss(tau: float) -> float:
-        skewed = ["split=[domain,dirichlet]", "split.alpha=0.1"]  # tau changes nothing where no class is rarer
-        small = ["rounds=1", "dataset.train_per_domain=40", "dataset.test_per_domain=20", "engine=inline", "lr=0.2"]
-        command = [
-            sys.executable,
-            "run.py",
-            "strategy=fedlc",
-            f"strategy.tau={tau}",
-            *small,
-            *skewed,
-            f"out_dir={tmp_path / str(tau)}",
-        ]
-        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=200, check=False)
-        assert done.returncode == 0, done.stderr
-        rows = (tmp_path / str(tau) / "rounds.csv").read_text().splitlines()
-        return float(dict(zip(rows[0].split(","), rows[2].split(","), strict=True))["global_loss"])
-
-    assert final_loss(0.0) != pytest.approx(final_loss(10.0), rel=1e-3)
 
 
 @pytest.mark.slow
