@@ -100,6 +100,7 @@ def steps(name: str) -> Iterator[list[str]]:
             yield from (shlex.split(step) for step in rest.split(" && "))
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_its_steps_can_be_done(name: str, context: Path) -> None:
@@ -111,6 +112,7 @@ def test_its_steps_can_be_done(name: str, context: Path) -> None:
             run([sys.executable, "-m", "pip", *here, "--dry-run", "--no-deps", "--no-build-isolation"], context)
 
 
+@pytest.mark.nightly
 def test_the_simulator_starts(context: Path, tmp_path: Path) -> None:
     entry = [word.replace(CHECKOUT, str(context)) for word in words("Dockerfile", "ENTRYPOINT")]
     assert entry[0] == "python"
@@ -124,6 +126,7 @@ def test_the_simulator_starts(context: Path, tmp_path: Path) -> None:
     assert (tmp_path / "outputs" / "run" / "clients.csv").is_file()
 
 
+@pytest.mark.nightly
 def test_a_device_starts_with_the_keys_that_the_page_tells_to_make(context: Path, tmp_path: Path) -> None:
     """``start.sh`` of a device without a virtual environment: the SuperNode says what it can be told."""
     page = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8").partition("\n## In a container\n")[2]

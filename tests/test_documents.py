@@ -26,6 +26,8 @@ LINKED = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "results" / "README.md", *RESULT
 COMMANDS = commands([page for page in [*PAGES, *RESULTS] if page.name != "adding.md"])
 """Those of ``adding.md`` need its files; ``tests/docs/test_adding.py`` follows that page."""
 OF_SETTINGS = [command for command in COMMANDS if command.program in SETTINGS]
+BY_DAY = (ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "running.md")
+"""Composing the settings of all pages' commands takes a minute."""
 OF_OTHERS = [
     command
     for command in COMMANDS
@@ -47,7 +49,11 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
             assert heading in {re.sub(r"[^\w\- ]", "", each).lower().replace(" ", "-") for each in headings}, target
 
 
-@pytest.mark.parametrize("command", OF_SETTINGS, ids=str)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(each, marks=[] if each.page in BY_DAY else pytest.mark.nightly) for each in OF_SETTINGS],
+    ids=str,
+)
 def test_commands_are_settings_of_a_run(command: Command) -> None:
     """Each value of a sweep beside the first ones of the others."""
     options, overrides = _parse(command.arguments)

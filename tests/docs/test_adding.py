@@ -128,6 +128,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_they_run_together(checkout: Path, tmp_path: Path) -> None:
     def rounds(tau: float) -> pd.DataFrame:

@@ -104,6 +104,7 @@ def test_in_a_log_a_round_is_a_line_and_nothing_else(
     assert not {"images_per_second", "memory_mb"} & set(table)
 
 
+@pytest.mark.nightly
 def test_a_run_that_nobody_reads_any_more_is_finished(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "run.py"), *TINY, "out_dir=run"],
@@ -119,6 +120,7 @@ def test_a_run_that_nobody_reads_any_more_is_finished(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+@pytest.mark.nightly
 def test_a_quiet_run_says_where_its_results_are_and_has_the_same_numbers(
     main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +160,7 @@ def test_each_job_of_a_sweep_says_which_it_is_and_how_long_all_of_them_take(
         assert re.fullmatch(rf"job {number} of 3: strategy={strategy}  \(all jobs: {LEFT}\)", line)
 
 
+@pytest.mark.nightly
 def test_a_quiet_sweep_may_go_on_aloud(main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main("-m", *TINY, "seed=0,1,2", "out_dir=sweep", "--quiet") == 0
     assert capsys.readouterr().out.splitlines() == [f"run directory: sweep/{job}" for job in range(3)]
