@@ -99,7 +99,8 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
         UserError: If a setting is invalid or settings contradict each other.
     """
     devices = resolve_devices(settings.device)
-    target_of("engine", settings.engine).check(devices, settings.engine)
+    engine = target_of("engine", settings.engine)
+    engine.check(devices, settings.engine)
     trackers = trackers_of(settings.tracker)
     method = Method.of(settings.strategy)
     federation = build_federation(settings) if federation is None else federation
@@ -115,6 +116,7 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
         adaptation.check(model)
     if settings.batch_size == 1:
         refuse_batch_of_one(model, settings.norm["name"])
+    engine.check_training(settings, trainer, model, federation)
     costs = CostTracker(model_cost(model, federation.source.image_shape), federation, settings)
     asked = 1.0 if faults is None else faults.over_selection
     strategy, sizes = _strategy_within_budget(method, settings, model, federation, costs, asked)
