@@ -46,10 +46,10 @@ def refuse_unstackable(
             "engine=process."
         )
     if not OPTIMIZERS[settings.optimizer].elementwise:
-        possible = " or ".join(f"optimizer={each.name}" for each in OPTIMIZERS.values() if each.elementwise)
+        possible = ", ".join(each.name for each in OPTIMIZERS.values() if each.elementwise)
         raise UserError(
             f"optimizer={settings.optimizer} is not possible with engine=vectorized, since its step of a "
-            f"weight depends on other weights: choose {possible}, or engine=process."
+            f"weight depends on other weights: choose optimizer={possible}, or engine=process."
         )
     fault = fault_of(model, NormPolicy.of(settings.norm, settings.rounds), image_shape, num_classes)
     if fault is not None:
@@ -65,17 +65,16 @@ def fault_of(model: nn.Module, policy: NormPolicy, image_shape: ImageShape, num_
     models = [_noisy(model, generator) for _ in range(2)]
     images = torch.rand(2, IMAGES, *image_shape, generator=generator) * 2 - 1
     labels = torch.randint(num_classes, (2, IMAGES), generator=generator)
-    with torch.random.fork_rng(devices=[]):
-        alone = stacked([_alone(each, policy, *batch) for each, *batch in zip(models, images, labels, strict=True)])
-        network = deepcopy(models[0])
-        with _innermost(network) as entered:
-            try:
-                together = _together(network, models, policy, images, labels)
-            except Exception as error:  # a network may raise anything
-                layer = f"its layer {type(entered[-1]).__name__}" if entered else "it"
-                if "random" in str(error):
-                    return f"{layer} draws random numbers in training, which each client draws for itself"
-                return f"{layer} cannot be computed for several clients at once ({reason_of(error)})"
+    network = deepcopy(models[0])
+    with torch.random.fork_rng(devices=[]), _innermost(network) as entered:
+        try:
+            alone = stacked([_alone(each, policy, *batch) for each, *batch in zip(models, images, labels, strict=True)])
+            together = _together(network, models, policy, images, labels)
+        except Exception as error:  # a network may raise anything
+            layer = f"its layer {type(entered[-1]).__name__}" if entered else "it"
+            if "random" in str(error):
+                return f"{layer} draws random numbers in training, which each client draws for itself"
+            return f"{layer} cannot be computed for several clients at once ({reason_of(error)})"
     floor = max(float(each.double().norm()) for each in alone.values()) * FLOOR
     wrong = [name for name, expected in alone.items() if not _equal(expected, together[name], floor)]
     return f"{', '.join(wrong)} would have other values than each client's alone" if wrong else None
@@ -104,7 +103,6 @@ def _noisy(model: nn.Module, generator: torch.Generator) -> nn.Module:
 
 def _alone(model: nn.Module, policy: NormPolicy, images: torch.Tensor, labels: torch.Tensor) -> Stacks:
     """Return the loss, the gradients and the buffers of one network's step, by name."""
-    model.zero_grad()
     network = deepcopy(model)
     with policy.training(network, round=1):
         loss = F.cross_entropy(network(images), labels)

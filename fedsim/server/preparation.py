@@ -116,7 +116,6 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
         adaptation.check(model)
     if settings.batch_size == 1:
         refuse_batch_of_one(model, settings.norm["name"])
-    engine.check_training(settings, trainer, model, federation)
     costs = CostTracker(model_cost(model, federation.source.image_shape), federation, settings)
     asked = 1.0 if faults is None else faults.over_selection
     strategy, sizes = _strategy_within_budget(method, settings, model, federation, costs, asked)
@@ -128,6 +127,8 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
     strategy.keep_on_clients(policy.local_entries(model))
     refuse_noise_on_statistics(settings.privacy, model, strategy.personal)
     own_models = bool(strategy.personal or strategy.own_models or policy.reestimates or not strategy.sends_one_model)
+    by_batch = try_smallest_batches(settings, federation, model, trainer, strategy.queried_share)
+    engine.check_training(settings, trainer, model, federation)
     own_predictions = adaptation is not None or settings.mask_absent_classes
     return Prepared(
         settings,
@@ -138,7 +139,7 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
         costs,
         diagnosis=_diagnosis(settings, model, federation, strategy) if settings.diagnostics else None,
         one_model=not own_models and not own_predictions,
-        by_batch=try_smallest_batches(settings, federation, model, trainer, strategy.queried_share),
+        by_batch=by_batch,
         own_models=own_models,
         trackers=trackers,
         faults=faults,

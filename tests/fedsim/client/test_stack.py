@@ -13,6 +13,7 @@ from fedsim.client.stack import Lane, Stack, picked, stacked
 from fedsim.methods.interfaces import TrainingContext
 from fedsim.methods.stackable import is_stackable
 from fedsim.methods.training import LocalTraining
+from fedsim.models.classifier import note_classifier
 from tests.clients.small import context, examples, network
 
 TRAINING = LocalTraining(local_epochs=2, batch_size=4, lr=0.1, momentum=0.9, weight_decay=0.01)
@@ -28,18 +29,24 @@ TRAINERS: dict[str, Callable[[LocalTraining], LocalSGD]] = {
 }
 
 
+def noted(model: nn.Module) -> nn.Module:
+    """Return the model, whose classifier is known from now on, as that of every network of a run is."""
+    note_classifier(model.eval(), torch.zeros(2, 1, 4, 4, dtype=torch.float64))
+    return model
+
+
 def clients() -> list[tuple[nn.Module, TrainingContext]]:
     """Each with a network and images of its own."""
     made = []
     for number, size in enumerate(SIZES):
-        model = network(number)
+        model = noted(network(number))
         made.append((model, context(model, examples(size, seed=number), seed=number, round=1, client=number)))
     return made
 
 
 def trained_together(trainer: LocalSGD) -> list[tuple[dict[str, torch.Tensor], dict[str, float]]]:
     assert is_stackable(trainer)
-    lanes, model = [], network()
+    lanes, model = [], noted(network())
     for own, known in clients():
         trainer.start(own, known)
         lanes.append(Lane.of(own, known))
@@ -56,8 +63,9 @@ def trained_together(trainer: LocalSGD) -> list[tuple[dict[str, torch.Tensor], d
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "amsgrad", "adamw"])
 def test_every_client_is_trained_as_it_is_alone(optimizer: str) -> None:
+    """The gradient of a bias in front of BatchNorm consists of rounding errors, which Adam divides by their length."""
     trainer = LocalSGD(LocalTraining(2, 4, 0.05, 0.9 if optimizer == "sgd" else 0.0, optimizer, 0.01))
-    agrees_with_each_alone(trainer)
+    agrees_with_each_alone(trainer, 1e-11 if optimizer == "sgd" else 1e-8)
 
 
 @pytest.mark.parametrize("name", TRAINERS)
@@ -65,12 +73,12 @@ def test_every_trainer_does_what_it_does_alone(name: str) -> None:
     agrees_with_each_alone(TRAINERS[name](TRAINING))
 
 
-def agrees_with_each_alone(trainer: LocalSGD) -> None:
+def agrees_with_each_alone(trainer: LocalSGD, tolerance: float = 1e-11) -> None:
     for (model, known), (state, metrics) in zip(clients(), trained_together(trainer), strict=True):
         expected = trainer.train(model, known)
         assert metrics == pytest.approx(expected, rel=1e-6)  # sums of losses have 32 bits
         for entry, tensor in model.state_dict().items():
-            torch.testing.assert_close(state[entry], tensor, rtol=1e-11, atol=1e-11)
+            torch.testing.assert_close(state[entry], tensor, rtol=tolerance, atol=tolerance)
         assert known.step == {12: 6, 7: 4, 4: 2, 10: 6}[len(known.data)]
 
 
