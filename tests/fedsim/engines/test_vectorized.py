@@ -32,8 +32,8 @@ ADMITTED = (
     *("fedtiny", "fedwon", "fedyogi", "flower/FedAdam", "hbn", "local", "lotteryfl", "pruned", "scaffold"),
 )
 UNEVEN = (
-    *("split=quantity", "split.size_alpha=3", "split.min_size=9"),
-    *("batch_size=16", "local_epochs=2", "lr=0.01", "momentum=0.5"),
+    *("split=quantity", "split.size_alpha=3", "split.min_size=5", "dataset.image_size=8"),
+    *("dataset.train_per_domain=20", "dataset.test_per_domain=10", "batch_size=8", "local_epochs=2", "lr=0.01"),
 )
 """Clients of different sizes, so that numbers of steps and last batches differ."""
 NORMS = (
@@ -47,8 +47,8 @@ TOGETHER = ("engine=vectorized", "engine.clients_at_once=4")
 
 
 def uneven(method: str, *words: str) -> Settings:
-    momentum = ("momentum=0",) if method == "scaffold" else ()
-    return small_settings(*UNEVEN, *momentum, f"strategy={method}", *OPTIONS.get(method, ()), "rounds=2", *words)
+    momentum = "momentum=0" if method == "scaffold" else "momentum=0.5"
+    return small_settings(*UNEVEN, momentum, f"strategy={method}", *OPTIONS.get(method, ()), "rounds=2", *words)
 
 
 @pytest.fixture
@@ -87,8 +87,8 @@ def assert_agree(folder: Path, other: Path, tolerance: float) -> None:
 def test_the_clients_of_these_tests_are_uneven() -> None:
     federation = prepare(uneven("fedavg", "engine=inline")).federation
     images = [federation.num_images(client, Part.TRAIN) for client in federation.clients]
-    assert len({-(-each // 16) for each in images}) > 1
-    assert len({each % 16 for each in images}) > 2
+    assert len({-(-each // 8) for each in images}) > 1
+    assert len({each % 8 for each in images}) > 2
 
 
 @pytest.mark.usefixtures("in_double")
