@@ -20,6 +20,8 @@ class ClippedSGD(LocalSGD):
         UserError: If ``clip`` is not above 0.
     """
 
+    stackable = True
+
     def __init__(self, training: LocalTraining, clip: float | None, clip_classifier: bool = False) -> None:
         super().__init__(training)
         if clip is not None and not clip > 0:

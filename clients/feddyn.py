@@ -24,6 +24,8 @@ class FedDyn(LocalSGD):
     The terms are added to the gradients; the loss that is reported is L.
     """
 
+    stackable = True
+
     def __init__(self, training: LocalTraining, alpha: float) -> None:
         super().__init__(training)
         if not 0 < alpha < math.inf:

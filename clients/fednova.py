@@ -1,7 +1,5 @@
 """FedNova's client (Wang et al., NeurIPS 2020, arXiv 2007.07481): it reports by how much its steps add up."""
 
-from torch import nn
-
 from clients.local_sgd import LocalSGD
 from fedsim.core.errors import UserError
 from fedsim.methods.interfaces import TrainingContext
@@ -22,6 +20,8 @@ class FedNova(LocalSGD):
         UserError: For another optimizer than SGD, whose steps are no weighted sum of gradients.
     """
 
+    stackable = True
+
     def __init__(self, training: LocalTraining) -> None:
         super().__init__(training)
         if training.optimizer != "sgd":
@@ -30,8 +30,7 @@ class FedNova(LocalSGD):
                 "sum of gradients: choose optimizer=sgd."
             )
 
-    def passes(self, model: nn.Module, context: TrainingContext) -> dict[str, float]:
-        """Train and add the normalizer to the metrics."""
-        metrics = super().passes(model, context)
+    def reported(self, metrics: dict[str, float], context: TrainingContext) -> dict[str, float]:
+        """Add the normalizer to the metrics."""
         rho, steps = self.training.momentum, context.step
         return {**metrics, NORMALIZER: (steps - rho * (1 - rho**steps) / (1 - rho)) / (1 - rho)}

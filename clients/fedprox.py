@@ -24,6 +24,8 @@ class FedProx(LocalSGD):
         UserError: If ``mu`` is negative or not finite.
     """
 
+    stackable = True
+
     def __init__(self, training: LocalTraining, mu: float) -> None:
         super().__init__(training)
         if not 0 <= mu < math.inf:
@@ -32,12 +34,15 @@ class FedProx(LocalSGD):
 
     def begin(self, model: nn.Module, context: TrainingContext) -> None:
         """Store a copy of the parameters."""
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        context.scratch[START] = [(parameter, parameter.detach().clone()) for parameter in trained]
+        context.scratch[START] = {
+            name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad
+        }
 
     def loss(
         self, model: nn.Module, logits: torch.Tensor, labels: torch.Tensor, context: TrainingContext
     ) -> torch.Tensor:
         """Return the loss with the proximal term."""
-        distance = torch.stack([(now - start).square().sum() for now, start in context.scratch[START]]).sum()
+        now = dict(model.named_parameters())
+        moved = [now[name] - start for name, start in context.scratch[START].items()]
+        distance = torch.stack([each.square().sum() for each in moved]).sum()
         return super().loss(model, logits, labels, context) + self.mu / 2 * distance

@@ -30,6 +30,8 @@ class HBN(LocalSGD):
     does not depend on the factors.
     """
 
+    stackable = True
+
     def begin(self, model: nn.Module, context: TrainingContext) -> None:
         """Report the statistics of the model that the client was sent."""
         images = _first_images(context.data, context)

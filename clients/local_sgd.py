@@ -1,9 +1,9 @@
 """Plain local SGD, the base of all local trainers.
 
 A method overrides the hook that differs and inherits the rest. In the order of a round: ``unpack``, ``begin``,
-``optimizer``, and for each step ``loss``, ``before_step``, ``after_step``; then ``end`` and ``pack``; ``predict`` at
-evaluation. One trainer serves all clients, so the data of a single client is in the context and never on ``self``. The
-simulator loads the model, stores the personal part and builds the reply (``fedsim/client/host.py``).
+``optimizer``, and for each step ``loss``, ``before_step``, ``after_step``; then ``end``, ``reported`` and ``pack``;
+``predict`` at evaluation. One trainer serves all clients, so the data of a single client is in the context and never on
+``self``. The simulator loads the model, stores the personal part and builds the reply (``fedsim/client/host.py``).
 """
 
 from collections.abc import Mapping
@@ -31,18 +31,27 @@ class LocalSGD:
 
     queries: Mapping[str, QueryHandler] = MappingProxyType({})
     """The handlers of the queries that the method's server strategy declares."""
+    stackable = True
+    """Whether several clients can be trained at once (``fedsim.methods.stackable``); a subclass says it again."""
 
     def __init__(self, training: LocalTraining) -> None:
         self.training = training
 
     def train(self, model: nn.Module, context: TrainingContext) -> dict[str, float]:
         """Train the model in place and return the metrics."""
+        self.start(model, context)
+        return self.finish(model, context, self.passes(model, context))
+
+    def start(self, model: nn.Module, context: TrainingContext) -> None:
+        """Count the steps of the round, and prepare for the first one."""
         context.steps = self.epochs() * len(self.batches(len(context.data), torch.Generator()))
         model.train()
         self.begin(model, context)
-        metrics = self.passes(model, context)
+
+    def finish(self, model: nn.Module, context: TrainingContext, metrics: dict[str, float]) -> dict[str, float]:
+        """Write the results, after the last step, and return the metrics of the reply from those of the passes."""
         self.end(model, context)
-        return metrics
+        return self.reported(metrics, context)
 
     def epochs(self) -> int:
         """Return the number of passes over the images in all parts of the training."""
@@ -106,6 +115,10 @@ class LocalSGD:
 
     def end(self, model: nn.Module, context: TrainingContext) -> None:
         """Write results to ``context.state`` and ``context.reply`` after the last step."""
+
+    def reported(self, metrics: dict[str, float], context: TrainingContext) -> dict[str, float]:
+        """Return the metrics of the reply, from those of the passes."""
+        return metrics
 
     def unpack(self, arrays: Tensors, model: nn.Module, context: ClientContext) -> Tensors:
         """Return the entries of the model from the received arrays, for training or evaluation."""

@@ -37,6 +37,8 @@ class LotteryFL(MaskedSGD):
         UserError: If ``rate`` is not in (0, 1), or ``accuracy`` or ``density`` not in [0, 1].
     """
 
+    stackable = True
+
     def __init__(self, training: LocalTraining, rate: float, accuracy: float, density: float) -> None:
         super().__init__(training)
         if not 0 < rate < 1:

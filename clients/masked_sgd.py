@@ -34,6 +34,8 @@ class MaskedSGD(LocalSGD):
     network on one more batch.
     """
 
+    stackable = True
+
     queries = MappingProxyType(
         {BN_STATISTICS: bn_statistics, CANDIDATE_LOSS: candidate_loss, LAYER_GRADIENTS: layer_gradients}
     )
@@ -64,8 +66,9 @@ class MaskedSGD(LocalSGD):
 
     def before_step(self, model: nn.Module, context: TrainingContext) -> None:
         """Set the gradients of inactive weights to zero: with those, weights of zero stay zero in every optimizer."""
+        parameters = dict(model.named_parameters(remove_duplicate=False))
         for layer, mask in context.scratch[MASKS].items():
-            gradient = model.get_parameter(entry(layer)).grad
+            gradient = parameters[entry(layer)].grad
             if gradient is not None:
                 gradient.mul_(mask)
 

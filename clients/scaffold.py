@@ -25,6 +25,8 @@ class Scaffold(LocalSGD):
         UserError: If the optimizer is not SGD without momentum: steps of others are not a sum of gradients.
     """
 
+    stackable = True
+
     def __init__(self, training: LocalTraining) -> None:
         super().__init__(training)
         if training.optimizer != "sgd" or training.momentum:

@@ -8,12 +8,14 @@ once (``ENTRIES``).
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 from torch import nn
 
 from datasets.examples import Examples, evaluation_batches
@@ -67,10 +69,18 @@ class ClientAppFactory:
 
     def __call__(self, device: torch.device) -> ClientApp:
         """Return the app, whose clients compute on ``device``."""
-        host = ClientHost(self.settings, self.federation, device, on_device=self.on_device)
+        host = self.host(device)
+        return self.app_of(host, host.train)
+
+    def host(self, device: torch.device) -> "ClientHost":
+        """Return the host of the clients."""
+        return ClientHost(self.settings, self.federation, device, on_device=self.on_device)
+
+    def app_of(self, host: "ClientHost", train: ClientAppCallable) -> ClientApp:
+        """Return the app of a host, in which ``train`` handles the messages that ask for training."""
         faults = faults_of(self.settings.faults, self.settings.seed)
         app = ClientApp(mods=[] if faults is None else [injecting(faults)])
-        app.train()(host.train)
+        app.train()(train)
         app.evaluate()(host.evaluate)
         app.evaluate("global_model")(host.evaluate_global)
         app.query("method")(host.query)
@@ -78,6 +88,19 @@ class ClientAppFactory:
         app.query("activations")(host.activations)
         app.query("class_scatter")(host.class_scatter)
         return app
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A message that asks for training, as far as it is processed before the training."""
+
+    training: TrainingContext
+    received: Tensors
+    """The entries of the model that were sent."""
+    evaluations: RecordDict
+    """The evaluations of the received model, where requested."""
+    other_broadcast: bool
+    """Whether a cached broadcast has changed."""
 
 
 class ClientHost(HostedModel):
@@ -105,6 +128,13 @@ class ClientHost(HostedModel):
 
     def train(self, message: Message, context: Context) -> Message:
         """Train the client of the context on the model of the message, and evaluate the model before, if requested."""
+        opened = self.open(message, context)
+        with self.surroundings(opened.training):
+            metrics = self.trainer.train(self.model, opened.training)
+        return self.close(message, context, opened, metrics)
+
+    def open(self, message: Message, context: Context) -> Opened:
+        """Load the model with which the client of the context starts, and evaluate it, if requested."""
         client, state = _partition(context), ClientState(context.state)
         round, config = int(str(config_of(message)[ROUND])), config_of(message)
         other_broadcast = state.cache(message.content)
@@ -123,26 +153,34 @@ class ClientHost(HostedModel):
         received = self.trainer.unpack(to_tensors(arrays_of(message)), self.model, training)
         evaluations = self._evaluate_received(message, client, state)
         self.load(received, state)
-        with (
-            global_seed(self.seed, "train", round=round, client=client, device=self.device),
-            self.policy.training(self.model, round),
-        ):
-            metrics = self.trainer.train(self.model, training)
+        return Opened(training, received, evaluations, other_broadcast)
+
+    @contextmanager
+    def surroundings(self, training: TrainingContext) -> Iterator[None]:
+        """Seed the client's generators and apply the norm policy to training inside the block."""
+        seeded = global_seed(self.seed, "train", round=training.round, client=training.client, device=self.device)
+        with seeded, self.policy.training(self.model, training.round):
+            yield
+
+    def close(self, message: Message, context: Context, opened: Opened, metrics: Mapping[str, float]) -> Message:
+        """Store the personal part of the trained model, which is loaded, and return the reply."""
+        state, training, received = ClientState(context.state), opened.training, opened.received
         # Cloned, since other clients will use the same model object.
         trained = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         personal = {
             name: tensor for name, tensor in trained.items() if name not in received and name not in self.frozen
         }
         if personal:
-            state.keep(personal, round)
+            state.keep(personal, training.round)
         packed = self.trainer.pack({name: trained[name] for name in received}, self.model, training)
         if self.compression is not None:
-            if other_broadcast:
+            if opened.other_broadcast:
                 forget(context.state)  # the entries may have another meaning now
-            exact = self.exact | moved_entries(config)
+            exact = self.exact | moved_entries(training.config)
             packed = compress(self.compression, to_tensors(arrays_of(message)), packed, context.state, exact)
-        reply = self._reply(message, metrics, to_record(packed), RecordDict({**training.reply, **evaluations}))
-        reply.content[CONFIG] = ConfigRecord({ROUND: round})
+        more = RecordDict({**training.reply, **opened.evaluations})
+        reply = self._reply(message, metrics, to_record(packed), more)
+        reply.content[CONFIG] = ConfigRecord({ROUND: training.round})
         return reply
 
     def evaluate(self, message: Message, context: Context) -> Message:

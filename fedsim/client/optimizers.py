@@ -30,6 +30,8 @@ class LocalOptimizer:
     states: int
     """Numbers of state for each weight beside the gradient; momentum is one more."""
     takes_momentum: bool = False
+    elementwise: bool = True
+    """Whether the step of a weight depends on its own gradients alone."""
 
     def numbers_kept(self, momentum: float) -> int:
         """Return how many numbers of state it has for each weight beside the gradient, with that momentum."""
@@ -50,18 +52,18 @@ def _adamp(parameters: Iterable[nn.Parameter], **options: Any) -> torch.optim.Op
 
 TABLE = (
     LocalOptimizer("sgd", torch.optim.SGD, states=0, takes_momentum=True),
-    LocalOptimizer("sgdp", _sgdp, states=0, takes_momentum=True),
+    LocalOptimizer("sgdp", _sgdp, states=0, takes_momentum=True, elementwise=False),
     LocalOptimizer("adam", torch.optim.Adam, states=2),
     LocalOptimizer("amsgrad", partial(torch.optim.Adam, amsgrad=True), states=3),
     LocalOptimizer("adamw", torch.optim.AdamW, states=2),
-    LocalOptimizer("adamp", _adamp, states=2),
+    LocalOptimizer("adamp", _adamp, states=2, elementwise=False),
 )
 OPTIMIZERS = {optimizer.name: optimizer for optimizer in TABLE}
 """The optimizers by name, in the order in which messages list them."""
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], training: "LocalTraining", server_round: int = 1
+    parameters: Iterable[torch.Tensor], training: "LocalTraining", server_round: int = 1
 ) -> torch.optim.Optimizer:
     """Return the optimizer with the learning rate of the round, the momentum (of SGD and SGDP) and the weight decay.
 

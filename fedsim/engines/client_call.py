@@ -22,9 +22,13 @@ def call_client(app: ClientApp, message: Message, context: Context) -> tuple[Mes
     trial.state = context.state.copy()
     try:
         return app(message, trial), trial.state
-    except FedsimError as error:  # a sentence that needs no traceback
-        return Message(Error(CLIENT_RAISED, " ".join(str(error).split())), reply_to=message), context.state
     except Exception as error:
-        summary = traceback.format_exception_only(error)[-1].strip()
-        reply = Message(Error(CLIENT_RAISED, f"{summary}\n{traceback.format_exc()}"), reply_to=message)
-        return reply, context.state
+        return error_reply(message, error), context.state
+
+
+def error_reply(message: Message, error: Exception) -> Message:
+    """Return the reply of a client whose app has raised an error."""
+    if isinstance(error, FedsimError):  # a sentence that needs no traceback
+        return Message(Error(CLIENT_RAISED, " ".join(str(error).split())), reply_to=message)
+    summary, trace = traceback.format_exception_only(error)[-1].strip(), "".join(traceback.format_exception(error))
+    return Message(Error(CLIENT_RAISED, f"{summary}\n{trace}"), reply_to=message)

@@ -8,6 +8,11 @@ import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
+from torch import nn
+
+from datasets.federation import Federation
+from fedsim.config.settings import Settings
+from fedsim.methods.interfaces import LocalTrainer
 
 SERVER_NODE = 0xFED
 """Source node id of the server's messages; any number serves, since replies return to the caller."""
@@ -135,6 +140,16 @@ class LocalGrid(FederationGrid):
     @classmethod
     def check(cls, devices: Sequence[torch.device], options: Mapping[str, Any]) -> None:
         """Check that this engine can be started with the options of its configuration.
+
+        Raises:
+            UserError: If it cannot.
+        """
+
+    @classmethod
+    def check_training(
+        cls, settings: Settings, trainer: LocalTrainer, model: nn.Module, federation: Federation
+    ) -> None:
+        """Check that this engine can train such clients.
 
         Raises:
             UserError: If it cannot.

@@ -99,7 +99,8 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
         UserError: If a setting is invalid or settings contradict each other.
     """
     devices = resolve_devices(settings.device)
-    target_of("engine", settings.engine).check(devices, settings.engine)
+    engine = target_of("engine", settings.engine)
+    engine.check(devices, settings.engine)
     trackers = trackers_of(settings.tracker)
     method = Method.of(settings.strategy)
     federation = build_federation(settings) if federation is None else federation
@@ -126,6 +127,8 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
     strategy.keep_on_clients(policy.local_entries(model))
     refuse_noise_on_statistics(settings.privacy, model, strategy.personal)
     own_models = bool(strategy.personal or strategy.own_models or policy.reestimates or not strategy.sends_one_model)
+    by_batch = try_smallest_batches(settings, federation, model, trainer, strategy.queried_share)
+    engine.check_training(settings, trainer, model, federation)
     own_predictions = adaptation is not None or settings.mask_absent_classes
     return Prepared(
         settings,
@@ -136,7 +139,7 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
         costs,
         diagnosis=_diagnosis(settings, model, federation, strategy) if settings.diagnostics else None,
         one_model=not own_models and not own_predictions,
-        by_batch=try_smallest_batches(settings, federation, model, trainer, strategy.queried_share),
+        by_batch=by_batch,
         own_models=own_models,
         trackers=trackers,
         faults=faults,

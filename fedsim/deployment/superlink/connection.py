@@ -53,6 +53,10 @@ class SuperLink:
         """
         cls.of(options)
 
+    @classmethod
+    def check_training(cls, *_: object) -> None:
+        """Do nothing: a SuperNode trains whatever its own ClientApp can."""
+
     def toml(self) -> str:
         """Return the connection in the form of Flower's ``config.toml``."""
         if self.root_certificates is None:
