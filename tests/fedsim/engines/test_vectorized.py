@@ -40,8 +40,8 @@ NORMS = (
     *("bcn", "bn", "crms", "dse", "evonorm_b0", "evonorm_s0", "frn", "gn"),
     *("in", "ln", "none", "rms", "sws", "ws", "ws_gn"),
 )
-TOLERANCES = {"frn": 1e-5}
-"""timm's layer computes its mean square in float32."""
+TOLERANCES = {"frn": 1e-5, "evonorm_b0": 1e-8}
+"""timm's layers compute a mean square, or a variance, in float32."""
 TOGETHER = ("engine=vectorized", "engine.clients_at_once=4")
 """Two stacks of the six clients."""
 
@@ -104,11 +104,13 @@ def test_a_run_agrees_with_one_client_after_the_other(method: str, tmp_path: Pat
     [
         ("norm.policy=silobn",),
         ("norm.policy=fixbn",),
-        ("norm=dse", "optimizer=adam", "momentum=0"),
+        ("norm=dse",),
+        # Behind a norm a bias has no gradient but rounding, which Adam makes as large as the others.
+        ("norm=none", "optimizer=adam", "momentum=0"),
         ("strategy.weighting=uniform", "fraction=0.5"),
         ("train_only=norm", "weight_decay=0.01"),
     ],
-    ids=lambda words: words[0],
+    ids=" ".join,
 )
 def test_settings_of_the_clients_are_followed(words: tuple[str, ...], tmp_path: Path) -> None:
     alone = run_in(tmp_path / "alone", uneven("fedavg", *words, "engine=inline"))
@@ -132,7 +134,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
     stopped = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
         run(prepare(uneven("fedbn", *TOGETHER)), stopped, Stops())
-    assert_same_run(straight, run_in(stopped, uneven("fedbn", f"resume={stopped}")))
+    assert_same_run(straight, run_in(stopped, uneven("fedbn", *TOGETHER, f"resume={stopped}")))
 
 
 def grids(prepared: Prepared) -> list[LocalGrid]:
