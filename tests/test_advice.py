@@ -31,6 +31,7 @@ REFUSED = [
     "strategy=fedwon norm=bn",
     "strategy=fedloge head=etf",
     "strategy=fedrod head=etf",
+    "strategy=fedsr head=etf",
     "strategy=creff head=etf",
     "strategy=fedetf head=linear",
     "strategy=central split.pooled=false",
