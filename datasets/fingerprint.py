@@ -96,7 +96,17 @@ class Fingerprint:
             Holding(domain, (train, validation, test), digest)
             for domain, train, validation, test, digest in value["clients"]
         ]
-        return cls(tuple(value["classes"]), tuple(value["image_shape"]), dict(value["tests"]), tuple(clients))
+        classes, shape = tuple(value["classes"]), tuple(value["image_shape"])
+        if not classes or not clients:
+            raise ValueError("it has no class or no client")
+        if not all(isinstance(name, str) for name in classes):
+            raise TypeError("a class has no text for a name")
+        if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+            raise ValueError(f"images of {_size(shape)} are not possible")
+        for holding in clients:
+            if not isinstance(holding.domain, str) or not all(isinstance(count, int) for count in holding.images):
+                raise TypeError("a client has no domain or no numbers of images")
+        return cls(classes, shape, dict(value["tests"]), tuple(clients))
 
     def differences(self, now: "Fingerprint") -> list[str]:
         """Return the differences between this and ``now`` as parts of a sentence; empty if there are none."""

@@ -1,14 +1,18 @@
 """Arrays of a train and a test set under the common names, from an ``.npz`` or from a user's own function."""
 
+import math
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 
 from datasets.readers.labelled import Labelled, Pixels, reading
 from datasets.source import Indices
 from fedsim.core.errors import UserError
+from fedsim.core.inflating import check_archive
 
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -20,8 +24,30 @@ def read_npz(path: Path) -> Labelled:
         UserError: If the file is damaged, lacks an array or has one of another shape; names it.
     """
     # Opened here, since numpy does not close a damaged archive.
-    with reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        return labelled_arrays(str(path), {name: archive[name] for name in archive.files if name in NAMES})
+    with reading(path), path.open("rb") as file:
+        check_archive(file)
+        with np.load(file, allow_pickle=False) as archive:
+            there = [name for name in archive.files if name in NAMES]
+            for name in there:
+                _check_header(archive.zip, f"{name}.npy")
+            return labelled_arrays(str(path), {name: archive[name] for name in there})
+
+
+def _check_header(archive: zipfile.ZipFile, member: str) -> None:
+    """Check that an array is as large as its header says: numpy makes room for it before it reads it.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    with archive.open(member) as file:
+        version = npy.read_magic(file)
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
+        if read is None:
+            raise ValueError(f"its {member} is of the version {version}, which plain arrays are not")
+        shape, _, dtype = read(file)
+        said, held = math.prod(shape) * dtype.itemsize, archive.getinfo(member).file_size - file.tell()
+    if said != held:
+        raise ValueError(f"its {member} holds {held} bytes, and by its first ones it has {said}")
 
 
 def labelled_arrays(origin: str, arrays: Mapping[str, Any]) -> Labelled:

@@ -177,8 +177,12 @@ def _read_list(path: Path, root: Path, classes: Mapping[str, int]) -> tuple[list
         labels = np.array([classes[str(text)] for text in texts], np.int64)
     paths = [_listed_path(root, str(name)) for name in names]
     for file in paths:
+        if root not in file.parents or ".." in file.parts[len(root.parts) :]:
+            raise UserError(f"{path} lists {file}, which is not in {root}: put back the list that was published.")
         if not file.is_file():
             raise UserError(f"{path} lists {file}, which is not there.")
+    if len(paths) != len(labels):
+        raise UserError(f"{path} lists {len(paths)} images and {len(labels)} classes: there must be as many.")
     return paths, labels
 
 

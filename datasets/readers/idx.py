@@ -1,6 +1,5 @@
 """Data sets in the idx files of MNIST, compressed (``.gz``) as their authors publish them or not."""
 
-import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from datasets.readers.labelled import reading
 from datasets.readers.torchvision_files import HALVES, Arrays, OfficialSet
 from fedsim.core.errors import UserError
+from fedsim.core.inflating import inflated
 
 FILES = tuple(f"{half}-{what}-ubyte" for half in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
 UNSIGNED_BYTES = 8
@@ -65,7 +65,7 @@ def read_idx(file: Path) -> npt.NDArray[np.uint8]:
         UserError: If the file is cut off, longer than its header says, or of another kind; names it.
     """
     with reading(file):
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        content = inflated(file)
         if len(content) < 4 or content[:3] != bytes([0, 0, UNSIGNED_BYTES]):
             raise ValueError("it does not begin as an idx file of bytes does")
         start = 4 + 4 * content[3]

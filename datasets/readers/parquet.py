@@ -8,6 +8,7 @@ import io
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import fsspec
@@ -79,11 +80,14 @@ def read_parquet(
         frames.append(frame[[image, label, *others]].rename(columns={image: IMAGE_COLUMNS[0]}))
         starts.append(starts[-1] + len(frame))
     table = pd.concat(frames, ignore_index=True)
-    encoded = [_bytes(cell) for cell in table.pop(IMAGE_COLUMNS[0])]
+    with reading(", ".join(files)):
+        encoded = [_bytes(cell) for cell in table.pop(IMAGE_COLUMNS[0])]
     return EncodedImages(list(files), starts[:-1], encoded), table.pop(label).to_numpy(np.int64), table
 
 
 def _bytes(cell: Any) -> bytes:
     """Return the bytes of an image's cell: the hub writes ``{bytes, path}``, other files the bytes themselves."""
     found = cell.get("bytes") if isinstance(cell, dict) else cell
-    return bytes(found) if found is not None else b""
+    if not isinstance(found, bytes | NoneType):
+        raise ValueError(f"an image is {type(found).__name__} and no bytes")
+    return found or b""

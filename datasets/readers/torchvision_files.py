@@ -11,6 +11,7 @@ import numpy.typing as npt
 from datasets.readers.labelled import Labelled, reading
 from datasets.readers.stratified import stratified_split
 from datasets.source import Indices
+from fedsim.core.inflating import check_inflated
 
 Arrays = tuple[npt.NDArray[np.uint8], Indices]
 """(N, H, W) or (N, H, W, 3), and (N,)"""
@@ -70,6 +71,9 @@ class OfficialSet:
         return Labelled.train_test(self._origin(root), (images[train], labels[train]), (images[test], labels[test]))
 
     def _halves(self, root: Path) -> tuple[Arrays, Arrays]:
+        for file in self.files(root):
+            with reading(file):
+                check_inflated(file)  # torchvision reads all at once
         with reading(self._origin(root)):
             return _arrays(self.dataset(str(root), **self.train)), _arrays(self.dataset(str(root), **self.test))
 

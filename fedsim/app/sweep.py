@@ -45,8 +45,12 @@ class Sweep:
                 raise UserError(f"{text} cannot be given with resume={folder}, a sweep: its jobs keep their settings.")
         with reading(path, "put it back whole, or resume the folders in it one by one"):
             stored: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            config_dir, config_name = stored["configuration"]
-            return folder, cls(list(map(str, stored["words"])), (Path(config_dir), str(config_name)))
+            words, (config_dir, config_name) = stored["words"], stored["configuration"]
+            if not isinstance(words, list) or not all(isinstance(each, str) for each in (*words, config_name)):
+                raise TypeError("its words are no texts")
+            for word in words:
+                _check(word)
+            return folder, cls(words, (Path(config_dir), config_name))
 
     def save(self, folder: Path) -> None:
         """Write ``sweep.json``.
@@ -64,6 +68,18 @@ class Sweep:
         """Return the words with which Hydra runs the jobs in this folder, quietly or not as ``overrides`` have it."""
         quiet = [text for text in overrides if parse(text).key_or_group == "quiet"]
         return [*self.words, path_word("out_dir", str(folder)), *quiet]
+
+
+def _check(word: str) -> None:
+    """Check that a stored word can be read.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    try:
+        parse(word)
+    except UserError as error:
+        raise ValueError(str(error)) from error
 
 
 def is_finished(run_dir: Path) -> bool:

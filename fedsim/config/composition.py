@@ -25,9 +25,10 @@ from omegaconf.errors import OmegaConfBaseException
 from fedsim.config.overrides import parse, readable
 from fedsim.config.paths import KEYS, expanded
 from fedsim.config.run_folders import RUNS, SWEEPS
+from fedsim.config.yaml_files import check_aliases, read_yaml
 from fedsim.core.checkout import ROOT
 from fedsim.core.errors import UserError
-from fedsim.core.files import reading
+from fedsim.core.files import DAMAGED, reading
 
 CONFIG_DIR = ROOT / "configs"
 CONFIG_NAME = "config"
@@ -93,21 +94,45 @@ def compose(overrides: Sequence[str], config_dir: Path = CONFIG_DIR, config_name
         raise UserError(f"--config-path={config_dir} is not a folder: choose one that holds a {config_name}.yaml.")
     if not (config_dir / f"{config_name}.yaml").is_file():
         raise UserError(f"--config-name={config_name} is not in {config_dir}: choose a YAML file of that folder.")
+    if config_dir != CONFIG_DIR:
+        _check_files(config_dir, config_name)
     overrides = [readable(text) for text in overrides]
     parsed = [_one_value(text) for text in overrides]
     for override in parsed:
         _refuse_unknown_choice(override, config_dir)
         _refuse_name(override, config_dir)
     register_families(overrides, config_dir)
-    with hydra_at(config_dir):
+    with hydra_at(config_dir), reading(config_dir / f"{config_name}.yaml", errors=_of_a_file(config_dir)):
         try:
             resolved = OmegaConf.to_container(hydra_compose(config_name, overrides=overrides), resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             groups = [override for override in parsed if (config_dir / override.key_or_group).is_dir()]
             known = _settings(hydra_compose(config_name, overrides=[str(group.input_line) for group in groups]))
-            raise UserError(_explain(error, parsed, known, config_dir)) from error
+            explained = _explain(error, parsed, known, config_dir)
+            if explained is None and config_dir != CONFIG_DIR:
+                raise  # the file is to be named
+            raise UserError(explained or _told(error)) from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
+
+
+def _check_files(config_dir: Path, config_name: str) -> None:
+    """Check the files of a user's folder that Hydra may read, which would follow any aliases.
+
+    Raises:
+        UserError: If one cannot be read; names it.
+    """
+    main = config_dir / f"{config_name}.yaml"
+    with reading(main):
+        read_yaml(main)
+    for file in (file for group in GROUPS for file in sorted((config_dir / group).rglob("*.yaml"))):
+        with reading(file):
+            check_aliases(file)
+
+
+def _of_a_file(config_dir: Path) -> tuple[type[Exception], ...]:
+    """Return the exceptions of Hydra that the content of the files can cause: none, where they are our own."""
+    return () if config_dir == CONFIG_DIR else (*DAMAGED, HydraException)
 
 
 @contextmanager
@@ -134,11 +159,10 @@ def load(run_dir: Path) -> dict[str, Any]:
     path = run_dir / "config.yaml"
     with reading(path, "put it back whole, or start a new run"):
         try:
-            config = OmegaConf.to_container(OmegaConf.load(path))
+            config = OmegaConf.to_container(read_yaml(path))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(f"{run_dir} is not a run directory: choose one that holds a config.yaml.") from error
-        if not isinstance(config, dict):
-            raise ValueError("it is no configuration")
+        assert isinstance(config, dict)
         younger = deepcopy(_defaults()) if "hydra" in config else {}  # the last key: without it, the file was cut off
         mine = {str(key): value for key, value in config.items() if key not in ("defaults", "hydra")}
         return _completed({key: _as_called_now(key, value) for key, value in mine.items()}, younger)
@@ -265,8 +289,15 @@ def _of_a_family(group: str, choice: str, config_dir: Path) -> DictConfig | None
     return node
 
 
-def _explain(error: Exception, overrides: Sequence[Override], known: Sequence[str], config_dir: Path) -> str:
-    """Return one sentence for an error of Hydra, which is almost always a key that does not exist."""
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _explain(error: Exception, overrides: Sequence[Override], known: Sequence[str], config_dir: Path) -> str | None:
+    """Return one sentence for an error of Hydra, which is almost always a key that does not exist.
+
+    It is ``None`` if none of the overrides is the cause.
+    """
     for override in overrides:
         key = override.key_or_group
         if override.is_add() or key in known or key in GROUPS or key.startswith("hydra"):
@@ -279,11 +310,10 @@ def _explain(error: Exception, overrides: Sequence[Override], known: Sequence[st
             which = f"{elsewhere[0]}, which has it" if len(elsewhere) == 1 else f"one of {', '.join(elsewhere)}"
             hint = f"leave it out, or choose {which}."
         return f"{override.input_line} is not a setting: {hint}"
-    told = " ".join(str(error).split())
     for override in overrides:
-        if told == f"Error merging override {override.input_line}":
+        if _told(error) == f"Error merging override {override.input_line}":
             return f"{override.input_line} is not possible: choose values for the settings below it, or leave it out."
-    return told
+    return None
 
 
 def _choices_with(key: str, config_dir: Path) -> list[str]:

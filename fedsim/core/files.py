@@ -8,6 +8,7 @@ import csv
 import errno
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,7 +47,8 @@ def reading(
 ) -> Iterator[None]:
     """Convert an error of a reader inside the block into one sentence that names the file.
 
-    A ``FedsimError`` is already such a sentence and passes unchanged.
+    A ``FedsimError`` is already such a sentence and passes unchanged. A ``Path`` that is neither a file nor a folder is
+    not tried at all.
 
     Args:
         path: The file that the block reads.
@@ -57,12 +59,28 @@ def reading(
         UserError: If the file cannot be read.
     """
     try:
+        if isinstance(path, Path):
+            refuse_pipes(path)
         yield
     except FedsimError:
         raise
     except errors as error:
         what_to_do = advice and f": {advice.rstrip('.')}"
         raise UserError(f"{path} cannot be read ({why(error)}){what_to_do}.") from error
+
+
+def refuse_pipes(path: Path) -> None:
+    """Refuse what stands in the place of a file and is none: a pipe is opened for ever, and a device may have no end.
+
+    Raises:
+        ValueError: If the path is a pipe, a socket or a device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # whoever reads it says why
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError("it is a pipe, a socket or a device, and no file")
 
 
 @contextmanager

@@ -14,13 +14,15 @@ from safetensors.torch import load as load_safetensors
 from torch import nn
 
 from fedsim.core.errors import UserError
-from fedsim.core.files import DAMAGED, reading
+from fedsim.core.files import reading, refuse_pipes
+from fedsim.core.inflating import check_archive
 from fedsim.models.classifier import known_ends
 
 OPTION = "pretrained"
 NOTE = "_initialized_by"
 """The attribute of a model that says where its initial weights are from."""
-STARTS = (b"PK", b"\x80")
+ARCHIVE = b"PK"
+STARTS = (ARCHIVE, b"\x80")
 """The first bytes of torch's files, of now and of versions before 1.6."""
 WRAPPERS = ("state_dict", "model")
 """Entries under which the checkpoints of timm and others have the weights."""
@@ -57,10 +59,13 @@ class Pretrained:
             UserError: If it cannot be read, or holds anything but tensors by name.
         """
         named = f"{key}={path}"
-        torchs = (*DAMAGED, RuntimeError, EOFError)
-        with reading(named, "choose a run's model.safetensors, or a torch file of weights", torchs):
+        # Of a damaged file torch raises almost anything.
+        with reading(named, "choose a run's model.safetensors, or a torch file of weights", Exception):
+            refuse_pipes(Path(path))
             with Path(path).open("rb") as file:
                 start = file.read(2)
+                if start == ARCHIVE:
+                    check_archive(file)
             try:
                 if start.startswith(STARTS):
                     content = torch.load(path, map_location="cpu", weights_only=True)

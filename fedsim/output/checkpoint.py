@@ -76,6 +76,11 @@ def _name(round: int) -> str:
     return f"round_{round:05d}.safetensors"
 
 
+def checkpoint_file(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Return the file that a checkpoint is read from."""
+    return folder / _name(checkpoint.round)
+
+
 def has_checkpoint(folder: Path) -> bool:
     """Return whether there is a checkpoint from which to resume."""
     return any(folder.glob(FILES))
@@ -119,6 +124,8 @@ def _load(path: Path) -> Checkpoint:
         arrays = states["server"]["arrays"]
         if not isinstance(arrays, ArrayRecord):
             raise ValueError("it is no checkpoint")
+        if path.name != _name(int(metadata["round"])):
+            raise ValueError(f"it is the checkpoint of round {metadata['round']}")
         return Checkpoint(
             round=int(metadata["round"]),
             arrays=arrays,

@@ -68,7 +68,7 @@ class Provenance:
         with reading(path, "put it back whole, or remove it to go on without asking whether the data are the same"):
             value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             data, software = Fingerprint.from_json(value["data"]), dict(value["software"])
-            return cls(data, software, value.get("prediction", {}))
+            return cls(data, software, _prediction(value.get("prediction", {}), data.image_shape[0]))
 
     def hold_against(self, run_dir: Path) -> None:
         """Compare this, the provenance of a resumed run, with that in the run directory; log changes of software.
@@ -96,6 +96,23 @@ class Provenance:
         ]
         if changed:
             log.warning("this run goes on with %s: its numbers may differ from here on", ", ".join(changed))
+
+
+def _prediction(value: Mapping[str, Any], channels: int) -> Mapping[str, Any]:
+    """Check what the models are used with.
+
+    Raises:
+        KeyError: If there is something of it, and not all.
+        TypeError: If a mean or a deviation is no number.
+        ValueError: If there is another number of them than of channels.
+    """
+    value = dict(value)
+    for name in (MEAN, STD) if value else ():
+        if len(value[name]) not in (1, channels):
+            raise ValueError(f"it has {len(value[name])} {name}s for {channels} channels")
+        if not all(isinstance(each, int | float) for each in value[name]):
+            raise TypeError(f"a {name} is no number")
+    return value
 
 
 def versions() -> dict[str, str]:

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fedsim.output.provenance import FILE as PROVENANCE
 
 log = logging.getLogger(__name__)
 
-DOMAINS = "client_domain_accuracy"
+DOMAINS, UNSEEN = "client_domain_accuracy", "unseen_accuracy"
 NAMES = ("label", "domain", "split", "class", "shot", "layer", "metric", "outcome")
 """Columns that hold names."""
 
@@ -68,12 +68,12 @@ def read_result(run_dir: Path) -> Result:
     return Result(
         run_dir=run_dir,
         clients=_table(run_dir / "clients.csv", ("round", "client", "domain", "split", "accuracy")),
-        rounds=_table(run_dir / "rounds.csv", ("round", CLIENT_MEAN)),
+        rounds=_table(run_dir / "rounds.csv", ("round", CLIENT_MEAN), once=("round",)),
         summary=read_summary(run_dir / "summary.json"),
-        classes=_if_there(run_dir / "classes.csv", ("round", "class")),
+        classes=_if_there(run_dir / "classes.csv", ("round", "class"), once=("round", "class")),
         diagnostics=_if_there(run_dir / "diagnostics.csv", ("round", "layer", "metric", "value")),
         participation=_if_there(run_dir / "participation.csv", ("round", "client", "outcome")),
-        federation=_if_there(run_dir / FEDERATION, ("client", "domain")),
+        federation=_if_there(run_dir / FEDERATION, ("client", "domain"), once=("client",)),
     )
 
 
@@ -86,30 +86,52 @@ def read_summary(path: Path) -> dict[str, Any]:
     with reading(path):
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for name in ("strategy", "dataset"):
-            summary[name]
+            if not isinstance(summary[name], str):
+                raise ValueError(f"its {name} is {summary[name]!r} and no text")
         numbers = {name: summary[name] for name in ("seed", "rounds")}
         for name in ("final", "best"):
             row = summary[name]
             numbers |= {f"{name}.{metric}": row[metric] for metric in ("round", CLIENT_MEAN)}
-            numbers |= {f"{name}.{DOMAINS}.{domain}": value for domain, value in row[DOMAINS].items()}
+            if not all(isinstance(row.get(metric, {}), Mapping) for metric in (DOMAINS, UNSEEN)):
+                raise ValueError(f"its {name} does not have accuracies by domain")
+            row[DOMAINS]
+            numbers |= dict(_leaves(row, f"{name}."))
         for name, value in numbers.items():
             if not isinstance(value, int | float):
                 raise ValueError(f"its {name} is {value!r} and no number")
         return summary
 
 
-def _table(path: Path, columns: Collection[str]) -> pd.DataFrame:
+def _leaves(row: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings by their dotted names."""
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def _table(path: Path, columns: Collection[str], once: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a table that has these columns, and in those of ``once`` no row twice.
+
+    Raises:
+        UserError: If it is not there or damaged.
+    """
     with reading(path):
         table = read_table(path)
         for name in columns:
             if name not in NAMES and len(table) and not is_numeric_dtype(table[name]):
                 raise ValueError(f"its column {name} does not hold numbers alone")
             table[name]
+        if "round" in columns and not (table["round"] % 1 == 0).all():
+            raise ValueError("a round of it is no whole number")
+        if once and (again := table.duplicated(list(once))).any():
+            raise ValueError(f"its row {int(again.to_numpy().argmax()) + 1} is there twice")
         return table
 
 
-def _if_there(path: Path, columns: Collection[str]) -> pd.DataFrame | None:
-    return _table(path, columns) if os.path.lexists(path) else None
+def _if_there(path: Path, columns: Collection[str], once: Sequence[str] = ()) -> pd.DataFrame | None:
+    return _table(path, columns, once) if os.path.lexists(path) else None
 
 
 def find_runs(folders: list[Path]) -> list[Result]:

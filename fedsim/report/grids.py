@@ -157,8 +157,7 @@ def _refuse_different(runs: Sequence[Result], cell: str) -> None:
 
 def settings_of(run: Result) -> dict[str, object]:
     """Return the settings of a run by their names on the command line; that of a group is its choice."""
-    config = load(run.run_dir)
-    flat = flattened(config)
+    config, flat = load(run.run_dir), compared_settings(run)
     names = {key: value["name"] for key, value in config.items() if isinstance(value, dict) and "name" in value}
     named = {key.removesuffix(".name"): value for key, value in flat.items() if key.endswith(".name")}
     return {**flat, **named, **names, SEED: run.summary[SEED]}

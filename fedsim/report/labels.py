@@ -44,7 +44,9 @@ def group_by_settings(runs: list[Result], besides: Sequence[str] = ()) -> dict[s
 
 def compared_settings(run: Result) -> dict[str, object]:
     """Return the settings of a run that change what is measured, by their names on the command line."""
-    return flattened(load(run.run_dir))
+    config = load(run.run_dir)
+    with reading(run.run_dir / "config.yaml"):
+        return flattened(config)
 
 
 def flattened(config: Mapping[str, Any]) -> dict[str, object]:

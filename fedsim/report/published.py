@@ -79,7 +79,7 @@ def _row_of(run: Result) -> tuple[Published, Row] | None:
         return None
     try:
         published = Published.read(config["published"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{run.run_dir / 'config.yaml'} is damaged at published: {error}.") from error
     rows = [row for row in published.rows if all(_holds(config, key, value) for key, value in row.words.items())]
     return (published, max(rows, key=lambda row: len(row.words))) if rows else None

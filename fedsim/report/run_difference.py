@@ -33,14 +33,14 @@ def print_difference(first: Path, second: Path) -> None:
         UserError: If one of the folders does not hold exactly one run.
     """
     a, b = _run(first), _run(second)
+    settings, numbers, lines = different_settings(a, b), results(a, b), since(a, b)  # before a word is said
     print(f"A: {a.run_dir}\nB: {b.run_dir}\n")
-    settings = different_settings(a, b)
     if settings.empty:
         print("settings: the same\n")
     else:
         print_whole(_table(settings.reset_index(), ["settings that differ", "A", "B"]))
-    print_whole(_table(results(a, b).reset_index(), ["accuracy (%), last round", "A", "B", "B − A"]))
-    for line in since(a, b):
+    print_whole(_table(numbers.reset_index(), ["accuracy (%), last round", "A", "B", "B − A"]))
+    for line in lines:
         print(line)
 
 

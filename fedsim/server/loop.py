@@ -9,6 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from datasets.source import Part
 from fedsim.core.errors import RoundFailed, UserError
+from fedsim.core.files import reading
 from fedsim.core.memory import resident_memory_mb
 from fedsim.core.seeding import cohort_size
 from fedsim.engines.faulty_grids import AbsentGrid, Attendances, CorruptingGrid
@@ -21,7 +22,7 @@ from fedsim.methods.federated_model import FederatedModel
 from fedsim.methods.interfaces import Exporting
 from fedsim.metrics.class_metrics import ClassTracker
 from fedsim.metrics.round_metrics import Row, age_metrics, attendance_rows, client_rows, fault_rows, round_metrics
-from fedsim.output.checkpoint import Checkpoint, load_checkpoint, remove_others, save_checkpoint
+from fedsim.output.checkpoint import Checkpoint, checkpoint_file, load_checkpoint, remove_others, save_checkpoint
 from fedsim.output.model_files import save_models, save_shared
 from fedsim.output.progress import Reporter
 from fedsim.output.recorder import Recorder
@@ -270,9 +271,16 @@ class FederatedLoop:
                 f"{self.recorder.checkpoints} has what {len(checkpoint.clients)} clients have kept, and there are "
                 f"{len(self.federation.clients)}: put the data back that the run was begun with, or start a new run."
             )
+        file = checkpoint_file(self.recorder.checkpoints, checkpoint)
+        mine = _shapes(self.arrays)
+        if any(mine.get(name, shape) != shape for name, shape in _shapes(checkpoint.arrays).items()):
+            raise UserError(
+                f"{file} holds another network than this run's: put back the file that the run has written."
+            )
+        with reading(file, "put back the file that the run has written"):
+            self.strategy.load_state(checkpoint.strategy)
         self.recorder.go_back_to(checkpoint.round, checkpoint.tables)
         self.arrays = checkpoint.arrays
-        self.strategy.load_state(checkpoint.strategy)
         self.grid.restore_client_states(checkpoint.clients)
         for loss in self.recorder.recorded(TRAINING_LOSS):
             self.losses.remember(loss)
@@ -291,3 +299,7 @@ class FederatedLoop:
             save_models(self.recorder.run_dir, model)
         if isinstance(self.strategy, Exporting):
             self.strategy.export(self.recorder.run_dir, model.complete)
+
+
+def _shapes(arrays: ArrayRecord) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(array.shape) for name, array in arrays.items()}

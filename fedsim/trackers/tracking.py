@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -114,7 +115,7 @@ def numbers(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _read(path: Path) -> dict[str, str]:
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     with reading(path, "remove it, and trackers begin new runs"):
         return {str(name): str(value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}

@@ -79,7 +79,9 @@ class Models:
         """
         entries = self._entries(client)
         host = self._host
-        host.loader.load(entries)
+        file = self.run_dir / MODEL if client is None else client_file(self.run_dir, client)
+        with reading(file, errors=RuntimeError):
+            host.loader.load(entries)  # whose error names the entries of another network
         sent = RecordDict() if client is None else self._records
         context = ClientContext(round=self.settings.rounds, sent=sent, own=client is not None)
         made = Predictor(host, context, name)

@@ -98,6 +98,27 @@ def test_fedbns_lists_decide_the_split_and_its_order(tmp_path: Path, load: Load,
         load("dataset=office_caltech10", f"data_dir={tmp_path}", SMALL)
 
 
+@pytest.mark.parametrize("name", ["../secret/000.png", "/etc/passwd"])
+def test_lists_name_no_file_outside_the_folder(name: str, tmp_path: Path, load: Load, write: Any) -> None:
+    root = tmp_path / "office_caltech_10"
+    names = [each[0] for each in office_caltech10.SET.classes]
+    write.write_folders(root, {domain: dict.fromkeys(names, 2) for domain in office_caltech10.SET.domains})
+    write.write_folders(tmp_path, {".": {"secret": 1}})
+    for half in ("train", "test"):
+        (root / f"amazon_{half}.pkl").write_bytes(pickle.dumps(([name], ["bike"])))
+    with pytest.raises(UserError, match=r"amazon_train\.pkl lists .*, which is not in .*: put back the list"):
+        load("dataset=office_caltech10", f"data_dir={tmp_path}", SMALL)
+
+
+def test_lists_of_different_lengths_are_refused(tmp_path: Path, load: Load, write: Any) -> None:
+    names = [each[0] for each in office_caltech10.SET.classes]
+    write.write_folders(tmp_path, {domain: dict.fromkeys(names, 2) for domain in office_caltech10.SET.domains})
+    for half in ("train", "test"):
+        (tmp_path / f"amazon_{half}.pkl").write_bytes(pickle.dumps((["amazon/bike/000.png"], ["bike", "mug"])))
+    with pytest.raises(UserError, match=r"amazon_train\.pkl lists 1 images and 2 classes: there must be as many\.$"):
+        load("dataset=office_caltech10", f"data_dir={tmp_path}", SMALL)
+
+
 def test_domainnet_takes_its_ten_classes_and_leaves_the_others(tmp_path: Path, load: Load, write: Any) -> None:
     classes = [
         "bird",

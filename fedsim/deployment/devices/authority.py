@@ -24,7 +24,7 @@ from typing import TypeVar
 from cryptography import x509
 
 from fedsim.core.errors import UserError
-from fedsim.core.files import write_atomically
+from fedsim.core.files import reading, refuse_pipes, write_atomically
 from fedsim.deployment.devices.certificates import (
     certificate_bytes,
     device_key_bytes,
@@ -142,8 +142,10 @@ class Authority:
             UserError: If the file is not one that ``create`` has written.
         """
         path = self.folder / file
+        with reading(path, "put back the file that `init` has made"):
+            content = path.read_bytes()
         try:
-            return load(path.read_bytes())
+            return load(content)
         except ValueError as error:
             raise UserError(f"{path} is damaged or from elsewhere: put back the file that `init` has made.") from error
 
@@ -155,10 +157,11 @@ class Authority:
             UserError: If the file that should have it does not.
         """
         path = self.folder / SERVER_ENV
-        if not path.exists():  # made by an older version
+        if not os.path.lexists(path):  # made by an older version
             hosts = [host for host in hosts_of(self.server) if host not in ALWAYS]
             return address_of(str((hosts or ALWAYS)[-1]), PORT)
-        said = read_env(path).get("SUPERLINK")
+        with reading(path, "put back the file that `init` has made"):
+            said = read_env(path).get("SUPERLINK")
         if not said:
             raise UserError(f"{path} has no SUPERLINK: write SUPERLINK='HOST:PORT', by which devices reach the server.")
         return said
@@ -228,8 +231,9 @@ class Authority:
 
 def _node_id(file: Path) -> str | None:
     try:
+        refuse_pipes(file)
         answer = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None  # not registered yet, or its answer was saved elsewhere
     return str(answer["node-id"]) if isinstance(answer, dict) and "node-id" in answer else None
 

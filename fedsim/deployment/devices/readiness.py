@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from fedsim.core.errors import UserError
+from fedsim.core.files import reading
 from fedsim.deployment.devices.certificates import load_root
 from fedsim.deployment.devices.reach import Server
 from fedsim.deployment.devices.scripts import DEVICE_ENV, read_env, versions
@@ -76,11 +77,8 @@ def _tried(look: Callable[[], str]) -> list[Finding]:
 
 
 def _read(path: Path) -> bytes:
-    try:
+    with reading(path, "copy it from devices/NAME on the server, and let who starts the SuperNode own it"):
         return path.read_bytes()
-    except OSError as error:
-        remedy = "copy it from devices/NAME on the server, and let who starts the SuperNode own it"
-        raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}.") from error
 
 
 def _key(path: Path) -> str:

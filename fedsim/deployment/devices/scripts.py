@@ -20,6 +20,7 @@ from platform import python_version
 
 import fedsim
 from fedsim.core.errors import UserError
+from fedsim.core.files import refuse_pipes
 from fedsim.deployment.devices.checks import DOMAIN
 
 SERVER_ENV, DEVICE_ENV, START = "server.env", "device.env", "start.sh"
@@ -154,6 +155,7 @@ def read_env(path: Path) -> dict[str, str]:
         OSError: If the file cannot be read.
     """
     try:
+        refuse_pipes(path)
         words = shlex.split(path.read_text(encoding="utf-8"), comments=True)
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error}): write KEY='VALUE' in each line.") from error

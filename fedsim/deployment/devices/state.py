@@ -1,6 +1,7 @@
 """The client state on a device's disk: it survives when the node's process is killed and started again."""
 
 import hashlib
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class StateDir:
             UserError: If the file is damaged or belongs to another run, unless ``afresh``.
         """
         path = self._path(partition)
-        if not path.exists():
+        if not os.path.lexists(path):  # a link that leads to nothing is a state that is lost, not one to come
             return RecordDict()
         try:
             with reading(path, AFRESH):

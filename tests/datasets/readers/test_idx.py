@@ -1,6 +1,7 @@
 """The idx files of MNIST and its like, packed and unpacked, wherever they lie."""
 
 import gzip
+import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from datasets.readers.idx import read_idx
 from datasets.source import Part, Source
 from fedsim.core.errors import UserError
+from tests import harms
 
 Load, Pictures = Callable[..., Source], Callable[..., tuple[np.ndarray, np.ndarray]]
 MNIST = ("dataset=digits5", "dataset.domains=[mnist]", "dataset.share=1")
@@ -88,6 +90,12 @@ def test_another_file_is_named(content: bytes, sentence: str, tmp_path: Path) ->
 def test_a_cut_off_packed_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.gz").write_bytes(gzip.compress(idx(20, 30, 40))[:-9])
     with pytest.raises(UserError, match=r"x\.gz cannot be read \(.*end-of-stream"):
+        read_idx(tmp_path / "x.gz")
+
+
+def test_a_packed_file_of_gigabytes_is_refused(tmp_path: Path) -> None:
+    harms.bomb(tmp_path / "x.gz", random.Random(0))
+    with pytest.raises(UserError, match=r"x\.gz cannot be read \(its \d+ bytes hold more than"):
         read_idx(tmp_path / "x.gz")
 
 

@@ -70,8 +70,18 @@ def test_a_sweep_keeps_its_settings(tmp_path: Path, word: str) -> None:
         Sweep.named_by([f"resume={tmp_path}", word])
 
 
-def test_a_damaged_description_is_named(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text('{"words": [')
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"words": [',
+        '{"words": "seed=0,1", "configuration": ["configs", "config"]}',
+        '{"words": [1], "configuration": ["configs", "config"]}',
+        '{"words": ["seed"], "configuration": ["configs", "config"]}',
+        '{"words": ["seed=0,1"], "configuration": null}',
+    ],
+)
+def test_a_damaged_description_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / FILE).write_text(text)
     with pytest.raises(UserError, match=rf"^{tmp_path / FILE} cannot be read"):
         Sweep.named_by([f"resume={tmp_path}"])
 

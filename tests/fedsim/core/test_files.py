@@ -17,6 +17,16 @@ from fedsim.core.files import any_file, reading, write_atomically, write_new, wr
 from tests.conftest import FullDisk
 
 
+def test_a_pipe_in_the_place_of_a_file_is_not_opened(tmp_path: Path) -> None:
+    """Opening it would wait for ever for somebody who writes; /dev/zero has no end."""
+    pipe = tmp_path / "config.yaml"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        sentence = rf"^{path} cannot be read \(it is a pipe, a socket or a device, and no file\)\.$"
+        with pytest.raises(UserError, match=sentence), reading(path):
+            path.read_bytes()
+
+
 def test_a_file_is_written_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     for text in ("first", "second"):

@@ -1,6 +1,8 @@
 """``model.pretrained``: which files are read, what of them is taken, and what is refused."""
 
+import os
 import pickle
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from fedsim.models.layer_map import as_written
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
+from tests import harms
 
 MakeSettings = Callable[..., Settings]
 
@@ -147,6 +150,19 @@ def test_no_code_of_a_file_is_executed(small_settings: MakeSettings, tmp_path: P
     assert not mark.exists()
     assert "weights_only" not in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_an_archive_of_gigabytes_is_not_inflated_and_a_pipe_not_opened(
+    small_settings: MakeSettings, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pth"
+    harms.bomb(path, random.Random(0))
+    with pytest.raises(UserError, match=rf"^model\.pretrained={path} cannot be read \(its \d+ bytes hold more than"):
+        built(small_settings(f"model.pretrained={path}"))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=rf"^model\.pretrained={path} cannot be read \(it is a pipe"):
+        built(small_settings(f"model.pretrained={path}"))
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,15 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fedsim.config.settings import settings_of
 from fedsim.core.errors import FileError, UserError
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.output.checkpoint import load_checkpoint, save_checkpoint
 from fedsim.output.progress import Reporter
 from fedsim.output.record_files import load_records
 from fedsim.output.results import read_summary
@@ -74,7 +77,12 @@ def folder(file: Path) -> None:
     file.mkdir()
 
 
-HARMS = (missing, half, other_bytes, loop, folder)
+def pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+HARMS = (missing, half, other_bytes, loop, folder, pipe)
 TABLES = ("clients.csv", "rounds.csv", "classes.csv")
 
 
@@ -112,6 +120,26 @@ def test_a_configuration_of_which_the_end_is_missing_says_what_it_lacks(run_dir:
         resume(run_dir)
 
 
+def test_the_checkpoint_of_another_round_is_refused(run_dir: Path) -> None:
+    path = run_dir / CHECKPOINT
+    other = path.with_name("round_00000.safetensors")
+    path.replace(other)
+    with pytest.raises(UserError, match=rf"^{other} cannot be read \(it is the checkpoint of round 1\)"):
+        resume(run_dir)
+
+
+def test_the_checkpoint_of_another_network_is_refused_and_the_tables_stay(run_dir: Path) -> None:
+    folder = run_dir / "checkpoints"
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint is not None
+    narrow = to_record({name: tensor[:1] for name, tensor in to_tensors(checkpoint.arrays).items()})
+    save_checkpoint(folder, replace(checkpoint, arrays=narrow))
+    before = {file: (run_dir / file).read_bytes() for file in TABLES}
+    with pytest.raises(UserError, match=rf"^{run_dir / CHECKPOINT} holds another network than this run's: put back"):
+        resume(run_dir)
+    assert {file: (run_dir / file).read_bytes() for file in before} == before
+
+
 @pytest.mark.parametrize("harm", [missing, half, other_bytes, loop])
 def test_a_damaged_summary_is_written_anew(run_dir: Path, whole: Path, harm: Harm) -> None:
     harm(run_dir / "summary.json")
@@ -141,6 +169,17 @@ def test_a_damaged_run_is_not_compared(
     assert out == ""
     assert err.startswith(f"error: {run_dir / name} cannot be read (")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "summary.json"])
+def test_of_two_runs_nothing_is_said_if_one_is_damaged(
+    run_dir: Path, whole: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop(run_dir / name)
+    assert report(["--compare", str(whole), str(run_dir)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {run_dir / name} cannot be read (")
 
 
 def test_a_disk_that_fills_up_leaves_what_was_recorded(tmp_path: Path, full_disk: FullDisk) -> None:

@@ -101,3 +101,23 @@ def test_of_devices_there_are_counts_and_nothing_of_their_images(
         ["domain0", 3, 0, 1, None],
     ]
     assert data["tests"] == {"domain0": None, "domain1": None}
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "sentence"),
+    [
+        ("data", "classes", [], "it has no class or no client"),
+        ("data", "classes", [1], "a class has no text for a name"),
+        ("data", "image_shape", [3, 28], "images of 3x28 are not possible"),
+        ("data", "image_shape", [3, 28, -1], "images of 3x28x-1 are not possible"),
+        ("data", "clients", [], "it has no class or no client"),
+        ("prediction", "mean", ["a"], "a mean is no number"),
+        ("prediction", "std", [1, 1], "it has 2 stds for [13] channels"),
+    ],
+)
+def test_what_no_run_writes_is_refused(run_dir: Path, part: str, name: str, value: object, sentence: str) -> None:
+    recorded = json.loads((run_dir / FILE).read_text())
+    recorded[part][name] = value
+    (run_dir / FILE).write_text(json.dumps(recorded))
+    with pytest.raises(UserError, match=rf"^{run_dir / FILE} cannot be read \({sentence}\)"):
+        Provenance.load(run_dir)

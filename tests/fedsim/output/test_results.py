@@ -1,7 +1,9 @@
 """Run directories are read back as tables, in the order a person would list them."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,3 +54,41 @@ def test_names_are_read_as_they_stand_and_numbers_as_numbers(tmp_path: Path) -> 
     assert table["class"].tolist() == [*names, "cat", "cat"]
     assert table["accuracy"].tolist()[:8] == [0.1 * number for number in range(8)]
     assert table["accuracy"].isna().tolist() == [False] * 8 + [True] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "sentence"),
+    [
+        ("rounds.csv", "2,0.5,0.5,0.25", "its row 4 is there twice"),
+        ("rounds.csv", "2.5,0.5,0.5,0.25", "a round of it is no whole number"),
+        ("rounds.csv", ",0.5,0.5,0.25", "a round of it is no whole number"),
+        ("clients.csv", "inf,0,plain,test,0.5", "a round of it is no whole number"),
+    ],
+)
+def test_rows_that_are_no_rounds_or_there_twice_are_refused(
+    tmp_path: Path, make_run: MakeRun, name: str, row: str, sentence: str
+) -> None:
+    file = make_run(tmp_path / "run", accuracy={"plain": 0.5}) / name
+    file.write_text(f"{file.read_text()}{row}\n")
+    with pytest.raises(UserError, match=rf"^{file} cannot be read \({sentence}\)\.$"):
+        read_result(file.parent)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"strategy": ["fedbn"]}, r"its strategy is \['fedbn'\] and no text"),
+        ({"global_accuracy": "high"}, r"its final\.global_accuracy is 'high' and no number"),
+        ({"domain_accuracy": {"plain": None}}, r"its final\.domain_accuracy\.plain is None and no number"),
+        ({"unseen_accuracy": 0.5}, r"its final does not have accuracies by domain"),
+    ],
+)
+def test_a_summary_whose_numbers_are_none_is_refused(
+    tmp_path: Path, make_run: MakeRun, change: dict[str, Any], sentence: str
+) -> None:
+    file = make_run(tmp_path / "run", accuracy={"plain": 0.5}) / "summary.json"
+    summary = json.loads(file.read_text())
+    (summary if "strategy" in change else summary["final"]).update(change)
+    file.write_text(json.dumps(summary))
+    with pytest.raises(UserError, match=rf"^{file} cannot be read \({sentence}\)\.$"):
+        read_result(file.parent)

@@ -77,6 +77,22 @@ def test_a_damaged_or_foreign_file_is_refused_unless_told_otherwise(tmp_path: Pa
     assert list(store.load(3)) == list(STATE)
 
 
+@pytest.mark.parametrize("harm", ["loop", "dangling", "folder", "pipe"])
+def test_a_link_that_leads_to_nothing_is_no_client_before_its_first_training(tmp_path: Path, harm: str) -> None:
+    store = StateDir(tmp_path, 12, "s")
+    store.save(3, STATE)
+    (path,) = tmp_path.rglob("*.safetensors")
+    path.unlink()
+    if harm == "folder":
+        path.mkdir()
+    elif harm == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path.name if harm == "loop" else "nothing")
+    with pytest.raises(UserError, match=rf"^{path} cannot be read \(.*start the node with state-afresh=true"):
+        store.load(3)
+
+
 def test_old_runs_are_forgotten_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "run-of-mine").write_text("not a folder of states")
     (tmp_path / "notes.txt").write_text("kept")
