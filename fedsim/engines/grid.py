@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from flwr.app import Context, Message, RecordDict
@@ -10,9 +10,11 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 
-from datasets.federation import Federation
 from fedsim.config.settings import Settings
 from fedsim.methods.interfaces import LocalTrainer
+
+if TYPE_CHECKING:  # a Flower app of somebody else may have a package of that name
+    from datasets.federation import Federation
 
 SERVER_NODE = 0xFED
 """Source node id of the server's messages; any number serves, since replies return to the caller."""
@@ -147,7 +149,7 @@ class LocalGrid(FederationGrid):
 
     @classmethod
     def check_training(
-        cls, settings: Settings, trainer: LocalTrainer, model: nn.Module, federation: Federation
+        cls, settings: Settings, trainer: LocalTrainer, model: nn.Module, federation: "Federation"
     ) -> None:
         """Check that this engine can train such clients.
 

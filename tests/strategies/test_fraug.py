@@ -121,6 +121,7 @@ def test_transformation_means_and_momentum_are_in_no_message(small_settings: Mak
     assert all("generator" not in message.content for message, _ in grid.of(EVALUATE))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("local_norm", "policy"), [("all", "fedbn"), ("statistics", "silobn"), ("none", "fedavg")])
 def test_without_generated_features_it_is_fedavg_with_that_policy(
     small_settings: MakeSettings, tmp_path: Path, local_norm: str, policy: str

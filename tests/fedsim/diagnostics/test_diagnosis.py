@@ -73,6 +73,7 @@ def test_clients_that_keep_their_batch_norm_are_alike_at_evaluation_too(
     assert (sites["kl_training"] < 0.2).all()
 
 
+@pytest.mark.nightly
 def test_frozen_statistics_close_the_gap(diagnosed: Callable[..., pd.DataFrame]) -> None:
     table = diagnosed("norm.policy=fixbn", "diagnostics_every=1")
     assert (table.loc[0].loc[SITES, "kl_training"] > 0.1).all()
@@ -128,6 +129,7 @@ def test_updates_are_diagnosed_where_they_travel(diagnosed: Callable[..., pd.Dat
     assert "update_cosine" not in table.loc[0].dropna(axis=1)
 
 
+@pytest.mark.nightly
 def test_a_diagnosis_changes_nothing_else(tmp_path: Path) -> None:
     for name, more in (("plain", ()), ("diagnosed", ("diagnostics=true", "diagnostics_every=1"))):
         simulate(*COMMON, "strategy=fedbn", "evaluate_every=2", f"out_dir={tmp_path / name}", *more)

@@ -147,6 +147,7 @@ def test_a_lost_node_costs_no_client(cluster: object) -> None:
         assert [grid.client_states()[client]["calls"] for client in range(7)] == [{"n": 2}] * 7
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "words",
     [("strategy=fedbn",), pytest.param(("strategy=scaffold", "compression=int8"), marks=pytest.mark.nightly)],

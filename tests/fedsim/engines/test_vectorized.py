@@ -204,6 +204,7 @@ def test_threads_are_restored_when_it_ends() -> None:
     torch.set_num_threads(before)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_is_admitted_or_refused_by_name(method: str) -> None:
     if method in ADMITTED:
@@ -248,7 +249,7 @@ def test_what_it_cannot_train_is_refused(refusal: Callable[..., str], words: tup
 
 
 @pytest.mark.usefixtures("in_double")
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", some_by_day(NORMS, ("bn", "sws")))
 def test_a_step_with_each_norm_agrees(norm: str) -> None:
     """The first reply of each client, whose buffers and weights are all compared."""
     tolerance = TOLERANCES.get(norm, 1e-10)

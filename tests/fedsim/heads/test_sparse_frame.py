@@ -28,6 +28,7 @@ def test_its_rows_have_the_length_and_the_zeros_that_were_asked_for(frame: torch
     assert frame.norm(dim=1) == pytest.approx(torch.full((10,), 0.1), rel=0.01)
 
 
+@pytest.mark.nightly
 def test_its_angles_are_nearly_equal_and_wider_than_a_random_sparse_matrix_has(frame: torch.Tensor) -> None:
     random = torch.randn(10, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * (frame != 0)
     ideal = math.degrees(math.acos(-1 / 9))

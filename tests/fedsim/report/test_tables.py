@@ -96,6 +96,7 @@ def test_by_class_and_by_shot_it_is_the_global_model(sweep: Path, plain: list[Re
     assert [by_shot.cells["FedAvg", name][0] for name in by_shot.columns] == expected
 
 
+@pytest.mark.nightly
 def test_any_column_of_the_rounds_can_be_shown(sweep: Path, plain: list[Result]) -> None:
     chosen = selection("train_loss", None, "1", plain)
     assert (chosen.by, chosen.round) == (None, 1)
@@ -113,6 +114,7 @@ def test_the_best_round_is_that_of_the_summary(plain: list[Result]) -> None:
         assert value == pytest.approx(result.summary["best"]["client_accuracy_mean"])
 
 
+@pytest.mark.nightly
 def test_rows_and_columns_are_settings_and_a_cell_may_be_empty(runs: list[Result]) -> None:
     table = grid(runs, Selection(), ["strategy"], ["norm"])
     assert (table.rows, table.columns) == (("FedAvg", "FedBN"), ("bn", "gn"))

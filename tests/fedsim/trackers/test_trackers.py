@@ -78,6 +78,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     assert_has(history(), longer)
 
 
+@pytest.mark.nightly
 def test_mlflow(tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow", reason="needs pip install -e '.[mlflow]'")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -125,6 +126,7 @@ def leveldb_log(content: bytes) -> Iterator[bytes]:
             record = b""
 
 
+@pytest.mark.nightly
 def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="needs pip install -e '.[wandb]'")
     for name in ("CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):

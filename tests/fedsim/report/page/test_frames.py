@@ -21,6 +21,7 @@ def csv(run: Result, name: str) -> pd.DataFrame:
     return pd.read_csv(run.run_dir / name)
 
 
+@pytest.mark.nightly
 def test_curves_are_rounds_csv_with_the_bytes_and_seconds_up_to_there(
     plain: dict[str, list[Result]], plain_page: str
 ) -> None:
