@@ -10,11 +10,10 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 
-from fedsim.methods.interfaces import LocalTrainer
-
 if TYPE_CHECKING:  # these need our package datasets, beside which a Flower app may have one of its own
     from datasets.federation import Federation
     from fedsim.config.settings import Settings
+    from fedsim.methods.interfaces import LocalTrainer
 
 SERVER_NODE = 0xFED
 """Source node id of the server's messages; any number serves, since replies return to the caller."""
@@ -149,7 +148,7 @@ class LocalGrid(FederationGrid):
 
     @classmethod
     def check_training(
-        cls, settings: "Settings", trainer: LocalTrainer, model: nn.Module, federation: "Federation"
+        cls, settings: "Settings", trainer: "LocalTrainer", model: nn.Module, federation: "Federation"
     ) -> None:
         """Check that this engine can train such clients.
 
