@@ -392,7 +392,7 @@ def check(whole: Path, case: Case, name: str, harm: str, other: str, seed: int) 
             assert one_sentence(refused), refused
             named = [each for each in (file, *file.parents) if root in each.parents]
             # A valid file of settings of which one is wrong: the sentence names that.
-            wrong_setting = name in SETTINGS and harm in ("other_values", "flipped", "inserted", "truncated")
+            wrong_setting = name in SETTINGS and harm in ("other_values", "flipped", "inserted", "truncated", SWAPPED)
             assert wrong_setting or any(str(each) in str(refused) for each in named), refused
             assert content(root) == before
             assert name not in case.unread, refused
