@@ -49,7 +49,7 @@ def label_maps(groups: Groups) -> tuple[pd.DataFrame, Bins] | None:
             continue
         table = run.federation.set_index("client").filter(regex=f"^{OF_CLASS.replace('.', '[.]')}")
         counts = table.set_axis([str(name).removeprefix(OF_CLASS) for name in table], axis="columns")
-        if not any(counts.equals(other) for other in held.values()):
+        if not counts.empty and not any(counts.equals(other) for other in held.values()):
             held[f"{method}, seed {run.summary['seed']}"] = counts
     if not held:
         return None

@@ -10,7 +10,7 @@ import pytest
 
 from fedsim.output.results import Result, read_result
 from fedsim.report.page.frames import accuracy_curves, domain_curves
-from fedsim.report.page.further_frames import costs, faults
+from fedsim.report.page.further_frames import costs, faults, label_maps
 from tests.fedsim.report.page.conftest import data_in, table_in
 
 CLOSE = 1e-5
@@ -55,6 +55,17 @@ def test_clients_and_domains_are_means_over_the_seeds(plain: dict[str, list[Resu
     mine = domains[(domains["run"] == 0) & (domains["round"] == 2)].set_index(["whose", "domain"])["value"]
     assert mine["clients of the domain", "font"] == pytest.approx(final["client_domain_accuracy.font"], rel=CLOSE)
     assert mine["global model", "faded"] == pytest.approx(final["domain_accuracy.faded"], rel=CLOSE)
+
+
+def test_a_table_of_clients_without_rows_or_classes_draws_nothing(plain: dict[str, list[Result]]) -> None:
+    """As a damaged ``federation.csv`` may be, which is no reason to have no page."""
+    (run, *_) = plain["fedbn"]
+    assert run.federation is not None
+    found = label_maps({"fedbn": [run]})
+    assert found is not None
+    assert found[0]["value"].sum() == run.federation["train"].sum()
+    for damaged in (run.federation.head(0), run.federation[["client", "domain"]]):
+        assert label_maps({"fedbn": [replace(run, federation=damaged)]}) is None
 
 
 @pytest.mark.nightly
