@@ -155,10 +155,10 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown == message:
-            raise UserError(f"{message}: `python run.py --help` has the flags.")
+            raise UserError(f"{message}: `python run.py --hydra-help` has the flags.")
         flag = unknown.split()[0].partition("=")[0]
         key = flag.lstrip("-").replace("-", "_")
-        raise UserError(f"{flag} is not a flag: settings are written {key}=VALUE, and --help has the flags.")
+        raise UserError(f"{flag} is not a flag: settings are written {key}=VALUE, and --hydra-help has the flags.")
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:

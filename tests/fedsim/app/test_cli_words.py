@@ -41,7 +41,10 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
         (["--cfg", "job", "roundz=1"], "roundz=1 is not a setting: did you mean rounds?"),
         (["-m", "lr=interval(0.1,1)"], "lr=interval(0.1,1) has no end of values: choose range("),
         (["-m", "strategy=glob(x*)"], "strategy=glob(x*) names no value: choose at least one."),
-        (["--rounds=3"], "--rounds is not a flag: settings are written rounds=VALUE, and --help has the flags."),
+        (
+            ["--rounds=3"],
+            "--rounds is not a flag: settings are written rounds=VALUE, and --hydra-help has the flags.",
+        ),
         (["--batch-size", "3"], "--batch-size is not a flag: settings are written batch_size=VALUE"),
         (["--cfg", "jobs"], "argument --cfg/-c: invalid choice: 'jobs' (choose from"),
         (["resume="], "resume= is not possible: choose the directory of the run that is to go on."),
