@@ -16,10 +16,13 @@ TINY = (*SMALL, "rounds=1", "engine=inline", "dataset.train_per_domain=20")
 
 
 @pytest.fixture
-def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+def main(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., int]:
     """``python run.py`` in this process, in an empty folder that is also the home; returns the exit status."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))  # else it is made in the home
 
     def call(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
