@@ -5,6 +5,7 @@ and converts Hydra's report of a wrong override into one sentence.
 """
 
 import difflib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -90,9 +91,9 @@ def compose(overrides: Sequence[str], config_dir: Path = CONFIG_DIR, config_name
         UserError: If a key or choice is unknown, or a value cannot be read.
     """
     register_resolvers()
-    if not config_dir.is_dir():
+    if not os.path.isdir(config_dir):  # pathlib asks the system for a name that is too long, and raises
         raise UserError(f"--config-path={config_dir} is not a folder: choose one that holds a {config_name}.yaml.")
-    if not (config_dir / f"{config_name}.yaml").is_file():
+    if not os.path.isfile(config_dir / f"{config_name}.yaml"):
         raise UserError(f"--config-name={config_name} is not in {config_dir}: choose a YAML file of that folder.")
     if config_dir != CONFIG_DIR:
         _check_files(config_dir, config_name)

@@ -1,5 +1,6 @@
 """The settings that are paths, and the one place where ``~`` becomes the home folder."""
 
+import errno
 import os
 from typing import Any
 
@@ -23,7 +24,7 @@ def expanded(key: str, value: Any) -> Any:
     A number becomes a text, since YAML reads a path like 7 as a number; ``None`` stays ``None``.
 
     Raises:
-        UserError: If the path begins with ``~NAME`` and there is no such user.
+        UserError: If the path begins with ``~NAME`` and there is no such user, or is too long for the system.
     """
     if value is None:
         return None
@@ -32,4 +33,11 @@ def expanded(key: str, value: Any) -> Any:
         raise UserError(
             f"{key}={value} names a home folder that is not here: choose ./{value} for a folder of that name."
         )
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # any other is for whoever opens it
+            raise UserError(f"{key}={value} is too long for a path: choose a shorter one.") from error
+    except ValueError:
+        pass  # a null character: likewise
     return path
