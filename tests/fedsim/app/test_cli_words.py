@@ -55,7 +55,7 @@ def main(
         (["--cfg", "jobs"], "argument --cfg/-c: invalid choice: 'jobs' (choose from"),
         (["resume="], "resume= is not possible: choose the directory of the run that is to go on."),
         (["-m", "seed=[1"], "'seed=[1' cannot be read: write key=value"),
-        ([f"--config-path=/{LONG}"], f"--config-path=/{LONG} is not a folder: choose one that holds a config.yaml."),
+        ([f"--config-path=/{LONG}"], f"--config-path=/{LONG} is too long for a path: choose a shorter one."),
         ([f"out_dir={LONG}"], f"out_dir={LONG} is too long for a path: choose a shorter one."),
         ([f"resume={LONG}"], f"resume={LONG} is too long for a path: choose a shorter one."),
         (["--config-path=~/none"], "--config-path=HOME/none is not a folder: choose one that holds a config.yaml."),
