@@ -1,6 +1,7 @@
 """Kills runs at random instants, resumes them, and compares each with a run that nothing disturbed.
 
     python benchmarks/kill.py --kills 50 --seed 0 strategy=scaffold engine=process rounds=4
+    python benchmarks/kill.py --kills 6 --every-strategy engine=inline --csv kills.csv
 
 The whole process group gets SIGKILL: while the run starts, while a cohort trains, while models are evaluated, while a
 table or a checkpoint is being written, and at the end. A seed decides the moments. What must be equal: the tables
@@ -33,6 +34,7 @@ from fedsim.output.record_files import load_records
 from fedsim.output.tables import Table
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
+from tests.methods import METHODS, OPTIONS
 
 SMALL = ("rounds=3", "dataset.train_per_domain=40", "dataset.test_per_domain=20", "device=cpu", "pictures=false")
 """Settings that those of the command line change."""
@@ -266,26 +268,50 @@ def _folder(kept: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
+def killed(number: int, seed: int, words: Sequence[str], folder: Path) -> Iterator[dict[str, object]]:
+    """Kill runs of these words so many times, and yield a row for each."""
+    settings = settings_of(compose(words))
+    known = Child([*words, f"out_dir={folder / 'whole'}"]).finish()
+    print(f"{settings.strategy['name']}, a run that nothing disturbs: {known.end:.1f} s", flush=True)
+    for each, kill in enumerate(kills(number, settings.rounds, seed)):
+        try:
+            struck, found = tried(kill, words, folder / str(each), folder / "whole", known)
+        except RuntimeError as error:
+            struck, found = True, [str(error)]
+        print(f"{kill}{'' if struck else ' (it had ended)'}: {', '.join(found) or 'equal'}", flush=True)
+        yield {
+            "strategy": settings.strategy["name"],
+            "engine": settings.engine["name"],
+            "moment": kill.moment,
+            "round": kill.round,
+            "share": round(kill.share, 3),
+            "killed": struck,
+            "equal": not found,
+        }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--every-strategy", action="store_true", help="so many kills of each strategy")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="a new folder in which the runs stay")
+    parser.add_argument("--csv", type=Path, help="where the rows are written, each as soon as it is known")
     options, words = parser.parse_known_args()
-    words = [*SMALL, *words]
-    rounds = settings_of(compose(words)).rounds
-    rows = []
+    variants: list[tuple[str, ...]] = [()]
+    if options.every_strategy:
+        variants = [("fraction=0.5", f"strategy={name}", *OPTIONS.get(name, ())) for name in METHODS]
+    rows: list[dict[str, object]] = []
     with _folder(options.keep) as folder:
-        known = Child([*words, f"out_dir={folder / 'whole'}"]).finish()
-        print(f"a run that nothing disturbs: {known.end:.1f} s", flush=True)
-        for number, kill in enumerate(kills(options.kills, rounds, options.seed)):
-            try:
-                struck, found = tried(kill, words, folder / str(number), folder / "whole", known)
-            except RuntimeError as error:
-                struck, found = True, [str(error)]
-            rows.append({"moment": kill.moment, "killed": struck, "equal": not found})
-            print(f"{kill}{'' if struck else ' (it had ended)'}: {', '.join(found) or 'equal'}", flush=True)
-    print(pd.DataFrame(rows).groupby("moment", sort=False).sum().to_string())
+        for number, variant in enumerate(variants):
+            # Each strategy is killed at moments of its own.
+            for row in killed(
+                options.kills, options.seed + number, [*SMALL, *variant, *words], folder / f"runs{number}"
+            ):
+                rows.append(row)
+                if options.csv:
+                    pd.DataFrame(rows).to_csv(options.csv, index=False)
+    print(pd.DataFrame(rows).groupby("moment", sort=False)[["killed", "equal"]].sum().to_string())
     return 0 if all(row["equal"] for row in rows) else 1
 
 

@@ -18,7 +18,7 @@ from flwr.clientapp import ClientApp
 
 from datasets.devices import NAME as DEVICES
 from datasets.source import Part
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.settings import Settings, settings_on_nodes
 from fedsim.core.errors import Refusal
 from fedsim.core.hardware import resolve_devices

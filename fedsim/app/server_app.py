@@ -13,7 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from datasets.devices import NAME as DEVICES
 from datasets.devices import count_of_devices, device_federation
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.run_folders import run_folder
 from fedsim.config.settings import Settings, settings_on_nodes
 from fedsim.core.errors import FedsimError, UserError

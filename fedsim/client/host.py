@@ -14,30 +14,23 @@ from functools import partial
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
-from flwr.clientapp.typing import ClientAppCallable
-from torch import nn
 
 from datasets.examples import Examples, evaluation_batches
 from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.client.hosted_model import HostedModel
-from fedsim.client.injected_faults import injecting
+from fedsim.client.mixed_precision import training_in
 from fedsim.config.settings import Settings
 from fedsim.core.seeding import global_seed, torch_generator
-from fedsim.diagnostics.activations import activation_statistics, class_scatter
-from fedsim.engines.faults import faults_of
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.compression import buffers_of, compress, forget
 from fedsim.messages.schema import (
     ADAPTED,
     ARRAYS,
-    COLLAPSE,
     CONFIG,
     DOMAIN,
     EVALUATE_PARTS,
     EVALUATION,
-    GLOBAL,
     METRICS,
     PART,
     QUERY,
@@ -51,43 +44,9 @@ from fedsim.methods.interfaces import ClientContext, QueryContext, TrainingConte
 from fedsim.methods.state_split import frozen_entries
 from fedsim.metrics.registry import FURTHER_METRICS
 from fedsim.metrics.scoring import Scores, score, under
-from fedsim.models.layer_map import as_written, norm_sites
-from fedsim.norms.tokens import channels_last
 from fedsim.tta import adaptation_of
 
 Tensors = Mapping[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class ClientAppFactory:
-    """Makes the ``ClientApp`` in the process that runs it; small enough to be sent there, except for the images."""
-
-    settings: Settings
-    federation: Federation
-    on_device: bool = False
-    """Whether the process is a real device."""
-
-    def __call__(self, device: torch.device) -> ClientApp:
-        """Return the app, whose clients compute on ``device``."""
-        host = self.host(device)
-        return self.app_of(host, host.train)
-
-    def host(self, device: torch.device) -> "ClientHost":
-        """Return the host of the clients."""
-        return ClientHost(self.settings, self.federation, device, on_device=self.on_device)
-
-    def app_of(self, host: "ClientHost", train: ClientAppCallable) -> ClientApp:
-        """Return the app of a host, in which ``train`` handles the messages that ask for training."""
-        faults = faults_of(self.settings.faults, self.settings.seed)
-        app = ClientApp(mods=[] if faults is None else [injecting(faults)])
-        app.train()(train)
-        app.evaluate()(host.evaluate)
-        app.evaluate("global_model")(host.evaluate_global)
-        app.query("method")(host.query)
-        app.query("state")(host.state)
-        app.query("activations")(host.activations)
-        app.query("class_scatter")(host.class_scatter)
-        return app
 
 
 @dataclass(frozen=True)
@@ -110,17 +69,10 @@ class ClientHost(HostedModel):
         self, settings: Settings, federation: Federation, device: torch.device, *, on_device: bool = False
     ) -> None:
         super().__init__(settings, federation.num_classes, federation.source.image_shape, device)
-        self.seed = settings.seeds.batches
+        self.seed, self.precision = settings.seeds.batches, settings.precision
         self.federation = federation
         self.device, self.on_device = device, on_device
         self.frozen = frozen_entries(self.model)
-        self.diagnostics_images = settings.diagnostics_images
-        self.layers: dict[str, nn.Module] = {}
-        self.channels_last: frozenset[str] = frozenset()
-        if settings.diagnostics:
-            written = as_written(settings.model, federation.num_classes, federation.source.image_shape)
-            self.layers = norm_sites(written, self.model)
-            self.channels_last = frozenset(channels_last(written))
         self.compression, self.exact = settings.compression, buffers_of(self.model)
         self.masks_absent = settings.mask_absent_classes
         self.metrics = {name: FURTHER_METRICS[name] for name in settings.metrics}
@@ -135,7 +87,7 @@ class ClientHost(HostedModel):
 
     def open(self, message: Message, context: Context) -> Opened:
         """Load the model with which the client of the context starts, and evaluate it, if requested."""
-        client, state = _partition(context), ClientState(context.state)
+        client, state = partition_of(context), ClientState(context.state)
         round, config = int(str(config_of(message)[ROUND])), config_of(message)
         other_broadcast = state.cache(message.content)
         training = TrainingContext(
@@ -157,9 +109,15 @@ class ClientHost(HostedModel):
 
     @contextmanager
     def surroundings(self, training: TrainingContext) -> Iterator[None]:
-        """Seed the client's generators and apply the norm policy to training inside the block."""
+        """Seed the client's generators, and let the model be one in training inside the block."""
         seeded = global_seed(self.seed, "train", round=training.round, client=training.client, device=self.device)
-        with seeded, self.policy.training(self.model, training.round):
+        with seeded, self.in_training(training.round):
+            yield
+
+    @contextmanager
+    def in_training(self, round: int) -> Iterator[None]:
+        """Apply the norm policy and the precision of training inside the block."""
+        with self.policy.training(self.model, round), training_in(self.precision, self.model):
             yield
 
     def close(self, message: Message, context: Context, opened: Opened, metrics: Mapping[str, float]) -> Message:
@@ -179,17 +137,17 @@ class ClientHost(HostedModel):
             exact = self.exact | moved_entries(training.config)
             packed = compress(self.compression, to_tensors(arrays_of(message)), packed, context.state, exact)
         more = RecordDict({**training.reply, **opened.evaluations})
-        reply = self._reply(message, metrics, to_record(packed), more)
+        reply = self.reply(message, metrics, to_record(packed), more)
         reply.content[CONFIG] = ConfigRecord({ROUND: training.round})
         return reply
 
     def evaluate(self, message: Message, context: Context) -> Message:
         """Evaluate the client's own model, shared and personal part, on its test or validation set."""
-        client, state = _partition(context), ClientState(context.state)
+        client, state = partition_of(context), ClientState(context.state)
         received, known = self.unpack(message, state)
         self.load(received, state, known)
         part = Part[str(config_of(message).get(PART, Part.TEST.name))]
-        return self._reply(message, self._evaluate_own(part, client, known))
+        return self.reply(message, self._evaluate_own(part, client, known))
 
     def _evaluate_received(self, message: Message, client: int, state: ClientState) -> RecordDict:
         """Evaluate the model of a training message before training, on the parts of the images that the config names.
@@ -228,7 +186,7 @@ class ClientHost(HostedModel):
             return trained_on() if domain in self.federation.domain_tests else tests
 
         global_model = ClientContext(round=int(str(config_of(message).get(ROUND, 0))), own=False)
-        return self._reply(message, self._evaluate(tests, for_statistics, trained_on, global_model))
+        return self.reply(message, self._evaluate(tests, for_statistics, trained_on, global_model))
 
     def _evaluate(
         self,
@@ -248,7 +206,7 @@ class ClientHost(HostedModel):
         held = None
         if context.own and self.masks_absent:
             held = trained_on().labels.bincount(minlength=self.federation.num_classes) > 0
-        with self.policy.evaluating(self.model, lambda: self._images(for_statistics())):
+        with self.policy.evaluating(self.model, lambda: self.images_of(for_statistics())):
             scored = partial(score, self.trainer, self.model, tests, context, held=held, metrics=self.metrics)
             scores = scored()
             if self.adaptation is not None:
@@ -258,7 +216,7 @@ class ClientHost(HostedModel):
 
     def query(self, message: Message, context: Context) -> Message:
         """Answer a query of the method."""
-        client, state, config = _partition(context), ClientState(context.state), config_of(message)
+        client, state, config = partition_of(context), ClientState(context.state), config_of(message)
         asked = QueryContext(
             round=int(str(config.get(ROUND, 0))),
             config=config,
@@ -270,54 +228,11 @@ class ClientHost(HostedModel):
             data=self.examples(client, Part.TRAIN),
             generator_for=lambda purpose: torch_generator(self.seed, purpose, client=client),
             load=lambda entries: self.load(entries, state),
-            images=self._images,
+            images=self.images_of,
             score=lambda examples: score(self.trainer, self.model, examples, asked),
         )
         answer = self.trainer.queries[str(config[QUERY])](asked)
-        return self._reply(message, answer.metrics, to_record(answer.arrays) if answer.arrays else None)
-
-    def activations(self, message: Message, context: Context) -> Message:
-        """Return ``activation_statistics`` on some of the client's training images, for a diagnosis."""
-        examples = self._load_for_diagnosis(message, context)
-        images, labels = self._diagnosed(examples)
-        round = int(str(config_of(message)[ROUND]))
-        with self.policy.evaluating(self.model, lambda: self._images(examples)):
-            statistics = activation_statistics(
-                self.model,
-                self.layers,
-                images,
-                labels,
-                self.federation.num_classes,
-                # As in the training that starts from this model, which is the next round's.
-                as_in_training=len(labels) > 1 and not self.policy.frozen(round + 1),
-                channels_last=self.channels_last,
-            )
-        return self._reply(message, {}, to_record({name: tensor.cpu() for name, tensor in statistics.items()}))
-
-    def class_scatter(self, message: Message, context: Context) -> Message:
-        """Return ``class_scatter`` on the same images, given the class means over all clients."""
-        examples = self._load_for_diagnosis(message, context)
-        images, labels = self._diagnosed(examples)
-        collapse = to_tensors(message.content.array_records[COLLAPSE])
-        means, projection = (collapse[each].to(self.device) for each in ("means", "projection"))
-        with self.policy.evaluating(self.model, lambda: self._images(examples)):
-            metrics = class_scatter(self.model, images, labels, means, projection)
-        return self._reply(message, metrics)
-
-    def _load_for_diagnosis(self, message: Message, context: Context) -> Examples:
-        """Load the client's model, or the global one of the message; return the client's training images."""
-        state = ClientState(context.state)
-        if config_of(message).get(GLOBAL, False):
-            self.load(to_tensors(arrays_of(message)), ClientState(RecordDict()))
-        else:
-            received, known = self.unpack(message, state)
-            self.load(received, state, known)
-        return self.examples(_partition(context), Part.TRAIN)
-
-    def _diagnosed(self, examples: Examples) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return every n-th image and its label, so that there are at most ``diagnostics_images``."""
-        step = -(-len(examples) // self.diagnostics_images)
-        return examples.batch(torch.arange(0, len(examples), step, device=self.device))
+        return self.reply(message, answer.metrics, to_record(answer.arrays) if answer.arrays else None)
 
     def state(self, message: Message, context: Context) -> Message:
         """Return the whole client state."""
@@ -327,7 +242,7 @@ class ClientHost(HostedModel):
         """Return a client's images of one part, on the device."""
         return self.federation.examples_of(client, part).to(self.device)
 
-    def _images(self, examples: Examples) -> Iterator[torch.Tensor]:
+    def images_of(self, examples: Examples) -> Iterator[torch.Tensor]:
         return (images for images, _ in self._batches(examples))
 
     def _batches(self, examples: Examples) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -336,7 +251,7 @@ class ClientHost(HostedModel):
             yield examples.batch(indices.to(self.device))
 
     @staticmethod
-    def _reply(
+    def reply(
         message: Message,
         metrics: Mapping[str, float | list[int] | list[float]],
         arrays: ArrayRecord | None = None,
@@ -348,5 +263,5 @@ class ClientHost(HostedModel):
         return Message(content, reply_to=message)
 
 
-def _partition(context: Context) -> int:
+def partition_of(context: Context) -> int:
     return int(context.node_config["partition-id"])

@@ -6,7 +6,8 @@ from copy import copy
 import torch
 from flwr.app import Context, Message, RecordDict
 
-from fedsim.client.host import ClientAppFactory, Opened
+from fedsim.client.app_factory import ClientAppFactory
+from fedsim.client.host import Opened
 from fedsim.client.stack import Lane, Stack
 from fedsim.core.errors import FedsimError
 from fedsim.engines.client_call import call_client, error_reply
@@ -61,7 +62,7 @@ class StackedClients:
         if not lanes:
             return None
         try:
-            with self._host.policy.training(self._host.model, lanes[0].context.round):
+            with self._host.in_training(lanes[0].context.round):
                 Stack(self._host.model, self._trainer, lanes).train()
         except torch.OutOfMemoryError as error:
             words = f"memory was used up by {len(lanes)} clients at once: choose a smaller engine.clients_at_once"

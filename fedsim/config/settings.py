@@ -87,7 +87,7 @@ _ALLOWED: dict[str, Rule] = {
     "verbose": _SWITCH,
 }
 """By setting; neither the groups, of which each must be a mapping, nor what ``_of_owners`` has."""
-OWNED = ("budget", "compression", "lr_schedule", "metrics", "optimizer", "train_only")
+OWNED = ("budget", "compression", "lr_schedule", "metrics", "optimizer", "precision", "train_only")
 
 
 @cache
@@ -97,6 +97,7 @@ def _of_owners() -> dict[str, Rule]:
     The owners load torch, which takes seconds: what is wrong elsewhere is refused before.
     """
     from fedsim.client.lr_schedule import SCHEDULES
+    from fedsim.client.mixed_precision import PRECISIONS
     from fedsim.client.optimizers import OPTIMIZERS
     from fedsim.cost.device_classes import BUDGET, is_budget
     from fedsim.messages.compression import FORMS
@@ -116,6 +117,7 @@ def _of_owners() -> dict[str, Rule]:
         ),
         "lr_schedule": _one_of(SCHEDULES),
         "optimizer": _one_of(OPTIMIZERS),
+        "precision": _one_of(PRECISIONS),
         "train_only": _or_null(_one_of(TRAINABLE)),
     }
 
@@ -148,6 +150,7 @@ class Settings:
     momentum: float
     optimizer: str
     weight_decay: float
+    precision: str
     train_only: str | None
     fraction: float
     diagnostics: bool

@@ -1,6 +1,7 @@
 """One message handled by a ``ClientApp``, in whatever process: exceptions become error replies."""
 
 import traceback
+from collections.abc import Iterable
 from copy import copy
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -24,6 +25,17 @@ def call_client(app: ClientApp, message: Message, context: Context) -> tuple[Mes
         return app(message, trial), trial.state
     except Exception as error:
         return error_reply(message, error), context.state
+
+
+def call_clients(
+    app: ClientApp, content: RecordDict, calls: Iterable[tuple[Message, Context]]
+) -> list[tuple[Message, RecordDict]]:
+    """Return the reply and the new state of each client, one after the other; all messages have the same content."""
+    answers = []
+    for message, context in calls:
+        message.content = content
+        answers.append(call_client(app, message, context))
+    return answers
 
 
 def error_reply(message: Message, error: Exception) -> Message:

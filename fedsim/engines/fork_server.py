@@ -23,7 +23,7 @@ from fedsim.core.files import writing
 
 NAME = "process"
 """The ``name`` of the engine."""
-IMPORTED = ("fedsim.engines.forked", "fedsim.engines.worker", "fedsim.client.host")
+IMPORTED = ("fedsim.engines.forked", "fedsim.engines.worker", "fedsim.client.app_factory")
 """What it imports, in this order, for the workers to come."""
 LONGEST_SOCKET = 104
 """Bytes of a Unix socket's name on macOS, including the terminating zero; Linux allows four more."""

@@ -1,12 +1,14 @@
 """What engines with several workers have in common: any idle worker takes the next client.
 
 The clients' states live in the server's process and travel with the message, which balances clients of different size
-and lets a client start over, with the same result, when its worker dies.
+and lets a client start over, with the same result, when its worker dies. Clients that take little time are sent several
+at once, since each message between processes takes some, too.
 """
 
+import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,7 +22,10 @@ from fedsim.engines.grid import LocalGrid
 from fedsim.messages.schema import ROUND, config_of
 
 AHEAD = 2
-"""Messages per worker that may be answered before an earlier one is; bounds the replies that wait in memory."""
+"""Times a worker may be sent clients before an earlier one's are answered; bounds the replies that wait in memory."""
+WORTH_SENDING = 0.03
+"""Seconds of work for which it is worth sending a message: so many clients are sent at once, but not more than ..."""
+MOST_AT_ONCE = 16
 ATTEMPTS = 3
 """How often a client is started before the death of its workers is attributed to the client."""
 
@@ -34,6 +39,7 @@ class Task:
     content: Any
     """The message's content as the engine sends it, one object for all messages that have the same"""
     attempts: int = 0
+    """How often a worker was sent it"""
 
     @property
     def client(self) -> int:
@@ -45,8 +51,11 @@ class Task:
         envelope.content = RecordDict()
         return envelope
 
-    def __str__(self) -> str:
-        return f"client {self.client} in round {config_of(self.message).get(ROUND, '?')!s}"
+
+def in_words(tasks: Sequence[Task]) -> str:
+    """Return which clients are computed: ``client 3 in round 2``, ``clients 3, 4 in round 2``."""
+    clients = ", ".join(str(task.client) for task in tasks)
+    return f"client{'s' * (len(tasks) > 1)} {clients} in round {config_of(tasks[0].message).get(ROUND, '?')!s}"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -54,7 +63,9 @@ class PoolWorker:
     """A worker as the server's process sees it."""
 
     number: int
-    task: Task | None = field(default=None, init=False)
+    tasks: Sequence[Task] = field(default=(), init=False)
+    """What it is computing, one after the other, and since when"""
+    since: float = field(default=0.0, init=False)
     memory: Memory = field(default=Memory(), init=False)
     """That of its process when it last answered"""
 
@@ -77,14 +88,16 @@ class PoolGrid(LocalGrid, Generic[W]):
     def __init__(self, num_nodes: int) -> None:
         super().__init__(num_nodes)
         self.workers: list[W] = []
+        self._seconds: dict[str, float] = {}
+        """What a client takes, by type of message"""
 
     @abstractmethod
     def packed(self, content: RecordDict) -> Any:
         """Return the content of messages in the form in which ``dispatch`` sends it."""
 
     @abstractmethod
-    def dispatch(self, worker: W, task: Task, context: Context) -> None:
-        """Send a task to an idle worker; if the worker has died, ``collect`` says so."""
+    def dispatch(self, worker: W, tasks: Sequence[Task], contexts: Sequence[Context]) -> None:
+        """Send tasks with the same content to an idle worker; if the worker has died, ``collect`` says so."""
 
     @abstractmethod
     def answered(self) -> Iterable[W]:
@@ -95,48 +108,81 @@ class PoolGrid(LocalGrid, Generic[W]):
         """
 
     @abstractmethod
-    def collect(self, worker: W, task: Task) -> tuple[Message, RecordDict] | Died:
-        """Return the reply and the client's new state, or replace a worker that has died."""
+    def collect(self, worker: W) -> Sequence[tuple[Message, RecordDict]] | Died:
+        """Return the reply and the client's new state for each of its tasks, or replace a worker that has died."""
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        messages = list(messages)
         upcoming = self._tasks(messages)
         waiting: deque[Task] = deque()
         in_flight: set[Task] = set()
         replies: dict[int, Message] = {}
-        yielded = 0
-        while True:
-            waiting.extend(islice(upcoming, 1) if not waiting else ())
-            for worker in [worker for worker in self.workers if worker.task is None]:
-                if not waiting or waiting[0].index >= yielded + AHEAD * len(self.workers):
+        yielded, sent = 0, 0
+        while yielded < len(messages):
+            for worker in [worker for worker in self.workers if not worker.tasks]:
+                at_once = self._at_once(messages[yielded].metadata.message_type, len(messages) - sent)
+                within = yielded + AHEAD * len(self.workers) * at_once
+                worker.tasks = self._taken(at_once, within, waiting, upcoming, {task.client for task in in_flight})
+                if not worker.tasks:
                     break
-                if any(other.client == waiting[0].client for other in in_flight):
-                    break  # the client's own earlier message comes first
-                task = waiting.popleft()
-                in_flight.add(task)
-                task.attempts += 1
-                worker.task = task
-                self.dispatch(worker, task, self.contexts[task.client])
-                waiting.extend(islice(upcoming, 1) if not waiting else ())
+                in_flight.update(worker.tasks)
+                sent += len(worker.tasks)
+                worker.since = time.monotonic()
+                self.dispatch(worker, worker.tasks, [self.contexts[task.client] for task in worker.tasks])
             if yielded in replies:
                 yielded += 1
                 yield replies.pop(yielded - 1)
                 continue
-            if not (waiting or in_flight):
-                return
             for worker in self.answered():
-                assert worker.task is not None
-                done, answer = worker.task, self.collect(worker, worker.task)
-                worker.task = None
-                if done not in in_flight:
-                    continue  # the caller of that message has stopped waiting
-                in_flight.remove(done)
-                if not isinstance(answer, Died):
-                    replies[done.index], self.contexts[done.client].state = answer
-                elif done.attempts < ATTEMPTS:
-                    waiting.appendleft(done)
-                else:
-                    error = Error(CLIENT_RAISED, f"its worker died {ATTEMPTS} times ({answer.cause}){answer.remedy}")
-                    replies[done.index] = Message(error, reply_to=done.message)
+                tasks, answers = worker.tasks, self.collect(worker)
+                worker.tasks = ()
+                if not in_flight.issuperset(tasks):
+                    continue  # the caller of these messages has stopped waiting
+                in_flight.difference_update(tasks)
+                if isinstance(answers, Died):
+                    sent -= len(tasks)
+                    for task in reversed(tasks):
+                        if task.attempts < ATTEMPTS:
+                            waiting.appendleft(task)
+                        else:
+                            words = f"its worker died {ATTEMPTS} times ({answers.cause}){answers.remedy}"
+                            replies[task.index] = Message(Error(CLIENT_RAISED, words), reply_to=task.message)
+                    continue
+                seconds = time.monotonic() - worker.since
+                self._note(tasks[0].message.metadata.message_type, seconds / len(tasks))
+                for task, (reply, state) in zip(tasks, answers, strict=True):
+                    replies[task.index], self.contexts[task.client].state = reply, state
+
+    def _at_once(self, message_type: str, left: int) -> int:
+        """Return how many clients to send a worker at once: fewer at the end, so that all workers end together."""
+        worth_it = min(MOST_AT_ONCE, int(WORTH_SENDING / self._seconds.get(message_type, WORTH_SENDING)))
+        return max(1, min(worth_it, left // (2 * len(self.workers))))
+
+    def _note(self, message_type: str, each: float) -> None:
+        """Note what clients take: slow ones at once, so that few of them are sent together; fast ones by halves."""
+        self._seconds[message_type] = max(each, (each + self._seconds.get(message_type, each)) / 2, 1e-6)
+
+    @staticmethod
+    def _taken(
+        at_once: int, within: int, waiting: deque[Task], upcoming: Iterator[Task], busy: set[int]
+    ) -> Sequence[Task]:
+        """Take the next tasks for a worker: none with an index of ``within`` or more, and none of a busy client.
+
+        All have the same content, and are messages to different clients. One whose worker has died is taken alone, so
+        that it is known which client its worker dies of.
+        """
+        taken: list[Task] = []
+        while len(taken) < at_once:
+            waiting.extend(islice(upcoming, 1) if not waiting else ())
+            if not waiting or waiting[0].index >= within or waiting[0].client in busy:
+                break
+            if taken and (waiting[0].content is not taken[0].content or waiting[0].attempts or taken[0].attempts):
+                break
+            taken.append(waiting.popleft())
+            busy.add(taken[-1].client)
+        for task in taken:
+            task.attempts += 1
+        return taken
 
     def peak_memory_mb(self) -> float:
         return sum(worker.memory.peak for worker in self.workers)

@@ -17,7 +17,7 @@ from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import why
 from fedsim.engines import fork_server
 from fedsim.engines.out_of_memory import OutOfMemoryKills
-from fedsim.engines.pool import Died, PoolGrid, PoolWorker, Task
+from fedsim.engines.pool import Died, PoolGrid, PoolWorker, Task, in_words
 from fedsim.engines.shared_memory import Packed, pack, receive, send
 from fedsim.engines.worker import READY, serve
 
@@ -76,24 +76,25 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
     def packed(self, content: RecordDict) -> Packed:
         return pack(content)
 
-    def dispatch(self, worker: ProcessWorker, task: Task, context: Context) -> None:
+    def dispatch(self, worker: ProcessWorker, tasks: Sequence[Task], contexts: Sequence[Context]) -> None:
+        calls = [(task.envelope(), context) for task, context in zip(tasks, contexts, strict=True)]
         try:
-            send(worker.connection, task.content, worker.process_id)
-            send(worker.connection, pack((task.envelope(), context)), worker.process_id)
+            send(worker.connection, tasks[0].content, worker.process_id)
+            send(worker.connection, pack(calls), worker.process_id)
         except OSError:
             log.debug("worker %d was gone before its message was sent; noticed when its reply is due", worker.number)
 
     def answered(self) -> Iterable[ProcessWorker]:
-        busy = {worker.connection: worker for worker in self.workers if worker.task is not None}
+        busy = {worker.connection: worker for worker in self.workers if worker.tasks}
         return [busy[connection] for connection in wait(list(busy))]  # type: ignore[index]  # what it was given
 
-    def collect(self, worker: ProcessWorker, task: Task) -> tuple[Message, RecordDict] | Died:
+    def collect(self, worker: ProcessWorker) -> Sequence[tuple[Message, RecordDict]] | Died:
         try:
-            reply: Message = receive(worker.connection)
-            state, worker.memory = receive(worker.connection, copy=True)
+            replies: list[Message] = receive(worker.connection)
+            states, worker.memory = receive(worker.connection, copy=True)
         except (EOFError, OSError):
-            return self._replace(worker, task)
-        return reply, state
+            return self._replace(worker)
+        return list(zip(replies, states, strict=True))
 
     def worker_process_ids(self) -> list[int]:
         return [worker.process_id for worker in self.workers]
@@ -101,7 +102,7 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
     def __exit__(self, *exc: object) -> None:
         for worker in self.workers:
             worker.connection.close()  # an idle worker ends by itself
-            if worker.task is not None:
+            if worker.tasks:
                 worker.process.terminate()
         for worker in self.workers:
             worker.process.join(timeout=5)
@@ -135,12 +136,12 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
         if answer != READY:
             raise FedsimError(f"worker {worker.number} could not be started: {answer}")
 
-    def _replace(self, worker: ProcessWorker, task: Task) -> Died:
+    def _replace(self, worker: ProcessWorker) -> Died:
         worker.process.join(timeout=5)
         cause, remedy = self._cause_of_death(worker)
         log.warning(
             "worker %d (process %s) died (%s) while it computed %s; it is replaced%s",
-            *(worker.number, worker.process.pid, cause, task, remedy),
+            *(worker.number, worker.process.pid, cause, in_words(worker.tasks), remedy),
         )
         worker.connection.close()
         fresh = self._start(worker.number, worker.device)

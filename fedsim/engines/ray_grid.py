@@ -20,7 +20,7 @@ from flwr.clientapp import ClientApp
 from fedsim.core.checkout import ROOT
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import why
-from fedsim.engines.pool import ATTEMPTS, Died, PoolGrid, PoolWorker, Task
+from fedsim.engines.pool import ATTEMPTS, Died, PoolGrid, PoolWorker, Task, in_words
 from fedsim.engines.ray_worker import RayWorker, Shipped
 
 log = logging.getLogger(__name__)
@@ -109,8 +109,9 @@ class RayGrid(PoolGrid[_ActorWorker]):
     def packed(self, content: RecordDict) -> Any:
         return self._ray.put(Shipped.of(content))
 
-    def dispatch(self, worker: _ActorWorker, task: Task, context: Context) -> None:
-        worker.answer = worker.actor.answer.remote(task.content, Shipped.of((task.envelope(), context)))
+    def dispatch(self, worker: _ActorWorker, tasks: Sequence[Task], contexts: Sequence[Context]) -> None:
+        calls = [(task.envelope(), context) for task, context in zip(tasks, contexts, strict=True)]
+        worker.answer = worker.actor.answer.remote(tasks[0].content, Shipped.of(calls))
 
     def answered(self) -> Iterable[_ActorWorker]:
         if not self.workers and not self._joining:
@@ -119,16 +120,16 @@ class RayGrid(PoolGrid[_ActorWorker]):
         self._admit(done)
         return [worker for worker in self.workers if worker.answer in done]
 
-    def collect(self, worker: _ActorWorker, task: Task) -> tuple[Message, RecordDict] | Died:
+    def collect(self, worker: _ActorWorker) -> Sequence[tuple[Message, RecordDict]] | Died:
         reference, worker.answer = worker.answer, None
         try:
-            reply, state, worker.memory = self._ray.get(reference)
+            answers, worker.memory = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError:
             raise  # a fault of ours: what clients raise is in the reply
         except self._ray.exceptions.RayError as error:
-            return self._replace(worker, task, error)
-        message: Message = reply.value(copy=True)
-        return message, state.value(copy=True)
+            return self._replace(worker, error)
+        copied: list[tuple[Message, RecordDict]] = answers.value(copy=True)
+        return copied
 
     def __exit__(self, *exc: object) -> None:
         for worker in (*self.workers, *self._joining.values()):
@@ -216,10 +217,11 @@ class RayGrid(PoolGrid[_ActorWorker]):
                 continue
             self.workers.append(worker)
 
-    def _replace(self, worker: _ActorWorker, task: Task, error: Exception) -> Died:
+    def _replace(self, worker: _ActorWorker, error: Exception) -> Died:
         cause = type(error).__name__
         log.warning(
-            "worker %d (%s) died (%s) while it computed %s; it is replaced", worker.number, worker.place, cause, task
+            "worker %d (%s) died (%s) while it computed %s; it is replaced",
+            *(worker.number, worker.place, cause, in_words(worker.tasks)),
         )
         self.workers.remove(worker)
         self._start(worker.number)

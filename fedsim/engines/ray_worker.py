@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from fedsim.core.memory import Memory
 from fedsim.core.threads import fix_threads
 from fedsim.engines import forked  # noqa: F401  # before anything is unpickled: puts the checkout's folders on the path
-from fedsim.engines.client_call import call_client
+from fedsim.engines.client_call import call_clients
 from fedsim.engines.pickling import dump, load
 
 
@@ -45,10 +45,7 @@ class RayWorker:
         self._app = make_app.value()(torch.device(device))
         return f"process {os.getpid()} on {socket.gethostname()}"
 
-    def answer(self, content: Shipped, call: Shipped) -> tuple[Shipped, Shipped, Memory]:
-        """Return the reply of a client, its new state, and the worker's memory."""
-        message, context = call.value()
+    def answer(self, content: Shipped, calls: Shipped) -> tuple[Shipped, Memory]:
+        """Return replies and new states of clients that received the same content, and the worker's memory."""
         received: RecordDict = content.value()
-        message.content = received
-        reply, state = call_client(self._app, message, context)
-        return Shipped.of(reply), Shipped.of(state), Memory.now()
+        return Shipped.of(call_clients(self._app, received, calls.value())), Memory.now()

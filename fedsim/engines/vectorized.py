@@ -8,7 +8,7 @@ from flwr.app import Message
 from torch import nn
 
 from datasets.federation import Federation
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.client.stack_checks import refuse_unstackable
 from fedsim.client.stacked_clients import StackedClients
 from fedsim.config.settings import Settings

@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from fedsim.core.errors import FedsimError
 from fedsim.core.memory import Memory
 from fedsim.core.threads import fix_threads
-from fedsim.engines.client_call import call_client
+from fedsim.engines.client_call import call_clients
 from fedsim.engines.shared_memory import pack, receive, send
 
 READY = "ready"
@@ -36,13 +36,10 @@ def serve(connection: Connection, device: torch.device, parent: int) -> None:
     connection.send(READY)
     while True:
         try:
-            message: Message
-            context: Context
             content: RecordDict = receive(connection)
-            message, context = receive(connection)
+            calls: list[tuple[Message, Context]] = receive(connection)
         except (EOFError, OSError):  # the parent has ended, with or without saying so
             return
-        message.content = content
-        reply, state = call_client(app, message, context)
-        send(connection, pack(reply), parent)
-        send(connection, pack((state, Memory.now())), parent)
+        answers = call_clients(app, content, calls)
+        send(connection, pack([reply for reply, _ in answers]), parent)
+        send(connection, pack(([state for _, state in answers], Memory.now())), parent)

@@ -68,11 +68,12 @@ class Prepared:
         """
         settings, groups, origin = self.settings, grouping(self.settings.norm), origin_of(self.model)
         schedule = "" if settings.lr_schedule == "constant" else f" ({settings.lr_schedule})"
+        precision = "" if settings.precision == "float32" else f" in {settings.precision}"
         return (
             f"{settings.strategy['name']} on {settings.dataset['name']}: {len(self.federation.clients)} clients, "
             f"{settings.model['name']} with {settings.norm['name']}{'' if groups is None else f' (norm.{groups})'}"
             f"{'' if origin is None else f' {origin}'}, "
-            f"{settings.optimizer} with lr {settings.lr:g}{schedule}, "
+            f"{settings.optimizer} with lr {settings.lr:g}{schedule}{precision}, "
             f"{settings.engine['name']} on {', '.join(map(str, self.devices))}"
             f"{self._sizes()}"
         )

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.binding import instantiate
 from fedsim.config.resuming import kept_freeze
 from fedsim.engines.grid import FederationGrid, LocalGrid

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import nn
 
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.core.errors import RoundFailed
 from fedsim.engines.grid import FederationGrid, WrappedGrid
 from fedsim.engines.grid_wrappers import CountingGrid

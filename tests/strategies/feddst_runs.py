@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from flwr.app import Error, Message
 
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.schema import TRAIN, arrays_of

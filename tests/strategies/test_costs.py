@@ -8,7 +8,8 @@ import torch
 from flwr.app import ConfigRecord, Context, RecordDict
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedsim.client.host import ClientAppFactory, ClientHost
+from fedsim.client.app_factory import ClientAppFactory
+from fedsim.client.host import ClientHost
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid

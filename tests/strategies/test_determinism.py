@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
-from tests.strategies.test_every_strategy import METHODS, assert_same_run, settings_of
+from tests.methods import METHODS
+from tests.strategies.test_every_strategy import assert_same_run, settings_of
 
 
 class Stops(Reporter):

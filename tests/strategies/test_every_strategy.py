@@ -11,7 +11,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from safetensors.torch import load_file
 
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.deployment.devices.state import StateDir
 from fedsim.engines.inline import InlineGrid
@@ -32,24 +32,9 @@ from fedsim.methods.state_split import frozen_entries
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.simulation import run
-from tests.conftest import ROOT, small_settings
-from tests.methods import some_by_day
+from tests.conftest import small_settings
+from tests.methods import METHODS, OPTIONS, some_by_day
 
-METHODS = [*sorted(path.stem for path in (ROOT / "configs" / "strategy").glob("*.yaml")), "flower/FedAdam"]
-OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "creff": ("strategy.match_steps=3", "strategy.retrain_epochs=2"),
-    "feddst": ("strategy.density=0.2", "strategy.interval=1", "strategy.stop_round=3", "strategy.adjust_after=0.3"),
-    "fedloge": ("head.steps=5",),
-    "fedrep": ("strategy.head_epochs=1",),
-    "fedtiny": ("strategy.candidates=2", "strategy.blocks=3", "strategy.interval=1", "strategy.stop_round=4"),
-    "fraug": ("strategy.latent=8", "strategy.generator_norm=local", "momentum=0.5"),
-    # Whoever is right about an image prunes.
-    "lotteryfl": ("strategy.accuracy=0",),
-    "pruned": ("strategy.criterion=snip",),
-    # In the third round weights are replaced by what clients have added up since the first, also over a stop.
-    "prunefl": ("strategy.interval=3", "strategy.stop_round=4"),
-}
-"""What makes a method do, in three rounds, all that it ever does."""
 MASKS = frozenset({f"{CACHED}masks"})
 CACHED_RECORDS: Mapping[str, frozenset[str]] = {
     "creff": frozenset({f"{CACHED}entries"}),

@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, Error, Message
 from safetensors.torch import load_file
 from torch import nn
 
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from datasets.federation import Federation
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid

@@ -8,7 +8,7 @@ from flwr.app import ConfigRecord
 from torch import nn
 
 from datasets.federation import Federation
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid

@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, Error, Message
 from torch import nn
 from torch.nn import functional as F
 
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.core.errors import RoundFailed, UserError
 from fedsim.core.seeding import torch_generator

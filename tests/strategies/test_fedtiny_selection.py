@@ -10,7 +10,7 @@ from timm.layers.evo_norm import EvoNorm2dB0
 from torch import nn
 from torch.nn import functional as F
 
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.core.seeding import torch_generator
 from fedsim.engines.inline import InlineGrid

@@ -7,7 +7,7 @@ from flwr.app import ArrayRecord, ConfigRecord
 from torch import nn
 
 from datasets.federation import Federation
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import count_bytes

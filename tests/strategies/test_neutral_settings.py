@@ -10,7 +10,7 @@ import torch
 from flwr.app import ArrayRecord
 from safetensors.torch import load_file
 
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_tensors
 from fedsim.output.progress import Reporter

@@ -6,7 +6,7 @@ import pytest
 import torch
 from flwr.app import ConfigRecord
 
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid

@@ -56,6 +56,7 @@ WRONG = {
     "optimizer": ("sgd, sgdp, adam, amsgrad, adamw or adamp", ["lamb", None, 1, ["sgd"]]),
     "published": (FORM, ["Table 1", {"table": "Table 1"}, {"table": "T", "experiment": "e", "rows": [{"mean": 101}]}]),
     "weight_decay": ("a number of at least 0", [-1e-4, math.inf, math.nan, "0", True, None]),
+    "precision": ("float32 or bf16", ["fp16", None, 16, ["bf16"]]),
     "train_only": ("norm or norm_and_head, or null", ["head", 1, False]),
     "fraction": (SHARE, [0, 0.0, -1, 1.1, math.nan, math.inf, True, "1"]),
     "compression": ("fp16 or int8, or null", ["int4", 8, False]),

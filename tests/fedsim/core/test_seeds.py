@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from datasets.fingerprint import Fingerprint
-from fedsim.client.host import ClientAppFactory, ClientHost
+from fedsim.client.app_factory import ClientAppFactory
+from fedsim.client.host import ClientHost
 from fedsim.core.seeds import Seeds
 from fedsim.engines.inline import InlineGrid
 from fedsim.output.progress import Reporter

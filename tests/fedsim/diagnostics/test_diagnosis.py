@@ -14,7 +14,9 @@ from datasets.build import build_federation
 from datasets.federation import Federation
 from datasets.source import Part
 from fedsim import simulate
-from fedsim.client.host import ClientAppFactory, ClientHost
+from fedsim.client.app_factory import ClientAppFactory
+from fedsim.client.diagnosis_queries import DiagnosisQueries
+from fedsim.client.host import ClientHost
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
@@ -161,7 +163,11 @@ def test_reestimated_statistics_are_those_of_all_training_images(
     host = ClientHost(settings, federation, torch.device("cpu"))
     model = to_record(host.initial)
     context = Context(run_id=1, node_id=2, node_config={"partition-id": 2}, state=RecordDict(), run_config={})
-    told = to_tensors(arrays_of(host.activations(message("query", 2, model, ConfigRecord({ROUND: 0})), context)))
+    told = to_tensors(
+        arrays_of(
+            DiagnosisQueries(host, settings).activations(message("query", 2, model, ConfigRecord({ROUND: 0})), context)
+        )
+    )
 
     images, _ = federation.examples_of(2, Part.TRAIN).batch(torch.arange(40))
     first, norm = host.model.features[0], host.model.features[1]

@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.composition import compose, load
 from fedsim.core.errors import RoundFailed, UserError
 from fedsim.core.seeding import numpy_generator

@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord
 
 from datasets.build import build_federation
 from fedsim import simulate
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.core.hardware import resolve_devices
 from fedsim.engines.inline import InlineGrid

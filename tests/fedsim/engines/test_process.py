@@ -6,19 +6,19 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import arbitrary_address
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.engines import fork_server
-from fedsim.engines.pool import ATTEMPTS
-from fedsim.engines.process import ProcessGrid, worker_count
+from fedsim.engines.pool import ATTEMPTS, MOST_AT_ONCE, WORTH_SENDING, Task
+from fedsim.engines.process import ProcessGrid, ProcessWorker, worker_count
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import arrays_of, metrics_of
 from tests.apps import broken_app, counting_app, dying_app
@@ -102,6 +102,57 @@ def test_a_client_that_always_kills_its_worker_fails_alone(grid: ProcessGrid) ->
     replies = list(grid.send_and_receive(messages({"kill": 1})))
     assert [reply.has_error() for reply in replies] == [False, True, False, False, False, False, False]
     assert replies[1].error.reason == f"its worker died {ATTEMPTS} times (signal SIGKILL)"
+
+
+class Watched(ProcessGrid):
+    """Knows how many clients each message had."""
+
+    def __init__(self, clients: int) -> None:
+        self.together: list[int] = []
+        super().__init__(counting_app, clients, CPU, workers=2)
+
+    def dispatch(self, worker: ProcessWorker, tasks: Sequence[Task], contexts: Sequence[Context]) -> None:
+        self.together.append(len(tasks))
+        super().dispatch(worker, tasks, contexts)
+
+
+def test_quick_clients_are_sent_several_at_once() -> None:
+    with Watched(60) as grid:
+        grid._seconds["train"] = WORTH_SENDING / 5
+        replies = list(grid.send_and_receive(messages(clients=60)))
+        assert [metrics_of(reply)["client"] for reply in replies] == list(range(60))
+        assert [metrics_of(reply)["calls"] for reply in replies] == [1] * 60
+        for client, reply in enumerate(replies):
+            assert torch.equal(to_tensors(arrays_of(reply))["w"], torch.arange(1000.0) + client)
+        assert grid.together[0] == 5
+        assert sum(grid.together) == 60
+        assert max(grid.together) <= MOST_AT_ONCE
+        assert grid.together[-1] == 1  # so that no worker waits for the other
+        # Slow clients of another type of message, or of this one, are sent alone at once.
+        assert grid._at_once("evaluate", 60) == 1
+        grid._note("train", 10 * WORTH_SENDING)
+        assert grid._at_once("train", 60) == 1
+
+
+def test_messages_with_other_contents_are_sent_alone() -> None:
+    with Watched(20) as grid:
+        grid._seconds["train"] = WORTH_SENDING / 5
+        others = [Message(RecordDict({**messages()[0].content}), client, "train") for client in range(20)]
+        assert [metrics_of(reply)["client"] for reply in grid.send_and_receive(others)] == list(range(20))
+        assert grid.together == [1] * 20
+
+
+def test_of_clients_that_were_sent_together_the_one_that_kills_its_worker_fails_alone(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watched, "_at_once", lambda *_: 5)
+    with Watched(60) as grid:
+        replies = list(grid.send_and_receive(messages({"kill": 12}, clients=60)))
+        assert [client for client, reply in enumerate(replies) if reply.has_error()] == [12]
+        assert replies[12].error.reason == f"its worker died {ATTEMPTS} times (signal SIGKILL)"
+        assert [metrics_of(reply)["calls"] for reply in replies if not reply.has_error()] == [1] * 59
+    assert "while it computed clients 10, 11, 12, 13, 14 in round 4" in caplog.text
+    assert caplog.text.count("while it computed client 12 in round 4") == ATTEMPTS - 1
 
 
 def test_replies_nobody_waits_for_are_dropped(grid: ProcessGrid) -> None:

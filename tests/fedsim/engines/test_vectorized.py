@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from datasets.examples import Examples
 from datasets.source import Part
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.grid import LocalGrid
@@ -24,8 +24,8 @@ from fedsim.output.progress import Reporter
 from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.simulation import run
 from tests.conftest import small_settings
-from tests.methods import some_by_day
-from tests.strategies.test_every_strategy import METHODS, OPTIONS, assert_same_run
+from tests.methods import METHODS, OPTIONS, some_by_day
+from tests.strategies.test_every_strategy import assert_same_run
 
 ADMITTED = (
     *("central", "fedadagrad", "fedadam", "fedavg", "fedavgm", "fedbn", "feddyn", "fednova", "fedper", "fedprox"),

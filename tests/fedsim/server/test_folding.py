@@ -10,7 +10,7 @@ import pytest
 from flwr.app import Error, Message
 
 from datasets.federation import Federation
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.core.errors import RoundFailed
 from fedsim.engines.inline import InlineGrid

@@ -12,7 +12,8 @@ from flwr.clientapp import ClientApp
 from safetensors.torch import load_file
 
 from datasets.source import Part
-from fedsim.client.host import ClientAppFactory, ClientHost
+from fedsim.client.app_factory import ClientAppFactory
+from fedsim.client.host import ClientHost
 from fedsim.config.settings import Settings
 from fedsim.core.errors import RoundFailed
 from fedsim.core.seeding import draw_cohort

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from flwr.app import Array, Message
 
-from fedsim.client.host import ClientAppFactory
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.composition import choices
 from fedsim.config.settings import Settings
 from fedsim.engines.inline import InlineGrid

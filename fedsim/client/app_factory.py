@@ -1,0 +1,47 @@
+"""Makes the ``ClientApp`` of every engine: the client host, the diagnosis and the injected faults behind one app."""
+
+from dataclasses import dataclass
+
+import torch
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
+
+from datasets.federation import Federation
+from fedsim.client.diagnosis_queries import DiagnosisQueries
+from fedsim.client.host import ClientHost
+from fedsim.client.injected_faults import injecting
+from fedsim.config.settings import Settings
+from fedsim.engines.faults import faults_of
+
+
+@dataclass(frozen=True)
+class ClientAppFactory:
+    """Makes the ``ClientApp`` in the process that runs it; small enough to be sent there, except for the images."""
+
+    settings: Settings
+    federation: Federation
+    on_device: bool = False
+    """Whether the process is a real device."""
+
+    def __call__(self, device: torch.device) -> ClientApp:
+        """Return the app, whose clients compute on ``device``."""
+        host = self.host(device)
+        return self.app_of(host, host.train)
+
+    def host(self, device: torch.device) -> ClientHost:
+        """Return the host of the clients."""
+        return ClientHost(self.settings, self.federation, device, on_device=self.on_device)
+
+    def app_of(self, host: ClientHost, train: ClientAppCallable) -> ClientApp:
+        """Return the app of a host, in which ``train`` handles the messages that ask for training."""
+        faults = faults_of(self.settings.faults, self.settings.seed)
+        app = ClientApp(mods=[] if faults is None else [injecting(faults)])
+        app.train()(train)
+        app.evaluate()(host.evaluate)
+        app.evaluate("global_model")(host.evaluate_global)
+        app.query("method")(host.query)
+        app.query("state")(host.state)
+        diagnosis = DiagnosisQueries(host, self.settings)
+        app.query("activations")(diagnosis.activations)
+        app.query("class_scatter")(diagnosis.class_scatter)
+        return app
