@@ -120,7 +120,7 @@ def measured(nodes: int, rounds: int, words: list[str]) -> dict[str, Any]:
             link = lab.start_superlink(tls=False)
             tree = ProcessTree(link.pid)
             before = tree.read()
-            small = ("split=iid", f"split.num_clients={nodes}", "dataset.train_per_domain=400", "dataset.image_size=16")
+            small = ("split=iid", f"split.num_clients={nodes}", "dataset.image_size=16")
             more = ("evaluate_every=1000", "pictures=false", "device=cpu", f"rounds={rounds}")
             out_dir = Path(temporary, "run")
             overrides = " ".join([*small, *more, f"out_dir={out_dir}", *words])
@@ -130,8 +130,9 @@ def measured(nodes: int, rounds: int, words: list[str]) -> dict[str, Any]:
                     *("run", str(ROOT), "load", "--stream", "--run-config", f'overrides="{overrides}"'), timeout=3600
                 )
                 seconds = time.monotonic() - started
-            if done.returncode:
-                raise SystemExit(f"flwr run ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+            if done.returncode or not (out_dir / "summary.json").exists():
+                nodes_log = (lab.folder / "nodes.log").read_text()
+                raise SystemExit(f"the run has failed:\n{done.stdout}{done.stderr}\nThe nodes:\n{nodes_log}")
             used, link_seconds = tree.read() - before, tree.own_seconds
             tree.close()
             table = pd.read_csv(out_dir / "rounds.csv")
