@@ -1,7 +1,7 @@
 """Kills runs at random instants, resumes them, and compares each with a run that nothing disturbed.
 
     python benchmarks/kill.py --kills 50 --seed 0 strategy=scaffold engine=process rounds=4
-    python benchmarks/kill.py --kills 6 --every-strategy engine=inline --csv kills.csv
+    python benchmarks/kill.py --kills 2 --every-strategy engine=inline --csv kills.csv
 
 The whole process group gets SIGKILL: while the run starts, while a cohort trains, while models are evaluated, while a
 table or a checkpoint is being written, and at the end. A seed decides the moments. What must be equal: the tables
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,11 +207,11 @@ def _sizes(run_dir: Path) -> list[int]:
     return [os.stat(path).st_size if (path := run_dir / name).exists() else 0 for name in TABLES]
 
 
-def kills(number: int, rounds: int, seed: int) -> Iterator[Kill]:
-    """Yield so many kills: all moments in turn, in random rounds."""
+def kills(number: int, rounds: int, seed: int, first: int = 0) -> Iterator[Kill]:
+    """Yield so many kills: all moments in turn, from the one with the number ``first`` on, in random rounds."""
     draw = random.Random(seed)
     for each in range(number):
-        moment = MOMENTS[each % len(MOMENTS)]
+        moment = MOMENTS[(first + each) % len(MOMENTS)]
         yield Kill(moment, rounds if moment == "end" else draw.randint(1, rounds), draw.random())
 
 
@@ -268,12 +268,12 @@ def _folder(kept: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def killed(number: int, seed: int, words: Sequence[str], folder: Path) -> Iterator[dict[str, object]]:
-    """Kill runs of these words so many times, and yield a row for each."""
+def killed(kills: Iterable[Kill], words: Sequence[str], folder: Path) -> Iterator[dict[str, object]]:
+    """Kill a run of these words each time, and yield a row for each."""
     settings = settings_of(compose(words))
     known = Child([*words, f"out_dir={folder / 'whole'}"]).finish()
     print(f"{settings.strategy['name']}, a run that nothing disturbs: {known.end:.1f} s", flush=True)
-    for each, kill in enumerate(kills(number, settings.rounds, seed)):
+    for each, kill in enumerate(kills):
         try:
             struck, found = tried(kill, words, folder / str(each), folder / "whole", known)
         except RuntimeError as error:
@@ -304,10 +304,11 @@ def main() -> int:
     rows: list[dict[str, object]] = []
     with _folder(options.keep) as folder:
         for number, variant in enumerate(variants):
+            each = [*SMALL, *variant, *words]
+            rounds = settings_of(compose(each)).rounds
             # Each strategy is killed at moments of its own.
-            for row in killed(
-                options.kills, options.seed + number, [*SMALL, *variant, *words], folder / f"runs{number}"
-            ):
+            chosen = kills(options.kills, rounds, options.seed + number, number * options.kills)
+            for row in killed(chosen, each, folder / f"runs{number}"):
                 rows.append(row)
                 if options.csv:
                     pd.DataFrame(rows).to_csv(options.csv, index=False)

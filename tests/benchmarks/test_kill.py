@@ -31,4 +31,5 @@ def test_a_killed_run_goes_on_to_the_same_files(kill: Kill, whole: tuple[Path, T
 def test_the_seed_decides_the_moments() -> None:
     assert list(kills(12, 5, 0)) == list(kills(12, 5, 0)) != list(kills(12, 5, 1))
     assert [kill.moment for kill in kills(12, 5, 0)] == [*MOMENTS, *MOMENTS]
+    assert [kill.moment for kill in kills(2, 5, 0, first=5)] == [MOMENTS[5], MOMENTS[0]]
     assert {kill.round for kill in kills(12, 5, 0) if kill.moment == "end"} == {5}
