@@ -92,13 +92,16 @@ def arrays_of(message: Message) -> ArrayRecord:
 
 
 def metrics_of(message: Message) -> MetricRecord:
-    """Return the message's first ``MetricRecord`` under any name; empty without any."""
+    """Return the ``MetricRecord`` named ``metrics``, or else the first one under any name; empty without any."""
+    metrics = message.content.get(METRICS)
+    if isinstance(metrics, MetricRecord):
+        return metrics
     return next(iter(message.content.metric_records.values()), MetricRecord())
 
 
 def bytes_of(message: Message) -> int:
     """Return the bytes of all arrays in a message."""
-    return sum(map(count_bytes, message.content.array_records.values()))
+    return sum(count_bytes(record) for record in message.content.values() if isinstance(record, ArrayRecord))
 
 
 def number(metrics: MetricRecord, name: str) -> float:

@@ -84,22 +84,27 @@ class ClientState:
 
     def cached(self, sent: RecordDict) -> dict[str, ArrayRecord]:
         """Return the cached records by name without prefix: those of the message ``sent``, else those of the state."""
-        records = {**self.records.array_records, **sent.array_records}
-        return {name.removeprefix(CACHED): record for name, record in records.items() if name.startswith(CACHED)}
+        records = {**_cached_in(self.records), **_cached_in(sent)}
+        return {name.removeprefix(CACHED): record for name, record in records.items()}
 
     def cache(self, sent: RecordDict) -> bool:
         """Store the cached records of a message; return whether any of them differs from the stored one."""
         changed = False
-        for name, record in sent.array_records.items():
-            if name.startswith(CACHED):
-                changed = changed or not _equal(self.records.get(name), record)
-                self.records[name] = record
+        for name, record in _cached_in(sent).items():
+            changed = changed or not _equal(self.records.get(name), record)
+            self.records[name] = record
         return changed
 
     def _tensors(self, name: str) -> dict[str, torch.Tensor]:
         record = self.records.get(name, ArrayRecord())
         assert isinstance(record, ArrayRecord)
         return to_tensors(record)
+
+
+def _cached_in(records: RecordDict) -> dict[str, ArrayRecord]:
+    return {
+        name: record for name, record in records.items() if isinstance(record, ArrayRecord) and name.startswith(CACHED)
+    }
 
 
 def with_namespaces(state: RecordDict) -> RecordDict:

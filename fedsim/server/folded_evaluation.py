@@ -8,7 +8,7 @@ one round later; its numbers are the same.
 from collections.abc import Iterator
 from itertools import islice
 
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from datasets.source import Part
 from fedsim.engines.grid import FederationGrid
@@ -48,8 +48,9 @@ class FoldedEvaluation:
 
     def read(self, reply: Message) -> None:
         """Remove the results of an evaluation before training from a training reply, and store them."""
-        for name in [name for name in reply.content.metric_records if name.startswith(EVALUATION)]:
-            record = reply.content.metric_records[name]
+        told = [(name, record) for name, record in reply.content.items() if name.startswith(EVALUATION)]
+        for name, record in told:
+            assert isinstance(record, MetricRecord)  # by the reply checks
             del reply.content[name]  # so that a strategy only finds the metrics of training
             if self.previous is not None:
                 part = Part[name.removeprefix(EVALUATION)]

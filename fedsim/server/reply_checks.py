@@ -126,9 +126,11 @@ class ReplyChecks:
         if not self._within_limits(message.content, sent, trained, images):
             _finite(trained)
             self._moves(sent, trained, images, moved_entries(config))
-        question = Question(config, sent, self.initial, message.content.array_records, dict(metrics), self.update_limit)
-        for name, check in self.reply_records.items():
-            check(_finite_arrays(content, name), question)
+        if self.reply_records:
+            records = message.content.array_records
+            question = Question(config, sent, self.initial, records, dict(metrics), self.update_limit)
+            for name, check in self.reply_records.items():
+                check(_finite_arrays(content, name), question)
         for part in map(str, asked):
             count = self.federation.num_images(client, Part[part])
             self._evaluation(_metrics(content, EVALUATION + part), count, by_class=False)
