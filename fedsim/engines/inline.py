@@ -6,6 +6,7 @@ import torch
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 
+from fedsim.core.freed_memory import keep_freed_memory
 from fedsim.core.threads import fix_threads
 from fedsim.engines.client_call import call_client
 from fedsim.engines.grid import LocalGrid
@@ -19,6 +20,7 @@ class InlineGrid(LocalGrid):
     ) -> None:
         super().__init__(num_nodes)
         self._threads_before = fix_threads()
+        keep_freed_memory()
         self._app = make_app(devices[0])
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:

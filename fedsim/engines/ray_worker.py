@@ -11,6 +11,7 @@ import torch
 from flwr.app import RecordDict
 from flwr.clientapp import ClientApp
 
+from fedsim.core.freed_memory import keep_freed_memory
 from fedsim.core.memory import Memory
 from fedsim.core.threads import fix_threads
 from fedsim.engines import forked  # noqa: F401  # before anything is unpickled: puts the checkout's folders on the path
@@ -42,6 +43,7 @@ class RayWorker:
     def start(self, make_app: Shipped, device: str) -> str:
         """Build the app, and return where the worker runs."""
         fix_threads()
+        keep_freed_memory()
         self._app = make_app.value()(torch.device(device))
         return f"process {os.getpid()} on {socket.gethostname()}"
 

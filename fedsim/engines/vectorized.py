@@ -13,6 +13,7 @@ from fedsim.client.stack_checks import refuse_unstackable
 from fedsim.client.stacked_clients import StackedClients
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
+from fedsim.core.freed_memory import keep_freed_memory
 from fedsim.core.threads import fix_threads
 from fedsim.engines.client_call import call_client
 from fedsim.engines.grid import LocalGrid
@@ -35,6 +36,7 @@ class VectorizedGrid(LocalGrid):
     ) -> None:
         super().__init__(num_nodes)
         self._threads_before = fix_threads()
+        keep_freed_memory()
         self._clients, self._clients_at_once = StackedClients(make_app, devices[0]), clients_at_once
 
     @classmethod

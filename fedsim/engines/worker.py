@@ -10,6 +10,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.core.errors import FedsimError
+from fedsim.core.freed_memory import keep_freed_memory
 from fedsim.core.memory import Memory
 from fedsim.core.threads import fix_threads
 from fedsim.engines.client_call import call_clients
@@ -22,6 +23,7 @@ def serve(connection: Connection, device: torch.device, parent: int) -> None:
     """Receive the app's factory, answer ``READY`` or what the factory raised, then serve messages."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
     fix_threads()
+    keep_freed_memory()
     try:
         make_app: Callable[[torch.device], ClientApp] = receive(connection)
         app = make_app(device)
