@@ -16,6 +16,8 @@ from fedsim.messages.arrays import to_record, to_tensors
 
 KINDS: dict[str, type[ConfigRecord] | type[MetricRecord]] = {"config": ConfigRecord, "metrics": MetricRecord}
 RECORDS, CHECKSUM = "records", "checksum"
+DESCRIBED = "fedsim"
+"""The only entry in the file's metadata: of several, safetensors writes now one first and now another."""
 
 
 def save_records(path: Path, owners: Mapping[str, RecordDict], metadata: Mapping[str, str]) -> None:
@@ -44,7 +46,7 @@ def save_records(path: Path, owners: Mapping[str, RecordDict], metadata: Mapping
                 records.append({"owner": owner, "name": name, "kind": kind, "values": _to_json(record)})
     described = {**metadata, RECORDS: json.dumps(records)}
     described[CHECKSUM] = _checksum(tensors, described)
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, described))
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, {DESCRIBED: json.dumps(described)}))
 
 
 def load_records(path: Path) -> tuple[dict[str, RecordDict], dict[str, str]]:
@@ -54,7 +56,7 @@ def load_records(path: Path) -> tuple[dict[str, RecordDict], dict[str, str]]:
     into one sentence.
     """
     with safe_open(path, framework="pt") as file:
-        metadata = dict(file.metadata() or {})
+        metadata = _described(file.metadata() or {})
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a mapping
     checksum = metadata.pop(CHECKSUM, None)  # files of older versions have none
     if checksum is not None and checksum != _checksum(tensors, metadata):
@@ -73,6 +75,16 @@ def load_records(path: Path) -> tuple[dict[str, RecordDict], dict[str, str]]:
         else:
             state[name] = KINDS[record["kind"]](_from_json(record["values"]))
     return states, metadata
+
+
+def _described(stored: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata, which files of older versions have in entries of their own."""
+    if DESCRIBED not in stored:
+        return dict(stored)
+    described = json.loads(stored[DESCRIBED])
+    if not isinstance(described, dict) or not all(isinstance(value, str) for value in described.values()):
+        raise ValueError(f"its {DESCRIBED} is no mapping of texts")
+    return described
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
