@@ -1,14 +1,14 @@
 """The settings of a run and their checks: every value that passes is one that the rest of the simulator accepts."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
 from datasets.shots import SHOT_RULES
-from fedsim.config.composition import compose
+from fedsim.config.composition import compose, load
 from fedsim.config.paths import OPTIONS, PATHS, expanded
 from fedsim.config.published import FORM, is_published
 from fedsim.config.resuming import with_resumed
@@ -248,15 +248,33 @@ def settings_of(config: dict[str, Any], overrides: Sequence[str] = ()) -> Settin
         UserError: If a setting is wrong, is not possible beside ``resume``, or the resumed run's are damaged.
     """
     resumed = with_resumed(config, overrides)
-    try:
+    if resumed is config:
+        return Settings.from_config(config)
+    with _written_by(Path(resumed["resume"])):
         return Settings.from_config(resumed)
+
+
+def settings_in(run_dir: Path) -> Settings:
+    """Return the checked settings of a run directory.
+
+    Raises:
+        UserError: If it holds none, or damaged ones.
+    """
+    config = load(run_dir)
+    with _written_by(run_dir):
+        return Settings.from_config(config)
+
+
+@contextmanager
+def _written_by(run_dir: Path) -> Iterator[None]:
+    """Let the refusal of a setting, which nobody has given, name the file of the run directory."""
+    try:
+        yield
     except UserError as error:
-        if resumed is config:
-            raise
-        path = Path(resumed["resume"], "config.yaml")
+        fault = str(error).partition(":")[0]
         raise UserError(
-            f"{path} was cut off or is of another version ({str(error).partition(':')[0]}): put back the file that the "
-            "run has written, or start a new run."
+            f"{run_dir / 'config.yaml'} was cut off or is of another version ({fault}): put back the file that the run "
+            "has written, or start a new run."
         ) from error
 
 

@@ -11,7 +11,7 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -309,12 +309,12 @@ def _finished(run_dir: Path) -> Result | None:
 
 def _tested(choice: Choice, seed: int, overrides: Sequence[str], run_dir: Path, line: str) -> Result:
     """Run the chosen settings on a further seed, or go on with the run; ``line`` tells which it is."""
-    from fedsim.config.settings import Settings  # these load torch and Flower, which a table does not need
+    from fedsim.config.settings import Settings, settings_in  # these load torch and Flower, which a table does not need
     from fedsim.server.preparation import prepare
     from fedsim.server.simulation import run
 
     if (run_dir / "config.yaml").exists():
-        config = {**load(run_dir), "resume": str(run_dir)}
+        settings = replace(settings_in(run_dir), resume=str(run_dir))
     else:
         wanted = OmegaConf.create({**load(choice.run.run_dir), "out_dir": str(run_dir), "resume": None, "seed": seed})
         try:
@@ -323,8 +323,7 @@ def _tested(choice: Choice, seed: int, overrides: Sequence[str], run_dir: Path, 
             raise UserError(f"--set {' '.join(overrides)} cannot be read: write KEY=VALUE.") from error
         container = OmegaConf.to_container(wanted)
         assert isinstance(container, dict)
-        config = {str(key): value for key, value in container.items()}
-    settings = Settings.from_config(config)
+        settings = Settings.from_config({str(key): value for key, value in container.items()})
     if not settings.quiet:
         print_line(line)
     return run(prepare(settings), run_dir, console_reporter(quiet=settings.quiet))

@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 
 from datasets.transforms import Transform
 from fedsim.client.hosted_model import HostedModel
-from fedsim.config.composition import load
-from fedsim.config.settings import Settings
+from fedsim.config.settings import settings_in
 from fedsim.core.errors import UserError
 from fedsim.core.files import reading
 from fedsim.methods.interfaces import PLAIN, ClientContext
@@ -33,7 +32,7 @@ class Models:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        settings = Settings.from_config(load(run_dir))
+        settings = settings_in(run_dir)
         # All weights come from the run directory: the file that training began with need not be there any more.
         self.settings = replace(settings, model={**settings.model, "pretrained": None})
         if not (run_dir / MODEL).is_file():

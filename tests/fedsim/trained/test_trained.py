@@ -170,6 +170,13 @@ def test_what_there_is_not_is_refused(trained: Trained, train: Train, tmp_path: 
         fedsim.load(tmp_path)
 
 
+def test_a_configuration_that_was_emptied_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.touch()
+    with pytest.raises(UserError, match=rf"^{file} was cut off or is of another version \(aggregation is missing"):
+        fedsim.load(tmp_path)
+
+
 def test_a_model_that_devices_kept_is_not_taken_for_the_global_one(train: Train, tmp_path: Path) -> None:
     for name in ("config.yaml", "model.safetensors", "provenance.json"):
         (tmp_path / name).write_bytes((train("ditto")[0] / name).read_bytes())
