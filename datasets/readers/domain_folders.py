@@ -175,7 +175,7 @@ def _read_list(path: Path, root: Path, classes: Mapping[str, int]) -> tuple[list
     with reading(path):
         names, texts = read_arrays(path)
         labels = np.array([classes[str(text)] for text in texts], np.int64)
-    paths = [_listed_path(root, str(name)) for name in names]
+        paths = [_listed_path(root, str(name)) for name in names]
     for file in paths:
         if root not in file.parents or ".." in file.parts[len(root.parts) :]:
             raise UserError(f"{path} lists {file}, which is not in {root}: put back the list that was published.")

@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from torchvision.transforms import functional as TF
 
 from datasets import office_caltech10, office_home
+from datasets.readers.domain_folders import find_domain
 from datasets.readers.finding import share_of
 from datasets.source import Part, Source
 from fedsim.core.errors import UserError
@@ -117,6 +118,14 @@ def test_lists_of_different_lengths_are_refused(tmp_path: Path, load: Load, writ
         (tmp_path / f"amazon_{half}.pkl").write_bytes(pickle.dumps((["amazon/bike/000.png"], ["bike", "mug"])))
     with pytest.raises(UserError, match=r"amazon_train\.pkl lists 1 images and 2 classes: there must be as many\.$"):
         load("dataset=office_caltech10", f"data_dir={tmp_path}", SMALL)
+
+
+@pytest.mark.parametrize("names", [7, None])
+def test_a_list_whose_names_are_none_is_named(tmp_path: Path, names: object) -> None:
+    for half in ("train", "test"):
+        (tmp_path / f"amazon_{half}.pkl").write_bytes(pickle.dumps((names, ["bike"])))
+    with pytest.raises(UserError, match=r"amazon_train\.pkl cannot be read"):
+        find_domain(tmp_path, "amazon", {"bike": 0})
 
 
 def test_domainnet_takes_its_ten_classes_and_leaves_the_others(tmp_path: Path, load: Load, write: Any) -> None:
