@@ -1,4 +1,4 @@
-"""``precision=bf16``: local training with bfloat16 in the matrix products (mixed precision, Micikevicius et al. 2018).
+"""``precision=bf16``: local training with bfloat16 in the matrix products (mixed precision, arXiv 1710.03740).
 
 Parameters, gradients, optimizer states and what is sent stay in float32, as do all evaluations: only the network's
 forward pass in training, and the backward pass that follows from it, compute convolutions and linear layers in
