@@ -29,12 +29,14 @@ from fedsim.deployment.devices.node import NodeConfig, confined
 from fedsim.deployment.devices.own_federation import federation_of
 from fedsim.deployment.devices.state import AFRESH
 from fedsim.deployment.partition_grid import PARTITION
+from fedsim.messages.packing import Packer, unpacked
 from fedsim.messages.schema import (
     CONFIG,
     DEVICE_PEAK_MB,
     DEVICE_SECONDS,
     EVALUATE_GLOBAL,
     KEEPS,
+    PACKED_REPLY,
     QUERY_ACTIVATIONS,
     QUERY_CLASS_SCATTER,
     QUERY_STATE,
@@ -125,6 +127,7 @@ def answer(message: Message, context: Context) -> Message:
         state=state.copy(),
         run_config=context.run_config,
     )
+    message.content = unpacked(message.content)
     reply = _host(words, node)(message, guest)
     if guest.state.keys() != state.keys() or any(guest.state[name] is not state[name] for name in state):
         kept.save(guest.state, training, state)
@@ -133,6 +136,8 @@ def answer(message: Message, context: Context) -> Message:
     if training is not None:
         config[DEVICE_SECONDS], config[DEVICE_PEAK_MB] = time.monotonic() - started, peak_memory_mb()
     reply.content[CONFIG] = config
+    if config_of(message).get(PACKED_REPLY, False):
+        reply.content = Packer()(reply.content)
     return reply
 
 

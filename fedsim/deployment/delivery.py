@@ -9,6 +9,7 @@ from typing import Protocol
 from flwr.app import Error, Message
 
 from fedsim.deployment.error_text import one_line
+from fedsim.messages.packing import unpacked
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class Delivery:
             # As if the client itself had answered: the reply's source is the client that the message was addressed to.
             if not reply.has_error():
                 self.nodes.note(each.metadata.dst_node_id, reply)
-                self.replies[id(each)] = Message(reply.content, reply_to=each)
+                self.replies[id(each)] = _opened(each, reply)
                 continue
             reason = one_line(reply.error.reason)
             if reply.error.code in GONE:
@@ -119,6 +120,13 @@ class Delivery:
             self.waiting.append(each)
         else:
             self.replies[id(each)] = _failed(each, f"it was asked {ATTEMPTS} times: {reason}")
+
+
+def _opened(each: Message, reply: Message) -> Message:
+    try:
+        return Message(unpacked(reply.content), reply_to=each)
+    except ValueError as error:
+        return _failed(each, one_line(f"it sent what cannot be read ({error})"))
 
 
 def _failed(each: Message, reason: str) -> Message:

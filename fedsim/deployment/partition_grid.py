@@ -21,7 +21,8 @@ from fedsim.deployment.joining import await_nodes
 from fedsim.deployment.node_registry import NodeRegistry
 from fedsim.engines.client_call import call_client
 from fedsim.engines.grid import FederationGrid
-from fedsim.messages.schema import CONFIG, EVALUATE_GLOBAL, KEEPS, QUERY_STATE, config_of, message
+from fedsim.messages.packing import Packer
+from fedsim.messages.schema import CONFIG, EVALUATE_GLOBAL, KEEPS, PACKED_REPLY, QUERY_STATE, config_of, message
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,8 @@ class PartitionGrid(FederationGrid):
 
     def push(self, messages: Iterable[Message]) -> list[str | None]:
         """Send each message to the node that hosts its client; return the ids of the messages, in the same order."""
-        ids = self._grid.push_messages([self._addressed(each) for each in messages])
+        pack = Packer()
+        ids = self._grid.push_messages([self._addressed(each, pack) for each in messages])
         return list(ids)
 
     def pull(self, ids: Iterable[str]) -> Iterable[Message]:
@@ -166,15 +168,16 @@ class PartitionGrid(FederationGrid):
         else:
             self._keeping.discard(client)
 
-    def _addressed(self, each: Message) -> Message:
+    def _addressed(self, each: Message, pack: Packer) -> Message:
         """Return the message to the node; its config has the partition and whether that should have a client state."""
         partition = each.metadata.dst_node_id
         node = self.node_of(partition)
         assert node is not None
-        content = each.content.copy()
+        content = pack(each.content)
         config = config_of(each).copy()
         config[PARTITION] = partition
         config[KEEPS] = partition in self._keeping
+        config[PACKED_REPLY] = True
         content[CONFIG] = config
         return Message(content, node, each.metadata.message_type)
 

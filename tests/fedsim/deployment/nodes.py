@@ -4,12 +4,12 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedsim.deployment.devices.node import NodeConfig
 from fedsim.deployment.partition_grid import PartitionGrid
-from fedsim.messages.schema import CONFIG, KEEPS, METRICS, QUERY_NODE, TRAIN, message
+from fedsim.messages.schema import ARRAYS, CONFIG, KEEPS, METRICS, QUERY_NODE, TRAIN, message
 
 LINK = 1
 """The source of what Flower's SuperLink answers itself"""
@@ -26,6 +26,8 @@ class FlowersGrid(Grid):
         """Nodes whose app raises, and what they say of it"""
         self.keeps: set[int] | None = None
         """The nodes that keep something, all unless said otherwise"""
+        self.arrays: dict[int, ArrayRecord] = {}
+        """By node what it sends as arrays"""
         self.received: list[Message] = []
         self._pending: dict[str, Message] = {}
         self._ids = itertools.count()
@@ -69,7 +71,10 @@ class FlowersGrid(Grid):
             config = self.nodes[node]
             return RecordDict({CONFIG: NodeConfig.of(config, simulated="num-partitions" in config).profile().told()})
         keeps = self.keeps is None or node in self.keeps
-        return RecordDict({METRICS: MetricRecord({"node": node}), CONFIG: ConfigRecord({KEEPS: keeps})})
+        reply = RecordDict({METRICS: MetricRecord({"node": node}), CONFIG: ConfigRecord({KEEPS: keeps})})
+        if node in self.arrays:
+            reply[ARRAYS] = self.arrays[node]
+        return reply
 
     def asked(self, node: int) -> int:
         """How often that node has been asked who it is."""

@@ -4,8 +4,12 @@ import time
 from typing import Any
 
 import pytest
+import torch
+from flwr.app import Array, ArrayRecord, RecordDict
 
-from fedsim.messages.schema import TRAIN, message
+from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.packing import PACKED, Packer, unpacked
+from fedsim.messages.schema import ARRAYS, PACKED_REPLY, TRAIN, arrays_of, config_of, message
 from tests.fedsim.deployment.nodes import ask, device, grid_of, node_that_answered
 
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -57,3 +61,23 @@ def test_who_dies_again_and_again_is_given_up() -> None:
 
     behind.nodes = Returning(kept)
     assert "it was asked 5 times" in str(ask(grid, [1])[0].error.reason)
+
+
+def test_arrays_travel_packed_and_one_who_sends_nonsense_is_an_error() -> None:
+    behind, grid = grid_of(0, 1, 2)
+    model = to_record({"w": torch.arange(3.0), "b": torch.ones(1)})
+    behind.arrays[100] = Packer()(RecordDict({ARRAYS: to_record({"w": torch.ones(3), "b": torch.zeros(1)})}))[ARRAYS]
+    nonsense = Array(dtype="uint8", shape=(3,), stype=PACKED, data=b"abc")
+    behind.arrays[101] = ArrayRecord()
+    behind.arrays[101][PACKED] = nonsense
+    replies = list(grid.send_and_receive([message(TRAIN, client, model) for client in range(3)]))
+    sent = [each for each in behind.received if each.metadata.message_type == TRAIN]
+    assert len({id(arrays_of(each)) for each in sent}) == 1  # packed once for all
+    assert list(arrays_of(sent[0])) == [PACKED]
+    assert to_tensors(unpacked(sent[0].content).array_records[ARRAYS])["w"].tolist() == [0, 1, 2]
+    assert all(config_of(each)[PACKED_REPLY] for each in sent)
+    assert to_tensors(arrays_of(replies[0]))["w"].tolist() == [1, 1, 1]
+    assert replies[1].error.reason == (
+        "it sent what cannot be read (no packed arrays: Error while deserializing: header too small)"
+    )
+    assert node_that_answered(replies[2]) == 102
