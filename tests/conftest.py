@@ -33,8 +33,14 @@ from fedsim.server.preparation import prepare
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
-SMALL = ("rounds=2", "dataset.train_per_domain=40", "dataset.test_per_domain=20", "device=cpu", "pictures=false")
-"""A federation of six clients that trains for two rounds in a second or two."""
+SMALL = (
+    *("rounds=2", "dataset.train_per_domain=40", "dataset.test_per_domain=20", "dataset.image_size=16"),
+    *("device=cpu", "pictures=false"),
+)
+"""A federation of six clients that trains for two rounds in half a second."""
+
+IMAGE_SHAPE = (3, 16, 16)
+"""Of its images"""
 
 MakeFederation = Callable[..., Federation]
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]

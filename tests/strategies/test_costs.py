@@ -82,20 +82,20 @@ def test_twenty_passes_for_the_head_by_hand(small_settings: MakeSettings) -> Non
     """Of each image a forward pass of the network, and once more the head, for the gradient of its weights."""
     few, many = (prepare(small_settings("strategy=fedrep", f"strategy.head_epochs={n}")) for n in (1, 20))
     gflops = [each.costs.needs(each.strategy.workload(0), 0)["device_gflops"] for each in (few, many)]
-    forward = 2 * (3 * 9 * 32 * 28**2 + 32 * 9 * 64 * 14**2 + 64 * 9 * 64 * 7**2 + 64 * 9 * 10)
-    assert (gflops[1] - gflops[0]) * 1e9 == pytest.approx(19 * IMAGES * (forward + 2 * 64 * 9 * 10))
+    forward = 2 * (3 * 9 * 32 * 16**2 + 32 * 9 * 64 * 8**2 + 64 * 9 * 64 * 4**2 + 64 * 4 * 10)
+    assert (gflops[1] - gflops[0]) * 1e9 == pytest.approx(19 * IMAGES * (forward + 2 * 64 * 4 * 10))
     memory = [each.costs.needs(each.strategy.workload(0), 0)["device_memory_mb"] for each in (few, many)]
     dense = prepare(small_settings())
     whole = dense.costs.needs(dense.strategy.workload(0), 0)["device_memory_mb"]
-    head = 4 * (64 * 9 * 10 + 10)  # while the body is trained the head has no gradient
+    head = 4 * (64 * 4 * 10 + 10)  # while the body is trained the head has no gradient
     assert memory == [pytest.approx(whole - head / 1e6)] * 2
 
 
 def test_the_further_heads_of_fedloge_by_hand(small_settings: MakeSettings) -> None:
     """Beside the network, whose own head is fixed, two more: a forward pass and the gradient of the weights each."""
     prepared = prepare(small_settings("strategy=fedloge", "head.steps=1", "local_epochs=2"))
-    head = 2 * 64 * 9 * 10
-    forward = 2 * (3 * 9 * 32 * 28**2 + 32 * 9 * 64 * 14**2 + 64 * 9 * 64 * 7**2)
+    head = 2 * 64 * 4 * 10
+    forward = 2 * (3 * 9 * 32 * 16**2 + 32 * 9 * 64 * 8**2 + 64 * 9 * 64 * 4**2)
     gflops = prepared.costs.needs(prepared.strategy.workload(0), 0)["device_gflops"]
     assert gflops * 1e9 == pytest.approx(2 * IMAGES * (3 * forward + 2 * head + 2 * 2 * head))
 
@@ -114,7 +114,7 @@ def test_model_sized_numbers_beside_the_optimizers_by_hand(small_settings: MakeS
     sparse = pruned.costs.most(pruned.strategy.planned(), range(6))["device_memory_mb"]
     prune_fl = prepare(small_settings("strategy=prunefl", "strategy.density=0.1"))
     memory = prune_fl.costs.most(prune_fl.strategy.planned(), range(6))["device_memory_mb"]
-    prunable = 32 * 9 * 64 + 64 * 9 * 64 + 64 * 9 * 10
+    prunable = 32 * 9 * 64 + 64 * 9 * 64 + 64 * 4 * 10
     assert (memory - sparse) * 1e6 == pytest.approx(4 * (3 * prunable - round(0.1 * prunable)))
 
     words = ("strategy=pruned", "strategy.criterion=snip", "strategy.density=0.1", "batch_size=4")

@@ -52,15 +52,15 @@ HARMS: dict[str, tuple[Callable[[Message], None], str]] = {
     ),
     "one weight less": (lambda reply: nonsense(reply, head=told(reply, "head")[1:]), "its mask of head keeps "),
     "one twice": (lambda reply: with_a_place(reply, int(told(reply, "head")[1])), "its mask of head keeps "),
-    "a place too far": (lambda reply: with_a_place(reply, 10**6), "this is no mask of head, which has 5760 weights"),
-    "before the first": (lambda reply: with_a_place(reply, -1), "this is no mask of head, which has 5760 weights"),
+    "a place too far": (lambda reply: with_a_place(reply, 10**6), "this is no mask of head, which has 2560 weights"),
+    "before the first": (lambda reply: with_a_place(reply, -1), "this is no mask of head, which has 2560 weights"),
     "numbers": (lambda reply: nonsense(reply, head=told(reply, "head").float()), "this is no mask of head"),
     "of two dimensions": (lambda reply: nonsense(reply, head=told(reply, "head")[None]), "this is no mask of head"),
     "too many bits": (
         lambda reply: nonsense(reply, head=torch.full((999,), 255, dtype=torch.uint8)),
         "this is no mask",
     ),
-    "all of them": (lambda reply: nonsense(reply, head=torch.full((720,), 255, dtype=torch.uint8)), "head keeps 5760"),
+    "all of them": (lambda reply: nonsense(reply, head=torch.full((320,), 255, dtype=torch.uint8)), "head keeps 2560"),
     "a billion": (a_billion, "it moved a number in head.weight by 1e+09, where update_limit=1000 allows 1"),
 }
 FEW = (*SMALL, *EVERY, "strategy.density=0.02", "rounds=1", "min_fraction_success=0.5")

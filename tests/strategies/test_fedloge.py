@@ -23,6 +23,7 @@ from fedsim.output.progress import Reporter
 from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.simulation import run
 from strategies import FedLoGe
+from tests.conftest import IMAGE_SHAPE
 
 SMALL = ("strategy=fedloge", "head.steps=20", "engine=inline")
 PERSONAL_HEAD = {"head.personal.weight", "head.personal.bias"}
@@ -121,7 +122,7 @@ def test_the_rest_is_averaged_by_examples(prepared: Prepared, grid: InlineGrid) 
 def test_the_server_makes_the_fixed_classifier_from_the_seed(small_settings: Callable[..., Settings]) -> None:
     def frame(seed: int) -> torch.Tensor:
         settings = small_settings(*SMALL, f"seed={seed}")
-        model = build_model(settings, 10)
+        model = build_model(settings, 10, IMAGE_SHAPE)
         assert model.state_dict()["head.generic.weight"].isnan().all()  # what a client begins with
         FedLoGe(model, ServerTraining(seed=seed))
         return model.state_dict()["head.generic.weight"]
@@ -133,7 +134,7 @@ def test_the_server_makes_the_fixed_classifier_from_the_seed(small_settings: Cal
 def test_a_personal_classifier_waits_bit_for_bit(small_settings: Callable[..., Settings], tmp_path: Path) -> None:
     words = (*SMALL, "rounds=4", "fraction=0.34", "split=[longtail,domain]")
     run(prepare(small_settings(*words)), tmp_path, Reporter())
-    initial = build_model(small_settings(*words), 10).state_dict()
+    initial = build_model(small_settings(*words), 10, IMAGE_SHAPE).state_dict()
     ages = pd.read_csv(tmp_path / "rounds.csv")["personal_age_max"]
     assert ages.iloc[-1] == 4, "every client was drawn, so the test says nothing: choose another seed or fraction"
     kept = [load_file(tmp_path / f"clients/{client}.safetensors")["head.personal.weight"] for client in range(6)]

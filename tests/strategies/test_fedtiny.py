@@ -222,7 +222,7 @@ def test_the_largest_averaged_gradients_grow_and_the_smallest_weights_go(small_s
     _, before, _, replies = next(iter(played(prepared, grid, 1)))
     after = tiny(prepared).masks["head"]
     sizes = [len(partition.train) for partition in prepared.federation.partitions]
-    gradient = torch.zeros(5760, dtype=torch.float64)
+    gradient = torch.zeros(2560, dtype=torch.float64)
     weight = torch.zeros(int(before["head"].sum()), dtype=torch.float64)
     for size, reply in zip(sizes, replies, strict=True):
         told = to_tensors(reply.content.array_records[GRADIENTS])

@@ -28,7 +28,7 @@ from strategies import Pruned
 
 MakeSettings = Callable[..., Settings]
 SMALL = ("strategy=pruned", "strategy.density=0.05", "engine=inline")
-LAYERS = {"features.4": (64, 32, 3, 3), "features.8": (64, 64, 3, 3), "head": (10, 576)}
+LAYERS = {"features.4": (64, 32, 3, 3), "features.8": (64, 64, 3, 3), "head": (10, 256)}
 SENT_MASKS = f"{CACHED}{MASKS}"
 WEIGHTS = sum(torch.Size(shape).numel() for shape in LAYERS.values())
 

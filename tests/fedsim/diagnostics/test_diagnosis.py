@@ -180,7 +180,7 @@ def test_reestimated_statistics_are_those_of_all_training_images(
 
 
 def test_a_network_without_a_linear_classifier_is_refused(small_settings: Callable[..., Settings]) -> None:
-    with pytest.raises(
-        UserError, match=r"diagnostics=true needs .*, and those of SqueezeNet come from Conv2d classifier\.1: choose"
-    ):
-        prepare(small_settings("model=torchvision/squeezenet1_0", "norm=none", "diagnostics=true"))
+    sentence = r"diagnostics=true needs .*, and those of SqueezeNet come from Conv2d classifier\.1: choose"
+    words = ("model=torchvision/squeezenet1_0", "dataset.image_size=28", "norm=none", "diagnostics=true")
+    with pytest.raises(UserError, match=sentence):
+        prepare(small_settings(*words))

@@ -30,7 +30,7 @@ from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
 
 MakeSettings = Callable[..., Settings]
-SKEWED = ("split=[domain,dirichlet]", "split.alpha=0.3", "split.num_clients=10", "lr=0.2")
+SKEWED = ("split=[domain,dirichlet]", "split.alpha=0.3", "split.num_clients=10", "lr=0.2", "dataset.image_size=28")
 """Clients that lack classes, and a model that learns something in two rounds."""
 
 

@@ -21,7 +21,7 @@ from fedsim.server.simulation import run
 from tests.methods import some_by_day
 
 MakeSettings = Callable[..., Settings]
-TINY = ("model=vit_tiny", "model.width=12", "model.depth=1", "model.patch=7", "engine=inline", "lr=0.1")
+TINY = ("model=vit_tiny", "model.width=12", "model.depth=1", "model.patch=4", "engine=inline", "lr=0.1")
 NORMS = ("bn", "ln", "rms", "crms", "crms norm.recentre=true", "powernorm", "unified", "none")
 BLOCK = 192 * 576 + 576 + 192 * 192 + 192 + 2 * 192 * 768 + 768 + 192 + 4 * 192
 

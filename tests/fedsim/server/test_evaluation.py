@@ -23,6 +23,7 @@ from fedsim.metrics.round_metrics import age_metrics
 from fedsim.models import build_model
 from fedsim.server.evaluation import Evaluator
 from strategies import FedAvg, FedBN
+from tests.conftest import IMAGE_SHAPE
 
 CPU = [torch.device("cpu")]
 
@@ -87,7 +88,7 @@ def test_without_a_personal_part_each_domain_is_evaluated_once(
     grid: CountingGrid, federation: Federation, small_settings: Callable[..., Settings]
 ) -> None:
     settings = small_settings()
-    model = build_model(settings, 10)
+    model = build_model(settings, 10, IMAGE_SHAPE)
     tensors = dict(model.state_dict())
     result = evaluate(
         grid, FedAvg(model), federation, 0, FederatedModel(tensors, to_record(tensors), frozenset(), {}), alike=True
@@ -107,7 +108,7 @@ def test_with_a_personal_part_clients_and_domains_are_evaluated(
     grid: CountingGrid, federation: Federation, small_settings: Callable[..., Settings]
 ) -> None:
     settings = small_settings()
-    model = build_model(settings, 10)
+    model = build_model(settings, 10, IMAGE_SHAPE)
     strategy = FedBN(model)
     arrays = to_record(dict(model.state_dict()))
     list(grid.send_and_receive(strategy.configure_train(1, arrays, ConfigRecord(), grid)))
@@ -127,7 +128,7 @@ def evaluated(
 ) -> tuple[int, Evaluation, torch.nn.Module]:
     """How many messages an untrained model took, what came out, and the model."""
     grid = CountingGrid(ClientAppFactory(settings, federation), len(federation.clients), CPU)
-    model = build_model(settings, 10)
+    model = build_model(settings, 10, IMAGE_SHAPE)
     tensors = dict(model.state_dict())
     strategy = kind(model)
     whole = FederatedModel(tensors, to_record(tensors), strategy.personal, grid.client_states())

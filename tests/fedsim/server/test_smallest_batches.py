@@ -23,6 +23,7 @@ from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
 from fedsim.server.smallest_batches import try_smallest_batches
+from tests.conftest import IMAGE_SHAPE
 
 MakeSettings = Callable[..., Settings]
 
@@ -115,7 +116,7 @@ def test_a_batch_that_is_too_small_is_refused_before_anything_starts(
 
 def test_a_question_about_one_image_is_refused_too(small_settings: MakeSettings, federation: Federation) -> None:
     settings = own(small_settings(), Untracked, linear=True)
-    model = build_model(settings, 10)
+    model = build_model(settings, 10, IMAGE_SHAPE)
     try_smallest_batches(settings, federation, model, trainer_of(settings), 0.05)  # of 40 images two
     with pytest.raises(
         UserError, match=r"^client 0 is asked, before training, about a batch of 1 image, and .* needs 2"
@@ -146,7 +147,7 @@ def test_what_fails_in_training_alone_is_refused(
 
 def depends(settings: Settings, federation: Federation) -> bool:
     """Whether it does so for the trial, which must leave every number and mode as it found it."""
-    model = NormPolicy.of(settings.norm, settings.rounds).apply(build_model(settings, 10, (3, 28, 28)))
+    model = NormPolicy.of(settings.norm, settings.rounds).apply(build_model(settings, 10, IMAGE_SHAPE))
     before = [tensor.clone() for tensor in (*model.parameters(), *model.buffers())]
     modes, drawn = [module.training for module in model.modules()], torch.get_rng_state()
     by_batch = try_smallest_batches(settings, federation, model, trainer_of(settings), 0.1)

@@ -10,7 +10,7 @@ import torch
 
 import fedsim
 from fedsim.core.errors import UserError
-from tests.conftest import SMALL
+from tests.conftest import IMAGE_SHAPE, SMALL
 
 METHODS = ["fedbn", "fedavg model=vit_tiny"]
 BY_NIGHT = ["fedloge", "fedrod", "fedproto", "fedwon"]
@@ -31,7 +31,7 @@ def fedbn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def images(count: int) -> torch.Tensor:
-    return torch.randn(count, 3, 28, 28, generator=torch.Generator().manual_seed(count))
+    return torch.randn(count, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(count))
 
 
 @pytest.mark.nightly

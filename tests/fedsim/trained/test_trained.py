@@ -19,7 +19,7 @@ from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.core.seeding import draw_cohort
 from fedsim.trained.trained import Trained
-from tests.conftest import SMALL
+from tests.conftest import IMAGE_SHAPE, SMALL
 from tests.methods import some_by_day
 
 Train = Callable[..., tuple[Path, Federation]]
@@ -147,10 +147,10 @@ def test_every_form_of_the_images_gives_the_same(train: Train, trained: Trained)
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        (np.zeros((2, 28, 28, 1), np.uint8), r"uint8 \(2, 28, 28, 1\) are not possible: choose a numpy array of uint8"),
-        (np.zeros((2, 28, 28, 3), np.float32), "float32"),
+        (np.zeros((2, 16, 16, 1), np.uint8), r"uint8 \(2, 16, 16, 1\) are not possible: choose a numpy array of uint8"),
+        (np.zeros((2, 16, 16, 3), np.float32), "float32"),
         (torch.zeros(2, 3, 32, 32), r"\(2, 3, 32, 32\)"),
-        (torch.full((2, 3, 28, 28), -1.0), "from -1 to -1 are not possible: choose floats from 0 to 1"),
+        (torch.full((2, *IMAGE_SHAPE), -1.0), "from -1 to -1 are not possible: choose floats from 0 to 1"),
     ],
 )
 def test_other_images_are_refused(trained: Trained, images: npt.NDArray[np.uint8], words: str) -> None:
