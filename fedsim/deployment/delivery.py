@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from flwr.app import Error, Message
@@ -39,7 +39,7 @@ class Nodes(Protocol):
 
     def push(self, messages: Iterable[Message]) -> list[str | None]: ...
 
-    def pull(self, ids: Iterable[str]) -> Iterable[Message]: ...
+    def pull(self, ids: Iterable[str]) -> Iterator[Message]: ...
 
     def note(self, client: int, reply: Message) -> None: ...
 

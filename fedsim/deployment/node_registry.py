@@ -24,6 +24,9 @@ ASK_AGAIN, AT_MOST = 60.0, 960.0
 
 On a device, each query starts a process.
 """
+ASKED_AT_ONCE = 1000
+"""Nodes whose answers are waited for at once: further ones are queried when these have answered or are lost, so that
+whoever joins over and over costs no more than that."""
 SHOWN_GAPS = 10
 
 
@@ -177,6 +180,8 @@ class NodeRegistry:
                     "seconds"
                 )
         due = [id_ for id_ in unknown if id_ not in self._questions or self._questions[id_].again <= now]
+        waiting = sum(bool(each.ids) and now - each.first <= QUERY_TIMEOUT for each in self._questions.values())
+        due = due[: max(0, ASKED_AT_ONCE - waiting)]
         if due:
             questions = [Message(RecordDict({CONFIG: ConfigRecord()}), id_, QUERY_NODE) for id_ in due]
             for id_, message in zip(due, self._grid.push_messages(questions), strict=True):

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
+from fedsim.deployment import node_registry
 from fedsim.deployment.devices.node import NodeConfig
+from fedsim.deployment.node_registry import NodeRegistry
 from fedsim.deployment.partition_grid import PartitionGrid
 from fedsim.messages.schema import CONFIG, TRAIN, message
 from tests.fedsim.deployment.nodes import Clock, FlowersGrid, ask, device, grid_of, node_that_answered
@@ -199,3 +201,21 @@ def test_who_is_online_and_has_not_said_who_it_is_is_waited_for_and_named(clock:
     started = clock.now
     assert ask(grid, [2])[0].has_error()
     assert clock.now - started < 5
+
+
+def test_who_joins_over_and_over_is_asked_so_many_times_at_once(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_registry, "ASKED_AT_ONCE", 3)
+    behind = FlowersGrid()
+    behind.nodes = {number: device(0) for number in range(50)}
+    behind.silent = set(behind.nodes)
+    roll = NodeRegistry(behind, range(1))
+    for _ in range(5):
+        roll.refresh()
+    assert [each.metadata.dst_node_id for each in behind.received] == [0, 1, 2]
+    behind.silent -= {0, 1}
+    roll.refresh()
+    assert roll.node_of(0) == 0
+    assert [each.metadata.dst_node_id for each in behind.received] == [0, 1, 2, 3, 4]
+    clock.sleep(node_registry.QUERY_TIMEOUT + 1)  # those who do not answer hold up nobody for longer
+    roll.refresh()
+    assert [each.metadata.dst_node_id for each in behind.received[5:]] == [5, 6, 7]
