@@ -39,6 +39,7 @@ CASES = {
     "toy": Case(200, 8, "benchmarks.contestants.networks.OneLayer"),
     "cohort_1000": Case(1000, 8),
     "cohort_10000": Case(10_000, 8),
+    "ten_of_10000": Case(10_000, 8, sampled=10),
     "population": Case(100_000, 2, sampled=100),
     "evaluation": Case(5, 743, "fedsim.models.CNN6", evaluates=True),
 }
