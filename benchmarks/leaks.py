@@ -2,7 +2,7 @@
 
     python benchmarks/leaks.py --rounds 10000 --csv leaks.csv --picture leaks.png engine=process
 
-Measured are the run's own process and its workers, every hundredth round. The first tenth of the rounds is a warm-up;
+Measured are the run's own process and its workers, every hundredth round, without the pages of files. The first tenth of the rounds is a warm-up;
 after it the memory of the last tenth may be at most two percent above that of the second. The numbers of files and
 threads may be at most a quarter higher in the second half than in the first: a reply whose memory has not been
 collected yet keeps a file open, so that their number goes up and down. At the end no child process may be left, and no
@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.processes import PROC, Process, memory_kb, running
+from benchmarks.processes import NO_FILES, PROC, Process, memory_kb, running
 from fedsim.config.composition import compose
 from fedsim.config.settings import settings_of
 from fedsim.output.progress import Reporter
@@ -63,7 +63,7 @@ class Watching(Reporter):
     def round_done(self, round: int, metrics: object) -> None:
         if round % EVERY == 0:
             processes = family()
-            memory = sum(map(memory_kb, processes)) / 1024
+            memory = sum(memory_kb(each, NO_FILES) for each in processes) / 1024
             files, threads = count(processes, "fd"), count(processes, "task")
             self.rows.append({"round": round, "memory_mb": memory, "open_files": files, "threads": threads})
 
@@ -99,10 +99,14 @@ def left(temporary: Path) -> list[str]:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    figure = Figure(figsize=(6, 2.6), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(table["round"], table["memory_mb"])
-    axes.set(xlabel="round", ylabel="memory of all processes (MB)", ylim=(0, 1.2 * table["memory_mb"].max()))
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    above.plot(table["round"], table["memory_mb"])
+    above.set(ylabel="memory (MB)", ylim=(0, 1.2 * table["memory_mb"].max()))
+    below.plot(table["round"], table["open_files"], label="open files")
+    below.plot(table["round"], table["threads"], label="threads")
+    below.set(xlabel="round", ylabel="of all processes", ylim=(0, 1.2 * table["open_files"].max()))
+    below.legend(loc="center right")
     figure.savefig(path, dpi=130)
 
 

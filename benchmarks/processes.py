@@ -39,12 +39,18 @@ def running() -> dict[Process, Reading]:
     return found
 
 
-def memory_kb(process: Process) -> int:
-    """Return the proportional set size: pages that processes share are divided among them."""
+ALL, NO_FILES = ("Pss:",), ("Pss_Anon:", "Pss_Shmem:")
+
+
+def memory_kb(process: Process, parts: tuple[str, ...] = ALL) -> int:
+    """Return the proportional set size: pages that processes share are divided among them.
+
+    ``NO_FILES`` leaves out the pages of files, such as torch's libraries: other programs of the machine may share them,
+    so that what a process has of them changes as those come and go.
+    """
     with suppress(OSError, ValueError):
-        for line in (PROC / str(process.number) / "smaps_rollup").read_text("ascii").splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1])
+        lines = (PROC / str(process.number) / "smaps_rollup").read_text("ascii").splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith(parts))
     return 0
 
 
