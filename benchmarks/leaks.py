@@ -2,11 +2,11 @@
 
     python benchmarks/leaks.py --rounds 10000 --csv leaks.csv --picture leaks.png engine=process
 
-Measured are the run's own process and its workers, every hundredth round, without the pages of files. The first tenth of the rounds is a warm-up;
-after it the memory of the last tenth may be at most two percent above that of the second. The numbers of files and
-threads may be at most a quarter higher in the second half than in the first: a reply whose memory has not been
-collected yet keeps a file open, so that their number goes up and down. At the end no child process may be left, and no
-file in the folder for temporary files.
+Measured are the run's own process and its workers, every hundredth round, without the pages of files. The first tenth
+of the rounds is a warm-up; after it the memory of the last tenth may be at most two percent above that of the second.
+The numbers of files and threads may be at most a quarter higher in the second half than in the first: a reply whose
+memory has not been collected yet keeps a file open, so that their number goes up and down. At the end no child process
+may be left, and no file in the folder for temporary files.
 The exit status is 1 if something has grown or is left.
 """
 
