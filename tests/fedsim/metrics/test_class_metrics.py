@@ -43,6 +43,16 @@ def test_groups_of_classes_are_weighed_by_their_test_images(federation: Federati
     assert by_count.metrics(EVALUATION) == {"few": 7 / 12, "realigned_few": 7 / 12}
 
 
+def test_of_devices_no_numbers_of_images_are_known(federation: Federation) -> None:
+    class OnDevices(Federation):
+        on_devices = True
+
+    tracker = ClassTracker(MODEL, OnDevices(federation.source, federation.partitions), "share")
+    assert tracker.images == [0, 0, 0]
+    assert tracker.shots == ["", "", ""]
+    assert tracker.metrics(EVALUATION) == {}
+
+
 def test_without_a_tail_there_are_no_groups(federation: Federation) -> None:
     balanced = replace_counts(federation, [6, 4, 5])
     assert ClassTracker(MODEL, balanced, "share").metrics(EVALUATION) == {}

@@ -114,8 +114,8 @@ def edited(sums: list[float], place: int, value: float) -> list[float]:
     ("name", "place", "value", "words"),
     [
         ("ece", 14, 1e6, r"are not over 200 images"),
-        ("ece", 30 + 14, 1e6, r"more images of a group are right than there are"),
-        ("ece", 30 + 14, 0.5, r"are not counts of images"),
+        ("ece", 30 + 14, 1e6, r"^say that more images of a group are right than there are$"),
+        ("ece", 30 + 14, 0.5, r"^are not counts of images$"),
         ("ece", 14, -3.0, r"more images of a group are right"),
         ("ece", 15 + 14, 1e6, r"have a confidence of 1e\+06 for \d+ images between 0\.933 and 1\.000"),
         ("ece", 15 + 7, -1.0, r"have a confidence of -1 for \d+ images between 0\.467 and 0\.533"),

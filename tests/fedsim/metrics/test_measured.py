@@ -1,5 +1,7 @@
 """What a client answers becomes a value that merges: results on several test sets are that of their union."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,12 @@ def test_results_of_several_test_sets_merge_into_that_of_their_union() -> None:
                 np.testing.assert_allclose(sums, other.sums[name], rtol=1e-6)
                 assert one.values[name] == pytest.approx(other.values[name], rel=1e-6)
         assert merged.values != merged.others["masked"].values
+
+
+def test_what_only_some_sets_have_is_pooled_over_these() -> None:
+    parts = [Measured(2, 1, 0.5, by_class=((2, 1), (0, 0))), Measured(4, 3, 2.0)]
+    assert pool(parts) == Measured(6, 4, (1 + 8) / 6, by_class=((2, 1), (0, 0)))
+    assert pool([replace(parts[1], others={"adapted": parts[0]})]).others == {"adapted": parts[0]}
 
 
 def test_without_further_metrics_there_are_no_sums() -> None:

@@ -7,7 +7,17 @@ import pytest
 
 from datasets.federation import MIXED, Federation
 from fedsim.metrics.measured import Evaluation, Measured, pool
-from fedsim.metrics.round_metrics import best_row, client_mean_by_domain, client_rows, evaluated, nested, round_metrics
+from fedsim.metrics.round_metrics import (
+    age_metrics,
+    best_row,
+    client_mean_by_domain,
+    client_rows,
+    evaluated,
+    fault_rows,
+    nested,
+    predictors_in,
+    round_metrics,
+)
 
 EVALUATION = Evaluation(
     clients={0: Measured(10, 9, 0.5), 1: Measured(20, 10, 1.0), 2: Measured(50, 35, 0.75)},  # accuracies 0.9, 0.5, 0.7
@@ -146,3 +156,64 @@ def test_the_best_round_is_chosen_by_validation_where_there_is_any() -> None:
         {"round": 2, "client_accuracy_mean": 0.4, "validation_accuracy_mean": 0.6},
     ]
     assert best_row(rows)["round"] == 1
+
+
+def test_a_further_metric_is_told_of_every_predictor_and_only_where_it_is_defined(federation: Federation) -> None:
+    """Balanced accuracy of two classes, whose sums are images and correct ones of each; of no images it has none."""
+
+    def measured(*sums: float, adapted: tuple[float, ...] = (2, 2, 1, 1)) -> Measured:
+        def of(numbers: tuple[float, ...]) -> Measured:
+            return Measured(4, 2, 1.0, sums={"balanced_accuracy": numbers})
+
+        return replace(of(sums), others={"adapted": of(adapted)})
+
+    nothing = (0.0, 0.0, 0.0, 0.0)
+    evaluation = Evaluation(
+        clients={
+            0: measured(2, 2, 2, 0, adapted=(2, 2, 2, 2)),
+            1: measured(*nothing, adapted=nothing),
+            2: measured(4, 0, 1, 0),
+        },
+        domains={"domain0": measured(3, 1, 3, 0), "domain1": measured(1, 3, 0, 3, adapted=nothing)},
+        unseen={"elsewhere": measured(2, 2, 1, 2, adapted=(1, 3, 0, 1))},
+        validation={0: measured(2, 2, 0, 1), 1: measured(*nothing)},
+    )
+    row = round_metrics(evaluation, federation)
+    assert {name: value for name, value in row.items() if "balanced_accuracy" in name} == {
+        "client_balanced_accuracy_mean": (1 / 2 + 1 / 4) / 2,
+        "client_domain_balanced_accuracy.domain0": (1 / 2 + 1 / 4) / 2,
+        "adapted_client_balanced_accuracy_mean": (1 + 1 / 2) / 2,
+        "adapted_client_domain_balanced_accuracy.domain0": (1 + 1 / 2) / 2,
+        "global_balanced_accuracy": (3 / 4 + 3 / 4) / 2,
+        "domain_balanced_accuracy.domain0": (1 + 0) / 2,
+        "domain_balanced_accuracy.domain1": (0 + 1) / 2,
+        "unseen_balanced_accuracy.elsewhere": (1 / 2 + 1) / 2,
+        "adapted_global_balanced_accuracy": 1 / 2,
+        "adapted_domain_balanced_accuracy.domain0": 1 / 2,
+        "adapted_domain_balanced_accuracy.domain1": None,
+        "adapted_unseen_balanced_accuracy.elsewhere": (0 + 1 / 3) / 2,
+        "validation_balanced_accuracy_mean": (0 + 1 / 2) / 2,
+    }
+    assert predictors_in(row) == ["", "adapted"]
+    alone = replace(
+        evaluation, clients={1: evaluation.clients[1]}, domains={}, unseen={}, validation={1: evaluation.validation[1]}
+    )
+    undefined = round_metrics(alone, federation)
+    assert {name: value for name, value in undefined.items() if "balanced_accuracy" in name} == {
+        "client_balanced_accuracy_mean": None,
+        "adapted_client_balanced_accuracy_mean": None,
+        "validation_balanced_accuracy_mean": None,
+    }
+
+
+def test_ages_have_a_mean_and_a_maximum_where_there_are_any() -> None:
+    assert age_metrics([1, 4, 1]) == {"personal_age_mean": 2.0, "personal_age_max": 4}
+    assert age_metrics([]) == {}
+
+
+def test_a_fault_has_a_row_whoever_is_named(federation: Federation) -> None:
+    faults = [(1, "train", "it sent nothing"), (99, "test", "gone")]
+    assert fault_rows(faults, federation, round=3) == [
+        {"round": 3, "client": 1, "domain": "domain1", "split": "train", "fault": "it sent nothing"},
+        {"round": 3, "client": 99, "domain": "", "split": "test", "fault": "gone"},
+    ]
