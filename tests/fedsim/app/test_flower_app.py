@@ -93,7 +93,7 @@ def test_the_bundle_holds_everything_the_app_needs_and_no_data(flower: dict[str,
     (bundle,) = tmp_path.rglob("*.fab")
     unpacked = tmp_path / "unpacked"
     zipfile.ZipFile(bundle).extractall(unpacked)
-    assert bundle.stat().st_size < 2e6  # Flower allows ten times as much
+    assert bundle.stat().st_size < 3e6  # Flower allows ten million
     program = (
         "import fedsim.app.server_app, fedsim.app.client_app\n"
         "from fedsim.config.composition import GROUPS, choices, compose\n"
