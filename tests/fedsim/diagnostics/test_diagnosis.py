@@ -26,7 +26,10 @@ from fedsim.methods.federated_model import FederatedModel
 from fedsim.models import build_model
 from fedsim.server.preparation import prepare
 
-COMMON = ("rounds=2", "dataset.train_per_domain=40", "dataset.test_per_domain=20", "device=cpu", "engine=inline")
+COMMON = (
+    *("rounds=2", "dataset.train_per_domain=40", "dataset.test_per_domain=20", "dataset.image_size=16"),
+    *("device=cpu", "engine=inline"),
+)
 SITES = ["features.1", "features.5", "features.9"]
 
 

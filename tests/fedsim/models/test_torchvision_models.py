@@ -48,7 +48,8 @@ def test_any_network_of_torchvision_is_a_choice(small_settings: Callable[..., Se
 def test_the_settings_of_any_network_can_be_printed_and_swept(run_py: Callable[..., CompletedProcess[str]]) -> None:
     shown = run_py("--cfg", "job", "model=torchvision/densenet121", small=False)
     assert "network: densenet121" in shown.stdout
-    swept = run_py("-m", "rounds=1", "engine=inline", "model=torchvision/squeezenet1_1,cnn_small", "out_dir=sweep")
+    networks = "model=torchvision/squeezenet1_1,cnn_small"
+    swept = run_py("-m", "rounds=1", "engine=inline", networks, "dataset.image_size=28", "out_dir=sweep")
     assert swept.returncode == 0, swept.stderr
     assert "squeezenet1_1 with bn" in swept.stdout
 
