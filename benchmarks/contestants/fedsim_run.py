@@ -1,24 +1,22 @@
 """fedsim with the settings of ``run.py``, and ``fedsim_lean``: without checkpoints, pictures and evaluation.
 
-``run.py`` does the same but for the line that it prints for each round, in whose place the clock is read.
+``run.py`` does the same in the same order, but for the line that it prints for each round, in whose place the clock is
+read.
 """
 
 import os
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.contestants import images
 from benchmarks.contestants.cases import BATCH_SIZE, LEARNING_RATE, Task
 from benchmarks.contestants.record import Record
-from datasets.federation import Federation
-from datasets.source import Part
 from fedsim.config.composition import compose
-from fedsim.config.settings import settings_of
+from fedsim.engines import fork_server
 from fedsim.output.progress import Reporter
-from fedsim.server.preparation import prepare
-from fedsim.server.simulation import run
+
+if TYPE_CHECKING:
+    from datasets.federation import Federation
 
 
 class Clock(Reporter):
@@ -56,8 +54,10 @@ def words(task: Task) -> list[str]:
     return given
 
 
-def images_of(federation: Federation, clients: int) -> int:
+def images_of(federation: "Federation", clients: int) -> int:
     """Return the images that so many clients train, all of which have equally many."""
+    from datasets.source import Part
+
     (each,) = {federation.num_images(client, Part.TRAIN) for client in federation.clients}
     return each * clients
 
@@ -67,8 +67,16 @@ def main(task: Task, record: Record) -> None:
     if task.what.evaluates:
         os.environ[images.DOMAINS] = str(task.what.clients)
     overrides = words(task)
-    prepared = prepare(settings_of(compose(overrides), overrides))
+    config = compose(overrides)
+    fork_server.start_early([config["engine"]])
+
+    # As in run.py, these import torch while the fork server does.
+    from fedsim.config.settings import settings_of
+    from fedsim.server.preparation import prepare
+    from fedsim.server.simulation import run
+
+    prepared = prepare(settings_of(config, overrides))
     clock = Clock(record)
     result = run(prepared, Path(prepared.settings.out_dir or ""), clock)
-    losses: pd.Series[float] = result.rounds["train_loss"].iloc[1 : task.rounds + 1]
+    losses = result.rounds["train_loss"].iloc[1 : task.rounds + 1]
     record.finish([images_of(prepared.federation, done) for done in clock.clients[: task.rounds]], losses.tolist())
