@@ -4,6 +4,7 @@ Every process runs the whole program and trains its part of each cohort; the fir
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -30,7 +31,8 @@ def main(task: Task, record: Record) -> None:
         os.environ[RANK] = "0"
     simulate(task, record)  # the variables are read when pfl is imported
     for other in others:
-        assert other.wait() == 0
+        # A process of torch.distributed may abort while it ends, after the last round.
+        assert other.wait() in (0, -signal.SIGABRT)
 
 
 def free_ports(count: int) -> list[int]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
@@ -34,8 +35,13 @@ class ClientAppFactory:
 
     def app_of(self, host: ClientHost, train: ClientAppCallable) -> ClientApp:
         """Return the app of a host, in which ``train`` handles the messages that ask for training."""
+
+        def with_algorithms(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+            with host.algorithms():
+                return call_next(message, context)
+
         faults = faults_of(self.settings.faults, self.settings.seed)
-        app = ClientApp(mods=[] if faults is None else [injecting(faults)])
+        app = ClientApp(mods=[with_algorithms, *([] if faults is None else [injecting(faults)])])
         app.train()(train)
         app.evaluate()(host.evaluate)
         app.evaluate("global_model")(host.evaluate_global)

@@ -8,7 +8,7 @@ once (``ENTRIES``).
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,6 +21,7 @@ from datasets.source import Part
 from fedsim.client.hosted_model import HostedModel
 from fedsim.client.mixed_precision import training_in
 from fedsim.config.settings import Settings
+from fedsim.core.deterministic import fixed_algorithms
 from fedsim.core.seeding import global_seed, torch_generator
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.compression import buffers_of, compress, forget
@@ -77,6 +78,11 @@ class ClientHost(HostedModel):
         self.masks_absent = settings.mask_absent_classes
         self.metrics = {name: FURTHER_METRICS[name] for name in settings.metrics}
         self.adaptation = adaptation_of(settings.tta)
+        self.deterministic = settings.deterministic
+
+    def algorithms(self) -> AbstractContextManager[None]:
+        """Let a GPU compute as ``deterministic=`` asks for inside the block."""
+        return fixed_algorithms(self.device) if self.deterministic else nullcontext()
 
     def train(self, message: Message, context: Context) -> Message:
         """Train the client of the context on the model of the message, and evaluate the model before, if requested."""

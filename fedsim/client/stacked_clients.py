@@ -62,7 +62,7 @@ class StackedClients:
         if not lanes:
             return None
         try:
-            with self._host.in_training(lanes[0].context.round):
+            with self._host.algorithms(), self._host.in_training(lanes[0].context.round):
                 Stack(self._host.model, self._trainer, lanes).train()
         except torch.OutOfMemoryError as error:
             words = f"memory was used up by {len(lanes)} clients at once: choose a smaller engine.clients_at_once"
@@ -82,7 +82,8 @@ class StackedClients:
         opened, lane = self._opened.pop(message.metadata.dst_node_id)
         if lane.error is not None:
             raise lane.error
-        lane.load(self._host.model)
-        with self._host.surroundings(opened.training):
-            metrics = self._trainer.finish(self._host.model, opened.training, lane.metrics)
-        return self._host.close(message, context, opened, metrics)
+        with self._host.algorithms():
+            lane.load(self._host.model)
+            with self._host.surroundings(opened.training):
+                metrics = self._trainer.finish(self._host.model, opened.training, lane.metrics)
+            return self._host.close(message, context, opened, metrics)

@@ -79,6 +79,7 @@ _ALLOWED: dict[str, Rule] = {
     "seed": _whole(0),
     **dict.fromkeys(("seed_model", "seed_split", "seed_cohort", "seed_batches"), _or_null(_whole(0))),
     "device": _TEXT,
+    "deterministic": _SWITCH,
     **dict.fromkeys(PATHS, _PATH),
     "download": _SWITCH,
     "pictures": _SWITCH,
@@ -175,6 +176,7 @@ class Settings:
     seed_cohort: int | None
     seed_batches: int | None
     device: str
+    deterministic: bool
     data_dir: str | None
     download: bool
     out_dir: str | None

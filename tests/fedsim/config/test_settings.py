@@ -68,6 +68,7 @@ WRONG = {
     "data_dir": ("a path or null", [1.5, False]),
     "out_dir": ("a path or null", [1.5, ["a"]]),
     "resume": ("a path or null", [True]),
+    "deterministic": ("true or false", ["yes", 1, None]),
     "download": ("true or false", ["yes", 0, None]),
     "quiet": ("true or false", ["yes", 1, None]),
     "verbose": ("true or false", ["yes", 1, None]),

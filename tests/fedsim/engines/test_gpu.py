@@ -86,6 +86,16 @@ def test_workers_share_a_gpu_and_each_gpu_gets_its_workers(small_settings: Calla
             torch.testing.assert_close(pooled[name], tensor.cpu(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("words", ["strategy=fedbn", "strategy=fedwon model=resnet20", "engine=vectorized"])
+def test_equal_settings_give_equal_bits_where_they_are_to(tmp_path: Path, words: str) -> None:
+    small = ("dataset.train_per_domain=40", "dataset.test_per_domain=20", "rounds=3", "engine=inline", "lr=0.05")
+    for name in ("one", "other"):
+        simulate(*small, *words.split(), "device=cuda", "deterministic=true", f"out_dir={tmp_path / name}")
+    for file in ("clients.csv", "model.safetensors"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_auto_takes_the_gpu() -> None:
     assert [device.type for device in resolve_devices("auto")] == ["cuda"] * torch.cuda.device_count()
     assert resolve_devices("cuda:0") == [torch.device("cuda", 0)]
