@@ -29,5 +29,10 @@ def test_the_variance_may_be_around_another_centre() -> None:
     np.testing.assert_allclose(around, [(1 + 1 + 9 + 9 + 36) / 4], rtol=1e-6)
 
 
+def test_of_two_numbers_the_variance_is_the_samples() -> None:
+    numbers = np.array([[1.0], [4.0]])
+    np.testing.assert_allclose(pooled([numbers]).variance()["a"], numbers.var(0, ddof=1), rtol=1e-6)
+
+
 def test_a_single_number_has_no_variance() -> None:
     assert pooled([np.array([[7.0]])]).variance()["a"].tolist() == [0.0]

@@ -203,9 +203,15 @@ def test_replies_with_other_names_or_shapes_are_refused() -> None:
 @pytest.mark.parametrize(
     ("aggregation", "enough", "sentence"),
     [
-        (Median(), 3, "aggregation=median of 2 is their mean: choose a larger fraction"),
+        (
+            Median(),
+            3,
+            "aggregation=median of 2 is their mean: choose a larger fraction, so that at least 3 clients are in each "
+            r"round, or aggregation=mean\.$",
+        ),
         (TrimmedMean(0.2), 5, r"aggregation.share=0.2 trims none of 4 clients: choose at least 1/4\.$"),
         (TrimmedMean(0.4), 3, r"aggregation.share=0.4 trims none of 2 clients: choose aggregation=mean, or a larger"),
+        (TrimmedMean(0.3), 4, r"aggregation.share=0.3 trims none of 3 clients: choose at least 1/3\.$"),
         (Krum(0), 3, "aggregation.malicious=0 needs at least 3 clients in each round, and there are 2: choose"),
         (Krum(2), 7, "aggregation.malicious=2 needs at least 7 clients in each round, and there are 6: choose fewer"),
         (MultiKrum(1, 1), 5, "aggregation.malicious=1 needs at least 5 clients"),

@@ -151,6 +151,11 @@ def test_what_happened_is_told() -> None:
         "clipped": 0.5,
         "update_norm": pytest.approx((0.8 + 3.0) / 2, rel=1e-5),
     }
+    aggregate(clipping, {"w": torch.zeros(1)}, [{"w": torch.ones(1)}])
+    assert clipping.metrics() == {"clipping_norm": 1.0, "clipped": 0.0, "update_norm": 1.0}  # it is as long as may be
+    clipping.start(2, sent)
+    assert clipping.metrics() == {"clipping_norm": 1.0, "clipped": 0.0, "update_norm": 0.0}
+    assert FixedClipping(clipping_norm=2.0, noise_multiplier=0.0).metrics()["clipping_norm"] == 2.0
 
 
 @pytest.mark.parametrize(("clipped", "quantile"), [(0, 0.5), (1, 0.5), (4, 0.5), (3, 0.75), (4, 0.0)])
@@ -209,7 +214,7 @@ def test_too_few_clients_are_refused_before_a_run_and_when_some_drop_out() -> No
     adaptive = AdaptiveClipping(noise_multiplier=0.4)  # below a tenth of the clients
     adaptive.check(5)
     sentence = r"privacy\.noise_multiplier=0\.4 is not possible with a standard deviation of 0\.2 for the number of"
-    with pytest.raises(UserError, match=f"^{sentence} .* of 4 clients: choose it below 0.4, or"):
+    with pytest.raises(UserError, match=f"^{sentence} .* of 4 clients: choose it below 0.4, or .* above 0\\.2\\.$"):
         adaptive.check(4)
     with pytest.raises(RoundFailed, match=f"^in round 1 so few clients were left that {sentence}"):
         aggregate(adaptive, sent, [sent] * 4)
@@ -222,10 +227,14 @@ def test_too_few_clients_are_refused_before_a_run_and_when_some_drop_out() -> No
     [
         ({"clipping_norm": 0}, "privacy.clipping_norm=0 is not possible: choose a number above 0."),
         ({"clipping_norm": math.inf}, "privacy.clipping_norm=inf is not possible: choose a number above 0."),
+        (
+            {"noise_multiplier": math.inf},
+            "privacy.noise_multiplier=inf is not possible: choose a number of at least 0.",
+        ),
         ({"noise_multiplier": -1}, "privacy.noise_multiplier=-1 is not possible: choose a number of at least 0."),
         (
             {"aggregation": Median(), "noise_multiplier": 1.0},
-            "privacy.noise_multiplier=1.0 is made for a mean: choose aggregation=mean, or",
+            "privacy.noise_multiplier=1.0 is made for a mean: choose aggregation=mean, or privacy.noise_multiplier=0.",
         ),
     ],
 )
@@ -241,10 +250,28 @@ def test_wrong_options_of_fixed_clipping_are_refused(options: dict[str, float], 
         ("initial_clipping_norm", 0.0, "a number above 0"),
         ("target_clipped_quantile", 1.5, "a number from 0 to 1"),
         ("clip_norm_lr", 0.0, "a number above 0"),
+        ("clip_norm_lr", math.inf, "a number above 0"),
         ("clipped_count_stddev", -1.0, "a number of at least 0, or null"),
+        ("clipped_count_stddev", math.inf, "a number of at least 0, or null"),
     ],
 )
 def test_wrong_options_of_adaptive_clipping_are_refused(option: str, value: float, words: str) -> None:
     with pytest.raises(UserError) as error:
         AdaptiveClipping(**{option: value})  # type: ignore[arg-type]
     assert str(error.value) == f"privacy.{option}={value} is not possible: choose {words}."
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("target_clipped_quantile", 0.0), ("target_clipped_quantile", 1.0), ("clipped_count_stddev", 0.0)],
+)
+def test_the_ends_of_a_range_are_possible(option: str, value: float) -> None:
+    assert getattr(AdaptiveClipping(**{option: value}), option) == value  # type: ignore[arg-type]
+
+
+def test_noise_is_refused_by_its_own_multiplier_alone() -> None:
+    assert FixedClipping(Median(), clipping_norm=1.0, noise_multiplier=0.0).noisy is False
+    assert FixedClipping(clipping_norm=1.0, noise_multiplier=0.1).noisy is True
+    assert AdaptiveClipping(noise_multiplier=0.0, clipped_count_stddev=0.0).impossible(1) is None
+    exactly = AdaptiveClipping(noise_multiplier=1.0, clipped_count_stddev=0.5)
+    assert exactly.impossible(9) is not None
