@@ -24,7 +24,7 @@ LEFT_OUT = re.compile(r"leave [^:]*? out\b|without \S+\b")
 NO_SETTINGS = {"key", "partition", "id", "e.g", "ca.crt", "config.yaml", "summary.json", "model.safetensors"}
 """What looks like a setting and is none: words for any of them, and files."""
 
-CLASSES = "budget.classes={small:{clients:[0,1],memory_mb:8},large:{clients:[2,3,4,5],memory_mb:40}}"
+CLASSES = "budget.classes={small:{clients:[0,1],memory_mb:5},large:{clients:[2,3,4,5],memory_mb:40}}"
 REFUSED = [
     "strategy=fedbn norm=gn",
     "strategy=fedbn model=torchvision/squeezenet1_1 dataset.image_size=28",
