@@ -196,9 +196,10 @@ def outside(file: Path, drawn: random.Random) -> None:
 
 def changed_array(array: np.ndarray, drawn: random.Random) -> np.ndarray:
     """Return an array of another type or shape, or with numbers that are none."""
-    how = drawn.randrange(6)
+    how, text = drawn.randrange(6), array.dtype.kind in "US"
     if how == 0:
-        return array.astype(drawn.choice((np.float64, np.float16, np.int32, np.bool_, np.complex64)))
+        numbers = (np.float64, np.float16, np.int32, np.bool_, np.complex64)
+        return array.astype(drawn.choice((np.bytes_, object) if text else numbers))
     if how == 1:
         return array.reshape(-1)
     if how == 2:
@@ -207,7 +208,7 @@ def changed_array(array: np.ndarray, drawn: random.Random) -> np.ndarray:
         return array[None]
     if how == 4:
         return np.full(array.shape, drawn.choice((np.nan, np.inf, -np.inf)), np.float32)
-    return np.full_like(array, 255 if array.dtype.kind in "iu" else 1e30)
+    return np.full_like(array, "?" if text else 255 if array.dtype.kind in "iu" else 1e30)
 
 
 def other_npz(file: Path, drawn: random.Random) -> None:
