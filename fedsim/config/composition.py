@@ -125,7 +125,8 @@ def _check_files(config_dir: Path, config_name: str) -> None:
     """
     main = config_dir / f"{config_name}.yaml"
     with reading(main):
-        read_yaml(main)
+        if not read_yaml(main):
+            raise ValueError("it is empty")
     for file in (file for group in GROUPS for file in sorted((config_dir / group).rglob("*.yaml"))):
         with reading(file):
             check_aliases(file)

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 DOMAINS, UNSEEN = "client_domain_accuracy", "unseen_accuracy"
 NAMES = ("label", "domain", "split", "class", "shot", "layer", "metric", "outcome")
 """Columns that hold names."""
+FAULT = "fault"
+"""The column that holds sentences; all others hold numbers"""
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ def read_result(run_dir: Path) -> Result:
     """
     return Result(
         run_dir=run_dir,
-        clients=_table(run_dir / "clients.csv", ("round", "client", "domain", "split", "accuracy")),
-        rounds=_table(run_dir / "rounds.csv", ("round", CLIENT_MEAN), once=("round",)),
+        clients=_filled(run_dir / "clients.csv", ("round", "client", "domain", "split", "accuracy")),
+        rounds=_filled(run_dir / "rounds.csv", ("round", CLIENT_MEAN), once=("round",)),
         summary=read_summary(run_dir / "summary.json"),
         classes=_if_there(run_dir / "classes.csv", ("round", "class"), once=("round", "class")),
         diagnostics=_if_there(run_dir / "diagnostics.csv", ("round", "layer", "metric", "value")),
@@ -120,14 +122,28 @@ def _table(path: Path, columns: Collection[str], once: Sequence[str] = ()) -> pd
     with reading(path):
         table = read_table(path)
         for name in columns:
-            if name not in NAMES and len(table) and not is_numeric_dtype(table[name]):
-                raise ValueError(f"its column {name} does not hold numbers alone")
             table[name]
+        for name in table.columns.difference([*NAMES, FAULT]):
+            if len(table) and not is_numeric_dtype(table[name]):
+                raise ValueError(f"its column {name} does not hold numbers alone")
         if "round" in columns and not (table["round"] % 1 == 0).all():
             raise ValueError("a round of it is no whole number")
         if once and (again := table.duplicated(list(once))).any():
             raise ValueError(f"its row {int(again.to_numpy().argmax()) + 1} is there twice")
         return table
+
+
+def _filled(path: Path, columns: Collection[str], once: Sequence[str] = ()) -> pd.DataFrame:
+    """Read such a table, which has rows.
+
+    Raises:
+        UserError: If it has none, is not there or damaged.
+    """
+    table = _table(path, columns, once)
+    with reading(path):
+        if table.empty:
+            raise ValueError("it has no rows")
+    return table
 
 
 def _if_there(path: Path, columns: Collection[str], once: Sequence[str] = ()) -> pd.DataFrame | None:

@@ -141,6 +141,10 @@ def test_a_missing_configuration_is_explained(tmp_path: Path) -> None:
         compose([], tmp_path / "none")
     with pytest.raises(UserError, match=r"--config-name=other is not in .*: choose a YAML file of that folder"):
         compose([], CONFIG_DIR, "other")
+    for text in ("", "# nothing\n", "{}\n"):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(UserError, match=rf"^{tmp_path}/config\.yaml cannot be read \(it is empty\)\.$"):
+            compose([], tmp_path)
 
 
 def test_the_choices_are_the_files_of_the_group_and_then_its_families() -> None:

@@ -63,6 +63,8 @@ def test_names_are_read_as_they_stand_and_numbers_as_numbers(tmp_path: Path) -> 
         ("rounds.csv", "2.5,0.5,0.5,0.25", "a round of it is no whole number"),
         ("rounds.csv", ",0.5,0.5,0.25", "a round of it is no whole number"),
         ("clients.csv", "inf,0,plain,test,0.5", "a round of it is no whole number"),
+        ("rounds.csv", "3,0.5,much,0.25", "its column .* does not hold numbers alone"),
+        ("rounds.csv", "3,0.5,0.5,0.25é", "its column .* does not hold numbers alone"),
     ],
 )
 def test_rows_that_are_no_rounds_or_there_twice_are_refused(
@@ -71,6 +73,14 @@ def test_rows_that_are_no_rounds_or_there_twice_are_refused(
     file = make_run(tmp_path / "run", accuracy={"plain": 0.5}) / name
     file.write_text(f"{file.read_text()}{row}\n")
     with pytest.raises(UserError, match=rf"^{file} cannot be read \({sentence}\)\.$"):
+        read_result(file.parent)
+
+
+@pytest.mark.parametrize("name", ["clients.csv", "rounds.csv"])
+def test_a_run_has_rows(tmp_path: Path, make_run: MakeRun, name: str) -> None:
+    file = make_run(tmp_path / "run", accuracy={"plain": 0.5}) / name
+    file.write_text(file.read_text().splitlines()[0] + "\n")
+    with pytest.raises(UserError, match=rf"^{file} cannot be read \(it has no rows\)\.$"):
         read_result(file.parent)
 
 
