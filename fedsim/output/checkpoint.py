@@ -92,14 +92,12 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     If it is damaged, the one before it is returned, with a warning.
 
     Raises:
-        UserError: If none can be read; it is about the newest. If a folder has a checkpoint's name.
+        UserError: If none can be read; it is about the newest.
     """
     with reading(folder):
         paths = sorted(folder.glob(FILES), reverse=True)
     damaged: list[UserError] = []
     for path in paths:
-        if path.is_dir():
-            raise UserError(f"{path} is a folder, where the run would write a checkpoint: remove it.")
         try:
             checkpoint = _load(path)
         except UserError as error:

@@ -49,6 +49,8 @@ OF_A_RUN = (
     *(MODEL, SHARED, EVALUATION, CLIENTS, "plots", "report.html"),
 )
 """The files and folders that a run writes beside its configuration."""
+FORMS = (".csv", ".html", ".json", ".safetensors", ".yaml")
+"""Ends of the names of files that a run writes."""
 PER_ROUND = ("train_", "seconds", "simulated_", "bytes_", "device_")
 """Beginnings of the columns of ``rounds.csv`` that describe the round and not its model."""
 
@@ -86,6 +88,7 @@ class Recorder:
             self._new = True
         else:
             _try_to_write(self.run_dir, "resume")
+            _refuse_folders(self.run_dir)
             write_atomically(self._config, self._write_config)
 
     def _write_config(self, path: Path) -> None:
@@ -248,6 +251,17 @@ def _try_to_write(run_dir: Path, key: str) -> None:
         raise UserError(
             f"{key}={run_dir} cannot be written ({why(error)}): choose a directory with space that you may write to."
         ) from error
+
+
+def _refuse_folders(run_dir: Path) -> None:
+    """Refuse folders where the run will write files, before it has computed anything.
+
+    Raises:
+        UserError: If there is one; names it.
+    """
+    for path in (*run_dir.glob("*.*"), *run_dir.glob("clients/*.*"), *run_dir.glob("checkpoints/*.*")):
+        if path.suffix in FORMS and path.is_dir():
+            raise UserError(f"{path} is a folder, where the run writes a file: remove it.")
 
 
 def _already_holds_a_run(run_dir: Path) -> UserError:

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 DOMAINS, UNSEEN = "client_domain_accuracy", "unseen_accuracy"
 NAMES = ("label", "domain", "split", "class", "shot", "layer", "metric", "outcome")
 """Columns that hold names."""
+BY_DOMAIN = ("domain_", "unseen_")
+"""Parts of the names of numbers that a summary has by domain"""
 FAULT = "fault"
 """The column that holds sentences; all others hold numbers"""
 
@@ -105,10 +107,10 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 
 def _leaves(row: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested mappings by their dotted names."""
+    """Yield the values of a row by their dotted names, also those by domain, which are one level below."""
     for name, value in row.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{above}{name}.")
+        if isinstance(value, Mapping) and any(part in name for part in BY_DOMAIN):
+            yield from ((f"{above}{name}.{domain}", each) for domain, each in value.items())
         else:
             yield f"{above}{name}", value
 

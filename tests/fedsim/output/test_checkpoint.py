@@ -183,16 +183,6 @@ def test_what_a_kill_left_half_written_is_ignored(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["round_00004.safetensors"]
 
 
-def test_a_folder_in_the_place_of_one_is_named_before_anything_runs(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, checkpoint(1))
-    (tmp_path / "round_00002.safetensors").mkdir()
-    sentence = (
-        rf"^{tmp_path}/round_00002\.safetensors is a folder, where the run would write a checkpoint: remove it\.$"
-    )
-    with pytest.raises(UserError, match=sentence):
-        load_checkpoint(tmp_path)
-
-
 def test_without_a_checkpoint_there_is_none(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path) is None
     assert load_checkpoint(tmp_path / "nothing") is None

@@ -102,6 +102,20 @@ def test_a_run_is_not_resumed_from_a_damaged_file_and_the_others_stay(run_dir: P
     assert {file: (run_dir / file).read_bytes() for file in before} == before
 
 
+@pytest.mark.parametrize(
+    "name", ["summary.json", "model.safetensors", "clients/0.safetensors", "report.html", CHECKPOINT]
+)
+def test_a_folder_where_a_file_will_be_written_is_named_before_anything_runs(tmp_path: Path, name: str) -> None:
+    run_dir = tmp_path / "run"
+    run(prepare(small_settings(*SMALL, "checkpoint_keep=2")), run_dir, Reporter())
+    folder(run_dir / name)
+    before = (run_dir / "clients.csv").read_bytes()
+    sentence = rf"^{run_dir / name} is a folder, where the run writes a file: remove it\.$"
+    with pytest.raises(UserError, match=sentence):
+        resume(run_dir)
+    assert (run_dir / "clients.csv").read_bytes() == before
+
+
 def test_a_run_goes_on_from_the_checkpoint_before_the_damaged_one(tmp_path: Path, whole: Path) -> None:
     run_dir = tmp_path / "run"
     run(prepare(small_settings(*SMALL, "checkpoint_keep=2")), run_dir, Reporter())

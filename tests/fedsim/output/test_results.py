@@ -91,6 +91,11 @@ def test_a_run_has_rows(tmp_path: Path, make_run: MakeRun, name: str) -> None:
         ({"global_accuracy": "high"}, r"its final\.global_accuracy is 'high' and no number"),
         ({"domain_accuracy": {"plain": None}}, r"its final\.domain_accuracy\.plain is None and no number"),
         ({"unseen_accuracy": 0.5}, r"its final does not have accuracies by domain"),
+        (
+            {"client_accuracy_worst": {"plain": 0.5}},
+            r"its final\.client_accuracy_worst is \{'plain': 0\.5\} and no number",
+        ),
+        ({"domain_accuracy": {"plain": {}}}, r"its final\.domain_accuracy\.plain is \{\} and no number"),
     ],
 )
 def test_a_summary_whose_numbers_are_none_is_refused(
