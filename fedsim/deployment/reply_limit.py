@@ -15,8 +15,8 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 ALWAYS = 1 << 27
 """Bytes that any reply may have"""
 TIMES = 50
-"""How many times the bytes of the largest message so far a reply may have: of a network at a density of 0.02 the
-gradients of all weights have 50 times as many"""
+"""How many times the bytes of the largest message so far a reply may have: a method may send a part of a model, and ask
+for numbers of all of it"""
 
 
 class ReplyLimit:
