@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 
 from fedsim.deployment.devices.node import NodeProfile
 from fedsim.deployment.error_text import one_line
+from fedsim.deployment.reply_limit import LimitedReplies
 from fedsim.messages.schema import CONFIG, QUERY_NODE
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ class _Question:
 
     first: float
     """The time of the first query"""
+    last: float = 0.0
+    """The time of the last one"""
     times: int = 0
     again: float = 0.0
     """The time from which it may be queried again"""
@@ -46,6 +49,7 @@ class _Question:
 
     def sent(self, id_: str | None, now: float) -> None:
         self.times += 1
+        self.last = now
         self.put_off(now + QUERY_TIMEOUT)
         if id_ is not None:
             self.ids.add(id_)
@@ -59,13 +63,16 @@ class NodeRegistry:
 
     Args:
         grid: Flower's grid.
+        replies: How its replies are received.
         partitions: The clients. Without them, the clients are those that devices report to host, until ``close``.
         patience: Seconds from the first query in which a node that is online has to report its profile; ``None`` for
             no limit.
     """
 
-    def __init__(self, grid: Grid, partitions: Sequence[int] | None, patience: float | None = None) -> None:
-        self._grid = grid
+    def __init__(
+        self, grid: Grid, replies: LimitedReplies, partitions: Sequence[int] | None, patience: float | None = None
+    ) -> None:
+        self._grid, self._replies = grid, replies
         self.open = partitions is None
         """Whether the set of clients is still open"""
         self._partitions = list(partitions or ())
@@ -158,7 +165,7 @@ class NodeRegistry:
 
     def _hear(self, now: float) -> None:
         asked = {message: id_ for id_, question in self._questions.items() for message in question.ids}
-        replies = list(self._grid.pull_messages(list(asked))) if asked else []
+        replies = list(self._replies.pull(asked))
         answers = [(asked[each.metadata.reply_to_message_id], each) for each in replies]
         for id_, reply in sorted(answers, key=lambda answer: answer[0]):
             question = self._questions[id_]
@@ -180,8 +187,8 @@ class NodeRegistry:
                     "seconds"
                 )
         due = [id_ for id_ in unknown if id_ not in self._questions or self._questions[id_].again <= now]
-        waiting = sum(bool(each.ids) and now - each.first <= QUERY_TIMEOUT for each in self._questions.values())
-        due = due[: max(0, ASKED_AT_ONCE - waiting)]
+        waiting = sum(bool(each.ids) and now - each.last <= QUERY_TIMEOUT for each in self._questions.values())
+        due = sorted(due, key=lambda id_: (id_ in self._questions, id_))[: max(0, ASKED_AT_ONCE - waiting)]
         if due:
             questions = [Message(RecordDict({CONFIG: ConfigRecord()}), id_, QUERY_NODE) for id_ in due]
             for id_, message in zip(due, self._grid.push_messages(questions), strict=True):

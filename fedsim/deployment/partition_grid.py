@@ -10,16 +10,16 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fedsim.core.errors import FedsimError
-from fedsim.deployment.delivery import UNKNOWN, Delivery
+from fedsim.deployment.delivery import Delivery
 from fedsim.deployment.devices.node import NodeProfile
 from fedsim.deployment.joining import await_nodes
 from fedsim.deployment.node_registry import NodeRegistry
-from fedsim.deployment.reply_limit import ReplyLimit
+from fedsim.deployment.reply_limit import LimitedReplies
 from fedsim.engines.client_call import call_client
 from fedsim.engines.grid import FederationGrid
 from fedsim.messages.packing import Packer
@@ -67,11 +67,13 @@ class PartitionGrid(FederationGrid):
     ) -> None:
         super().__init__()
         self._grid = grid
-        self._limit = ReplyLimit(grid)
+        self._replies = LimitedReplies(grid)
         self._timeout = timeout
         self._make_server_app = server_app
         self._server_app: ClientApp | None = None
-        self._roll = NodeRegistry(grid, None if num_partitions is None else range(num_partitions), join_timeout)
+        self._roll = NodeRegistry(
+            grid, self._replies, None if num_partitions is None else range(num_partitions), join_timeout
+        )
         self._keeping: set[int] = set()
         await_nodes(self._roll, join_timeout)
         self._partitions = self._roll.partitions
@@ -164,16 +166,12 @@ class PartitionGrid(FederationGrid):
         """Send each message to the node that hosts its client; return the ids of the messages, in the same order."""
         pack = Packer()
         addressed = [self._addressed(each, pack) for each in messages]
-        self._limit.sent(max(map(bytes_of, addressed), default=0))
+        self._replies.sent(max(map(bytes_of, addressed), default=0))
         return list(self._grid.push_messages(addressed))
 
     def pull(self, ids: Iterable[str]) -> Iterator[Message]:
         """Yield the replies that have arrived to the messages of these ids; an error for one that is too large."""
-        for reply in self._grid.pull_messages(list(ids)):
-            fault = self._limit.fault(reply.metadata.reply_to_message_id)
-            if fault is not None:
-                reply.error = Error(UNKNOWN, fault)
-            yield reply
+        return self._replies.pull(ids)
 
     def note(self, client: int, reply: Message) -> None:
         """Record whether the client has a client state, so that later messages let it notice that it has lost it."""

@@ -1,33 +1,51 @@
-"""A limit on the bytes of one reply, kept while they are received.
+"""Replies from devices, one after the other, each of no more bytes than a limit.
 
-Flower puts a reply together, however large it is, before anybody can look at it. Its client of the SuperLink is
-therefore wrapped by one that counts what it has received of each reply, and says of the rest that it is not there.
+Flower puts a reply together, however large it is and whatever is wrong with it, before anybody can look at it. Its
+client of the SuperLink is therefore wrapped by one that passes on a single reply at a time, counts what is received of
+it, and says of what is above the limit that it is not there.
 """
 
-from collections import Counter
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator
 from threading import Lock
 from typing import Any
 
+import httpx
+from flwr.app import Error, Message
+from flwr.app.message import Array
 from flwr.proto.message_pb2 import PullObjectResponse
+from flwr.proto.runtime_pb2 import PullAppMessagesResponse
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.inflatable.inflatable_object import (
+    get_object_body,
+    get_object_children_ids_from_object_content,
+    get_object_type_from_object_content,
+)
+
+from fedsim.deployment.delivery import UNKNOWN
+from fedsim.deployment.error_text import one_line
+from fedsim.messages.schema import TRAIN, message
 
 ALWAYS = 1 << 27
 """Bytes that any reply may have"""
+PIECE = 5 << 20
+"""Bytes of a piece of an array that is still on its way: Flower makes none larger"""
 TIMES = 50
 """How many times the bytes of the largest message so far a reply may have: a method may send a part of a model, and ask
 for numbers of all of it"""
 
 
-class ReplyLimit:
-    """Counts the bytes of the replies that arrive through Flower's grid, if it is that of a SuperLink."""
+class LimitedReplies:
+    """Receives the replies that have arrived at Flower's grid; the limit holds where that is one of a SuperLink."""
 
     def __init__(self, grid: Grid) -> None:
+        self._grid = grid
         self._largest_sent = 0
-        self._refused: set[str] = set()
         client = getattr(grid, "_runtime_client", None)
-        if client is not None:
-            grid._client = _Counting(client, self)  # type: ignore[attr-defined]
+        self._link = None if client is None else _OneReply(client, self)
+        if self._link is not None:
+            grid._client = self._link  # type: ignore[attr-defined]
 
     @property
     def largest(self) -> int:
@@ -38,47 +56,88 @@ class ReplyLimit:
         """Note the bytes of a message."""
         self._largest_sent = max(self._largest_sent, size)
 
-    def refuse(self, message_id: str) -> None:
-        """Note that the reply to this message is too large."""
-        self._refused.add(message_id)
+    def pull(self, ids: Iterable[str]) -> Iterator[Message]:
+        """Yield the replies to the messages of these ids that have arrived; an error for one that cannot be received.
 
-    def fault(self, message_id: str) -> str | None:
-        """Return why the reply to this message was not received; ``None`` if it is not its size."""
-        if message_id not in self._refused:
-            return None
-        return f"it sent more than {self.largest / 1e6:.0f} MB, which no reply may have"
+        Raises:
+            httpx.HTTPError: If the SuperLink cannot be reached.
+        """
+        left = list(ids)
+        if self._link is None:
+            yield from self._grid.pull_messages(left) if left else ()
+            return
+        while left:
+            try:
+                replies = list(self._grid.pull_messages(left))
+            except httpx.HTTPError:
+                raise
+            except Exception as error:  # its content is not what Flower puts together
+                replies = [_failed(self._link.answers, one_line(f"it sent what cannot be read ({error!r})"))]
+            if not replies:
+                return
+            for reply in replies:
+                if reply.metadata.reply_to_message_id not in left:
+                    continue  # it answers nothing that was asked
+                left.remove(reply.metadata.reply_to_message_id)
+                if self._link.too_large:
+                    reply.error = Error(
+                        UNKNOWN, f"it sent more than {self.largest / 1e6:.0f} MB, which no reply may have"
+                    )
+                yield reply
 
 
-class _Counting:
-    """Flower's client of the SuperLink, which receives no more of a reply than the limit allows."""
+class _OneReply:
+    """Flower's client of the SuperLink, which passes on one reply at a time, and no more of it than is allowed."""
 
-    def __init__(self, client: Any, limit: ReplyLimit) -> None:
+    def __init__(self, client: Any, limit: LimitedReplies) -> None:
         self._client = client
         self._limit = limit
-        self._reply_of: dict[str, str] = {}
-        self._answers: dict[str, str] = {}
-        self._received: Counter[str] = Counter()
+        self._arrived: deque[tuple[Any, Any]] = deque()
         self._lock = Lock()
+        self._begin("")
+
+    def _begin(self, answers: str) -> None:
+        self.answers = answers
+        """The id of the message to which the reply is"""
+        self.too_large = False
+        self._bytes = 0
+        self._sizes: dict[str, int] = {}
+        self._used: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
     def PullMessages(self, request: Any) -> Any:  # noqa: N802 (Flower's name)
-        response = self._client.PullMessages(request)
-        self._received.clear()
-        pairs = list(zip(response.messages_list, response.message_object_trees, strict=True))
-        self._answers = {each.metadata.message_id: each.metadata.reply_to_message_id for each, _ in pairs}
-        self._reply_of = {
-            part.object_id: each.metadata.message_id for each, tree in pairs for part in iterate_object_tree(tree)
-        }
-        return response
+        if not self._arrived:  # the SuperLink tells of each reply once
+            response = self._client.PullMessages(request)
+            self._arrived.extend(zip(response.messages_list, response.message_object_trees, strict=True))
+        if not self._arrived:
+            return PullAppMessagesResponse()
+        reply, tree = self._arrived.popleft()
+        self._begin(reply.metadata.reply_to_message_id)
+        return PullAppMessagesResponse(messages_list=[reply], message_object_trees=[tree])
 
     def PullObject(self, request: Any) -> Any:  # noqa: N802 (Flower's name)
-        reply = self._reply_of.get(request.object_id, "")
-        if self._received[reply] > self._limit.largest:
-            self._limit.refuse(self._answers.get(reply, ""))
-            return PullObjectResponse(object_found=False)
-        response = self._client.PullObject(request)
-        with self._lock:  # Flower asks for several objects at once
-            self._received[reply] += len(response.object_content)
-        return response
+        if not self.too_large:
+            response = self._client.PullObject(request)
+            with self._lock:  # Flower asks for several objects at once
+                self._sizes[request.object_id] = len(response.object_content)
+                self._bytes += len(response.object_content) + self._repeated(response.object_content)
+                self.too_large |= self._bytes > self._limit.largest
+        return PullObjectResponse(object_found=False) if self.too_large else response
+
+    def _repeated(self, content: bytes) -> int:
+        """Return the bytes that an array has by naming pieces again, which are received once."""
+        if not content or get_object_type_from_object_content(content) != Array.__qualname__:
+            return 0
+        pieces, again = get_object_children_ids_from_object_content(content), 0
+        for place in json.loads(get_object_body(content, Array))["arraychunk_ids"]:
+            again += self._sizes.get(pieces[place], PIECE) if pieces[place] in self._used else 0
+            self._used.add(pieces[place])
+        return again
+
+
+def _failed(message_id: str, reason: str) -> Message:
+    answered = message(TRAIN, 0, None)
+    answered.metadata.__dict__["_message_id"] = message_id
+    return Message(Error(UNKNOWN, reason), reply_to=answered)

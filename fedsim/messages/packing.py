@@ -29,8 +29,8 @@ class Packer:
     def __call__(self, content: RecordDict) -> RecordDict:
         """Return the records, of which those with arrays are packed."""
         packed = content.copy()
-        for name, record in content.array_records.items():
-            if record:
+        for name, record in content.items():  # Flower's ``array_records`` would keep the content until much later
+            if isinstance(record, ArrayRecord) and record:
                 packed[name] = self._pack(record)
         return packed
 
@@ -48,8 +48,8 @@ def unpacked(content: RecordDict) -> RecordDict:
         ValueError: If a packed record cannot be read.
     """
     opened = content.copy()
-    for name, record in content.array_records.items():
-        if record.keys() == {PACKED} and record[PACKED].stype == PACKED:
+    for name, record in content.items():
+        if isinstance(record, ArrayRecord) and record.keys() == {PACKED} and record[PACKED].stype == PACKED:
             opened[name] = _unpacked(record[PACKED].data)
     return opened
 

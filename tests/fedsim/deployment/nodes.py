@@ -24,8 +24,6 @@ class FlowersGrid(Grid):
         self.dying: set[int] = set()
         self.failing: dict[int, str] = {}
         """Nodes whose app raises, and what they say of it"""
-        self.code = 2
-        """Flower's code of these errors"""
         self.keeps: set[int] | None = None
         """The nodes that keep something, all unless said otherwise"""
         self.arrays: dict[int, ArrayRecord] = {}
@@ -59,7 +57,7 @@ class FlowersGrid(Grid):
             elif node in self.silent:
                 continue
             elif node in self.failing:
-                reply = Message(Error(self.code, self.failing[node]), reply_to=sent)
+                reply = Message(Error(2, self.failing[node]), reply_to=sent)
             else:
                 reply = Message(self._answer(node, sent), reply_to=sent)
             del self._pending[id_]

@@ -7,7 +7,6 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, RecordDict
 
-from fedsim.deployment.delivery import GONE
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.packing import PACKED, Packer, unpacked
 from fedsim.messages.schema import ARRAYS, PACKED_REPLY, TRAIN, arrays_of, config_of, message
@@ -82,15 +81,3 @@ def test_arrays_travel_packed_and_one_who_sends_nonsense_is_an_error() -> None:
         "it sent what cannot be read (no packed arrays: Error while deserializing: header too small)"
     )
     assert node_that_answered(replies[2]) == 102
-
-
-def test_who_sends_too_much_is_an_error_and_not_asked_again() -> None:
-    behind, grid = grid_of(0, 1, 2)
-    behind.failing[101], behind.code = "Reply message objects are unavailable.", GONE[0]  # as Flower then says
-    grid._limit.refuse(f"m{len(behind.received) + 1}")
-    replies = ask(grid, range(3))
-    assert [reply.has_error() for reply in replies] == [False, True, False]
-    assert replies[1].error.reason == "it sent more than 134 MB, which no reply may have"
-    assert [each.metadata.dst_node_id for each in behind.received if each.metadata.message_type == TRAIN] == [
-        *(100, 101, 102)
-    ]

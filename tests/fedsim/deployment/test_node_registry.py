@@ -9,6 +9,7 @@ from fedsim.deployment import node_registry
 from fedsim.deployment.devices.node import NodeConfig
 from fedsim.deployment.node_registry import NodeRegistry
 from fedsim.deployment.partition_grid import PartitionGrid
+from fedsim.deployment.reply_limit import LimitedReplies
 from fedsim.messages.schema import CONFIG, TRAIN, message
 from tests.fedsim.deployment.nodes import Clock, FlowersGrid, ask, device, grid_of, node_that_answered
 
@@ -208,7 +209,7 @@ def test_who_joins_over_and_over_is_asked_so_many_times_at_once(clock: Clock, mo
     behind = FlowersGrid()
     behind.nodes = {number: device(0) for number in range(50)}
     behind.silent = set(behind.nodes)
-    roll = NodeRegistry(behind, range(1))
+    roll = NodeRegistry(behind, LimitedReplies(behind), range(1))
     for _ in range(5):
         roll.refresh()
     assert [each.metadata.dst_node_id for each in behind.received] == [0, 1, 2]
@@ -218,4 +219,7 @@ def test_who_joins_over_and_over_is_asked_so_many_times_at_once(clock: Clock, mo
     assert [each.metadata.dst_node_id for each in behind.received] == [0, 1, 2, 3, 4]
     clock.sleep(node_registry.QUERY_TIMEOUT + 1)  # those who do not answer hold up nobody for longer
     roll.refresh()
-    assert [each.metadata.dst_node_id for each in behind.received[5:]] == [5, 6, 7]
+    assert [each.metadata.dst_node_id for each in behind.received[5:]] == [5, 6, 7]  # before those asked once
+    for _ in range(3):
+        roll.refresh()
+    assert len(behind.received) == 8

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
-from flwr.app.message import remove_content_from_message
+from flwr.app.message import array, remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
 from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from fedsim.deployment import reply_limit
-from fedsim.deployment.reply_limit import ReplyLimit
+from fedsim.deployment.reply_limit import LimitedReplies
 from fedsim.messages.schema import TRAIN, message
 
 PIECE = 5_242_880
@@ -20,25 +20,34 @@ PIECE = 5_242_880
 
 
 class Link:
-    """What a SuperLink answers: replies to messages ``m0``, ``m1``, ..., of so many megabytes."""
+    """What a SuperLink answers, once: replies to messages ``m0``, ``m1``, ..., of so many megabytes."""
 
-    def __init__(self, *megabytes: int) -> None:
-        self.received = 0
+    def __init__(self, *megabytes: int, zeros: bool = False, seed: int | None = None) -> None:
+        self.received, self.replies = 0, len(megabytes)
         self._objects: dict[str, bytes] = {}
         self._response = PullAppMessagesResponse()
         for number, size in enumerate(megabytes):
             sent = message(TRAIN, number, None)
             sent.metadata.__dict__["_message_id"] = f"m{number}"
+            drawn = np.random.default_rng(number if seed is None else seed).integers(0, 255, size * 10**6, np.uint8)
             record = ArrayRecord()
-            record["w"] = Array(np.random.default_rng(number).integers(0, 255, size * 10**6, np.uint8))
+            record["w"] = Array(np.zeros_like(drawn) if zeros else drawn)
             reply = Message(RecordDict({"arrays": record}), reply_to=sent)
             reply.metadata.__dict__["_message_id"] = reply.object_id
             self._objects |= {name: each.deflate() for name, each in get_all_nested_objects(reply).items()}
             self._response.message_object_trees.append(get_object_tree(reply))
             self._response.messages_list.append(message_to_proto(remove_content_from_message(reply)))
 
+    def break_array(self, number: int) -> None:
+        """Let the array of a reply name a piece that is not there."""
+        for part in iterate_object_tree(self._response.message_object_trees[number]):
+            content = self._objects[part.object_id]
+            if content.startswith(b"Array "):
+                self._objects[part.object_id] = content.replace(b'"arraychunk_ids": [0', b'"arraychunk_ids": [7')
+
     def PullMessages(self, request: PullAppMessagesRequest) -> PullAppMessagesResponse:  # noqa: N802 (Flower's name)
-        return self._response
+        response, self._response = self._response, PullAppMessagesResponse()
+        return response
 
     def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802 (Flower's name)
         content = self._objects[request.object_id]
@@ -53,26 +62,23 @@ def small(monkeypatch: pytest.MonkeyPatch, impatient: None) -> None:
     monkeypatch.setattr(reply_limit, "ALWAYS", 20_000_000)
 
 
-def replies_of(*megabytes: int, sent: int = 0) -> tuple[ReplyLimit, list[Message], int]:
-    grid, link = HttpGrid(token="t"), Link(*megabytes)
+def replies_of(*megabytes: int, sent: int = 0, link: Link | None = None) -> tuple[LimitedReplies, list[Message], int]:
+    grid, link = HttpGrid(token="t"), link or Link(*megabytes)
     grid.set_run(Run.create_empty(run_id=1))
     grid._client = link
-    limit = ReplyLimit(grid)
+    limit = LimitedReplies(grid)
     limit.sent(sent)
-    return limit, list(grid.pull_messages([f"m{number}" for number in range(len(megabytes))])), link.received
+    return limit, list(limit.pull([f"m{number}" for number in range(link.replies)])), link.received
 
 
 @pytest.mark.usefixtures("small")
 def test_one_that_is_too_large_is_refused_and_the_others_arrive() -> None:
-    limit, replies, received = replies_of(12, 300, 15)
+    _, replies, received = replies_of(12, 300, 15)
+    assert [reply.metadata.reply_to_message_id for reply in replies] == ["m0", "m1", "m2"]
     assert [reply.has_error() for reply in replies] == [False, True, False]
     assert replies[2].content.array_records["arrays"]["w"].numpy().nbytes == 15 * 10**6
-    assert [limit.fault(f"m{number}") for number in range(3)] == [
-        None,
-        "it sent more than 20 MB, which no reply may have",
-        None,
-    ]
-    assert received < (12 + 15 + 20) * 10**6 + 32 * PIECE  # of the large one no more than what was under way
+    assert replies[1].error.reason == "it sent more than 20 MB, which no reply may have"
+    assert received < (12 + 15 + 20) * 10**6 + 2 * PIECE  # of the large one no more than what was under way
 
 
 @pytest.mark.usefixtures("small")
@@ -80,4 +86,34 @@ def test_the_limit_grows_with_what_was_sent() -> None:
     limit, replies, _ = replies_of(40, sent=10**6)
     assert limit.largest == 50 * 10**6
     assert not replies[0].has_error()
-    assert limit.fault("m0") is None
+
+
+@pytest.mark.usefixtures("small")
+def test_a_single_piece_may_not_be_larger_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(array, "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE", 10**9)  # the sender's own
+    _, replies, _ = replies_of(12, 60)
+    assert [reply.has_error() for reply in replies] == [False, True]
+
+
+@pytest.mark.usefixtures("small")
+def test_pieces_that_are_named_again_count_again() -> None:
+    _, replies, received = replies_of(link=Link(100, 15, zeros=True))
+    assert received < 50 * 10**6  # of a hundred megabytes of zeros one piece is sent
+    assert [reply.has_error() for reply in replies] == [True, False]
+    assert replies[0].error.reason == "it sent more than 20 MB, which no reply may have"
+
+
+@pytest.mark.usefixtures("small")
+def test_equal_replies_are_counted_for_themselves() -> None:
+    _, replies, _ = replies_of(link=Link(15, 15, 15, 15, seed=0))
+    assert not any(reply.has_error() for reply in replies)
+
+
+@pytest.mark.usefixtures("small")
+def test_one_that_flower_cannot_put_together_is_an_error_and_the_others_arrive() -> None:
+    link = Link(1, 2, 3)
+    link.break_array(1)
+    _, replies, _ = replies_of(link=link)
+    assert [reply.has_error() for reply in replies] == [False, True, False]
+    assert replies[1].metadata.reply_to_message_id == "m1"
+    assert replies[1].error.reason.startswith("it sent what cannot be read (IndexError")
