@@ -49,7 +49,9 @@ OF_A_RUN = (
     *(MODEL, SHARED, EVALUATION, CLIENTS, "plots", "report.html"),
 )
 """The files and folders that a run writes beside its configuration."""
-FORMS = (".csv", ".html", ".json", ".safetensors", ".yaml")
+FOLDERS = ("checkpoints", CLIENTS, "plots")
+"""Those of them that are folders."""
+FORMS = (".csv", ".html", ".json", ".png", ".safetensors", ".yaml")
 """Ends of the names of files that a run writes."""
 PER_ROUND = ("train_", "seconds", "simulated_", "bytes_", "device_")
 """Beginnings of the columns of ``rounds.csv`` that describe the round and not its model."""
@@ -88,7 +90,7 @@ class Recorder:
             self._new = True
         else:
             _try_to_write(self.run_dir, "resume")
-            _refuse_folders(self.run_dir)
+            _refuse_what_is_in_the_way(self.run_dir)
             write_atomically(self._config, self._write_config)
 
     def _write_config(self, path: Path) -> None:
@@ -253,15 +255,18 @@ def _try_to_write(run_dir: Path, key: str) -> None:
         ) from error
 
 
-def _refuse_folders(run_dir: Path) -> None:
-    """Refuse folders where the run will write files, before it has computed anything.
+def _refuse_what_is_in_the_way(run_dir: Path) -> None:
+    """Refuse folders where the run will write files, and files where it will make folders, before it computes anything.
 
     Raises:
         UserError: If there is one; names it.
     """
-    for path in (*run_dir.glob("*.*"), *run_dir.glob("clients/*.*"), *run_dir.glob("checkpoints/*.*")):
-        if path.suffix in FORMS and path.is_dir():
-            raise UserError(f"{path} is a folder, where the run writes a file: remove it.")
+    for folder in (run_dir, *(run_dir / name for name in FOLDERS)):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is no folder, where the run writes files: remove it.")
+        for path in folder.glob("*.*"):
+            if path.suffix in FORMS and path.is_dir():
+                raise UserError(f"{path} is a folder, where the run writes a file: remove it.")
 
 
 def _already_holds_a_run(run_dir: Path) -> UserError:

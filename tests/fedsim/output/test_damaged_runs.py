@@ -114,6 +114,12 @@ def test_a_folder_where_a_file_will_be_written_is_named_before_anything_runs(tmp
     with pytest.raises(UserError, match=sentence):
         resume(run_dir)
     assert (run_dir / "clients.csv").read_bytes() == before
+    (run_dir / name).rmdir()
+    (run_dir / "plots").write_text("")
+    with pytest.raises(
+        UserError, match=rf"^{run_dir / 'plots'} is no folder, where the run writes files: remove it\.$"
+    ):
+        resume(run_dir)
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_the_damaged_one(tmp_path: Path, whole: Path) -> None:
