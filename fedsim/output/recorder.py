@@ -24,7 +24,7 @@ from fedsim.output.federation_table import clients_table
 from fedsim.output.model_files import CLIENTS, EVALUATION, MODEL, SHARED
 from fedsim.output.provenance import FILE as PROVENANCE
 from fedsim.output.provenance import commit, versions
-from fedsim.output.results import read_summary
+from fedsim.output.results import NEEDED, read_summary
 from fedsim.output.tables import Table
 from fedsim.trackers.tracking import FILE as TRACKERS
 from fedsim.trackers.tracking import Tracking
@@ -67,11 +67,11 @@ class Recorder:
         self.checkpoints = run_dir / "checkpoints"
         self._config = run_dir / "config.yaml"
         self._new = False
-        self._clients = Table(run_dir / "clients.csv")
-        self._rounds = Table(run_dir / "rounds.csv")
-        self._classes = Table(run_dir / "classes.csv")
-        self._diagnostics = Table(run_dir / "diagnostics.csv")
-        self._participation = Table(run_dir / "participation.csv")
+        self._clients = _table(run_dir / "clients.csv")
+        self._rounds = _table(run_dir / "rounds.csv")
+        self._classes = _table(run_dir / "classes.csv")
+        self._diagnostics = _table(run_dir / "diagnostics.csv")
+        self._participation = _table(run_dir / "participation.csv")
         self._rows: list[Row] = []
 
     def open(self) -> None:
@@ -242,6 +242,10 @@ def check_run_dir(run_dir: Path) -> None:
         raise UserError(
             f"out_dir={run_dir} already holds {there}, which a run would take for its own: choose a new directory."
         )
+
+
+def _table(path: Path) -> Table:
+    return Table(path, NEEDED[path.name])
 
 
 def _try_to_write(run_dir: Path, key: str) -> None:

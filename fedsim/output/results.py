@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,17 @@ BY_DOMAIN = ("domain_", "unseen_")
 """Parts of the names of numbers that a summary has by domain"""
 FAULT = "fault"
 """The column that holds sentences; all others hold numbers"""
+
+
+NEEDED = {
+    "clients.csv": ("round", "client", "domain", "split", "accuracy"),
+    "rounds.csv": ("round", CLIENT_MEAN),
+    "classes.csv": ("round", "class"),
+    "diagnostics.csv": ("round", "layer", "metric", "value"),
+    "participation.csv": ("round", "client", "outcome"),
+    FEDERATION: ("client", "domain"),
+}
+"""The columns that each table of a run has"""
 
 
 @dataclass(frozen=True)
@@ -71,13 +82,13 @@ def read_result(run_dir: Path) -> Result:
     """
     return Result(
         run_dir=run_dir,
-        clients=_filled(run_dir / "clients.csv", ("round", "client", "domain", "split", "accuracy")),
-        rounds=_filled(run_dir / "rounds.csv", ("round", CLIENT_MEAN), once=("round",)),
+        clients=_filled(run_dir / "clients.csv"),
+        rounds=_filled(run_dir / "rounds.csv", once=("round",)),
         summary=read_summary(run_dir / "summary.json"),
-        classes=_if_there(run_dir / "classes.csv", ("round", "class"), once=("round", "class")),
-        diagnostics=_if_there(run_dir / "diagnostics.csv", ("round", "layer", "metric", "value")),
-        participation=_if_there(run_dir / "participation.csv", ("round", "client", "outcome")),
-        federation=_if_there(run_dir / FEDERATION, ("client", "domain"), once=("client",)),
+        classes=_if_there(run_dir / "classes.csv", once=("round", "class")),
+        diagnostics=_if_there(run_dir / "diagnostics.csv"),
+        participation=_if_there(run_dir / "participation.csv"),
+        federation=_if_there(run_dir / FEDERATION, once=("client",)),
     )
 
 
@@ -115,41 +126,41 @@ def _leaves(row: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
             yield f"{above}{name}", value
 
 
-def _table(path: Path, columns: Collection[str], once: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a table that has these columns, and in those of ``once`` no row twice.
+def _table(path: Path, once: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a table that has its columns, and in those of ``once`` no row twice.
 
     Raises:
         UserError: If it is not there or damaged.
     """
     with reading(path):
         table = read_table(path)
-        for name in columns:
+        for name in NEEDED[path.name]:
             table[name]
         for name in table.columns.difference([*NAMES, FAULT]):
             if len(table) and not is_numeric_dtype(table[name]):
                 raise ValueError(f"its column {name} does not hold numbers alone")
-        if "round" in columns and not (table["round"] % 1 == 0).all():
+        if "round" in NEEDED[path.name] and not (table["round"] % 1 == 0).all():
             raise ValueError("a round of it is no whole number")
         if once and (again := table.duplicated(list(once))).any():
             raise ValueError(f"its row {int(again.to_numpy().argmax()) + 1} is there twice")
         return table
 
 
-def _filled(path: Path, columns: Collection[str], once: Sequence[str] = ()) -> pd.DataFrame:
+def _filled(path: Path, once: Sequence[str] = ()) -> pd.DataFrame:
     """Read such a table, which has rows.
 
     Raises:
         UserError: If it has none, is not there or damaged.
     """
-    table = _table(path, columns, once)
+    table = _table(path, once)
     with reading(path):
         if table.empty:
             raise ValueError("it has no rows")
     return table
 
 
-def _if_there(path: Path, columns: Collection[str], once: Sequence[str] = ()) -> pd.DataFrame | None:
-    return _table(path, columns, once) if os.path.lexists(path) else None
+def _if_there(path: Path, once: Sequence[str] = ()) -> pd.DataFrame | None:
+    return _table(path, once) if os.path.lexists(path) else None
 
 
 def find_runs(folders: list[Path]) -> list[Result]:

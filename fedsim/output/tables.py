@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,15 @@ class Table:
 
     If a row has a new column, the file is rewritten with that column, so a method may add numbers in any round. Floats
     are written with all digits, so that reading returns the same float.
+
+    Args:
+        path: The file.
+        needed: Columns without which it is not gone on with.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, needed: Sequence[str] = ()) -> None:
         self.path = path
+        self._needed = needed
         self.columns: list[str] = []
         self.length = 0
         """Number of rows that this object has written, or left when it went back to a round"""
@@ -89,6 +94,9 @@ class Table:
         with reading(self.path):
             whole = self._text(whole_lines=True)
             self.columns = next(csv.reader(io.StringIO(whole, newline="")), [])
+            for name in self._needed if self.columns else ():
+                if name not in self.columns:
+                    raise ValueError(f"it has no {name!r}")
             rows = _parsed(whole, last_may_be_cut=True)
             kept = [row for row in rows if int(row["round"]) <= round]
             while kept and _only_later(self.columns[-1], rows, kept):

@@ -108,7 +108,8 @@ def test_a_resumed_run_ends_with_the_files_of_one_that_was_not_stopped(
     tmp_path: Path, grid: InlineGrid, small_settings: SmallSettings
 ) -> None:
     rows = [row(0, 1 / 3), row(1, None), row(2, 0.7), row(3, 0.2, seconds=0.1)]
-    clients = [{"round": number, "client": 0, "accuracy": number / 7} for number in range(4)]
+    where = {"client": 0, "domain": "plain", "split": "test"}
+    clients = [{"round": number, **where, "accuracy": number / 7} for number in range(4)]
 
     def record(run_dir: Path, rounds: range, back_to: int, resume: bool = False) -> None:
         settings = small_settings(f"resume={run_dir}") if resume else small_settings()
