@@ -1,16 +1,14 @@
 """Replies that must not reach an average or a table."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from datasets.build import build_federation
 from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.engines.grid import WrappedGrid
@@ -29,80 +27,15 @@ from fedsim.messages.schema import (
     QUERY,
     QUERY_METHOD,
     ROUND,
-    TRAIN,
 )
 from fedsim.methods.client_state import PERSONAL, TRAINED
-from fedsim.methods.reply_records import model_entries, no_arrays
-from fedsim.methods.sparse.records import (
-    BN_STATISTICS,
-    CANDIDATE_LOSS,
-    GRADIENTS,
-    GROW,
-    PLACES,
-    SQUARES,
-    VALUES,
-    check_largest_gradients,
-    check_squares,
-)
+from fedsim.methods.reply_records import no_arrays
+from fedsim.methods.sparse.records import BN_STATISTICS, CANDIDATE_LOSS, GRADIENTS, GROW, PLACES, SQUARES, VALUES
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
-from fedsim.server.reply_checks import CheckedGrid, DecompressingGrid, ReplyChecks
+from fedsim.server.reply_checks import ReplyChecks
 from fedsim.server.simulation import run
-
-SENT = {"head.weight": torch.tensor([[0.5, -2.0]]), "seen": torch.tensor(3)}
-IMAGES, TESTS = 40, 20
-GOOD = {"num-examples": IMAGES, "loss": 0.5}
-TESTED = {"num-examples": TESTS, "correct": 7, "loss": 2.0}
-Content = dict[str, ArrayRecord | MetricRecord | ConfigRecord]
-
-
-@pytest.fixture
-def checks(small_settings: Callable[..., Settings]) -> ReplyChecks:
-    InlineGrid(lambda device: None, 2, [torch.device("cpu")])  # type: ignore[arg-type,return-value]  # sets the sender
-    return ReplyChecks(
-        build_federation(small_settings()),
-        SENT,
-        update_limit=1000.0,
-        reply_records={GRADIENTS: check_largest_gradients, SQUARES: partial(check_squares, layers=["head"])},
-        queries={BN_STATISTICS: model_entries},
-    )
-
-
-class Answering(WrappedGrid):
-    """Client 1 answers every message with this."""
-
-    def __init__(self, content: Content) -> None:
-        super().__init__(InlineGrid(lambda device: None, 2, [torch.device("cpu")]))  # type: ignore[arg-type,return-value]
-        self.content = RecordDict(content)
-
-    def passed(self, message: Message, reply: Message) -> Message:
-        return reply
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        for message in messages:
-            yield Message(self.content, reply_to=message)
-
-
-def fault(
-    checks: ReplyChecks, content: Content, type_: str = TRAIN, compression: str | None = None, **config: object
-) -> str | None:
-    """What the server sees of that answer to a message with that config, if it is an error."""
-    asked = ConfigRecord({ROUND: 4, **config})  # type: ignore[arg-type]
-    message = Message(RecordDict({CONFIG: asked, ARRAYS: to_record(SENT)}), 1, type_)
-    answering = Answering(content)
-    plain = answering if compression is None else DecompressingGrid(answering, compression, frozenset())
-    (reply,) = CheckedGrid(plain, checks).send_and_receive([message])
-    return None if reply.has_content() else reply.error.reason
-
-
-def trained(changed: dict[str, torch.Tensor] | None = None, **more: object) -> Content:
-    """A good answer to training, with these changes."""
-    content: Content = {
-        METRICS: MetricRecord(GOOD),
-        ARRAYS: to_record(SENT if changed is None else {**SENT, **changed}),
-        CONFIG: ConfigRecord({ROUND: 4}),
-    }
-    return {**content, **more}  # type: ignore[dict-item]
+from tests.fedsim.server.replies import GOOD, SENT, TESTED, TESTS, Content, fault, trained
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,52 @@
+"""How far a reply may move a number: up to the limit, and no further."""
+
+import pytest
+import torch
+
+from fedsim.messages.schema import MOVED_ENTRIES
+from fedsim.server.reply_checks import ReplyChecks
+from tests.fedsim.server.replies import IMAGES, SENT, fault, trained
+
+HEAD, SEEN = "head.weight", "seen"
+MOST = 1000 * 2.0
+"""How far a weight may move: the limit, times the largest weight that was sent"""
+
+
+@pytest.mark.parametrize("moved", [(), (HEAD,)], ids=["in place", "at other places"])
+@pytest.mark.parametrize(
+    ("name", "numbers", "bad"),
+    [
+        (HEAD, [[0.5 + MOST, -2.0]], False),
+        (HEAD, [[0.5, -2.0 - MOST]], False),
+        (HEAD, [[0.5, -MOST - 3]], True),
+        (HEAD, [[MOST + 3, -2.0]], True),
+        (SEEN, 3, False),
+        (SEEN, 3 + 1000 * IMAGES, False),
+        (SEEN, 4 + 1000 * IMAGES, True),
+        (SEEN, 2, True),
+    ],
+)
+def test_a_number_may_move_as_far_as_the_limit(
+    checks: ReplyChecks, name: str, numbers: object, bad: bool, moved: tuple[str, ...]
+) -> None:
+    """Where the weights of an entry lie at other places, the distance is at least its size less the largest sent."""
+    sent = torch.tensor(numbers, dtype=SENT[name].dtype)
+    found = fault(checks, trained({name: sent}), **({MOVED_ENTRIES: list(moved)} if moved else {}))
+    assert (found is not None) == bad
+    assert found is None or f"it moved a number in {name} by " in found
+    checks.update_limit = None
+    assert fault(checks, trained({name: sent})) is None
+
+
+def test_the_limit_is_of_one_at_least(checks: ReplyChecks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SENT, HEAD, torch.tensor([[0.0, 0.25]]))
+    assert fault(checks, trained({HEAD: torch.tensor([[1000.0, 0.25]])})) is None
+    assert fault(checks, trained({HEAD: torch.tensor([[1000.5, 0.25]])})) is not None
+
+
+def test_each_round_is_compared_with_what_it_sent(checks: ReplyChecks, monkeypatch: pytest.MonkeyPatch) -> None:
+    far = torch.tensor([[5000.0, -2.0]])
+    assert fault(checks, trained({HEAD: far})) is not None
+    monkeypatch.setitem(SENT, HEAD, far)
+    assert fault(checks, trained()) is None
+    assert fault(checks, trained({HEAD: torch.tensor([[0.5, -2.0]])})) is None
