@@ -70,6 +70,13 @@ def test_mean_and_covariance_are_compared_number_by_number() -> None:
     assert mean_cov(one, other).item() == pytest.approx((0 + 1) / 2 + (4 + 4 + 4 + 36) / 4)
 
 
+def test_means_are_those_of_the_columns_of_each_set() -> None:
+    one, other = sets(rows=5)
+    expected = sum((float(a) - float(b)) ** 2 for a, b in zip(one.sum(0) / 5, other.sum(0) / 5, strict=True)) / 3
+    of_equal_covariance = one - one.mean(0) + other.mean(0)
+    assert mean_cov(one, of_equal_covariance).item() == pytest.approx(expected, rel=1e-9)
+
+
 def test_distances_of_rows_are_means_over_all_numbers() -> None:
     one, other = torch.tensor([[0.0, 1.0], [2.0, 3.0]]), torch.tensor([[1.0, 1.0], [0.0, 6.0]])
     assert DISTANCES["l1"](one, other).item() == (1 + 0 + 2 + 3) / 4

@@ -106,3 +106,7 @@ def test_what_was_fixed_is_free_again_after_an_error() -> None:
 def test_no_epoch_for_the_head_is_refused(head_epochs: int) -> None:
     with pytest.raises(UserError, match=rf"^strategy\.head_epochs={head_epochs} is not possible: choose a whole numb"):
         FedRep(TRAINING, head_epochs)
+
+
+def test_its_passes_are_those_of_the_head_and_of_the_body() -> None:
+    assert FedRep(LocalTraining(2, 8, 0.1, 0.0), head_epochs=5).epochs() == 7

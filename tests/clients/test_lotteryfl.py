@@ -1,11 +1,16 @@
 """LotteryFL's client against the official procedure, written out in float64."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from clients import LocalSGD, LotteryFL
+from clients.lotteryfl import _accuracy
+from datasets.examples import Examples
 from fedsim.core.errors import UserError
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.methods.interfaces import TrainingContext
@@ -116,3 +121,17 @@ def test_without_its_masks_it_says_so() -> None:
 def test_impossible_options_are_refused(name: str, value: float, allowed: str) -> None:
     with pytest.raises(UserError, match=rf"^strategy\.{name}={value} is not possible: choose a number {allowed}\.$"):
         trainer(**{name: value})
+
+
+def test_a_network_is_good_enough_by_its_share_of_right_answers_on_all_images() -> None:
+    """In more than one batch, in evaluation mode, and the mode is what it was."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(2 * 2), nn.Linear(2 * 2, 3))
+    data = Examples(torch.randint(0, 256, (1300, 1, 2, 2), dtype=torch.uint8), torch.randint(0, 3, (1300,)))
+    images, labels = data.batch(torch.arange(1300))
+    with torch.no_grad():
+        right = (deepcopy(model).eval()(images).argmax(1) == labels).sum().item()
+    told = _accuracy(model, context(model, data))
+    assert told == right / 1300
+    assert 0 < told < 1
+    assert model.training
