@@ -45,7 +45,7 @@ class LimitedReplies:
         client = getattr(grid, "_runtime_client", None)
         self._link = None if client is None else _OneReply(client, self)
         if self._link is not None:
-            grid._client = self._link  # type: ignore[attr-defined]
+            grid._client = self._link  # type: ignore[attr-defined]  # of Flower's grid of a SuperLink, not of every Grid
 
     @property
     def largest(self) -> int:
@@ -69,9 +69,9 @@ class LimitedReplies:
         while left:
             try:
                 replies = list(self._grid.pull_messages(left))
-            except httpx.HTTPError:
-                raise
-            except Exception as error:  # its content is not what Flower puts together
+            except Exception as error:
+                if isinstance(error, httpx.HTTPError) or self._link.answers not in left:
+                    raise  # it is not the content of a reply that Flower cannot put together
                 replies = [_failed(self._link.answers, one_line(f"it sent what cannot be read ({error!r})"))]
             if not replies:
                 return
@@ -108,6 +108,7 @@ class _OneReply:
         return getattr(self._client, name)
 
     def PullMessages(self, request: Any) -> Any:  # noqa: N802 (Flower's name)
+        self._begin("")
         if not self._arrived:  # the SuperLink tells of each reply once
             response = self._client.PullMessages(request)
             self._arrived.extend(zip(response.messages_list, response.message_object_trees, strict=True))

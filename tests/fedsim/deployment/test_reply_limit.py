@@ -1,5 +1,6 @@
 """A reply of more bytes than any has is not received whole, by Flower's own grid."""
 
+import httpx
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
@@ -117,3 +118,16 @@ def test_one_that_flower_cannot_put_together_is_an_error_and_the_others_arrive()
     assert [reply.has_error() for reply in replies] == [False, True, False]
     assert replies[1].metadata.reply_to_message_id == "m1"
     assert replies[1].error.reason.startswith("it sent what cannot be read (IndexError")
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("error", [RuntimeError("no run"), httpx.ConnectError("gone")])
+def test_what_is_no_fault_of_a_reply_ends_the_run(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = Link(1)
+
+    def fails(request: object) -> object:
+        raise error
+
+    monkeypatch.setattr(link, "PullMessages", fails)
+    with pytest.raises(type(error), match=str(error)):
+        replies_of(link=link)
