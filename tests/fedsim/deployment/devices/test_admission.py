@@ -112,6 +112,7 @@ def test_a_superlink_knows_its_devices_after_a_restart_if_it_has_a_database(kept
     node = lab.register("pi1")
     device = lab.admit("pi1")
     link.stop()
+    device.wait_for("Connection attempt failed")  # it asks every few seconds, and might not notice a quick restart
     lab.start_superlink(*options)
     if kept:
         device.wait_for("Connection successful after")
