@@ -125,7 +125,10 @@ class FedAvg(Strategy):
 
     def arrays_to_train(self, arrays: ArrayRecord) -> ArrayRecord:
         """Return the part of the model that is sent for training: what is neither personal nor frozen."""
-        return select(arrays, (name for name in arrays if name not in self.personal and name not in self.frozen))
+        left_out = self.personal | self.frozen
+        if left_out.isdisjoint(arrays):
+            return arrays
+        return select(arrays, (name for name in arrays if name not in left_out))
 
     def arrays_to_evaluate(self, arrays: ArrayRecord) -> ArrayRecord:
         """Return the part of the model that is sent for evaluation: the same as for training, in the same form."""

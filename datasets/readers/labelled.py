@@ -122,6 +122,16 @@ def already_bytes(images: Images) -> bool:
     return isinstance(images, np.ndarray)
 
 
+def block(images: Images, first: int, end: int) -> Pixels | None:
+    """Return the images from ``first`` to before ``end`` as one array; ``None`` if they do not lie in one."""
+    if isinstance(images, _Chained):
+        start = len(images.first)
+        if first >= start:
+            return block(images.second, first - start, end - start)
+        return block(images.first, first, end) if end <= start else None
+    return images[first:end] if isinstance(images, np.ndarray) else None
+
+
 @contextmanager
 def reading(path: Path | str) -> Iterator[None]:
     """Convert errors as ``fedsim.core.files.reading`` does, but of any class.

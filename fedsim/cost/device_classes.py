@@ -72,7 +72,8 @@ def device_classes(budget: Mapping[str, Any], clients: Sequence[int], seed: int)
         DeviceClass(name, tuple(sorted(members[name])), {**general, **_limits(options)})
         for name, options in described.items()
     ]
-    left = tuple(client for client in clients if not any(client in each.clients for each in classes))
+    in_one = {client for each in classes for client in each.clients}
+    left = tuple(client for client in clients if client not in in_one)
     return [*([DeviceClass("", left, general)] if left else []), *classes]
 
 
@@ -101,7 +102,7 @@ def _described(name: str, options: Any) -> Mapping[str, Any]:
 def _members(wanted: Mapping[str, Any], clients: Sequence[int], seed: int) -> dict[str, Collection[int]]:
     """Return the clients of each class: first of the lists, then of the shares, drawn from the remaining clients."""
     members: dict[str, Collection[int]] = {}
-    free = list(clients)
+    named: set[int] = set()
     for name, listed in wanted.items():
         if not isinstance(listed, Sequence) or isinstance(listed, str):
             continue
@@ -111,13 +112,14 @@ def _members(wanted: Mapping[str, Any], clients: Sequence[int], seed: int) -> di
                     f"budget.classes.{name}.clients={list(listed)} is not possible: there is no client {client}, "
                     f"choose from 0 to {len(clients) - 1}."
                 )
-            if client not in free:
+            if client in named:
                 raise UserError(
                     f"budget.classes.{name}.clients={list(listed)} is not possible: client {client} is named already, "
                     "choose each once."
                 )
-            free.remove(client)
+            named.add(client)
         members[name] = listed
+    free = [client for client in clients if client not in named]
     numpy_generator(seed, "device classes").shuffle(free)
     for name, share in wanted.items():
         if name in members:

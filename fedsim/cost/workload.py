@@ -86,6 +86,7 @@ class CostTracker:
         self.cost = cost
         self.images = [federation.num_images(client, Part.TRAIN) for client in federation.clients]
         self.classes = device_classes(settings.budget, range(len(self.images)), settings.seeds.split)
+        self._class_of = {client: each.name for each in self.classes for client in each.clients}
         self.local_epochs, self.batch_size = settings.local_epochs, settings.batch_size
         self.states = OPTIMIZERS[settings.optimizer].numbers_kept(settings.momentum)
 
@@ -95,12 +96,11 @@ class CostTracker:
         With classes of devices, the costs of each class are added under its name. The costs of a class are those of its
         client with the most images.
         """
-        rows: dict[str, Mapping[str, float]] = {}
-        for each in self.classes:
-            members = [client for client in each.clients if client in clients]
-            if members:
-                largest = max(members, key=self.images.__getitem__)
-                rows[each.name] = self.needs(workload_of(largest), largest)
+        members: dict[str, list[int]] = {each.name: [] for each in self.classes}
+        for client in sorted(clients):  # the cohort, not the population, which may be far larger
+            members[self._class_of[client]].append(client)
+        largest = {name: max(those, key=self.images.__getitem__) for name, those in members.items() if those}
+        rows = {name: self.needs(workload_of(client), client) for name, client in largest.items()}
         named = {f"{key}_{name}": row[key] for name, row in rows.items() if name for key in row}
         return {**_largest(list(rows.values())), **named}
 
