@@ -10,67 +10,30 @@ which is printed.
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from fedsim.config.composition import GROUPS, load
+from fedsim.config.composition import GROUPS
 from fedsim.config.paths import expanded
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import write_atomically, writing
 from fedsim.metrics.round_metrics import VALIDATION
-from fedsim.output.job_lines import JobLines
-from fedsim.output.reporters import console_reporter
-from fedsim.output.results import Result, find_runs, read_result
-from fedsim.output.terminal import never_fail_to_print, print_line, print_whole
+from fedsim.output.results import Result, find_runs
+from fedsim.output.terminal import never_fail_to_print, print_whole
+from fedsim.report.choice import Choice, choose, point
 from fedsim.report.comparison import write_comparison
+from fedsim.report.further_seeds import further_runs, run_all
 from fedsim.report.labels import compared_settings, group_by_settings
 from fedsim.report.plots import plot_tuning
 
-DIGITS = 9
-"""Digits behind the point to which accuracies are compared"""
 TESTS = "test"
 """The folder of the runs on further seeds"""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The size of the search for the settings of a method."""
-
-    points: int
-    seeds: int
-    rounds: int
-
-    def __str__(self) -> str:
-        return f"{self.points} settings × {self.seeds} seeds × {self.rounds} rounds"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The settings of one method that were chosen by validation."""
-
-    method: str
-    values: Mapping[str, Any]
-    """The chosen values by tuned key"""
-    validation: float
-    deviation: float
-    budget: Budget
-    edges: tuple[str, ...]
-    """The tuned keys whose chosen value is the smallest or the largest that was tried"""
-    run: Result
-    """One run with the chosen values, for all other settings"""
-
-    @property
-    def written(self) -> str:
-        return _point(list(self.values), list(self.values.values()))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,11 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
         folders = [Path(expanded("the folder", each)) for each in options.sweeps]
         out = folders[0] if options.out is None else Path(expanded("--out", options.out))
         keys = options.over.split(",")
-        tests = (out / TESTS).resolve()  # resolved, as the runs' directories are
-        table = tuning_table([run for run in find_runs(folders) if tests not in run.run_dir.parents], keys)
+        inside = (out / TESTS).resolve()  # resolved, as the runs' directories are
+        table = tuning_table([run for run in find_runs(folders) if inside not in run.run_dir.parents], keys)
         choices = choose(table, keys)
         seeds = _further_seeds(options.seeds, table)
         _refuse_groups(options.set)
+        runs = further_runs(choices, seeds, options.set, out / TESTS)
         print_whole(render(choices))
         print(f"budget of each method: {choices[0].budget}")
         if table["failed"].any():
@@ -99,12 +63,12 @@ def main(arguments: list[str] | None = None) -> int:
             print(line)
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
-        written = table.drop(columns="run")
-        write_atomically(out / "tuning.csv", lambda path: written.to_csv(path, index=False, encoding="utf-8"))
+        rows = table.drop(columns="run")
+        write_atomically(out / "tuning.csv", lambda path: rows.to_csv(path, index=False, encoding="utf-8"))
         plot_tuning(table, keys[0], {each.method: each.values[keys[0]] for each in choices}, out / "tuning.png")
         print(f"written to {out}: tuning.csv, tuning.png")
-        if seeds:
-            write_comparison(_all_tested(choices, seeds, options.set, out / TESTS), out)
+        if runs:
+            write_comparison(run_all(runs), out)
     except FedsimError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
@@ -161,61 +125,6 @@ def _failed(run: Result) -> bool:
     return bool((faults["round"] > run.rounds["round"].max()).any())
 
 
-def choose(table: pd.DataFrame, keys: Sequence[str]) -> list[Choice]:
-    """Return for each method the settings with the highest mean validation accuracy, of equal ones the smaller.
-
-    Raises:
-        UserError: If a setting lacks a seed that another one of the method has, or the budgets differ.
-    """
-    choices = [_choice(str(method), rows, keys) for method, rows in table.groupby("method", sort=False)]
-    budgets = {str(each.budget): each.method for each in choices}
-    if len(budgets) > 1:
-        told = "; ".join(f"{method} has had {budget}" for budget, method in budgets.items())
-        raise UserError(f"methods can only be compared at equal budgets, and {told}: run what is missing.")
-    return choices
-
-
-def _choice(method: str, rows: pd.DataFrame, keys: Sequence[str]) -> Choice:
-    seeds = sorted(set(rows["seed"]))
-    points: dict[tuple[Any, ...], pd.DataFrame] = {}
-    for values in sorted({tuple(row) for row in rows[list(keys)].itertuples(index=False)}, key=_ascending):
-        mine = rows[(rows[list(keys)].astype(object).apply(tuple, axis=1) == values)]
-        if sorted(mine["seed"]) != seeds:
-            raise UserError(
-                f"{method} {_point(keys, values)} was run with seeds {sorted(mine['seed'])}, and other settings of it "
-                f"with {seeds}: run each setting once with each seed."
-            )
-        points[values] = mine
-    # The first of equals, which the last digits of a mean over clients may tell apart.
-    best = max(points, key=lambda values: round(float(points[values]["validation"].mean()), DIGITS))
-    accuracy = points[best]["validation"]
-    edges = tuple(
-        key
-        for place, key in enumerate(keys)
-        if len(tried := sorted({values[place] for values in points}, key=lambda value: _ascending((value,)))) > 1
-        and best[place] in (tried[0], tried[-1])
-        and _is_number(best[place])
-    )
-    return Choice(
-        method,
-        dict(zip(keys, best, strict=True)),
-        float(accuracy.mean()),
-        float(accuracy.std()),
-        Budget(len(points), len(seeds), int(rows["rounds"].max())),
-        edges,
-        points[best]["run"].iloc[0],
-    )
-
-
-def _ascending(values: tuple[Any, ...]) -> tuple[tuple[float, str], ...]:
-    """Return a sort key: numbers by size, and other values, such as null for no clipping, after them."""
-    return tuple((float(value), "") if _is_number(value) else (np.inf, str(value)) for value in values)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
-
-
 def render(choices: Sequence[Choice]) -> Table:
     """Return a table of the chosen settings of each method, with their validation accuracies."""
     shown = Table(title="chosen by validation accuracy (%)", box=SIMPLE_HEAD)
@@ -230,12 +139,8 @@ def render(choices: Sequence[Choice]) -> Table:
 
 def _which(table: pd.DataFrame, keys: Sequence[str]) -> str:
     failed = table[table["failed"]]
-    told = [f"{row['method']} {_point(keys, [row[key] for key in keys])}" for _, row in failed.iterrows()]
+    told = [f"{row['method']} {point(keys, [row[key] for key in keys])}" for _, row in failed.iterrows()]
     return ", ".join(dict.fromkeys(told))
-
-
-def _point(keys: Sequence[str], values: Sequence[Any]) -> str:
-    return " ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
 
 
 def _edges(choices: Sequence[Choice]) -> list[str]:
@@ -275,55 +180,3 @@ def _refuse_groups(overrides: Sequence[str]) -> None:
                 f"--set {text} is not possible: runs on further seeds have the same {group}; choose settings other "
                 f"than {', '.join(GROUPS)}."
             )
-
-
-def _all_tested(
-    choices: Sequence[Choice], seeds: Sequence[int], overrides: Sequence[str], folder: Path
-) -> dict[str, list[Result]]:
-    """Run every choice on every further seed; a finished run is reused, and a stopped one is resumed."""
-    jobs = [(choice, seed) for choice in choices for seed in seeds]
-    results = {number: _finished(_test_dir(folder, *job)) for number, job in enumerate(jobs)}
-    words = [[f"{choice.method} {choice.written} seed={seed}"] for choice, seed in jobs]
-    lines = JobLines.of(words, [number for number, result in results.items() if result is not None])
-    groups: dict[str, list[Result]] = {}
-    for number, (choice, seed) in enumerate(jobs):
-        result = results[number] or _tested(
-            choice, seed, overrides, _test_dir(folder, choice, seed), lines.line(number)
-        )
-        groups.setdefault(f"{choice.method} {choice.written}", []).append(result)
-    return groups
-
-
-def _test_dir(folder: Path, choice: Choice, seed: int) -> Path:
-    return folder / re.sub(r"[^\w.=,+-]+", "_", f"{choice.method} {choice.written}") / str(seed)
-
-
-def _finished(run_dir: Path) -> Result | None:
-    """Return the result of a run that has made all its rounds, if there is one."""
-    if (run_dir / "summary.json").exists():
-        result = read_result(run_dir)
-        if result.summary["final"]["round"] == result.summary["rounds"]:
-            return result
-    return None
-
-
-def _tested(choice: Choice, seed: int, overrides: Sequence[str], run_dir: Path, line: str) -> Result:
-    """Run the chosen settings on a further seed, or go on with the run; ``line`` tells which it is."""
-    from fedsim.config.settings import Settings, settings_in  # these load torch and Flower, which a table does not need
-    from fedsim.server.preparation import prepare
-    from fedsim.server.simulation import run
-
-    if (run_dir / "config.yaml").exists():
-        settings = replace(settings_in(run_dir), resume=str(run_dir))
-    else:
-        wanted = OmegaConf.create({**load(choice.run.run_dir), "out_dir": str(run_dir), "resume": None, "seed": seed})
-        try:
-            wanted.merge_with_dotlist(list(overrides))
-        except ValueError as error:
-            raise UserError(f"--set {' '.join(overrides)} cannot be read: write KEY=VALUE.") from error
-        container = OmegaConf.to_container(wanted)
-        assert isinstance(container, dict)
-        settings = Settings.from_config({str(key): value for key, value in container.items()})
-    if not settings.quiet:
-        print_line(line)
-    return run(prepare(settings), run_dir, console_reporter(quiet=settings.quiet))

@@ -1,5 +1,6 @@
 """Hyperparameters chosen on validation images."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -185,6 +186,15 @@ def test_the_chosen_settings_run_on_further_seeds_which_are_not_run_twice(
     assert tune.main(words) == 0
     assert [run.stat().st_mtime_ns for run in runs] == before
     assert "1 settings" not in capsys.readouterr().out  # the test runs are no part of the sweep
+    table = (tmp_path / "sweep" / "tuning.csv").stat().st_mtime_ns
+    assert tune.main([*words, "rounds=2"]) == 2
+    assert re.search(
+        r"^error: .*/test/fedavg_lr=[\d.]+/5 holds a run with rounds=1, where rounds=2 is asked for: choose",
+        capsys.readouterr().err,
+    )
+    assert (tmp_path / "sweep" / "tuning.csv").stat().st_mtime_ns == table  # before anything was written
+    assert tune.main([*words, "device=auto", "checkpoint_every=3"]) == 0  # which change no number
+    assert [run.stat().st_mtime_ns for run in runs] == before
 
 
 def _chosen(folder: Path) -> float:
