@@ -161,10 +161,18 @@ def test_noise_that_is_no_positive_number_is_refused(noise: float) -> None:
 def test_a_share_that_holds_nothing_out_is_refused(make_source: Make, split: Split) -> None:
     source = make_source(5, domains=2)  # 20 images in each domain
     with pytest.raises(
-        UserError, match=r"^split\.validation=0\.04 holds out no image, since no client has more than 20:"
+        UserError,
+        match=r"^split\.validation=0\.04 holds out no image, since no client has more than 20: choose a larger share",
     ):
         split(source, "domain", validation=0.04)
     assert [len(each.validation) for each in split(source, "domain", validation=0.05).partitions] == [1, 1]
+
+
+def test_clients_of_one_image_cannot_hold_any_out(make_source: Make, split: Split) -> None:
+    with pytest.raises(UserError, match=r"since no client has more than 1: choose 0\.$"):
+        split(make_source(5), "iid", num_clients=40, validation=0.9)
+    with pytest.raises(UserError, match=r"since no client has more than 2: choose a larger share\.$"):
+        split(make_source(5), "iid", num_clients=20, validation=0.4)
 
 
 def test_clients_that_are_too_small_for_validation_are_counted(
@@ -193,6 +201,32 @@ def test_classes_that_are_trained_on_and_never_tested_are_told(
     caplog.clear()
     split(replace(source, parts=parts), "domain", leave_out="domain1")
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("classes", "domains", "told"),
+    [
+        (2, 1, "in domain0 (a, b)"),
+        (3, 1, "in domain0 (a, b, c)"),
+        (4, 2, "in domain0 (a, b, c and 1 more), domain1 (a, b, c and 1 more)"),
+        (1, 5, "in domain0 (a), domain1 (a), domain2 (a), domain3 (a), domain4 (a)"),
+        (1, 6, "in domain0 (a), domain1 (a), domain2 (a), domain3 (a), domain4 (a) and 1 more domains"),
+        (1, 7, "in domain0 (a), domain1 (a), domain2 (a), domain3 (a), domain4 (a) and 2 more domains"),
+    ],
+)
+def test_the_first_few_classes_and_domains_are_named_and_the_others_counted(
+    classes: int, domains: int, told: str, make_source: Make, split: Split, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = make_source(5, domains=8)
+    untested = (source.domains < domains) & (source.labels < classes) & (source.parts == Part.TEST)
+    labels = source.labels.copy()
+    for domain in range(domains):  # a domain needs a test image: one of a fifth class, which nobody trains
+        labels[np.flatnonzero(untested & (source.domains == domain))[0]] = 4
+    names = (*source.class_names, "e")
+    parts = np.where(untested & (labels != 4), Part.UNUSED, source.parts).astype(np.uint8)
+    split(replace(source, labels=labels, parts=parts, class_names=names), "domain")
+    [record] = caplog.records
+    assert record.getMessage().endswith(told)
 
 
 def test_a_domain_that_a_step_leaves_nothing_is_refused_and_does_not_vanish(make_source: Make, split: Split) -> None:

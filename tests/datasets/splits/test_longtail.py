@@ -53,3 +53,11 @@ def test_a_factor_that_is_no_share_is_refused(factor: float) -> None:
 def test_another_head_is_refused() -> None:
     with pytest.raises(UserError, match=r"^split\.head=tail is not possible: choose order or permutation\.$"):
         LongTail(0.1, "tail")
+
+
+def test_a_factor_of_one_keeps_everything_of_equal_classes() -> None:
+    labels = np.repeat(np.arange(3), 7)
+    assert LongTail(1).keep(labels, 3, np.random.default_rng(0)).tolist() == list(range(21))
+    for factor in (0, 1.001, float("nan")):
+        with pytest.raises(UserError, match="imbalance_factor="):
+            LongTail(factor)

@@ -102,10 +102,16 @@ def test_there_are_as_many_clients_as_asked_for(
         (
             ["iid"],
             {"leave_out": "mars"},
-            r"split\.leave_out=mars is not possible: choose from domain0, domain1, but",
+            r"split\.leave_out=mars is not possible: choose from domain0, domain1, but not all\.$",
         ),
+        (["iid"], {"leave_out": ["domain0", "mars"]}, r"split\.leave_out=\['domain0', 'mars'\] is not possible"),
+        (["iid"], {"leave_out": ["mars", "domain1"]}, r"split\.leave_out=\['mars', 'domain1'\] is not possible"),
         (["iid"], {"leave_out": ["domain0", "domain1"]}, r"split\.leave_out=\['domain0', 'domain1'\] is not possible"),
-        (["iid"], {"num_clients": 300}, r"split\.drop_empty=false is not possible: 100 of 300 clients have no images"),
+        (
+            ["iid"],
+            {"num_clients": 300},
+            r"split\.drop_empty=false is not possible: 100 of 300 clients have no images; choose true, fewer clients or",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_a_sentence(
