@@ -162,7 +162,7 @@ def test_a_share_that_holds_nothing_out_is_refused(make_source: Make, split: Spl
     source = make_source(5, domains=2)  # 20 images in each domain
     with pytest.raises(
         UserError,
-        match=r"^split\.validation=0\.04 holds out no image, since no client has more than 20: choose a larger share",
+        match=r"^split\.validation=0\.04 holds out no image, since no client has more than 20: choose a larger",
     ):
         split(source, "domain", validation=0.04)
     assert [len(each.validation) for each in split(source, "domain", validation=0.05).partitions] == [1, 1]

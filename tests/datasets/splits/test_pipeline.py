@@ -110,7 +110,7 @@ def test_there_are_as_many_clients_as_asked_for(
         (
             ["iid"],
             {"num_clients": 300},
-            r"split\.drop_empty=false is not possible: 100 of 300 clients have no images; choose true, fewer clients or",
+            r"split\.drop_empty=false is not possible: 100 of 300 clients have no images; choose true, fewer",
         ),
     ],
 )

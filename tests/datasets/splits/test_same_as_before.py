@@ -1,4 +1,4 @@
-"""Splits that are drawn as in versions before: the clients of a seed in somebody's results are those of the seed now."""
+"""Splits are drawn as in versions before: the clients of a seed in somebody's results are those of the seed now."""
 
 import hashlib
 from collections.abc import Callable
