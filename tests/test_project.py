@@ -106,7 +106,14 @@ def test_every_room_can_be_imported_first() -> None:
     folders = ("fedsim", "strategies", "clients", "datasets")
     rooms = [path.parent for path in python_files(*folders) if path.stem == "__init__"]
     names = [".".join(path.relative_to(ROOT).parts) for path in rooms]
-    names += ["fedsim.devices", "fedsim.tune", "fedsim.report.command", "fedsim.app.cli", "fedsim.app.client_app"]
+    names += [
+        "fedsim.devices",
+        "fedsim.tune",
+        "fedsim.reproduce",
+        "fedsim.report.command",
+        "fedsim.app.cli",
+        "fedsim.app.client_app",
+    ]
     program = (
         "import importlib, sys, torch, flwr\n"
         f"for name in {names}:\n"

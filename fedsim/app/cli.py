@@ -34,7 +34,7 @@ from fedsim.config.overrides import parse, readable
 from fedsim.config.paths import HYDRAS, expanded
 from fedsim.config.run_folders import RUNS, SWEEPS, run_folder
 from fedsim.config.settings import settings_of
-from fedsim.core.errors import FedsimError, UserError
+from fedsim.core.errors import INTERRUPTED, FedsimError, UserError
 from fedsim.core.files import any_file
 from fedsim.engines import fork_server
 from fedsim.output.job_lines import JobLines
@@ -43,8 +43,6 @@ from fedsim.output.terminal import never_fail_to_print
 if TYPE_CHECKING:
     from fedsim.server.preparation import Prepared
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 SHOWING = ("cfg", "info", "help", "hydra_help", "version", "shell_completion")
 """Flags with which Hydra shows something instead of running."""
 QUIET = "quiet=true"

@@ -1,5 +1,8 @@
 """The errors that end a run, each with one sentence for the person who started it."""
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
 
 class FedsimError(Exception):
     """Base class of the errors that are reported as one sentence and not as a traceback."""

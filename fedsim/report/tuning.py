@@ -8,7 +8,6 @@ which is printed.
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,9 +27,11 @@ from fedsim.output.results import Result, find_runs
 from fedsim.output.terminal import never_fail_to_print, print_whole
 from fedsim.report.choice import Choice, choose, point
 from fedsim.report.comparison import write_comparison
-from fedsim.report.further_seeds import further_runs, run_all
+from fedsim.report.further_seeds import further_runs
 from fedsim.report.labels import compared_settings, group_by_settings
+from fedsim.report.planned_runs import make_all
 from fedsim.report.plots import plot_tuning
+from fedsim.report.seeds import read_seeds
 
 TESTS = "test"
 """The folder of the runs on further seeds"""
@@ -68,7 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
         plot_tuning(table, keys[0], {each.method: each.values[keys[0]] for each in choices}, out / "tuning.png")
         print(f"written to {out}: tuning.csv, tuning.png")
         if runs:
-            write_comparison(run_all(runs), out)
+            groups: dict[str, list[Result]] = {}
+            for each, result in zip(runs, make_all(runs).results, strict=True):
+                assert result is not None
+                groups.setdefault(each.label, []).append(result)
+            write_comparison(groups, out)
     except FedsimError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
@@ -159,11 +164,7 @@ def _further_seeds(text: str, table: pd.DataFrame) -> list[int]:
     """
     if not text:
         return []
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise UserError(f"--seeds={text} cannot be read: write whole numbers with commas between them, as 3,4,5.")
-    seeds = [int(each) for each in text.split(",")]
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds={text} names a seed twice: name each of them once.")
+    seeds = read_seeds(text)
     used = sorted(set(seeds) & set(table["seed"]))
     if used:
         raise UserError(

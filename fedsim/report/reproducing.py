@@ -1,0 +1,134 @@
+"""The runs of a published table: ``python -m fedsim.reproduce fedwon_digits5 data_dir=IMAGES --seeds 0,1,2``.
+
+An experiment with ``published:`` names the words of each row of its table. The rows are run, all with the first seed,
+then all with the next, and what is finished is written beside what is published: *published*, *ours*, *difference*. The
+same command goes on where it was stopped, by Ctrl-C or after ``--minutes``, and runs nothing twice.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from fedsim.config.composition import choices, compose
+from fedsim.config.paths import expanded
+from fedsim.config.published import Published, Row
+from fedsim.core.errors import INTERRUPTED, FedsimError, UserError
+from fedsim.output.terminal import never_fail_to_print, print_whole
+from fedsim.report.comparison import write_comparison
+from fedsim.report.labels import group_by_settings
+from fedsim.report.planned_runs import Made, PlannedRun, make_all
+from fedsim.report.seeds import read_seeds
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m fedsim.reproduce", description=__doc__.partition("\n")[0])
+    parser.add_argument("experiment", help="a file of configs/experiment with a published table")
+    parser.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help="settings of all runs, such as data_dir=IMAGES"
+    )
+    parser.add_argument("--rows", nargs="+", default=[], metavar="WORD", help="only rows with all of these words")
+    parser.add_argument("--list", action="store_true", help="show the rows and end")
+    parser.add_argument("--seeds", default="0", help="the seeds of each row: 0,1,2 (default: 0)")
+    parser.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on")
+    parser.add_argument("--out", help="where everything goes (default: outputs/EXPERIMENT)")
+    options = parser.parse_intermixed_args(arguments)
+    never_fail_to_print()
+    try:
+        published = published_by(options.experiment)
+        rows = rows_with(published, options.rows)
+        if options.list:
+            print_whole(_listed(published, rows))
+            return 0
+        out = Path(expanded("--out", options.out or f"outputs/{options.experiment}"))
+        runs = planned(options.experiment, rows, read_seeds(options.seeds), options.settings, out)
+        made = make_all(runs, _minutes(options.minutes), keep_going=True)
+        return _told(runs, made, out)
+    except FedsimError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("stopped; what was recorded is intact, and the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+
+
+def published_by(experiment: str) -> Published:
+    """Return the published table of an experiment.
+
+    Raises:
+        UserError: If there is no such experiment, or it has no table.
+    """
+    entry = compose([f"experiment={experiment}"]).get("published")
+    if entry is None:
+        having = [name for name in choices("experiment") if compose([f"experiment={name}"]).get("published")]
+        raise UserError(f"experiment={experiment} has no published table: choose {', '.join(having)}.")
+    return Published.read(entry)
+
+
+def rows_with(published: Published, words: Sequence[str]) -> list[Row]:
+    """Return the rows that have all of these words.
+
+    Raises:
+        UserError: If none has.
+    """
+    rows = [row for row in published.rows if set(words) <= set(row.run.split())]
+    if not rows:
+        raise UserError(
+            f"--rows {' '.join(words)} is not possible: no row of {published.table} has these words; choose from those "
+            "that --list shows."
+        )
+    return rows
+
+
+def planned(
+    experiment: str, rows: Sequence[Row], seeds: Sequence[int], settings: Sequence[str], out: Path
+) -> list[PlannedRun]:
+    """Return the runs of the rows with each seed, the first seed first.
+
+    Raises:
+        UserError: If a setting is wrong, or a folder holds a run with other settings.
+    """
+    from fedsim.config.settings import settings_of  # loads torch and Flower, which a list does not need
+
+    runs = []
+    for seed in seeds:
+        for row in rows:
+            run_dir = out / "runs" / re.sub(r"[^\w.=,+-]+", "_", row.run) / str(seed)
+            words = [f"experiment={experiment}", *row.run.split(), *settings, f"seed={seed}"]
+            runs.append(PlannedRun(row.run, seed, run_dir, settings_of(compose(words), words)))
+            runs[-1].check_folder()
+    return runs
+
+
+def _minutes(minutes: float | None) -> float | None:
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise UserError(f"--minutes={minutes} is not possible: choose a number above 0.")
+    return minutes
+
+
+def _listed(published: Published, rows: Sequence[Row]) -> Table:
+    shown = Table(title=escape(published.table), box=SIMPLE_HEAD)
+    shown.add_column("row")
+    shown.add_column("published (%)", justify="right")
+    for row in rows:
+        mean = next((str(row.accuracies[head]) for head in ("mean", "global") if head in row.accuracies), "")
+        shown.add_row(escape(row.run), mean)
+    return shown
+
+
+def _told(runs: Sequence[PlannedRun], made: Made, out: Path) -> int:
+    """Write what is finished, say what is not, and return the exit status."""
+    finished = [result for result in made.results if result is not None]
+    if finished:
+        write_comparison(group_by_settings(finished), out)
+    for run, error in made.failures:
+        print(f"{run.label} seed={run.seed} failed: {error}", file=sys.stderr)
+    left = len(runs) - len(finished) - len(made.failures)
+    if left:
+        print(f"{left} of {len(runs)} runs are left: the same command goes on")
+    return FedsimError.exit_status if made.failures else 0
