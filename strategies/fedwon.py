@@ -15,17 +15,26 @@ class FedWon(FedAvg):
     """FedAvg over all parameters, gains included, of a network without normalization layers.
 
     FedWon consists of the network (``norm=sws``, Eq. 3) and adaptive gradient clipping on the clients
-    (``clients/clipped_sgd.py``); the server averages by examples.
+    (``clients/clipped_sgd.py``); the server averages by examples. The paper's ablation without weight standardization
+    (Table 5) is ``standardized=False`` with ``norm=none``.
 
     Raises:
         UserError: If the model has a normalization layer, has no standardized convolution, or has a convolution that
-            is not standardized.
+            is not standardized; with ``standardized=False``, if it has any normalization or standardized convolution.
     """
 
-    def __init__(self, model: nn.Module, training: ServerTraining | None = None) -> None:
+    def __init__(self, model: nn.Module, training: ServerTraining | None = None, *, standardized: bool = True) -> None:
         super().__init__(model, training)
         layers = list(model.modules())
         has = sorted({type(layer).__name__ for layer in layers if isinstance(layer, norm_layers())})
+        if not standardized:
+            has += sorted({type(layer).__name__ for layer in layers if isinstance(layer, ScaledWSConvolution)})
+            if has:
+                raise UserError(
+                    "strategy.standardized=false needs a network without normalization and standardized convolutions, "
+                    f"and this one has {', '.join(has)}: choose norm=none."
+                )
+            return
         if not any(isinstance(layer, ScaledWSConvolution) for layer in layers):
             has = has or ["no standardized convolution"]
         elif not has:

@@ -110,7 +110,7 @@ def refuse_options(group: str, options: Mapping[str, Any], keys: Iterable[str]) 
         UserError: If there are any; names the first in alphabetical order.
     """
     for key in sorted(keys):
-        owner = options.get("name", options.get("_target_"))
+        owner = options.get("name") or options.get("_target_") or f"{group}=[{','.join(options.get('steps') or ())}]"
         raise UserError(f"{group}.{key}={options[key]} is not an option of {owner}: leave it out.")
 
 

@@ -7,7 +7,8 @@
       rows:
         - {run: strategy=fedavg norm=gn, mean: 88.0 ± 0.1, svhn: 76.9 ± 0.1}
 
-``run`` holds the words that one adds to ``experiment=NAME`` for this row; every other entry is an accuracy in percent
+``run`` holds the words that one adds to ``experiment=NAME`` for this row, ``~split.alpha`` for a setting that it leaves
+out; every other entry is an accuracy in percent
 by its head in the table of ``fedsim.report``, with the standard deviation where the paper has one. ``unknown`` names
 settings of the experiment that the paper does not say. With ``round: best``, the paper quotes the round that validation
 chooses, and otherwise the last one.
@@ -55,14 +56,14 @@ class Accuracy:
 class Row:
     """A row of a published table."""
 
-    words: Mapping[str, str]
-    """The overrides that make the row of the experiment, by key"""
+    words: Mapping[str, str | None]
+    """The overrides that make the row of the experiment, by key; ``None`` for a setting that is left out"""
     accuracies: Mapping[str, Accuracy]
     """By head: ``mean`` over clients, ``global``, a domain"""
 
     @property
     def run(self) -> str:
-        return " ".join(f"{key}={value}" for key, value in self.words.items())
+        return " ".join(f"~{key}" if value is None else f"{key}={value}" for key, value in self.words.items())
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,17 @@ class Published:
 
 
 def _row(entry: Mapping[str, Any]) -> Row:
-    words = [text.partition("=") for text in str(entry[RUN]).split()]
-    if not all(equals for _, equals, _ in words) or len(entry) < 2:
+    words: dict[str, str | None] = {}
+    for text in str(entry[RUN]).split():
+        key, equals, value = text.partition("=")
+        left_out = text.startswith("~")
+        if bool(equals) == left_out:
+            raise ValueError(f"{entry} is no row")
+        words[key.removeprefix("~")] = None if left_out else value
+    if len(entry) < 2:
         raise ValueError(f"{entry} is no row")
     return Row(
-        words={key: value for key, _, value in words},
+        words=words,
         accuracies={str(head): Accuracy.read(value) for head, value in entry.items() if head != RUN},
     )
 

@@ -1,15 +1,14 @@
 """Runs that a command plans before it begins, each in a folder of its own: finished ones are kept, begun ones go on."""
 
-import _thread
 import signal
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
+from fedsim.app.sweep import is_begun, is_finished
 from fedsim.config.composition import load
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.output.job_lines import JobLines
@@ -20,6 +19,22 @@ from fedsim.report.labels import comparable, flattened, written
 
 if TYPE_CHECKING:  # loads torch and Flower, which a table does not need
     from fedsim.config.settings import Settings
+
+OF_THE_MACHINE = (
+    *("device", "engine", "tracker", "quiet", "verbose", "join_timeout"),
+    *("checkpoint_every", "checkpoint_minutes", "checkpoint_keep"),
+)
+"""Settings that may be others where a run goes on: where and how it is computed, and what is said and kept of it."""
+NO_MATTER = ("data_dir", "download", "pictures", "round_timeout")
+"""Settings of a run that is there which may be others, since no number depends on them; it keeps its own."""
+MEASURED = ("metrics", "diagnostics", "diagnostics_every", "diagnostics_images")
+"""Settings that tables of runs do not compare, and that say what a run has measured."""
+AGAIN = 60
+"""Seconds after which time that is up ends the block again, in case that it was not noticed, as in a finalizer."""
+
+
+class TimeIsUp(BaseException):
+    """The time for planned runs is over; like ``KeyboardInterrupt`` no ``Exception``, so that nothing handles it."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +53,22 @@ class PlannedRun:
         Raises:
             UserError: If it holds a run with other settings.
         """
-        if not (self.run_dir / "config.yaml").exists():
+        if not is_begun(self.run_dir):
             return
-        asked, found = flattened(self.settings.to_config()), flattened(load(self.run_dir))
-        for key in dict.fromkeys((*asked, *found)):
-            if comparable(asked.get(key)) != comparable(found.get(key)):
-                raise UserError(
-                    f"{self.run_dir} holds a run with {key}={written(found.get(key))}, where {key}="
-                    f"{written(asked.get(key))} is asked for: choose another --out, or delete that folder."
-                )
+        asked, found = _compared(self.settings.to_config()), _compared(load(self.run_dir))
+        other = [key for key in {**asked, **found} if comparable(asked.get(key)) != comparable(found.get(key))]
+        if other:
+            theirs, ours = (
+                ", ".join(f"{key}={written(each.get(key))}" for key in other[:5]) for each in (found, asked)
+            )
+            raise UserError(
+                f"{self.run_dir} holds a run with {theirs}, where {ours} is asked for: choose another --out, or the "
+                "settings of before."
+            )
 
-    def finished(self) -> Result | None:
-        """Return the result of the run if it has made all its rounds."""
-        if (self.run_dir / "summary.json").exists():
-            result = read_result(self.run_dir)
-            if result.summary["final"]["round"] == result.summary["rounds"]:
-                return result
-        return None
+    def result(self) -> Result | None:
+        """Return the result of the run if it has written everything."""
+        return read_result(self.run_dir) if is_finished(self.run_dir) else None
 
     def make(self, line: str) -> Result:
         """Make the run, or go on with it; ``line`` tells which it is."""
@@ -63,11 +77,17 @@ class PlannedRun:
         from fedsim.server.simulation import run
 
         settings = self.settings
-        if (self.run_dir / "config.yaml").exists():
-            settings = replace(settings_in(self.run_dir), resume=str(self.run_dir))
+        if is_begun(self.run_dir):
+            now = {key: getattr(settings, key) for key in OF_THE_MACHINE}
+            settings = replace(settings_in(self.run_dir), resume=str(self.run_dir), **now)
         if not settings.quiet:
             print_line(line)
         return run(prepare(settings), self.run_dir, console_reporter(quiet=settings.quiet))
+
+
+def _compared(config: dict[str, object]) -> dict[str, object]:
+    kept = {key: value for key, value in flattened(config).items() if key not in NO_MATTER}
+    return {**kept, **{key: config.get(key) for key in ("seed", *MEASURED)}}
 
 
 @dataclass(frozen=True)
@@ -90,50 +110,50 @@ def make_all(runs: Sequence[PlannedRun], minutes: float | None = None, *, keep_g
         keep_going: Whether a run that fails, as one that diverges does, leaves the others to be made.
 
     Raises:
-        FedsimError: If a run fails, and ``keep_going`` is false; a ``UserError`` in any case.
+        FedsimError: If a run fails, and ``keep_going`` is false.
     """
-    results = [each.finished() for each in runs]
-    done = [number for number, result in enumerate(results) if result is not None]
+    made = Made([each.result() for each in runs], [])
+    done = [number for number, result in enumerate(made.results) if result is not None]
     lines = JobLines.of([[f"{each.label} seed={each.seed}"] for each in runs], done)
-    failures: list[tuple[PlannedRun, FedsimError]] = []
-    with _interrupted_after(minutes):
+    with ended_after(minutes):
         for number, each in enumerate(runs):
-            if results[number] is not None:
+            if made.results[number] is not None:
                 continue
             try:
-                results[number] = each.make(lines.line(number))
-            except UserError:
-                raise
+                made.results[number] = each.make(lines.line(number))
             except FedsimError as error:
                 if not keep_going:
                     raise
-                failures.append((each, error))
-    return Made(results, failures)
+                made.failures.append((each, error))
+    return made
 
 
 @contextmanager
-def _interrupted_after(minutes: float | None) -> Iterator[None]:
-    """End the block after so many minutes, as Ctrl-C would end it; Ctrl-C itself still raises."""
+def ended_after(minutes: float | None) -> Iterator[None]:
+    """End the block, as Ctrl-C would, after so many minutes; ``None`` lets it come to its end.
+
+    Raises:
+        UserError: If this operating system has no alarm.
+    """
     if minutes is None:
         yield
         return
-    end = time.monotonic() + 60 * minutes
-    timer = threading.Timer(60 * minutes, _press_ctrl_c)
-    timer.daemon = True
-    timer.start()
+    if not hasattr(signal, "setitimer"):
+        raise UserError("--minutes is not possible on this operating system: leave it out, and press Ctrl-C.")
+    armed = True
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        if armed:
+            raise TimeIsUp
+
+    before = signal.signal(signal.SIGALRM, ring)  # SIGINT is ignored in a script's background
+    signal.setitimer(signal.ITIMER_REAL, 60 * minutes, AGAIN)
     try:
         yield
-    except KeyboardInterrupt:
-        if time.monotonic() < end:
-            raise
+        armed = False
+    except TimeIsUp:
+        armed = False
     finally:
-        timer.cancel()
-
-
-def _press_ctrl_c() -> None:
-    if hasattr(signal, "pthread_kill"):  # which also ends a wait for workers
-        main = threading.main_thread().ident
-        assert main is not None
-        signal.pthread_kill(main, signal.SIGINT)
-    else:  # Windows
-        _thread.interrupt_main()
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

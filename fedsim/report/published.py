@@ -85,9 +85,11 @@ def _row_of(run: Result) -> tuple[Published, Row] | None:
     return (published, max(rows, key=lambda row: len(row.words))) if rows else None
 
 
-def _holds(config: Mapping[str, Any], key: str, value: str) -> bool:
-    """Return whether a run with these settings was made with the word ``key=value``."""
+def _holds(config: Mapping[str, Any], key: str, value: str | None) -> bool:
+    """Return whether a run with these settings was made with the word ``key=value``, or ``~key`` without a value."""
     flat = flattened(config)
+    if value is None:
+        return key not in flat
     if isinstance(config.get(key), dict):  # the choice of a group
         return bool(config[key].get("name") == value or flat.get(f"{key}.name") == value)
     return key in flat and comparable(flat[key]) == comparable(yaml.safe_load(value))

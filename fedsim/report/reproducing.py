@@ -15,23 +15,35 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from fedsim.app.sweep import is_begun
 from fedsim.config.composition import choices, compose
+from fedsim.config.overrides import parse
 from fedsim.config.paths import expanded
 from fedsim.config.published import Published, Row
 from fedsim.core.errors import INTERRUPTED, FedsimError, UserError
+from fedsim.core.files import writing
 from fedsim.output.terminal import never_fail_to_print, print_whole
 from fedsim.report.comparison import write_comparison
 from fedsim.report.labels import group_by_settings
 from fedsim.report.planned_runs import Made, PlannedRun, make_all
 from fedsim.report.seeds import read_seeds
 
+LEFT = 3
+"""Exit status when time was up before all runs were made"""
+INSTEAD = {
+    "experiment": "the experiment by the first word",
+    "seed": "seeds by --seeds 0,1,2",
+    "out_dir": "the folder by --out FOLDER",
+    "resume": "the same command, which goes on by itself",
+    "published": "another experiment",
+}
+"""What to choose instead of a setting that this command sets itself."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fedsim.reproduce", description=__doc__.partition("\n")[0])
     parser.add_argument("experiment", help="a file of configs/experiment with a published table")
-    parser.add_argument(
-        "settings", nargs="*", metavar="KEY=VALUE", help="settings of all runs, such as data_dir=IMAGES"
-    )
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of all runs, such as data_dir=IMAGES")
     parser.add_argument("--rows", nargs="+", default=[], metavar="WORD", help="only rows with all of these words")
     parser.add_argument("--list", action="store_true", help="show the rows and end")
     parser.add_argument("--seeds", default="0", help="the seeds of each row: 0,1,2 (default: 0)")
@@ -40,20 +52,29 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     never_fail_to_print()
     try:
-        published = published_by(options.experiment)
+        experiment = options.experiment.removeprefix("experiment=")
+        published = published_by(experiment)
         rows = rows_with(published, options.rows)
         if options.list:
             print_whole(_listed(published, rows))
             return 0
-        out = Path(expanded("--out", options.out or f"outputs/{options.experiment}"))
-        runs = planned(options.experiment, rows, read_seeds(options.seeds), options.settings, out)
-        made = make_all(runs, _minutes(options.minutes), keep_going=True)
+        out = Path(expanded("--out", options.out or f"outputs/{experiment}"))
+        refuse_settings(options.settings, rows)
+        runs = planned(experiment, rows, read_seeds(options.seeds), options.settings, out)
+        _check(options.minutes, runs)
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+        try:
+            made = make_all(runs, options.minutes, keep_going=True)
+        except KeyboardInterrupt:
+            _told(runs, Made([each.result() for each in runs], []), out)
+            return INTERRUPTED
         return _told(runs, made, out)
     except FedsimError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("stopped; what was recorded is intact, and the same command goes on", file=sys.stderr)
+        print("stopped; what was recorded is intact", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -80,9 +101,27 @@ def rows_with(published: Published, words: Sequence[str]) -> list[Row]:
     if not rows:
         raise UserError(
             f"--rows {' '.join(words)} is not possible: no row of {published.table} has these words; choose from those "
-            "that --list shows."
+            "that --list shows, and write settings of all runs before --rows."
         )
     return rows
+
+
+def refuse_settings(settings: Sequence[str], rows: Sequence[Row]) -> None:
+    """Refuse settings of all runs that say something else than the rows, or what an option of the command says.
+
+    Raises:
+        UserError: If there is one.
+    """
+    in_rows = {key for row in rows for key in row.words}
+    for text in settings:
+        override = parse(text)
+        key = override.get_key_element().lstrip("+~")
+        if override.is_sweep_override():
+            raise UserError(f"{text} names several values, and the rows are what is compared: choose one.")
+        if key in INSTEAD:
+            raise UserError(f"{text} is not possible: choose {INSTEAD[key]}.")
+        if key in in_rows:
+            raise UserError(f"{text} is not possible, since rows differ in {key}: choose rows by --rows WORD.")
 
 
 def planned(
@@ -105,10 +144,23 @@ def planned(
     return runs
 
 
-def _minutes(minutes: float | None) -> float | None:
+def _check(minutes: float | None, runs: Sequence[PlannedRun]) -> None:
+    """Check the time, and try the settings of every row that is not begun, before anything starts.
+
+    Raises:
+        UserError: If something is wrong.
+    """
     if minutes is not None and not 0 < minutes < float("inf"):
         raise UserError(f"--minutes={minutes} is not possible: choose a number above 0.")
-    return minutes
+    from fedsim.server.preparation import prepare
+
+    begun = {each.label for each in runs if is_begun(each.run_dir)}
+    for label, settings in {each.label: each.settings for each in reversed(runs)}.items():
+        if label not in begun:
+            try:
+                prepare(settings)
+            except UserError as error:
+                raise UserError(f"the row {label} cannot be run: {error}") from error
 
 
 def _listed(published: Published, rows: Sequence[Row]) -> Table:
@@ -116,8 +168,7 @@ def _listed(published: Published, rows: Sequence[Row]) -> Table:
     shown.add_column("row")
     shown.add_column("published (%)", justify="right")
     for row in rows:
-        mean = next((str(row.accuracies[head]) for head in ("mean", "global") if head in row.accuracies), "")
-        shown.add_row(escape(row.run), mean)
+        shown.add_row(escape(row.run), ", ".join(f"{head} {accuracy}" for head, accuracy in row.accuracies.items()))
     return shown
 
 
@@ -131,4 +182,5 @@ def _told(runs: Sequence[PlannedRun], made: Made, out: Path) -> int:
     left = len(runs) - len(finished) - len(made.failures)
     if left:
         print(f"{left} of {len(runs)} runs are left: the same command goes on")
+        return LEFT
     return FedsimError.exit_status if made.failures else 0

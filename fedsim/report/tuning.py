@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         table = tuning_table([run for run in find_runs(folders) if inside not in run.run_dir.parents], keys)
         choices = choose(table, keys)
         seeds = _further_seeds(options.seeds, table)
-        _refuse_groups(options.set)
+        _refuse_overrides(options.set)
         runs = further_runs(choices, seeds, options.set, out / TESTS)
         print_whole(render(choices))
         print(f"budget of each method: {choices[0].budget}")
@@ -174,9 +174,11 @@ def _further_seeds(text: str, table: pd.DataFrame) -> list[int]:
     return seeds
 
 
-def _refuse_groups(overrides: Sequence[str]) -> None:
+def _refuse_overrides(overrides: Sequence[str]) -> None:
     for text in overrides:
-        if (group := text.partition("=")[0]) in GROUPS:
+        if (key := text.partition("=")[0]) in ("seed", "out_dir", "resume"):
+            raise UserError(f"--set {text} is not possible: choose seeds by --seeds, and a folder by --out.")
+        if (group := key) in GROUPS:
             raise UserError(
                 f"--set {text} is not possible: runs on further seeds have the same {group}; choose settings other "
                 f"than {', '.join(GROUPS)}."

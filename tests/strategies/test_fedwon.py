@@ -12,7 +12,15 @@ from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.schema import arrays_of
 from fedsim.models import CNN6
-from fedsim.norms import ScaledWSConv2d, ScaledWSConvolution, norm_layers, use_group_norm, use_scaled_ws, use_ws
+from fedsim.norms import (
+    ScaledWSConv2d,
+    ScaledWSConvolution,
+    norm_layers,
+    remove_norm,
+    use_group_norm,
+    use_scaled_ws,
+    use_ws,
+)
 from strategies import FedWon
 
 
@@ -57,6 +65,14 @@ def test_everything_travels_gains_included(grid: InlineGrid) -> None:
 def test_another_network_is_refused(model: nn.Module, has: str) -> None:
     with pytest.raises(UserError, match=rf"this network has {has}: leave norm out or choose norm=sws"):
         FedWon(model)
+
+
+def test_the_ablation_without_standardization_is_for_a_network_without_any_normalization() -> None:
+    assert FedWon(remove_norm(CNN6()), standardized=False).weighting == "examples"
+    with pytest.raises(UserError, match="and this one has ScaledWSConv2d: choose norm=none"):
+        FedWon(use_scaled_ws(CNN6()), standardized=False)
+    with pytest.raises(UserError, match="and this one has BatchNorm1d, BatchNorm2d: choose norm=none"):
+        FedWon(CNN6(), standardized=False)
 
 
 @pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d])
