@@ -59,6 +59,8 @@ MOVED = {"fedsim.privacy.": "fedsim.aggregation.privacy.", "fedsim.superlink.": 
 """Beginnings of dotted names in the configurations of older runs, and where those classes are now."""
 RENAMED = {("dataset", "percent"): "share", ("dataset", "validation_percent"): "validation_share"}
 """Options of groups in the configurations of older runs, and what they are called now."""
+YOUNGER_OPTIONS = {("strategy", "fedwon"): {"standardized": True}}
+"""Options that older runs with this choice of a group do not have, and what those runs did."""
 YOUNGER = ("faults", "tracker")
 """Groups that older runs do not have."""
 NOT_CHOSEN = ("._target_", ".server", ".client", ".steps", ".trackers")
@@ -185,6 +187,7 @@ def _as_called_now(key: str, group: Any) -> Any:
     if not isinstance(group, dict):
         return group
     group = {RENAMED.get((key, str(option)), option): value for option, value in group.items()}
+    group = {**group, **{k: v for k, v in YOUNGER_OPTIONS.get((key, group.get("name")), {}).items() if k not in group}}
     old = next((old for old in MOVED if str(group.get("_target_")).startswith(old)), None)
     return group if old is None else {**group, "_target_": str(group["_target_"]).replace(old, MOVED[old], 1)}
 

@@ -30,7 +30,7 @@ def further_runs(
         for seed in seeds:
             run_dir = folder / re.sub(r"[^\w.=,+-]+", "_", method) / str(seed)
             runs.append(PlannedRun(method, seed, run_dir, _settings(choice, seed, overrides, run_dir)))
-            runs[-1].check_folder()
+            runs[-1].check()
     return runs
 
 

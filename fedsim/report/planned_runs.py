@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from fedsim.app.sweep import is_begun, is_finished
 from fedsim.config.composition import load
@@ -20,13 +20,12 @@ from fedsim.report.labels import comparable, flattened, written
 if TYPE_CHECKING:  # loads torch and Flower, which a table does not need
     from fedsim.config.settings import Settings
 
-OF_THE_MACHINE = (
-    *("device", "engine", "tracker", "quiet", "verbose", "join_timeout"),
-    *("checkpoint_every", "checkpoint_minutes", "checkpoint_keep"),
+OF_THE_CALL = (
+    *("device", "engine", "tracker", "quiet", "verbose", "join_timeout", "round_timeout"),
+    *("checkpoint_every", "checkpoint_minutes", "checkpoint_keep", "data_dir", "download", "pictures"),
 )
-"""Settings that may be others where a run goes on: where and how it is computed, and what is said and kept of it."""
-NO_MATTER = ("data_dir", "download", "pictures", "round_timeout")
-"""Settings of a run that is there which may be others, since no number depends on them; it keeps its own."""
+"""Settings that may be others where a run goes on, since no number depends on them: where and how it is computed, where
+the images lie, and what is said and kept of it. That the images are the same is checked where it goes on."""
 MEASURED = ("metrics", "diagnostics", "diagnostics_every", "diagnostics_images")
 """Settings that tables of runs do not compare, and that say what a run has measured."""
 AGAIN = 60
@@ -47,12 +46,18 @@ class PlannedRun:
     run_dir: Path
     settings: "Settings"
 
-    def check_folder(self) -> None:
-        """Refuse a folder that holds another run.
+    def check(self) -> None:
+        """Refuse what is not made here, and a folder that holds another run.
 
         Raises:
-            UserError: If it holds a run with other settings.
+            UserError: If the engine is a SuperLink, or the folder holds a run with other settings.
         """
+        from fedsim.deployment.superlink import NAME as SUPERLINK
+
+        if self.settings.engine["name"] == SUPERLINK:
+            raise UserError(
+                "engine=superlink is not possible: these runs are made on this machine, so choose another engine."
+            )
         if not is_begun(self.run_dir):
             return
         asked, found = _compared(self.settings.to_config()), _compared(load(self.run_dir))
@@ -67,8 +72,11 @@ class PlannedRun:
             )
 
     def result(self) -> Result | None:
-        """Return the result of the run if it has written everything."""
-        return read_result(self.run_dir) if is_finished(self.run_dir) else None
+        """Return the result of the run if it has made all its rounds and written everything."""
+        if not is_finished(self.run_dir):
+            return None
+        result = read_result(self.run_dir)
+        return result if result.summary["final"]["round"] == result.summary["rounds"] else None
 
     def make(self, line: str) -> Result:
         """Make the run, or go on with it; ``line`` tells which it is."""
@@ -78,7 +86,7 @@ class PlannedRun:
 
         settings = self.settings
         if is_begun(self.run_dir):
-            now = {key: getattr(settings, key) for key in OF_THE_MACHINE}
+            now = {key: getattr(settings, key) for key in OF_THE_CALL}
             settings = replace(settings_in(self.run_dir), resume=str(self.run_dir), **now)
         if not settings.quiet:
             print_line(line)
@@ -86,7 +94,7 @@ class PlannedRun:
 
 
 def _compared(config: dict[str, object]) -> dict[str, object]:
-    kept = {key: value for key, value in flattened(config).items() if key not in NO_MATTER}
+    kept = {key: value for key, value in flattened(config).items() if key not in OF_THE_CALL}
     return {**kept, **{key: config.get(key) for key in ("seed", *MEASURED)}}
 
 
@@ -95,36 +103,38 @@ class Made:
     """What became of planned runs."""
 
     results: list[Result | None]
-    """In the order of the runs; ``None`` for those that failed, or for which there was no time"""
+    """In the order of the runs; ``None`` for those that failed, or are not made yet"""
     failures: list[tuple[PlannedRun, FedsimError]]
 
+    @classmethod
+    def before(cls, runs: Sequence[PlannedRun]) -> Self:
+        """Return what was made of the runs before."""
+        return cls([each.result() for each in runs], [])
 
-def make_all(runs: Sequence[PlannedRun], minutes: float | None = None, *, keep_going: bool = False) -> Made:
-    """Make every run that is not finished, one after the other, or as many as there is time for.
 
-    The run that the end of the time interrupts goes on from its last checkpoint the next time.
+def make_all(runs: Sequence[PlannedRun], made: Made | None = None, *, keep_going: bool = False) -> Made:
+    """Make every run that is not finished, one after the other.
 
     Args:
         runs: The runs.
-        minutes: When to stop; ``None`` for when all are made.
+        made: What was made of them before, which is filled, so that it is known where this is interrupted.
         keep_going: Whether a run that fails, as one that diverges does, leaves the others to be made.
 
     Raises:
         FedsimError: If a run fails, and ``keep_going`` is false.
     """
-    made = Made([each.result() for each in runs], [])
+    made = made or Made.before(runs)
     done = [number for number, result in enumerate(made.results) if result is not None]
     lines = JobLines.of([[f"{each.label} seed={each.seed}"] for each in runs], done)
-    with ended_after(minutes):
-        for number, each in enumerate(runs):
-            if made.results[number] is not None:
-                continue
-            try:
-                made.results[number] = each.make(lines.line(number))
-            except FedsimError as error:
-                if not keep_going:
-                    raise
-                made.failures.append((each, error))
+    for number, each in enumerate(runs):
+        if made.results[number] is not None:
+            continue
+        try:
+            made.results[number] = each.make(lines.line(number))
+        except FedsimError as error:
+            if not keep_going:
+                raise
+            made.failures.append((each, error))
     return made
 
 
@@ -147,7 +157,7 @@ def ended_after(minutes: float | None) -> Iterator[None]:
             raise TimeIsUp
 
     before = signal.signal(signal.SIGALRM, ring)  # SIGINT is ignored in a script's background
-    signal.setitimer(signal.ITIMER_REAL, 60 * minutes, AGAIN)
+    another = signal.setitimer(signal.ITIMER_REAL, 60 * minutes, AGAIN)
     try:
         yield
         armed = False
@@ -157,3 +167,4 @@ def ended_after(minutes: float | None) -> Iterator[None]:
         armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *another)

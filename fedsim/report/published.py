@@ -56,7 +56,7 @@ def published_table(groups: Mapping[str, list[Result]]) -> pd.DataFrame:
     """Return a row for each label and head that both have: published, ours in percent, and ours minus published."""
     rows = []
     for label, runs in groups.items():
-        found = _row_of(runs[0])
+        found = row_of(runs[0].run_dir)
         if found is None:
             continue
         published, row = found
@@ -72,15 +72,15 @@ def published_table(groups: Mapping[str, list[Result]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _row_of(run: Result) -> tuple[Published, Row] | None:
+def row_of(run_dir: Path) -> tuple[Published, Row] | None:
     """Return the published row of a run: of those whose words all hold the one with the most words."""
-    config = load(run.run_dir)
+    config = load(run_dir)
     if not config.get("published"):
         return None
     try:
         published = Published.read(config["published"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{run.run_dir / 'config.yaml'} is damaged at published: {error}.") from error
+        raise UserError(f"{run_dir / 'config.yaml'} is damaged at published: {error}.") from error
     rows = [row for row in published.rows if all(_holds(config, key, value) for key, value in row.words.items())]
     return (published, max(rows, key=lambda row: len(row.words))) if rows else None
 
@@ -91,7 +91,8 @@ def _holds(config: Mapping[str, Any], key: str, value: str | None) -> bool:
     if value is None:
         return key not in flat
     if isinstance(config.get(key), dict):  # the choice of a group
-        return bool(config[key].get("name") == value or flat.get(f"{key}.name") == value)
+        name = flat.get(f"{key}.name")
+        return bool(config[key].get("name") == value or name in (value, f"[{value}]"))  # split=iid is split=[iid]
     return key in flat and comparable(flat[key]) == comparable(yaml.safe_load(value))
 
 
@@ -100,7 +101,7 @@ def deviations(groups: Mapping[str, list[Result]]) -> list[str]:
     labels_by_line: dict[str, list[str]] = {}
     unknown: dict[str, None] = {}
     for label, runs in groups.items():
-        found = _row_of(runs[0])
+        found = row_of(runs[0].run_dir)
         if found is None:
             continue
         published, row = found

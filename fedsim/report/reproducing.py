@@ -17,15 +17,16 @@ from rich.table import Table
 
 from fedsim.app.sweep import is_begun
 from fedsim.config.composition import choices, compose
-from fedsim.config.overrides import parse
+from fedsim.config.overrides import parse, readable
 from fedsim.config.paths import expanded
 from fedsim.config.published import Published, Row
+from fedsim.config.run_folders import only_if_used
 from fedsim.core.errors import INTERRUPTED, FedsimError, UserError
 from fedsim.core.files import writing
 from fedsim.output.terminal import never_fail_to_print, print_whole
 from fedsim.report.comparison import write_comparison
 from fedsim.report.labels import group_by_settings
-from fedsim.report.planned_runs import Made, PlannedRun, make_all
+from fedsim.report.planned_runs import Made, PlannedRun, ended_after, make_all
 from fedsim.report.seeds import read_seeds
 
 LEFT = 3
@@ -44,7 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fedsim.reproduce", description=__doc__.partition("\n")[0])
     parser.add_argument("experiment", help="a file of configs/experiment with a published table")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of all runs, such as data_dir=IMAGES")
-    parser.add_argument("--rows", nargs="+", default=[], metavar="WORD", help="only rows with all of these words")
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        default=[],
+        metavar="WORD",
+        help="only rows with all of these words",
+    )
     parser.add_argument("--list", action="store_true", help="show the rows and end")
     parser.add_argument("--seeds", default="0", help="the seeds of each row: 0,1,2 (default: 0)")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on")
@@ -61,13 +68,15 @@ def main(arguments: list[str] | None = None) -> int:
         out = Path(expanded("--out", options.out or f"outputs/{experiment}"))
         refuse_settings(options.settings, rows)
         runs = planned(experiment, rows, read_seeds(options.seeds), options.settings, out)
-        _check(options.minutes, runs)
-        with writing(out):
-            out.mkdir(parents=True, exist_ok=True)
+        minutes, made = _possible(options.minutes), Made.before(runs)
         try:
-            made = make_all(runs, options.minutes, keep_going=True)
+            with only_if_used(out), ended_after(minutes):
+                with writing(out):
+                    out.mkdir(parents=True, exist_ok=True)
+                _try_all(runs)
+                make_all(runs, made, keep_going=True)
         except KeyboardInterrupt:
-            _told(runs, Made([each.result() for each in runs], []), out)
+            _told(runs, made, out)
             return INTERRUPTED
         return _told(runs, made, out)
     except FedsimError as error:
@@ -92,12 +101,13 @@ def published_by(experiment: str) -> Published:
 
 
 def rows_with(published: Published, words: Sequence[str]) -> list[Row]:
-    """Return the rows that have all of these words.
+    """Return the rows that have all of these words; of a row that has no others, only this one.
 
     Raises:
         UserError: If none has.
     """
     rows = [row for row in published.rows if set(words) <= set(row.run.split())]
+    rows = [row for row in rows if set(words) == set(row.run.split())] or rows
     if not rows:
         raise UserError(
             f"--rows {' '.join(words)} is not possible: no row of {published.table} has these words; choose from those "
@@ -114,7 +124,7 @@ def refuse_settings(settings: Sequence[str], rows: Sequence[Row]) -> None:
     """
     in_rows = {key for row in rows for key in row.words}
     for text in settings:
-        override = parse(text)
+        override = parse(readable(text))
         key = override.get_key_element().lstrip("+~")
         if override.is_sweep_override():
             raise UserError(f"{text} names several values, and the rows are what is compared: choose one.")
@@ -140,27 +150,33 @@ def planned(
             run_dir = out / "runs" / re.sub(r"[^\w.=,+-]+", "_", row.run) / str(seed)
             words = [f"experiment={experiment}", *row.run.split(), *settings, f"seed={seed}"]
             runs.append(PlannedRun(row.run, seed, run_dir, settings_of(compose(words), words)))
-            runs[-1].check_folder()
+            runs[-1].check()
     return runs
 
 
-def _check(minutes: float | None, runs: Sequence[PlannedRun]) -> None:
-    """Check the time, and try the settings of every row that is not begun, before anything starts.
-
-    Raises:
-        UserError: If something is wrong.
-    """
+def _possible(minutes: float | None) -> float | None:
     if minutes is not None and not 0 < minutes < float("inf"):
         raise UserError(f"--minutes={minutes} is not possible: choose a number above 0.")
+    return minutes
+
+
+def _try_all(runs: Sequence[PlannedRun]) -> None:
+    """Try the settings of every row that is not begun, before anything starts.
+
+    Raises:
+        UserError: If a row cannot be run.
+    """
     from fedsim.server.preparation import prepare
 
-    begun = {each.label for each in runs if is_begun(each.run_dir)}
-    for label, settings in {each.label: each.settings for each in reversed(runs)}.items():
-        if label not in begun:
-            try:
-                prepare(settings)
-            except UserError as error:
-                raise UserError(f"the row {label} cannot be run: {error}") from error
+    tried = {each.label for each in runs if is_begun(each.run_dir)}
+    for each in runs:
+        if each.label in tried:
+            continue
+        tried.add(each.label)
+        try:
+            prepare(each.settings)
+        except UserError as error:
+            raise UserError(f"the row {each.label} cannot be run: {error}") from error
 
 
 def _listed(published: Published, rows: Sequence[Row]) -> Table:

@@ -231,3 +231,13 @@ def test_settings_that_an_older_run_lacks_have_their_defaults_also_within_groups
     assert older == whole
     assert older["split"]["pooled"] is False
     assert older["split"]["validation"] == 0.2
+
+
+def test_an_option_that_an_older_run_lacks_says_what_it_did(tmp_path: Path) -> None:
+    config = repeatable(compose(["strategy=fedwon"]))
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    whole = load(tmp_path)
+    del config.strategy.standardized
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    assert load(tmp_path) == whole
+    assert whole["strategy"]["standardized"] is True

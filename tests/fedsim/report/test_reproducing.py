@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
-from fedsim.config.composition import choices, compose
+from fedsim.config.composition import choices, compose, repeatable
 from fedsim.config.settings import settings_of
 from fedsim.core.errors import UserError
 from fedsim.engines.grid import FederationGrid
@@ -17,6 +18,7 @@ from fedsim.output.recorder import Recorder
 from fedsim.output.results import read_result
 from fedsim.report import planned_runs, reproducing
 from fedsim.report.planned_runs import TimeIsUp, ended_after, make_all
+from fedsim.report.published import row_of
 from fedsim.server.preparation import prepare
 
 SMALL = (
@@ -121,7 +123,7 @@ def test_the_alarm_ends_a_block_where_ctrl_c_is_ignored() -> None:
         time.sleep(0.1)  # the alarm of a block that has ended does not ring
         with pytest.raises(KeyError), ended_after(5):
             raise KeyError
-        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+        assert signal.getitimer(signal.ITIMER_REAL)[1] == 0  # another alarm, as of pytest-timeout, rings once
         assert not issubclass(TimeIsUp, Exception)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -135,8 +137,8 @@ def test_ctrl_c_writes_what_is_finished_and_is_not_taken_for_time_that_is_up(
 
     [run] = reproducing.planned("fedwon_digits5", reproducing.rows_with(table(), ["norm=gn"]), [0], SMALL, tmp_path)
     monkeypatch.setattr(planned_runs.PlannedRun, "make", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        make_all([run], minutes=5)
+    with pytest.raises(KeyboardInterrupt), ended_after(5):
+        make_all([run])
     assert reproducing.main(["fedwon_digits5", *SMALL, "--rows", "norm=gn", "--out", str(tmp_path)]) == 130
     assert "1 of 1 runs are left" in capsys.readouterr().out
 
@@ -146,8 +148,13 @@ def table() -> reproducing.Published:
 
 
 def test_rows_are_chosen_by_all_of_their_words() -> None:
-    assert [row.run for row in reproducing.rows_with(table(), ["strategy=fedavg", "norm=bn"])] == [
+    assert [row.run for row in reproducing.rows_with(table(), ["norm=bn", "strategy=fedavg"])] == [
+        "strategy=fedavg norm=bn"  # it has no other words
+    ]
+    assert [row.run for row in reproducing.rows_with(table(), ["strategy=fedavg"])] == [
         "strategy=fedavg norm=bn",
+        "strategy=fedavg norm=gn",
+        "strategy=fedavg norm=ln",
         "strategy=fedavg norm=bn norm.policy=silobn",
         "strategy=fedavg norm=bn norm.policy=fixbn",
     ]
@@ -166,6 +173,17 @@ def test_rows_have_folders_of_their_own_and_the_first_seed_comes_first(experimen
     runs = reproducing.planned(experiment, rows, [0, 1], ["data_dir=."], tmp_path)
     assert [each.seed for each in runs] == [0] * len(rows) + [1] * len(rows)
     assert len({each.run_dir for each in runs}) == len(runs)
+
+
+@pytest.mark.parametrize("experiment", with_tables())
+def test_a_run_of_a_row_is_put_beside_it(experiment: str, tmp_path: Path) -> None:
+    published = reproducing.published_by(experiment)
+    for number, run in enumerate(reproducing.planned(experiment, published.rows, [0], ["data_dir=."], tmp_path)):
+        run.run_dir.mkdir(parents=True)
+        OmegaConf.save(repeatable(run.settings.to_config()), run.run_dir / "config.yaml")
+        found = row_of(run.run_dir)
+        assert found is not None
+        assert found[1].run == published.rows[number].run
 
 
 @pytest.mark.nightly
@@ -200,6 +218,8 @@ def test_every_row_of_every_table_can_be_run(experiment: str, tmp_path: Path) ->
             ["fedwon_digits5", "--rows", "norm=gn", "data_dir=x"],
             "--rows norm=gn data_dir=x is not possible: no row of ",
         ),
+        (["fedwon_digits5", "engine=superlink"], "engine=superlink is not possible: these runs are made on this"),
+        (["fedwon_digits5", "data_dir=/no/müller (10)/a=b/#1"], "the row strategy=local norm=bn cannot be run: "),
         (["fedwon_digits5", *SMALL, "--minutes", "0"], "--minutes=0.0 is not possible: choose a number above 0."),
         (["fedwon_digits5", "round=3"], "round=3 is not a setting"),
         (["fedwon_digits5", "--rows", "norm=evonorm"], "--rows norm=evonorm is not possible: no row of "),
