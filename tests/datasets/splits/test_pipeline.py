@@ -106,7 +106,11 @@ def test_there_are_as_many_clients_as_asked_for(
         ),
         (["iid"], {"leave_out": ["domain0", "mars"]}, r"split\.leave_out=\['domain0', 'mars'\] is not possible"),
         (["iid"], {"leave_out": ["mars", "domain1"]}, r"split\.leave_out=\['mars', 'domain1'\] is not possible"),
-        (["iid"], {"leave_out": ["domain0", "domain1"]}, r"split\.leave_out=\['domain0', 'domain1'\] is not possible"),
+        (
+            ["iid"],
+            {"leave_out": ["domain0", "domain1"]},
+            r"split\.leave_out=\['domain0', 'domain1'\] is not possible: choose from domain0, domain1, but not all\.$",
+        ),
         (
             ["iid"],
             {"num_clients": 300},
