@@ -8,10 +8,9 @@
         - {run: strategy=fedavg norm=gn, mean: 88.0 ± 0.1, svhn: 76.9 ± 0.1}
 
 ``run`` holds the words that one adds to ``experiment=NAME`` for this row, ``~split.alpha`` for a setting that it leaves
-out; every other entry is an accuracy in percent
-by its head in the table of ``fedsim.report``, with the standard deviation where the paper has one. ``unknown`` names
-settings of the experiment that the paper does not say. With ``round: best``, the paper quotes the round that validation
-chooses, and otherwise the last one.
+out; every other entry is an accuracy in percent by its head in the table of ``fedsim.report``, with the standard
+deviation where the paper has one. ``unknown`` names settings of the experiment that the paper does not say. With
+``round: best``, the paper quotes the round that validation chooses, and otherwise the last one.
 """
 
 import re

@@ -162,7 +162,7 @@ def ended_after(minutes: float | None) -> Iterator[None]:
         yield
         armed = False
     except TimeIsUp:
-        armed = False
+        pass
     finally:
         armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)

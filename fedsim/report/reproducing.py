@@ -45,13 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fedsim.reproduce", description=__doc__.partition("\n")[0])
     parser.add_argument("experiment", help="a file of configs/experiment with a published table")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of all runs, such as data_dir=IMAGES")
-    parser.add_argument(
-        "--rows",
-        nargs="+",
-        default=[],
-        metavar="WORD",
-        help="only rows with all of these words",
-    )
+    parser.add_argument("--rows", nargs="+", default=[], metavar="WORD", help="only rows with all of these words")
     parser.add_argument("--list", action="store_true", help="show the rows and end")
     parser.add_argument("--seeds", default="0", help="the seeds of each row: 0,1,2 (default: 0)")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on")

@@ -23,6 +23,12 @@ def test_a_row_holds_its_words_and_its_accuracies() -> None:
     assert Published.read(ENTRY).round == "last"
 
 
+def test_a_row_may_leave_a_setting_out() -> None:
+    (row,) = Published.read({**ENTRY, "rows": [{"run": "split=iid ~split.alpha", "mean": 75.0}]}).rows
+    assert row.words == {"split": "iid", "split.alpha": None}
+    assert row.run == "split=iid ~split.alpha"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -33,6 +39,7 @@ def test_a_row_holds_its_words_and_its_accuracies() -> None:
         {**ENTRY, "rows": [{"mean": 88.4}]},
         {**ENTRY, "rows": [{"run": "fedbn", "mean": 88.4}]},
         {**ENTRY, "rows": [{"run": "strategy=fedbn"}]},
+        {**ENTRY, "rows": [{"run": "~split.alpha=0.5", "mean": 88.4}]},
         {**ENTRY, "rows": [{"run": "strategy=fedbn", "mean": "88,4"}]},
         {**ENTRY, "rows": [{"run": "strategy=fedbn", "mean": 884}]},
     ],
@@ -56,10 +63,10 @@ def test_every_published_row_of_an_experiment_is_a_run_of_it(name: str) -> None:
     for row in published.rows:
         config = compose([f"experiment={name}", *row.run.split()])
         settings[str(Settings.from_config(config))] = row.run
-        for key in row.words:
+        for key, value in row.words.items():
             group, _, option = key.partition(".")
             assert group in config
-            assert not option or option in config[group]
+            assert not option or (option in config[group]) == (value is not None)
     assert len(settings) == len(published.rows)  # no two rows are the same run
 
 
