@@ -21,6 +21,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_object_body,
     get_object_children_ids_from_object_content,
     get_object_type_from_object_content,
+    iterate_object_tree,
 )
 
 from fedsim.deployment.delivery import UNKNOWN
@@ -70,16 +71,16 @@ class LimitedReplies:
             try:
                 replies = list(self._grid.pull_messages(left))
             except Exception as error:
-                if isinstance(error, httpx.HTTPError) or self._link.answers not in left:
+                if isinstance(error, httpx.HTTPError) or self._link.reply.answers not in left:
                     raise  # it is not the content of a reply that Flower cannot put together
-                replies = [_failed(self._link.answers, one_line(f"it sent what cannot be read ({error!r})"))]
+                replies = [_failed(self._link.reply.answers, one_line(f"it sent what cannot be read ({error!r})"))]
             if not replies:
                 return
             for reply in replies:
                 if reply.metadata.reply_to_message_id not in left:
                     continue  # it answers nothing that was asked
                 left.remove(reply.metadata.reply_to_message_id)
-                if self._link.too_large:
+                if self._link.reply.too_large:
                     reply.error = Error(
                         UNKNOWN, f"it sent more than {self.largest / 1e6:.0f} MB, which no reply may have"
                     )
@@ -94,38 +95,51 @@ class _OneReply:
         self._limit = limit
         self._arrived: deque[tuple[Any, Any]] = deque()
         self._lock = Lock()
-        self._begin("")
-
-    def _begin(self, answers: str) -> None:
-        self.answers = answers
-        """The id of the message to which the reply is"""
-        self.too_large = False
-        self._bytes = 0
-        self._sizes: dict[str, int] = {}
-        self._used: set[str] = set()
+        self.reply = _Received("", frozenset())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
     def PullMessages(self, request: Any) -> Any:  # noqa: N802 (Flower's name)
-        self._begin("")
+        self.reply = _Received("", frozenset())
         if not self._arrived:  # the SuperLink tells of each reply once
             response = self._client.PullMessages(request)
             self._arrived.extend(zip(response.messages_list, response.message_object_trees, strict=True))
         if not self._arrived:
             return PullAppMessagesResponse()
         reply, tree = self._arrived.popleft()
-        self._begin(reply.metadata.reply_to_message_id)
+        objects = frozenset(part.object_id for part in iterate_object_tree(tree))
+        self.reply = _Received(reply.metadata.reply_to_message_id, objects)
         return PullAppMessagesResponse(messages_list=[reply], message_object_trees=[tree])
 
     def PullObject(self, request: Any) -> Any:  # noqa: N802 (Flower's name)
-        if not self.too_large:
-            response = self._client.PullObject(request)
-            with self._lock:  # Flower asks for several objects at once
-                self._sizes[request.object_id] = len(response.object_content)
-                self._bytes += len(response.object_content) + self._repeated(response.object_content)
-                self.too_large |= self._bytes > self._limit.largest
-        return PullObjectResponse(object_found=False) if self.too_large else response
+        # Flower asks for several objects at once, and does not wait for those of a reply that it has given up: what
+        # arrives of that one late is its own, not the next one's.
+        reply = self.reply
+        if reply.too_large or request.object_id not in reply.objects:
+            return PullObjectResponse(object_found=False)
+        response = self._client.PullObject(request)
+        with self._lock:
+            reply.add(request.object_id, response.object_content)
+            reply.too_large |= reply.bytes > self._limit.largest
+        return PullObjectResponse(object_found=False) if reply.too_large else response
+
+
+class _Received:
+    """What has been received of a reply to the message ``answers``, which has these objects."""
+
+    def __init__(self, answers: str, objects: frozenset[str]) -> None:
+        self.answers = answers
+        self.objects = objects
+        self.too_large = False
+        self.bytes = 0
+        self._sizes: dict[str, int] = {}
+        self._used: set[str] = set()
+
+    def add(self, object_id: str, content: bytes) -> None:
+        """Count the content of an object."""
+        self._sizes[object_id] = len(content)
+        self.bytes += len(content) + self._repeated(content)
 
     def _repeated(self, content: bytes) -> int:
         """Return the bytes that an array has by naming pieces again, which are received once."""

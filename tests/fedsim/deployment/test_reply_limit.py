@@ -1,5 +1,7 @@
 """A reply of more bytes than any has is not received whole, by Flower's own grid."""
 
+from threading import Event, Thread
+
 import httpx
 import numpy as np
 import pytest
@@ -80,6 +82,47 @@ def test_one_that_is_too_large_is_refused_and_the_others_arrive() -> None:
     assert replies[2].content.array_records["arrays"]["w"].numpy().nbytes == 15 * 10**6
     assert replies[1].error.reason == "it sent more than 20 MB, which no reply may have"
     assert received < (12 + 15 + 20) * 10**6 + 2 * PIECE  # of the large one no more than what was under way
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("asked_late", [False, True])
+def test_what_arrives_late_of_a_refused_one_is_not_counted_with_the_next(asked_late: bool) -> None:
+    """Flower does not wait for the pieces of a reply that it has given up."""
+    link = Link(12, 15)
+    grid = HttpGrid(token="t")
+    grid.set_run(Run.create_empty(run_id=1))
+    grid._client = link
+    limit = LimitedReplies(grid)
+    one_reply = limit._link
+    assert one_reply is not None
+
+    def objects() -> list[str]:
+        tree = one_reply.PullMessages(None).message_object_trees[0]
+        return [part.object_id for part in iterate_object_tree(tree)]
+
+    given_up, pull, on_its_way, goes_on = objects(), link.PullObject, Event(), Event()
+
+    def slow(request: PullObjectRequest) -> PullObjectResponse:
+        if request.object_id in given_up:
+            on_its_way.set()
+            assert goes_on.wait(10)
+        return pull(request)
+
+    link.PullObject = slow  # type: ignore[method-assign]
+    largest = max(given_up, key=lambda name: len(link._objects[name]))
+    late = Thread(target=one_reply.PullObject, args=[PullObjectRequest(object_id=largest)])
+    if not asked_late:
+        late.start()
+        assert on_its_way.wait(10)
+    second = objects()
+    goes_on.set()
+    if asked_late:
+        late.start()
+    late.join()
+    assert (link.received > 0) is not asked_late  # what is asked late is not asked for
+    for name in second:
+        assert one_reply.PullObject(PullObjectRequest(object_id=name)).object_found
+    assert one_reply.reply.bytes == sum(len(link._objects[name]) for name in second)
 
 
 @pytest.mark.usefixtures("small")
