@@ -4,8 +4,8 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
@@ -15,10 +15,11 @@ from flwr.clientapp import ClientApp
 
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import why
+from fedsim.core.freed_memory import keep_freed_memory
 from fedsim.engines import fork_server
 from fedsim.engines.out_of_memory import OutOfMemoryKills
 from fedsim.engines.pool import Died, PoolGrid, PoolWorker, Task, in_words
-from fedsim.engines.shared_memory import Packed, pack, receive, send
+from fedsim.engines.shared_memory import Channel, Packed
 from fedsim.engines.worker import READY, serve
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,9 @@ class ProcessWorker(PoolWorker):
 
     device: torch.device
     process: ForkServerProcess
-    connection: Connection
+    channel: Channel
+    content: Packed | None = field(default=None, init=False)
+    """The content of messages that it was sent last, and still has"""
 
     @property
     def process_id(self) -> int:
@@ -54,7 +57,8 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
     ) -> None:
         count = worker_count(devices, workers, workers_per_gpu)
         super().__init__(num_nodes)
-        self._make_app = pack(make_app)
+        keep_freed_memory()
+        self._make_app = Packed(make_app)
         self._kills = OutOfMemoryKills()
         try:
             self._context = fork_server.start()
@@ -74,34 +78,36 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
         worker_count(devices, options["workers"], options["workers_per_gpu"])
 
     def packed(self, content: RecordDict) -> Packed:
-        return pack(content)
+        return Packed(content)
 
     def dispatch(self, worker: ProcessWorker, tasks: Sequence[Task], contexts: Sequence[Context]) -> None:
         calls = [(task.envelope(), context) for task, context in zip(tasks, contexts, strict=True)]
         try:
-            send(worker.connection, tasks[0].content, worker.process_id)
-            send(worker.connection, pack(calls), worker.process_id)
+            if worker.content is not tasks[0].content:
+                worker.content = tasks[0].content
+                worker.channel.send_shared(tasks[0].content)
+            worker.channel.send(calls)
         except OSError:
             log.debug("worker %d was gone before its message was sent; noticed when its reply is due", worker.number)
 
     def answered(self) -> Iterable[ProcessWorker]:
-        busy = {worker.connection: worker for worker in self.workers if worker.tasks}
+        busy = {worker.channel.connection: worker for worker in self.workers if worker.tasks}
         return [busy[connection] for connection in wait(list(busy))]  # type: ignore[index]  # what it was given
 
     def collect(self, worker: ProcessWorker) -> Sequence[tuple[Message, RecordDict]] | Died:
         try:
-            replies: list[Message] = receive(worker.connection)
-            states, worker.memory = receive(worker.connection, copy=True)
+            answers: Sequence[tuple[Message, RecordDict]]
+            answers, worker.memory = worker.channel.receive()
         except (EOFError, OSError):
             return self._replace(worker)
-        return list(zip(replies, states, strict=True))
+        return answers
 
     def worker_process_ids(self) -> list[int]:
         return [worker.process_id for worker in self.workers]
 
     def __exit__(self, *exc: object) -> None:
         for worker in self.workers:
-            worker.connection.close()  # an idle worker ends by itself
+            worker.channel.close()  # an idle worker ends by itself
             if worker.tasks:
                 worker.process.terminate()
         for worker in self.workers:
@@ -122,13 +128,14 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
         except OSError as error:
             raise FedsimError(f"worker {number} could not be started: {why(error)}") from error
         theirs.close()
-        worker = ProcessWorker(number=number, device=device, process=process, connection=ours)
-        send(ours, self._make_app, worker.process_id)
+        assert process.pid is not None
+        worker = ProcessWorker(number=number, device=device, process=process, channel=Channel(ours, process.pid))
+        worker.channel.send_shared(self._make_app)
         return worker
 
     def _await_ready(self, worker: ProcessWorker) -> None:
         try:
-            answer = worker.connection.recv()
+            answer = worker.channel.connection.recv()
         except (EOFError, OSError):
             worker.process.join()
             cause, remedy = self._cause_of_death(worker)
@@ -143,7 +150,7 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
             "worker %d (process %s) died (%s) while it computed %s; it is replaced%s",
             *(worker.number, worker.process.pid, cause, in_words(worker.tasks), remedy),
         )
-        worker.connection.close()
+        worker.channel.close()
         fresh = self._start(worker.number, worker.device)
         fresh.memory = worker.memory
         self.workers[self.workers.index(worker)] = fresh

@@ -1,15 +1,18 @@
 """Objects sent between processes of one machine, with their large buffers in shared memory instead of in the pipe.
 
-The buffers of arrays are pickled separately (``pickling.py``). They are copied into one anonymous file, whose
-descriptor is sent over the connection, and the receiver's arrays are views of that file. The file has no name, so
-nothing is left behind when a process is killed, and its size is not limited by that of /dev/shm.
+The buffers of arrays are pickled separately (``pickling.py``) and copied into an anonymous file, whose descriptor goes
+through the pipe once. What many processes receive, as the model of a round, has a file of its own, of which their
+arrays are views. What is for one process goes through a file that the channel keeps for its direction, and the receiver
+copies it: a new file for each reply would cost a page fault for each of its pages on both sides, which took longer than
+the copy. Files have no name, so nothing is left behind when a process is killed, and their size is not limited by that
+of /dev/shm.
 """
 
 import mmap
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from enum import Enum, auto
 from itertools import accumulate
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
@@ -20,69 +23,132 @@ from fedsim.engines.pickling import dump, load
 ALIGNMENT = 64
 
 
-@dataclass
-class Packed:
-    """An object ready to be sent any number of times; the file exists until the last process has closed it."""
+class _Place(Enum):
+    """Where the buffers of a message are."""
 
-    pickled: bytes
-    sizes: list[int]
-    file: int | None
+    NOWHERE = auto()
+    """All are empty."""
+    KEPT = auto()
+    """In the channel's file."""
+    GROWN = auto()
+    """In the channel's file, a new one, whose descriptor follows."""
+    OWN = auto()
+    """In a file of the object's own, whose descriptor follows."""
+
+
+class Packed:
+    """An object ready to be sent any number of times; its file exists until the last process has closed it."""
+
+    def __init__(self, value: object) -> None:
+        self.pickled, views = dump(value, files_by_name=True)
+        self.sizes = [view.nbytes for view in views]
+        self.file: _File | None = None
+        if sum(self.sizes):
+            self.file = _File(_layout(self.sizes)[1])
+            with self.file.mapped() as memory:
+                _write(memory, views)
+
+
+class Channel:
+    """One end of a pipe between two processes, of which the other one asks and answers in turn.
+
+    ``send`` may be called again only after the other process has answered: its file holds one message.
+    """
+
+    def __init__(self, connection: Connection, process_id: int) -> None:
+        """Use a connection.
+
+        Args:
+            connection: The end of the pipe, which can pass descriptors.
+            process_id: That of the process at the other end.
+        """
+        self.connection = connection
+        self._process_id = process_id
+        self._outgoing: mmap.mmap | None = None
+        self._incoming: memoryview | None = None
+
+    def send(self, value: object) -> None:
+        """Send an object, of which the receiver has a copy."""
+        pickled, views = dump(value, files_by_name=True)
+        sizes = [view.nbytes for view in views]
+        needed, place, file = _layout(sizes)[1], _Place.NOWHERE, None
+        if needed:
+            place = _Place.KEPT
+            if self._outgoing is None or len(self._outgoing) < needed:
+                place, file = _Place.GROWN, _File(needed)
+                self._outgoing = file.mapped()
+            _write(self._outgoing, views)
+        self._announce(pickled, sizes, place, file)
+
+    def send_shared(self, packed: Packed) -> None:
+        """Send an object whose arrays the receiver sees where they lie."""
+        self._announce(packed.pickled, packed.sizes, _Place.OWN if packed.file else _Place.NOWHERE, packed.file)
+
+    def receive(self) -> Any:
+        """Return what the other process has sent.
+
+        Raises:
+            EOFError: If the other side has closed the connection.
+            OSError: If the connection is broken.
+        """
+        pickled, sizes, place = self.connection.recv()
+        if place is _Place.NOWHERE:
+            return load(pickled, [bytearray(size) for size in sizes])
+        if place is _Place.OWN:
+            return load(pickled, _views(_received_file(self.connection), sizes))
+        if place is _Place.GROWN:
+            self._incoming = _received_file(self.connection)
+        assert self._incoming is not None
+        return load(pickled, _views(self._incoming, sizes), copy=True)
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def _announce(self, pickled: bytes, sizes: Sequence[int], place: _Place, file: "_File | None") -> None:
+        self.connection.send((pickled, sizes, place))
+        if file is not None:
+            send_handle(self.connection, file.descriptor, self._process_id)
+
+
+class _File:
+    """An anonymous file of a size, which is there as long as a process has it open or sees it in its memory."""
+
+    def __init__(self, size: int) -> None:
+        if hasattr(os, "memfd_create"):
+            self.descriptor = os.memfd_create("fedsim")
+        else:  # macOS: a file without a name on the disk's cache
+            with tempfile.TemporaryFile() as temporary:
+                self.descriptor = os.dup(temporary.fileno())
+        os.truncate(self.descriptor, size)
+
+    def mapped(self) -> mmap.mmap:
+        return mmap.mmap(self.descriptor, 0)
 
     def __del__(self) -> None:
-        if self.file is not None:
-            os.close(self.file)
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
 
 
-def pack(value: object) -> Packed:
-    pickled, views = dump(value, files_by_name=True)
-    sizes = [view.nbytes for view in views]
-    if not sum(sizes):
-        return Packed(pickled, sizes, None)
-    starts, end = _layout(sizes)
-    packed = Packed(pickled, sizes, _anonymous_file(end))
-    assert packed.file is not None
-    with mmap.mmap(packed.file, end) as memory:
-        for start, view in zip(starts, views, strict=True):
-            memory[start : start + view.nbytes] = view
-    return packed
+def _write(memory: mmap.mmap, views: Sequence[memoryview]) -> None:
+    starts, _ = _layout([view.nbytes for view in views])
+    for start, view in zip(starts, views, strict=True):
+        memory[start : start + view.nbytes] = view
 
 
-def send(connection: Connection, packed: Packed, process_id: int) -> None:
-    connection.send((packed.pickled, packed.sizes, packed.file is not None))
-    if packed.file is not None:
-        send_handle(connection, packed.file, process_id)
-
-
-def receive(connection: Connection, *, copy: bool = False) -> Any:
-    """Return the object; its arrays are views of the shared file, or with ``copy`` own memory without a descriptor.
-
-    Raises:
-        EOFError: If the other side has closed the connection.
-        OSError: If the connection is broken.
-    """
-    pickled, sizes, has_file = connection.recv()
-    if not has_file:
-        return load(pickled, [bytearray(size) for size in sizes])
-    file = recv_handle(connection)
+def _received_file(connection: Connection) -> memoryview:
+    descriptor = recv_handle(connection)
     try:
-        starts, end = _layout(sizes)
-        memory = memoryview(mmap.mmap(file, end))
+        return memoryview(mmap.mmap(descriptor, 0))
     finally:
-        os.close(file)
-    views = [memory[start : start + size] for start, size in zip(starts, sizes, strict=True)]
-    return load(pickled, views, copy=copy)
+        os.close(descriptor)
+
+
+def _views(memory: memoryview, sizes: Sequence[int]) -> list[memoryview]:
+    starts, _ = _layout(sizes)
+    return [memory[start : start + size] for start, size in zip(starts, sizes, strict=True)]
 
 
 def _layout(sizes: Sequence[int]) -> tuple[list[int], int]:
+    """Return where the buffers begin, and where the last one ends."""
     starts = [0, *accumulate((size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT for size in sizes)]
     return starts[:-1], starts[-1]
-
-
-def _anonymous_file(size: int) -> int:
-    if hasattr(os, "memfd_create"):
-        file = os.memfd_create("fedsim")
-    else:  # macOS: a file without a name on the disk's cache
-        with tempfile.TemporaryFile() as temporary:
-            file = os.dup(temporary.fileno())
-    os.truncate(file, size)
-    return file

@@ -14,7 +14,7 @@ from fedsim.core.freed_memory import keep_freed_memory
 from fedsim.core.memory import Memory
 from fedsim.core.threads import fix_threads
 from fedsim.engines.client_call import call_clients
-from fedsim.engines.shared_memory import pack, receive, send
+from fedsim.engines.shared_memory import Channel
 
 READY = "ready"
 
@@ -24,8 +24,9 @@ def serve(connection: Connection, device: torch.device, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
     fix_threads()
     keep_freed_memory()
+    channel = Channel(connection, parent)
     try:
-        make_app: Callable[[torch.device], ClientApp] = receive(connection)
+        make_app: Callable[[torch.device], ClientApp] = channel.receive()
         app = make_app(device)
     except EOFError:
         return
@@ -36,12 +37,13 @@ def serve(connection: Connection, device: torch.device, parent: int) -> None:
         connection.send(traceback.format_exc())
         return
     connection.send(READY)
+    content = RecordDict()
     while True:
         try:
-            content: RecordDict = receive(connection)
-            calls: list[tuple[Message, Context]] = receive(connection)
+            received: RecordDict | list[tuple[Message, Context]] = channel.receive()
         except (EOFError, OSError):  # the parent has ended, with or without saying so
             return
-        answers = call_clients(app, content, calls)
-        send(connection, pack([reply for reply, _ in answers]), parent)
-        send(connection, pack(([state for _, state in answers], Memory.now())), parent)
+        if isinstance(received, RecordDict):  # the content of the messages that follow
+            content = received
+            continue
+        channel.send((call_clients(app, content, received), Memory.now()))

@@ -5,6 +5,7 @@ machine need no bytes, so ``TensorArray`` holds the tensor and makes the bytes w
 """
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,12 @@ class TensorArray(Array):
     """An ``Array`` that holds a tensor; ``data`` (the ``np.save`` bytes) is made on demand and cached."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
-        # Array.__init__ would serialize; its four fields are set here, the last one, data, lazily.
-        self.tensor = tensor.detach()
-        self.dtype = str(self.tensor.dtype).removeprefix("torch.")
-        self.shape = tuple(self.tensor.shape)
-        self.stype = "numpy.ndarray"
+        # Array.__init__ would serialize; its four fields are set here, the last one, data, lazily. All at once, since
+        # each assignment to an Array does what a change of it needs, which a new one does not: it took half the time.
+        self.tensor: torch.Tensor
+        self.__dict__.update(
+            tensor=tensor.detach(), dtype=_name_of(tensor.dtype), shape=tuple(tensor.shape), stype="numpy.ndarray"
+        )
 
     def numpy(self) -> npt.NDArray[np.generic]:
         return self.tensor.cpu().numpy()
@@ -39,6 +41,11 @@ class TensorArray(Array):
     def __reduce__(self) -> tuple[object, ...]:
         # As a numpy array, so that pickle protocol 5 can pass its buffer without a copy.
         return _tensor_array, (self.numpy(),)
+
+
+@cache
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _tensor_array(array: npt.NDArray[np.generic]) -> TensorArray:

@@ -3,7 +3,6 @@
 import gc
 import multiprocessing
 import os
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +10,33 @@ import pytest
 import torch
 from flwr.app import RecordDict
 
-from fedsim.engines.shared_memory import Packed, pack, receive, send
+from fedsim.engines.shared_memory import Channel, Packed
 from fedsim.messages.arrays import to_record, to_tensors
+
+Ends = tuple[Channel, Channel]
 
 
 @pytest.fixture
-def pipe() -> tuple[Connection, Connection]:
-    return multiprocessing.Pipe()
+def ends() -> Ends:
+    ours, theirs = multiprocessing.Pipe()
+    return Channel(ours, os.getpid()), Channel(theirs, os.getpid())
 
 
-def through(pipe: tuple[Connection, Connection], value: object, *, copy: bool = False) -> object:
-    send(pipe[0], pack(value), os.getpid())
-    return receive(pipe[1], copy=copy)
+def through(ends: Ends, value: object, *, shared: bool = False) -> object:
+    if shared:
+        ends[0].send_shared(Packed(value))
+    else:
+        ends[0].send(value)
+    return ends[1].receive()
 
 
 def open_descriptors() -> int:
+    gc.collect()  # what earlier tests left would be let go of in between
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-@pytest.mark.parametrize("copy", [False, True])
-def test_records_arrive_equal(pipe: tuple[Connection, Connection], copy: bool) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_records_arrive_equal(ends: Ends, shared: bool) -> None:
     tensors = {
         "weight": torch.randn(300, 200),
         "transposed": torch.randn(20, 30).t(),
@@ -39,7 +45,7 @@ def test_records_arrive_equal(pipe: tuple[Connection, Connection], copy: bool) -
         "empty": torch.zeros(0, 4),
         "flags": torch.tensor([True, False]),
     }
-    arrived = through(pipe, RecordDict({"arrays": to_record(tensors)}), copy=copy)
+    arrived = through(ends, RecordDict({"arrays": to_record(tensors)}), shared=shared)
     assert isinstance(arrived, RecordDict)
     got = to_tensors(arrived.array_records["arrays"])
     assert list(got) == list(tensors)
@@ -49,47 +55,74 @@ def test_records_arrive_equal(pipe: tuple[Connection, Connection], copy: bool) -
         got[name].zero_()  # both ways of receiving give memory that may be written to
 
 
-def test_an_object_without_buffers_needs_no_file(pipe: tuple[Connection, Connection]) -> None:
-    assert pack({"a": 1}).file is None
-    assert through(pipe, {"a": [1, 2.5, "x"]}) == {"a": [1, 2.5, "x"]}
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_object_without_buffers_needs_no_file(ends: Ends, shared: bool) -> None:
+    assert Packed({"a": 1}).file is None
+    assert through(ends, {"a": [1, 2.5, "x"]}, shared=shared) == {"a": [1, 2.5, "x"]}
 
 
-def test_only_empty_buffers_arrive_too(pipe: tuple[Connection, Connection]) -> None:
-    arrived = through(pipe, np.zeros((0, 3)))
+@pytest.mark.parametrize("shared", [False, True])
+def test_only_empty_buffers_arrive_too(ends: Ends, shared: bool) -> None:
+    arrived = through(ends, np.zeros((0, 3)), shared=shared)
     assert isinstance(arrived, np.ndarray)
     assert arrived.shape == (0, 3)
 
 
-def test_the_pipe_carries_no_large_buffer() -> None:
-    packed = pack(np.ones(1_000_000))
+def test_the_pipe_carries_no_large_buffer(ends: Ends) -> None:
+    packed = Packed(np.ones(1_000_000))
     assert packed.sizes == [8_000_000]
     assert len(packed.pickled) < 1000
+    ends[0].send(np.ones(1_000_000))  # would wait for a reader if it were in the pipe
+    assert np.array_equal(ends[1].receive(), np.ones(1_000_000))
 
 
-def test_one_pack_can_be_sent_to_many(pipe: tuple[Connection, Connection]) -> None:
-    packed: Packed = pack(np.arange(1000))
+def test_one_pack_can_be_sent_to_many(ends: Ends) -> None:
+    packed = Packed(np.arange(1000))
     for _ in range(3):
-        send(pipe[0], packed, os.getpid())
-    received = [receive(pipe[1]) for _ in range(3)]
+        ends[0].send_shared(packed)
+    received = [ends[1].receive() for _ in range(3)]
     assert all(np.array_equal(each, np.arange(1000)) for each in received)
 
 
-def test_the_array_outlives_the_pack(pipe: tuple[Connection, Connection]) -> None:
-    arrived = through(pipe, np.arange(100_000))
+def test_the_array_outlives_the_pack(ends: Ends) -> None:
+    arrived = through(ends, np.arange(100_000), shared=True)
     assert isinstance(arrived, np.ndarray)
     assert arrived.sum() == 100_000 * 99_999 // 2
 
 
+def test_what_was_received_stays_what_it_was_when_more_comes(ends: Ends) -> None:
+    """Smaller and larger objects go through one file, which is replaced when it is too small; the pack is apart."""
+    sizes = [1000, 10, 3000, 3000, 1]
+    shared = through(ends, np.full(50, -1), shared=True)
+    arrived = [through(ends, [np.full(size, number), np.full(3, -number)]) for number, size in enumerate(sizes)]
+    assert np.array_equal(shared, np.full(50, -1))  # type: ignore[arg-type]
+    for number, (size, pair) in enumerate(zip(sizes, arrived, strict=True)):
+        assert isinstance(pair, list)
+        assert np.array_equal(pair[0], np.full(size, number))
+        assert np.array_equal(pair[1], np.full(3, -number))
+
+
+def test_both_directions_have_files_of_their_own(ends: Ends) -> None:
+    ends[0].send(np.zeros(100))
+    ends[1].send(np.ones(100))
+    assert np.array_equal(ends[1].receive(), np.zeros(100))
+    assert np.array_equal(ends[0].receive(), np.ones(100))
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted in /proc")
-def test_copies_hold_no_descriptors(pipe: tuple[Connection, Connection]) -> None:
-    gc.collect()  # what earlier tests left would be let go of in between
+def test_descriptors_do_not_become_more(ends: Ends) -> None:
+    through(ends, np.zeros(1000))
     before = open_descriptors()
-    kept = [through(pipe, np.full(1000, number), copy=True) for number in range(50)]
+    kept = [through(ends, np.full(1000 + number, number)) for number in range(50)]  # a larger file each time
     assert open_descriptors() == before
     assert [int(each[0]) for each in kept] == list(range(50))  # type: ignore[index]
+    packed = through(ends, np.zeros(1000), shared=True)
+    assert open_descriptors() == before + 1  # as long as the array is there
+    del packed
+    assert open_descriptors() == before
 
 
-def test_a_closed_pipe_is_an_error(pipe: tuple[Connection, Connection]) -> None:
-    pipe[0].close()
+def test_a_closed_pipe_is_an_error(ends: Ends) -> None:
+    ends[0].close()
     with pytest.raises(EOFError):
-        receive(pipe[1])
+        ends[1].receive()
