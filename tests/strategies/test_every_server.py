@@ -1,4 +1,4 @@
-"""What every server strategy takes over from its base: the settings of training, the aggregation's state, who answered."""
+"""What every server strategy takes over from its base: settings of training, the aggregation's state, who answered."""
 
 from pathlib import Path
 
