@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,18 +13,20 @@ from torch import nn
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.core.seeding import torch_generator
+from fedsim.cost import QueryPasses, Workload
 from fedsim.engines.inline import InlineGrid
 from fedsim.heads import use_retrained
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import arrays_of
 from fedsim.methods.reply_records import Question, ReplyFault
+from fedsim.methods.training import ServerTraining
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
 from strategies import CReFF
 from strategies.federated_features import matched, retrained
 
-FEW = {"features_per_class": 3, "match_steps": 4, "retrain_epochs": 2}
+FEW: dict[str, Any] = {"features_per_class": 3, "match_steps": 4, "retrain_epochs": 2}
 WORDS = ("strategy.features_per_class=3", "strategy.match_steps=4", "strategy.retrain_epochs=2")
 
 
@@ -104,6 +107,33 @@ def test_beside_the_retrained_classifier_it_is_fedavg_bit_for_bit(
     assert not torch.equal(one["head.retrained.weight"], one["head.trained.weight"])
     assert result.rounds["trained_global_accuracy"].tolist() == plain.rounds["global_accuracy"].tolist()
     assert result.rounds["global_accuracy"].tolist() != plain.rounds["global_accuracy"].tolist()
+
+
+def test_the_first_features_are_drawn_from_the_seed_and_the_gradients_cost_passes() -> None:
+    server = CReFF(network(), ServerTraining(seed=7), repeats=4, **FEW)
+    drawn = torch.randn((3, 3, 2), generator=torch_generator(7, "federated features"))
+    assert torch.equal(server.features, drawn)
+    assert server.training_load == Workload(queries=(QueryPasses(share=1.0, passes=4),))
+
+
+def test_features_survive_a_stop() -> None:
+    server, other = (CReFF(network(), ServerTraining(seed=seed), **FEW) for seed in (1, 2))
+    other.load_state(server.state())
+    assert torch.equal(other.features, server.features)
+
+
+@pytest.mark.parametrize("option", ["features_per_class", "match_steps", "retrain_epochs", "retrain_batch_size"])
+def test_one_is_enough_and_none_is_not(option: str) -> None:
+    CReFF(network(), **{**FEW, option: 1})
+    with pytest.raises(UserError, match=rf"^strategy\.{option}=0 is not possible"):
+        CReFF(network(), **{**FEW, option: 0})
+
+
+@pytest.mark.parametrize("option", ["match_lr", "retrain_lr"])
+@pytest.mark.parametrize("lr", [0.0, float("inf")])
+def test_learning_rates_out_of_range_are_refused(option: str, lr: float) -> None:
+    with pytest.raises(UserError, match=rf"^strategy\.{option}={lr} is not possible"):
+        CReFF(network(), **{option: lr})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
