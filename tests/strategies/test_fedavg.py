@@ -1,5 +1,6 @@
 """FedAvg against averages computed by hand, inside this project's loop and inside Flower's own."""
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -72,8 +73,24 @@ def test_a_failed_client_is_left_out_and_named(grid: InlineGrid, caplog: pytest.
     assert "client 7 failed in round 3: out of memory" in caplog.text
 
 
+def test_a_failed_evaluation_is_left_out_and_named(grid: InlineGrid, caplog: pytest.LogCaptureFixture) -> None:
+    replies = replies_of([[1.0], [4.0]], [10, 30], [0, 0])
+    failed = Message(Error(2, "out of memory"), reply_to=Message(RecordDict(), 7, "evaluate"))
+    metrics = FedAvg().aggregate_evaluate(3, [replies[0], failed, replies[1]])
+    assert metrics is not None
+    assert metrics["loss"] == pytest.approx(30 / 40)
+    assert "client 7 failed in round 3: out of memory" in caplog.text
+    assert FedAvg().aggregate_evaluate(3, [failed]) is None
+
+
 def test_a_round_without_any_reply_changes_nothing(grid: InlineGrid) -> None:
     assert FedAvg().aggregate_train(1, []) == (None, None)
+
+
+def test_its_summary_tells_its_settings(grid: InlineGrid, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        FedAvg(training=ServerTraining(weighting="uniform", fraction=0.25)).summary()
+    assert caplog.messages == ["FedAvg: weighting uniform, fraction 0.25, 0 personal entries"]
 
 
 def test_the_cohort_depends_on_seed_and_round_only(grid: InlineGrid) -> None:

@@ -118,7 +118,6 @@ def test_other_strategies_see_statistics_as_entries_like_any_other(make_grid: Ma
         assert np.array_equal(tensor.numpy(), expected), name
 
 
-@pytest.mark.nightly
 def test_qfedavg_finds_the_clients_losses(make_grid: MakeGrid, make_model: MakeModel) -> None:
     """With q=0 every loss counts the same, with q=5 the largest decides."""
     model, made = make_model(), []

@@ -12,6 +12,7 @@ from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import EVALUATE, TRAIN, arrays_of
+from fedsim.methods.reply_records import Question, ReplyFault
 from fedsim.methods.training import ServerTraining
 from fedsim.models.feature_networks import FeatureGenerator, FeatureTransform
 from fedsim.output.progress import Reporter
@@ -19,6 +20,7 @@ from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.reply_checks import ReplyChecks
 from fedsim.server.simulation import run
 from strategies import FedAvg, FRAug
+from strategies.fraug import check_generator
 from tests.strategies.test_every_strategy import Watched
 
 MakeSettings = Callable[..., Settings]
@@ -187,6 +189,16 @@ def test_a_wrong_generator_is_refused(
     checked = checks.checked(message, reply)
     assert checked.has_error()
     assert words in str(checked.error.reason)
+
+
+def test_what_is_limited_of_a_generator_is_its_step() -> None:
+    """Large numbers that were sent may come back."""
+    sent = {"layers.0.bias": torch.full((4,), 0.9)}
+    question = Question(ConfigRecord(), {}, {}, {"generator": to_record(sent)}, {}, update_limit=1.0)
+    check_generator(sent, question)
+    check_generator({"layers.0.bias": torch.full((4,), 1.8)}, question)
+    with pytest.raises(ReplyFault, match=r"it sent 1\.1 in layers\.0\.bias, where update_limit=1 allows 1"):
+        check_generator({"layers.0.bias": torch.full((4,), -0.2)}, question)
 
 
 def classifier(features: int = 6, classes: int = 3) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import nn
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.methods.reply_records import Question, ReplyFault
 from fedsim.methods.training import ServerTraining
 from strategies import FedAvg, FedDyn, FedNova
 
@@ -134,3 +135,18 @@ def test_no_alpha_makes_feddyn_fedavg(grid: InlineGrid) -> None:
 def test_an_impossible_alpha_is_refused() -> None:
     with pytest.raises(UserError, match=r"^strategy\.alpha=0 is not possible"):
         FedDyn(model(), alpha=0)
+
+
+@pytest.mark.parametrize("normalizer", [1.0, 0.5])
+def test_a_single_step_is_a_normalizer_and_none_is_not(normalizer: float) -> None:
+    check = FedNova(model()).reply_records["metrics"]
+    check({}, Question(ConfigRecord(), {}, {}, metrics={"normalizer": normalizer}))
+    for other in ({"normalizer": 0.0}, {}):
+        with pytest.raises(ReplyFault, match="normalizer"):
+            check({}, Question(ConfigRecord(), {}, {}, metrics=other))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("alpha", [0.0, float("inf")])
+def test_an_alpha_out_of_range_is_refused(alpha: float) -> None:
+    with pytest.raises(UserError, match=rf"^strategy\.alpha={alpha} is not possible"):
+        FedDyn(model(), alpha=alpha)

@@ -12,10 +12,10 @@ from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import CACHED, arrays_of, config_of
-from fedsim.methods.sparse.masks import kept, unpack
+from fedsim.methods.sparse.masks import Masks, kept, unpack
 from fedsim.methods.sparse.records import MASKS, SQUARES, SQUARES_SINCE
 from fedsim.server.preparation import Prepared, prepare
-from strategies import PruneFL
+from strategies import PruneFL, prunefl
 
 MakeSettings = Callable[..., Settings]
 SMALL = ("strategy=prunefl", "strategy.density=0.05", "strategy.interval=1", "strategy.stop_round=3", "engine=inline")
@@ -92,6 +92,24 @@ def test_sums_begin_after_an_adjustment_and_end_with_the_last(small_settings: Ma
         asked.append((config.get(SQUARES_SINCE), config.get(SQUARES)))
     assert asked[:6] == [(1, False), (1, False), (1, True), (4, False), (4, False), (4, True)]
     assert asked[6:] == [(None, None)] * 3  # round 9 adjusts nothing
+
+
+def test_the_contested_share_halves_with_every_half_life(
+    small_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare(small_settings(*SMALL, "strategy.rate=0.4", "strategy.half_life=2", "strategy.stop_round=9"))
+    grid = InlineGrid(ClientAppFactory(prepared.settings, prepared.federation), 6, [torch.device("cpu")])
+    arrays, shares = to_record(dict(prepared.model.state_dict())), []
+
+    def noted(masks: Masks, weights: object, squares: object, share: float) -> Masks:
+        shares.append(share)
+        return masks
+
+    monkeypatch.setattr(prunefl, "contested_masks", noted)
+    for round in (1, 2, 4):
+        messages = list(prepared.strategy.configure_train(round, arrays, ConfigRecord(), grid))
+        prepared.strategy.aggregate_train(round, grid.send_and_receive(messages))
+    assert shares == pytest.approx([0.4 * 0.5**0.5, 0.2, 0.1])
 
 
 @pytest.mark.parametrize("option", ["interval", "stop_round"])

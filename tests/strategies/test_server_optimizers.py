@@ -207,9 +207,20 @@ def test_what_stays_on_the_clients_or_is_frozen_has_no_step(
         (("fedadam", "tau=0"), r"tau=0(\.0)? is not possible: choose a number above 0\.$"),
         (("fedadam", "beta_1=1"), r"beta_1=1(\.0)? is not possible: choose a number from 0 to below 1\.$"),
         (("fedadam", "beta_2=nan"), r"beta_2=nan is not possible"),
+        (("fedadam", "tau=inf"), r"tau=inf is not possible"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_wrong_options_are_refused(small_settings: MakeSettings, words: tuple[str, str], sentence: str) -> None:
     with pytest.raises(UserError, match=rf"^strategy\.{sentence}"):
         prepare(small_settings(f"strategy={words[0]}", f"strategy.{words[1]}"))
+
+
+def test_a_decay_of_0_is_possible() -> None:
+    assert FedAdam(nn.Linear(2, 2), beta_1=0, beta_2=0).beta_1 == 0
+
+
+def test_yogis_moment_stays_where_it_is_reached() -> None:
+    second, square = torch.tensor([4.0, 1.0, 9.0]), torch.tensor([4.0, 2.0, 3.0])
+    moved = FedYogi(nn.Linear(2, 2), beta_2=0.75).second_moment(second, square)
+    assert moved.tolist() == [4.0, 1.0 + 0.25 * 2, 9.0 - 0.25 * 3]
