@@ -96,7 +96,8 @@ class LocalSGD:
 
     def batches(self, examples: int, generator: torch.Generator) -> list[torch.Tensor]:
         """Return the indices of one pass in random order, divided into batches by ``training_batches``."""
-        return training_batches(torch.randperm(examples, generator=generator), self.training.batch_size)
+        order, training = torch.randperm(examples, generator=generator), self.training
+        return training_batches(order, training.batch_size, drop_last=training.drop_last)
 
     def begin(self, model: nn.Module, context: TrainingContext) -> None:
         """Prepare for the first step; the model has its values at the start of the round."""

@@ -19,16 +19,20 @@ def evaluation_batches(examples: int) -> list[torch.Tensor]:
     return [torch.arange(first, examples, batches) for first in range(batches)]
 
 
-def training_batches(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
-    """Return the batches of one pass over the images in this order; a last batch of a single image is left out.
+def images_of_pass(images: int, batch_size: int, *, drop_last: bool = False) -> int:
+    """Return how many of a client's images one pass trains on.
 
-    BatchNorm after a linear layer cannot estimate a variance from one image. The rule holds for every norm, so that
-    all of them are trained on the same images; it does not apply if the batch size or the number of images is one.
+    A last batch of a single image is left out, with ``drop_last`` any that is smaller than the others; never the only
+    one. BatchNorm after a linear layer cannot estimate a variance from one image, and estimates it badly from a few.
+    The rule holds for every norm, so that all of them are trained on the same images.
     """
-    batches = list(order.split(batch_size))
-    if len(batches) > 1 and len(batches[-1]) == 1 and batch_size > 1:
-        batches.pop()
-    return batches
+    left = images % batch_size
+    return images - left if images > batch_size and (drop_last or left == 1) else images
+
+
+def training_batches(order: torch.Tensor, batch_size: int, *, drop_last: bool = False) -> list[torch.Tensor]:
+    """Return the batches of one pass over the images in this order, without what ``images_of_pass`` leaves out."""
+    return list(order[: images_of_pass(len(order), batch_size, drop_last=drop_last)].split(batch_size))
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ _ALLOWED: dict[str, Rule] = {
     "rounds": _whole(1),
     "local_epochs": _whole(1),
     "batch_size": _whole(1),
+    "drop_last": _SWITCH,
     "lr": _positive(),
     "momentum": _number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
     "lr_decay": _or_null(_SHARE),
@@ -144,6 +145,7 @@ class Settings:
     rounds: int
     local_epochs: int
     batch_size: int
+    drop_last: bool
     lr: float
     lr_schedule: str
     lr_decay: float | None

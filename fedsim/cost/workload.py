@@ -81,6 +81,7 @@ class CostTracker:
     """Computes columns of ``rounds.csv`` from workloads, by the rules of ``account``."""
 
     def __init__(self, cost: ModelCost, federation: "Federation", settings: "Settings") -> None:
+        from datasets.examples import images_of_pass
         from datasets.source import Part
 
         self.cost = cost
@@ -88,6 +89,9 @@ class CostTracker:
         self.classes = device_classes(settings.budget, range(len(self.images)), settings.seeds.split)
         self._class_of = {client: each.name for each in self.classes for client in each.clients}
         self.local_epochs, self.batch_size = settings.local_epochs, settings.batch_size
+        self._of_pass = [
+            images_of_pass(images, settings.batch_size, drop_last=settings.drop_last) for images in self.images
+        ]
         self.states = OPTIMIZERS[settings.optimizer].numbers_kept(settings.momentum)
 
     def metrics(self, workload_of: Callable[[int], Workload], clients: Collection[int]) -> dict[str, float]:
@@ -113,7 +117,7 @@ class CostTracker:
         """Return ``device_gflops`` of the round, ``device_memory_mb`` of a training step, and the method's columns."""
         cost, images = self.cost, self.images[client]
         batch = min(self.batch_size, images)
-        used = [self._images_used(part, images, batch) for part in workload.passes]
+        used = [self._images_used(part, self._of_pass[client], batch) for part in workload.passes]
         extra = workload.extra_steps * batch
         seen = sum(used) + extra
         steps = workload.full_gradient_steps
@@ -129,11 +133,11 @@ class CostTracker:
         memory += VALUE_BYTES * workload.other_numbers
         return {"device_gflops": flops / 1e9, "device_memory_mb": memory / MB, **workload.columns}
 
-    def _images_used(self, part: Passes, images: int, batch: int) -> int:
+    def _images_used(self, part: Passes, of_pass: int, batch: int) -> int:
         """Return the number of images in this part of the training, each counted as often as it is used."""
         if part.steps is not None:
             return part.steps * batch
-        return images * (self.local_epochs if part.epochs is None else part.epochs)
+        return of_pass * (self.local_epochs if part.epochs is None else part.epochs)
 
     def _query_flops(self, query: QueryPasses, images: int) -> int:
         asked = _asked(query, images)

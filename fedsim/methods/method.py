@@ -72,6 +72,7 @@ class Method:
         training = LocalTraining(
             local_epochs=settings.local_epochs,
             batch_size=settings.batch_size,
+            drop_last=settings.drop_last,
             lr=settings.lr,
             momentum=settings.momentum,
             optimizer=settings.optimizer,

@@ -39,6 +39,8 @@ class LocalTraining:
     optimizer: str = "sgd"
     weight_decay: float = 0.0
     schedule: LearningRateSchedule = field(default_factory=LearningRateSchedule)
+    drop_last: bool = False
+    """Whether a pass leaves out a last batch that is smaller than ``batch_size``, unless it is the only one."""
 
     def lr_in(self, server_round: int) -> float:
         """Return the learning rate of a round."""

@@ -7,6 +7,7 @@ from itertools import islice
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from datasets.examples import images_of_pass
 from datasets.source import Part
 from fedsim.core.errors import RoundFailed, UserError
 from fedsim.core.files import reading
@@ -177,7 +178,8 @@ class FederatedLoop:
         return {"simulated_seconds": self.faults.round_seconds(self.attendances)}
 
     def _images_trained(self, client: int) -> int:
-        return self.settings.local_epochs * self.federation.num_images(client, Part.TRAIN)
+        images, settings = self.federation.num_images(client, Part.TRAIN), self.settings
+        return settings.local_epochs * images_of_pass(images, settings.batch_size, drop_last=settings.drop_last)
 
     def _evaluate(self, current: Round) -> None:
         """Evaluate and diagnose the model after the round, if due; without what is folded into the next round."""

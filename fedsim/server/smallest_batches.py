@@ -58,7 +58,7 @@ def try_smallest_batches(
             not return one logit for each image and class in training.
     """
     trial = _Trial(settings, federation, model, trainer)
-    trial.run(trial.train, _trained(federation, settings.batch_size))
+    trial.run(trial.train, _trained(federation, settings.batch_size, settings.drop_last))
     if queried_share:
         trial.run(trial.train, _asked(federation, queried_share))
     if trial.policy.reestimates:
@@ -172,9 +172,9 @@ def _failure(does: Callable[[int], None], count: int) -> Exception | None:
     return None
 
 
-def _trained(federation: Federation, batch_size: int) -> Iterator[Batch]:
+def _trained(federation: Federation, batch_size: int, drop_last: bool) -> Iterator[Batch]:
     for client, images in _images(federation, Part.TRAIN):
-        sizes = [len(batch) for batch in training_batches(torch.arange(images), batch_size)]
+        sizes = [len(batch) for batch in training_batches(torch.arange(images), batch_size, drop_last=drop_last)]
         by_size = Batch(min(sizes), f"client {client} trains on")
         yield by_size if len(sizes) == 1 else replace(by_size, remedy="another batch_size")
 

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from clients import LocalSGD
+from datasets.examples import images_of_pass
 from datasets.federation import Examples
 from fedsim.methods.interfaces import TrainingContext
 from fedsim.methods.training import LocalTraining
@@ -67,3 +68,18 @@ def test_a_last_batch_of_one_image_is_left_out(count: int, batch_size: int, size
     drawn = torch.cat(batches).tolist()
     assert len(set(drawn)) == len(drawn)
     assert set(drawn) <= set(range(count))
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "sizes"),
+    [(11, 4, [4, 4]), (9, 4, [4, 4]), (3, 4, [3]), (1, 4, [1]), (3, 1, [1, 1, 1]), (8, 4, [4, 4])],
+    ids=["rest of three", "rest of one", "the only batch", "one image in all", "batches of one", "no rest"],
+)
+def test_any_smaller_last_batch_is_left_out_where_that_is_asked_for(
+    count: int, batch_size: int, sizes: list[int]
+) -> None:
+    trainer = LocalSGD(LocalTraining(1, batch_size, 0.1, 0.0, drop_last=True))
+    passes = [trainer.batches(count, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    assert all([len(batch) for batch in batches] == sizes for batches in passes)
+    assert set(torch.cat([torch.cat(batches) for batches in passes]).tolist()) == set(range(count))  # others each time
+    assert images_of_pass(count, batch_size, drop_last=True) == sum(sizes)

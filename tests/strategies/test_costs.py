@@ -91,6 +91,14 @@ def test_twenty_passes_for_the_head_by_hand(small_settings: MakeSettings) -> Non
     assert memory == [pytest.approx(whole - head / 1e6)] * 2
 
 
+def test_images_that_a_pass_leaves_out_cost_nothing(small_settings: MakeSettings) -> None:
+    all_of_them, whole_batches = (
+        prepare(small_settings("batch_size=16", f"drop_last={drop}", "local_epochs=3")) for drop in ("false", "true")
+    )
+    gflops = [each.costs.needs(each.strategy.workload(0), 0)["device_gflops"] for each in (all_of_them, whole_batches)]
+    assert gflops[1] / gflops[0] == pytest.approx(32 / IMAGES)
+
+
 def test_the_further_heads_of_fedloge_by_hand(small_settings: MakeSettings) -> None:
     """Beside the network, whose own head is fixed, two more: a forward pass and the gradient of the weights each."""
     prepared = prepare(small_settings("strategy=fedloge", "head.steps=1", "local_epochs=2"))

@@ -148,6 +148,25 @@ def test_warnings_and_errors_are_never_left_out(main: Main, capsys: pytest.Captu
     assert capsys.readouterr().err.startswith("error: strategy=fedfoo is not known")
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["batch_size=18"], True),
+        (["batch_size=18", "drop_last=true"], False),
+        (["batch_size=18", "norm=gn"], False),
+        (["batch_size=12"], False),
+    ],
+    ids=["few", "left out", "not normalized by", "enough"],
+)
+def test_last_batches_of_few_images_are_told_of_where_they_are_normalized_by(
+    main: Main, words: list[str], told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(*TINY, *words, "out_dir=run", "--quiet") == 0
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING")]
+    sentence = "WARNING: 6 of 6 clients end a pass with a batch of 2 images, of which the network takes statistics"
+    assert [warning.startswith(sentence) for warning in warnings] == [True] * told
+
+
 def test_each_job_of_a_sweep_says_which_it_is_and_how_long_all_of_them_take(
     main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,7 @@ WRONG = {
     "rounds": (AT_LEAST_1, [0, -1, 2.0, "3", True, None, [1]]),
     "local_epochs": (AT_LEAST_1, [0, 1.5, None]),
     "batch_size": (AT_LEAST_1, [0, 32.0, False]),
+    "drop_last": ("true or false", ["yes", 1, None]),
     "evaluate_every": (AT_LEAST_1, [0, "1"]),
     "checkpoint_every": (AT_LEAST_0, [-1, 0.5, False]),
     "checkpoint_minutes": ("a number of minutes above 0, or null", [0, -1, "soon", True]),
