@@ -9,7 +9,7 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import arrays_of
+from fedsim.messages.schema import arrays_of, config_of
 
 
 def counting_app(device: torch.device) -> ClientApp:
@@ -58,3 +58,19 @@ def dies_once_app(folder: Path, device: torch.device) -> ClientApp:
         died.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return counting_app(device)
+
+
+def changing_app(device: torch.device) -> ClientApp:
+    """Replies with the learning rate in its message, which it halves and to which it adds a record."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        config, records = config_of(message), len(message.content)
+        told = float(str(config["lr"]))
+        config["lr"] = told / 2
+        message.content["more"] = ConfigRecord()
+        metrics = MetricRecord({"lr": told, "records": records})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+    return app

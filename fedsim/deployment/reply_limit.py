@@ -6,13 +6,13 @@ it, and says of what is above the limit that it is not there.
 """
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from threading import Lock
 from typing import Any
 
 import httpx
-from flwr.app import Error, Message
+from flwr.app import ArrayRecord, Error, Message
 from flwr.app.message import Array
 from flwr.proto.message_pb2 import PullObjectResponse
 from flwr.proto.runtime_pb2 import PullAppMessagesResponse
@@ -30,8 +30,8 @@ from fedsim.messages.schema import TRAIN, message
 
 ALWAYS = 1 << 27
 """Bytes that any reply may have"""
-PIECE = 5 << 20
-"""Bytes of a piece of an array that is still on its way: Flower makes none larger"""
+LIST = 1 << 20
+"""Bytes of the list of an array's pieces, which is read whole: enough for some 10,000 pieces of 5 MB"""
 TIMES = 50
 """How many times the bytes of the largest message so far a reply may have: a method may send a part of a model, and ask
 for numbers of all of it"""
@@ -77,14 +77,18 @@ class LimitedReplies:
             if not replies:
                 return
             for reply in replies:
-                if reply.metadata.reply_to_message_id not in left:
-                    continue  # it answers nothing that was asked
-                left.remove(reply.metadata.reply_to_message_id)
-                if self._link.reply.too_large:
-                    reply.error = Error(
-                        UNKNOWN, f"it sent more than {self.largest / 1e6:.0f} MB, which no reply may have"
-                    )
-                yield reply
+                if self._link.reply.answers in left:  # else it answers nothing that was asked
+                    left.remove(self._link.reply.answers)
+                    yield self._allowed(reply, self._link.reply)
+
+    def _allowed(self, reply: Message, received: "_Received") -> Message:
+        """Return the reply, or an error in its place."""
+        if reply.metadata.reply_to_message_id != received.answers:  # the device's word, and the SuperLink's
+            return _failed(received.answers, "it sent an answer to another message")
+        if received.too_large or _bytes_by_name(reply) > self.largest:
+            words = f"it sent more than {self.largest / 1e6:.0f} MB, which no reply may have"
+            return _failed(received.answers, words)
+        return reply
 
 
 class _OneReply:
@@ -134,22 +138,40 @@ class _Received:
         self.too_large = False
         self.bytes = 0
         self._sizes: dict[str, int] = {}
-        self._used: set[str] = set()
+        self._named: set[str] = set()
+        self._awaited: Counter[str] = Counter()
+        """How often pieces that have not come yet are named again"""
 
     def add(self, object_id: str, content: bytes) -> None:
-        """Count the content of an object."""
+        """Count the content of an object; one that is empty has not arrived at the SuperLink yet."""
+        if not content:
+            return
         self._sizes[object_id] = len(content)
-        self.bytes += len(content) + self._repeated(content)
+        self.bytes += len(content) * (1 + self._awaited.pop(object_id, 0))
+        if get_object_type_from_object_content(content) == Array.__qualname__:
+            self._add_repeated(content)
 
-    def _repeated(self, content: bytes) -> int:
-        """Return the bytes that an array has by naming pieces again, which are received once."""
-        if not content or get_object_type_from_object_content(content) != Array.__qualname__:
-            return 0
-        pieces, again = get_object_children_ids_from_object_content(content), 0
-        for place in json.loads(get_object_body(content, Array))["arraychunk_ids"]:
-            again += self._sizes.get(pieces[place], PIECE) if pieces[place] in self._used else 0
-            self._used.add(pieces[place])
-        return again
+    def _add_repeated(self, array: bytes) -> None:
+        """Count what an array has by naming pieces again, which are received once."""
+        if len(array) > LIST:
+            self.too_large = True
+            return
+        pieces = get_object_children_ids_from_object_content(array)
+        for place in json.loads(get_object_body(array, Array))["arraychunk_ids"]:
+            piece = pieces[place]
+            if piece in self._named and piece in self._sizes:
+                self.bytes += self._sizes[piece]
+            elif piece in self._named:
+                self._awaited[piece] += 1
+            self._named.add(piece)
+
+
+def _bytes_by_name(reply: Message) -> int:
+    """Return the bytes of a reply's arrays, each as often as it has a name; all of one object are received once."""
+    if not reply.has_content():
+        return 0
+    records = [record for record in reply.content.values() if isinstance(record, ArrayRecord)]
+    return sum(len(array.data) for record in records for array in record.values())
 
 
 def _failed(message_id: str, reason: str) -> Message:

@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Iterable
 from copy import copy
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.core.errors import FedsimError
@@ -18,11 +18,16 @@ def call_client(app: ClientApp, message: Message, context: Context) -> tuple[Mes
 
     If the app raises, the reply is an error whose reason is the exception's last line followed by its traceback, or
     the sentence of a ``FedsimError`` alone, and the state is what it was before.
+
+    The app has the records and the config of the message for itself: many messages share one content, and what one
+    client changes must not be what the next one in this process is told.
     """
-    trial = copy(context)
+    trial, own = copy(context), copy(message)
     trial.state = context.state.copy()
+    records = message.content.items()
+    own.content = RecordDict({name: each.copy() if isinstance(each, ConfigRecord) else each for name, each in records})
     try:
-        return app(message, trial), trial.state
+        return app(own, trial), trial.state
     except Exception as error:
         return error_reply(message, error), context.state
 

@@ -87,8 +87,10 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
                 worker.content = tasks[0].content
                 worker.channel.send_shared(tasks[0].content)
             worker.channel.send(calls)
-        except OSError:
+        except ConnectionError:
             log.debug("worker %d was gone before its message was sent; noticed when its reply is due", worker.number)
+        except OSError as error:  # no file, no memory for one
+            raise FedsimError(f"{in_words(tasks)} cannot be sent to a worker: {why(error)}") from error
 
     def answered(self) -> Iterable[ProcessWorker]:
         busy = {worker.channel.connection: worker for worker in self.workers if worker.tasks}

@@ -4,7 +4,7 @@ The buffers of arrays are pickled separately (``pickling.py``) and copied into a
 through the pipe once. What many processes receive, as the model of a round, has a file of its own, of which their
 arrays are views. What is for one process goes through a file that the channel keeps for its direction, and the receiver
 copies it: a new file for each reply would cost a page fault for each of its pages on both sides, which took longer than
-the copy. Files have no name, so nothing is left behind when a process is killed, and their size is not limited by that
+the copy. It stays as large as the largest message. Files have no name, so nothing is left behind when a process is killed, and their size is not limited by that
 of /dev/shm.
 """
 
@@ -17,6 +17,8 @@ from itertools import accumulate
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any
+
+import torch
 
 from fedsim.engines.pickling import dump, load
 
@@ -73,12 +75,14 @@ class Channel:
         sizes = [view.nbytes for view in views]
         needed, place, file = _layout(sizes)[1], _Place.NOWHERE, None
         if needed:
-            place = _Place.KEPT
-            if self._outgoing is None or len(self._outgoing) < needed:
+            place, memory = _Place.KEPT, self._outgoing
+            if memory is None or len(memory) < needed:
                 place, file = _Place.GROWN, _File(needed)
-                self._outgoing = file.mapped()
-            _write(self._outgoing, views)
+                memory = file.mapped()
+            _write(memory, views)
         self._announce(pickled, sizes, place, file)
+        if file is not None:
+            self._outgoing = memory  # only now, when the other side knows of it
 
     def send_shared(self, packed: Packed) -> None:
         """Send an object whose arrays the receiver sees where they lie."""
@@ -99,7 +103,7 @@ class Channel:
         if place is _Place.GROWN:
             self._incoming = _received_file(self.connection)
         assert self._incoming is not None
-        return load(pickled, _views(self._incoming, sizes), copy=True)
+        return load(pickled, [_copied(view) for view in _views(self._incoming, sizes)])
 
     def close(self) -> None:
         self.connection.close()
@@ -146,6 +150,13 @@ def _received_file(connection: Connection) -> memoryview:
 def _views(memory: memoryview, sizes: Sequence[int]) -> list[memoryview]:
     starts, _ = _layout(sizes)
     return [memory[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+
+
+def _copied(view: memoryview) -> memoryview:
+    """Return a copy that lies as torch's own tensors do: how a sum is rounded may depend on where numbers lie."""
+    copy = torch.empty(view.nbytes, dtype=torch.uint8).numpy().data
+    copy[:] = view
+    return copy
 
 
 def _layout(sizes: Sequence[int]) -> tuple[list[int], int]:

@@ -1,5 +1,6 @@
 """The pool of workers: order, state, deaths, and what it leaves behind."""
 
+import errno
 import multiprocessing.util
 import os
 import signal
@@ -17,11 +18,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.engines import fork_server
+from fedsim.engines.inline import InlineGrid
 from fedsim.engines.pool import ATTEMPTS, MOST_AT_ONCE, WORTH_SENDING, Task
 from fedsim.engines.process import ProcessGrid, ProcessWorker, worker_count
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import arrays_of, metrics_of
-from tests.apps import broken_app, counting_app, dying_app
+from tests.apps import broken_app, changing_app, counting_app, dying_app
 
 CPU = [torch.device("cpu")]
 
@@ -90,6 +92,32 @@ def test_a_killed_worker_is_named_and_replaced_and_its_client_starts_over(
     assert "died (signal SIGKILL) while it computed client 3 in round 4; it is replaced" in caplog.text
     assert caplog.text.count("it is replaced") == 7
     assert not set(before) & set(grid.worker_process_ids())
+
+
+@pytest.mark.parametrize("engine", ["inline", "process"])
+def test_what_a_client_changes_of_its_message_is_no_other_clients(engine: str) -> None:
+    inline = InlineGrid(changing_app, 7, CPU)
+    with inline if engine == "inline" else ProcessGrid(changing_app, 7, CPU, workers=2) as grid:
+        for _ in range(2):
+            sent = messages({"lr": 0.5})
+            told = [metrics_of(reply) for reply in grid.send_and_receive(sent)]
+            assert [dict(each) for each in told] == [{"lr": 0.5, "records": 2}] * 7
+            assert sent[0].content["config"]["lr"] == 0.5  # type: ignore[index]
+
+
+def test_a_message_for_which_there_is_no_file_is_a_sentence(grid: ProcessGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    list(grid.send_and_receive(messages()))
+
+    def none_left(name: str) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "memfd_create", none_left)
+    for context in grid.contexts.values():
+        context.state["large"] = to_record({"w": torch.zeros(10**6)})
+    packed = grid.packed(RecordDict())
+    monkeypatch.setattr(grid, "packed", lambda content: packed)
+    with pytest.raises(FedsimError, match=r"^client \d.* in round 4 cannot be sent to a worker: Too many open files$"):
+        list(grid.send_and_receive(messages()))
 
 
 def test_an_idle_worker_that_was_killed_is_replaced(grid: ProcessGrid) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flwr.app import RecordDict
+from flwr.app import ArrayRecord, RecordDict
 
 from fedsim.engines.shared_memory import Channel, Packed
 from fedsim.messages.arrays import to_record, to_tensors
@@ -100,6 +100,27 @@ def test_what_was_received_stays_what_it_was_when_more_comes(ends: Ends) -> None
         assert isinstance(pair, list)
         assert np.array_equal(pair[0], np.full(size, number))
         assert np.array_equal(pair[1], np.full(3, -number))
+
+
+def test_a_file_that_could_not_be_announced_is_not_used(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    through(ends, np.full(10, 1))
+
+    def fails(*_: object) -> None:
+        raise BrokenPipeError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ends[0], "_announce", fails)
+        with pytest.raises(BrokenPipeError):
+            ends[0].send(np.full(1000, 2))
+    assert np.array_equal(through(ends, np.full(1000, 3)), np.full(1000, 3))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_arrays_lie_as_tensors_do(ends: Ends, shared: bool) -> None:
+    sent = {str(size): torch.ones(size) for size in (1, 3, 17, 1000, 1001)}
+    arrived = through(ends, to_record(sent), shared=shared)
+    assert isinstance(arrived, ArrayRecord)
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in to_tensors(arrived).values())
 
 
 def test_both_directions_have_files_of_their_own(ends: Ends) -> None:
