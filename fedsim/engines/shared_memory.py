@@ -4,8 +4,8 @@ The buffers of arrays are pickled separately (``pickling.py``) and copied into a
 through the pipe once. What many processes receive, as the model of a round, has a file of its own, of which their
 arrays are views. What is for one process goes through a file that the channel keeps for its direction, and the receiver
 copies it: a new file for each reply would cost a page fault for each of its pages on both sides, which took longer than
-the copy. It stays as large as the largest message. Files have no name, so nothing is left behind when a process is killed, and their size is not limited by that
-of /dev/shm.
+the copy. It stays as large as the largest message. Files have no name, so nothing is left behind when a process is
+killed, and their size is not limited by that of /dev/shm.
 """
 
 import mmap
