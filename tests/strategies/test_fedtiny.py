@@ -271,6 +271,7 @@ def test_the_workload_of_a_round_says_what_was_done_in_it(small_settings: MakeSe
             r"^strategy\.candidates=0 is not possible: choose a whole number of at least 1\.$",
         ),
         (("strategy.selection_share=0",), r"^strategy\.selection_share=0 is not possible: choose a number above 0 and"),
+        (("strategy.selection_share=1.5",), r"^strategy\.selection_share=1\.5 is not possible"),
         (("strategy.interval=0",), r"^strategy\.interval=0 is not possible"),
         (("strategy.rate=2",), r"^strategy\.rate=2 is not possible"),
         (("strategy.blocks=9",), r"^strategy\.blocks=9 is not possible: choose a whole number from 1 to 3"),
@@ -281,3 +282,11 @@ def test_the_workload_of_a_round_says_what_was_done_in_it(small_settings: MakeSe
 def test_what_cannot_work_is_refused(small_settings: MakeSettings, words: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         prepare(small_settings("strategy=fedtiny", "strategy.blocks=3", *words))
+
+
+def test_candidates_are_drawn_from_the_seed_and_may_be_judged_on_all_images(small_settings: MakeSettings) -> None:
+    def pool(seed: int) -> object:
+        words = ("strategy=fedtiny", "strategy.candidates=3", "strategy.selection_share=1", f"seed={seed}")
+        return tiny(prepare(small_settings(*words))).candidates
+
+    assert pool(1) == pool(1) != pool(2)

@@ -12,6 +12,7 @@ from torch import nn
 
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
+from fedsim.cost import QueryPasses, Workload
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import ARRAYS, METRICS, QUERY, arrays_of, config_of
@@ -173,6 +174,7 @@ def test_wrong_statistics_are_refused_and_named(
         (["norm=bn"], "strategy=hbn needs layers that mix statistics, and this network has none"),
         (["strategy.images=0"], "strategy.images=0 is not possible: choose a whole number of at least 1."),
         (["strategy.rate=0"], "strategy.rate=0 is not possible: choose a number above 0 and at most 1."),
+        (["strategy.rate=1.5"], "strategy.rate=1.5 is not possible: choose a number above 0 and at most 1."),
         (["norm.statistics=local"], "strategy=hbn pools statistics on the server, which norm.statistics=local keeps"),
         (["norm.evaluation=batch"], "the statistics of HybridBatchNorm can only be shared or local"),
     ],
@@ -195,3 +197,8 @@ def test_noise_is_refused() -> None:
 
     with pytest.raises(UserError, match=r"^strategy=hbn has clients tell statistics of their images"):
         HBN(model(), ServerTraining(weighting="uniform", aggregation=Noisy()))
+
+
+def test_one_image_and_a_whole_step_are_possible_and_the_passes_are_counted() -> None:
+    strategy = HBN(model(), images=1, rate=1.0)
+    assert strategy.training_load == Workload(queries=(QueryPasses(share=1.0, passes=2, most=1),))

@@ -19,7 +19,7 @@ from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import CACHED, arrays_of, metrics_of, number
 from fedsim.methods.sparse.export import load_pruned
-from fedsim.methods.sparse.masks import apply, encode, kept
+from fedsim.methods.sparse.masks import Masks, apply, encode, kept
 from fedsim.methods.sparse.records import MASKS
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import Prepared, prepare
@@ -225,3 +225,39 @@ def test_it_goes_with_norms_policies_and_optimizers(
 def test_what_cannot_work_is_refused(small_settings: MakeSettings, words: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         prepare(small_settings("strategy=pruned", *words))
+
+
+@pytest.mark.parametrize("method", ["pruned", "prunefl", "feddst", "fedtiny"])
+def test_every_method_that_prunes_takes_the_options_of_pruning(
+    refusal: Callable[..., str], small_settings: Callable[..., Settings], method: str
+) -> None:
+    words = (f"strategy={method}", "strategy.density=0.2")
+    assert refusal(*words, "strategy.pretrained=nowhere.safetensors").startswith("strategy.pretrained=nowhere")
+    everything = prepare(small_settings(*words, "strategy.dense=[]")).strategy
+    ordinary = prepare(small_settings(*words)).strategy
+    assert isinstance(everything, Pruned)
+    assert isinstance(ordinary, Pruned)
+    assert everything.shapes.keys() - ordinary.shapes.keys() == {"features.0"}
+    if method != "fedtiny":  # which tries random masks
+        counts = []
+        for distribution in ("uniform", "erk"):
+            chosen = ("strategy.criterion=random", f"strategy.distribution={distribution}")
+            other = prepare(small_settings(*words, *chosen)).strategy
+            assert isinstance(other, Pruned)
+            assert other.criterion == "random"
+            counts.append(other.counts)
+        assert counts[0] != counts[1]
+
+
+def test_random_masks_are_those_of_the_seed(small_settings: Callable[..., Settings]) -> None:
+    def masks(*words: str) -> Masks:
+        prepared = prepare(small_settings("strategy=pruned", "strategy.criterion=random", "engine=inline", *words))
+        assert isinstance(prepared.strategy, Pruned)
+        arrays = {name: tensor.clone() for name, tensor in prepared.model.state_dict().items()}
+        grid = InlineGrid(ClientAppFactory(prepared.settings, prepared.federation), 6, [torch.device("cpu")])
+        prepared.strategy.first_model(arrays, 1, grid)
+        return dict(prepared.strategy.masks)
+
+    one, again, other = masks("seed=1"), masks("seed=1"), masks("seed=2")
+    assert all(one[layer].equal(again[layer]) for layer in one)
+    assert not all(one[layer].equal(other[layer]) for layer in one)
