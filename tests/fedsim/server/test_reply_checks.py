@@ -9,6 +9,8 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from datasets.build import build_federation
+from datasets.source import Part
 from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.engines.grid import WrappedGrid
@@ -328,3 +330,24 @@ def test_a_compressed_reply_is_checked_as_what_it_stands_for(checks: ReplyChecks
     assert found(0.6) is None
     assert "not finite" in str(found(float("nan")))
     assert "which compression=int8 needs" in str(fault(checks, trained(), compression="int8"))
+
+
+def test_an_evaluation_counts_the_images_of_its_part(small_settings: Callable[..., Settings]) -> None:
+    checks = ReplyChecks(build_federation(small_settings("split.validation=0.25")), SENT)
+    for part, images in ((Part.TEST, 20), (Part.VALIDATION, 10)):
+        for told in (10, 20):
+            content: Content = {METRICS: MetricRecord({**TESTED, "num-examples": told})}
+            found = fault(checks, content, EVALUATE, **{PART: part.name})
+            assert (found is None) == (told == images)
+    assert fault(checks, {METRICS: MetricRecord(TESTED)}, EVALUATE) is None  # of tests, where nothing is said
+
+
+def test_none_and_all_may_be_right_of_a_single_image_and_of_many(checks: ReplyChecks) -> None:
+    for correct in (0, 20):
+        assert fault(checks, {METRICS: MetricRecord({**TESTED, "correct": correct})}, EVALUATE) is None
+    single = {"num-examples": 1, "correct": 1, "loss": 0.5}
+    by_class = {"correct-by-class": [1] + [0] * 9, "images-by-class": [1] + [0] * 9}
+    assert fault(checks, {METRICS: MetricRecord({**single, **by_class})}, EVALUATE_GLOBAL) is None
+    for examples in (0, float("inf")):
+        wrong = {**single, "correct": 0, "num-examples": examples}
+        assert fault(checks, {METRICS: MetricRecord(wrong)}, EVALUATE_GLOBAL) is not None

@@ -50,3 +50,27 @@ def test_each_round_is_compared_with_what_it_sent(checks: ReplyChecks, monkeypat
     monkeypatch.setitem(SENT, HEAD, far)
     assert fault(checks, trained()) is None
     assert fault(checks, trained({HEAD: torch.tensor([[0.5, -2.0]])})) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [torch.ones(2, dtype=torch.half), torch.tensor([1, 2]), torch.tensor(1, dtype=torch.int32), torch.zeros(0)],
+    ids=["another type", "a row of counters", "another type of counter", "nothing"],
+)
+def test_whatever_else_travels_every_number_is_looked_at(
+    checks: ReplyChecks, other: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All entries are compared at once where they are alike, and one by one where they are not."""
+    head = SENT[HEAD]
+    monkeypatch.delitem(SENT, HEAD)
+    monkeypatch.setitem(SENT, "other", other)  # before the head
+    monkeypatch.setitem(SENT, HEAD, head)
+    assert fault(checks, trained()) is None
+    assert fault(checks, trained({HEAD: torch.tensor([[0.5, -1.0]]), SEEN: torch.tensor(4)})) is None
+    for wrong in (torch.tensor([[0.5, float("nan")]]), torch.tensor([[0.5, -MOST - 3]])):
+        assert fault(checks, trained({HEAD: wrong})) is not None
+    assert fault(checks, trained({SEEN: torch.tensor(2)})) is not None
+    if other.numel() and not other.is_floating_point():
+        assert fault(checks, trained({"other": other - 1})) is not None
+    elif other.numel():
+        assert fault(checks, trained({"other": torch.full_like(other, float("inf"))})) is not None
