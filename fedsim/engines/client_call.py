@@ -19,8 +19,8 @@ def call_client(app: ClientApp, message: Message, context: Context) -> tuple[Mes
     If the app raises, the reply is an error whose reason is the exception's last line followed by its traceback, or
     the sentence of a ``FedsimError`` alone, and the state is what it was before.
 
-    The app has the records and the config of the message for itself: many messages share one content, and what one
-    client changes must not be what the next one in this process is told.
+    The app has the message's dictionary of records and its configs for itself; arrays are shared. Many messages have
+    one content, and what one client changes must not be what the next one in this process is told.
     """
     trial, own = copy(context), copy(message)
     trial.state = context.state.copy()

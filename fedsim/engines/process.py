@@ -15,7 +15,6 @@ from flwr.clientapp import ClientApp
 
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import why
-from fedsim.core.freed_memory import keep_freed_memory
 from fedsim.engines import fork_server
 from fedsim.engines.out_of_memory import OutOfMemoryKills
 from fedsim.engines.pool import Died, PoolGrid, PoolWorker, Task, in_words
@@ -57,7 +56,6 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
     ) -> None:
         count = worker_count(devices, workers, workers_per_gpu)
         super().__init__(num_nodes)
-        keep_freed_memory()
         self._make_app = Packed(make_app)
         self._kills = OutOfMemoryKills()
         try:

@@ -125,28 +125,17 @@ def test_features_survive_a_stop() -> None:
 @pytest.mark.parametrize("option", ["features_per_class", "match_steps", "retrain_epochs", "retrain_batch_size"])
 def test_one_is_enough_and_none_is_not(option: str) -> None:
     CReFF(network(), **{**FEW, option: 1})
-    with pytest.raises(UserError, match=rf"^strategy\.{option}=0 is not possible"):
+    with pytest.raises(
+        UserError, match=rf"^strategy\.{option}=0 is not possible: choose a whole number of at least 1\.$"
+    ):
         CReFF(network(), **{**FEW, option: 0})
 
 
 @pytest.mark.parametrize("option", ["match_lr", "retrain_lr"])
 @pytest.mark.parametrize("lr", [0.0, float("inf")])
 def test_learning_rates_out_of_range_are_refused(option: str, lr: float) -> None:
-    with pytest.raises(UserError, match=rf"^strategy\.{option}={lr} is not possible"):
+    with pytest.raises(UserError, match=rf"^strategy\.{option}={lr} is not possible: choose a number above 0\.$"):
         CReFF(network(), **{option: lr})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"features_per_class": 0}, r"^strategy\.features_per_class=0 is not possible: choose a whole number of at le"),
-        ({"match_steps": 0}, r"^strategy\.match_steps=0 is not possible: choose a whole number of at least 1\.$"),
-        ({"retrain_lr": 0.0}, r"^strategy\.retrain_lr=0\.0 is not possible: choose a number above 0\.$"),
-    ],
-)
-def test_impossible_options_are_refused(options: dict[str, float], sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
-        CReFF(network(), **options)  # type: ignore[arg-type]
 
 
 def test_other_networks_are_refused() -> None:
