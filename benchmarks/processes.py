@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,8 @@ def running() -> dict[Process, Reading]:
     return found
 
 
-ALL, NO_FILES = ("Pss:",), ("Pss_Anon:", "Pss_Shmem:")
+ALL, NO_FILES, IN_FILES_IN_MEMORY = ("Pss:",), ("Pss_Anon:", "Pss_Shmem:"), ("Pss_Shmem:",)
+FILES_IN_MEMORY = ("/memfd:", "/dev/shm/")
 
 
 def memory_kb(process: Process, parts: tuple[str, ...] = ALL) -> int:
@@ -52,6 +54,29 @@ def memory_kb(process: Process, parts: tuple[str, ...] = ALL) -> int:
         lines = (PROC / str(process.number) / "smaps_rollup").read_text("ascii").splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith(parts))
     return 0
+
+
+def open_files_in_memory_kb(processes: Iterable[Process]) -> int:
+    """Return the size of the files in memory that processes have open, each once.
+
+    Their pages are nobody's until a process maps and touches them, and are there all the same.
+    """
+    sizes = {}
+    for process in processes:
+        with suppress(OSError):  # it has ended, or is somebody else's
+            for descriptor in (PROC / str(process.number) / "fd").iterdir():
+                with suppress(OSError):  # closed since
+                    if os.readlink(descriptor).startswith(FILES_IN_MEMORY):
+                        status = descriptor.stat()
+                        sizes[status.st_dev, status.st_ino] = status.st_blocks // 2
+    return sum(sizes.values())
+
+
+def memory_of_all_kb(processes: Sequence[Process]) -> int:
+    """Return the memory of processes together, with the files in memory that they have open."""
+    mapped = sum(memory_kb(process, IN_FILES_IN_MEMORY) for process in processes)
+    unmapped = max(0, open_files_in_memory_kb(processes) - mapped)
+    return sum(map(memory_kb, processes)) + unmapped
 
 
 class ProcessTree:
@@ -77,7 +102,7 @@ class ProcessTree:
         """Read the processes now and return the processor seconds of all of them so far, also of those that ended."""
         with self._lock:
             alive = self._alive()
-            self._peak_kb = max(self._peak_kb, sum(map(memory_kb, alive)))
+            self._peak_kb = max(self._peak_kb, memory_of_all_kb(alive))
             return sum(self._ticks.values()) / TICKS
 
     @property

@@ -1,0 +1,52 @@
+"""The memory of a process and of what it starts, as the benchmarks read it."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from benchmarks.processes import ProcessTree
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+MEGABYTES = 64
+PROGRAM = f"""
+import mmap, os, sys
+kind, size = sys.argv[1], {MEGABYTES} << 20
+if kind != "none":
+    file = os.memfd_create("pages")
+    os.truncate(file, size)
+    memory = mmap.mmap(file, 0)
+    memory.write(b"a" * size)
+    if kind == "open":
+        memory.close()
+    if kind == "mapped":
+        os.close(file)
+print("written", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def program(kind: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", PROGRAM, kind]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "written\n"
+        yield process
+        process.kill()
+
+
+def peak_mb(kind: str) -> float:
+    with program(kind) as process:
+        tree = ProcessTree(process.pid)
+        tree.read()
+        tree.close()
+        return tree.peak_mb
+
+
+@pytest.mark.parametrize("kind", ["open", "mapped", "both"])
+def test_a_file_in_memory_counts_once_whether_it_is_open_or_mapped(kind: str) -> None:
+    assert peak_mb(kind) - peak_mb("none") == pytest.approx(MEGABYTES, abs=8)
