@@ -1,14 +1,23 @@
 """The settings of a run that goes on: those of its run directory, but ``rounds`` may grow, and be ``quiet`` or not."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedsim.config.composition import load
-from fedsim.config.paths import expanded
+from fedsim.config.paths import KEYS, expanded
 from fedsim.core.errors import UserError
+from fedsim.core.nested import flattened
 
 MAY_CHANGE = ("resume", "rounds", "quiet")
+"""The settings that may be given with ``resume=``."""
+OF_THE_PLACE = (
+    *(*MAY_CHANGE, *KEYS, "verbose", "device", "download", "pictures", "published", "join_timeout", "round_timeout"),
+    *("checkpoint_every", "checkpoint_minutes", "checkpoint_keep"),
+)
+"""The settings that somebody may have changed in a run's ``config.yaml``, for another machine, since a checkpoint."""
+GROUPS_OF_THE_PLACE = ("engine.", "tracker.")
 
 
 def with_resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -60,6 +69,33 @@ def with_more_rounds(begun: dict[str, Any], rounds: Any) -> dict[str, Any]:
         )
     norm: Mapping[str, Any] = begun["norm"]
     return {**begun, "rounds": rounds, "norm": {**norm, "freeze_after": _freeze_after(norm, before)}}
+
+
+def kept_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return, by name, the settings that a run has from its first round to its last, for its checkpoints."""
+    norm = {**config["norm"], "freeze_after": _freeze_after(config["norm"], config["rounds"])}
+    return {
+        key: value
+        for key, value in flattened({**config, "norm": norm}).items()
+        if key not in OF_THE_PLACE and not key.startswith(GROUPS_OF_THE_PLACE)
+    }
+
+
+def refuse_changes(run_dir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with other ``kept_settings`` than a checkpoint was made with.
+
+    One that only one of them has is of another version of fedsim.
+
+    Raises:
+        UserError: If there is another one; names the first.
+    """
+    for key, value in now.items():
+        is_now, was = (json.dumps(each).strip('"') for each in (value, before.get(key, value)))
+        if is_now != was:
+            raise UserError(
+                f"{run_dir / 'config.yaml'} has {key}={is_now}, and its checkpoint was made with {key}={was}: put back "
+                "the file that the run has written, or start a new run."
+            )
 
 
 def _freeze_after(norm: Mapping[str, Any], rounds: int) -> int | None:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from flwr.app import ArrayRecord, RecordDict
 
@@ -32,6 +33,8 @@ class Checkpoint:
     clients: dict[int, RecordDict]
     tables: Mapping[str, int] = field(default_factory=dict)
     """How many rows the run's tables had; empty in checkpoints of versions that did not store it"""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The run's ``kept_settings``; likewise"""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 1) -> None:
@@ -52,6 +55,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 1) -> None
         "round": str(checkpoint.round),
         "clients": json.dumps(list(checkpoint.clients)),
         "tables": json.dumps(dict(checkpoint.tables)),
+        "settings": json.dumps(dict(checkpoint.settings)),
     }
     save_records(path, owners, metadata)
     remove_others(folder, checkpoint.round, keep)
@@ -137,4 +141,5 @@ def _load(path: Path) -> Checkpoint:
                 for client in json.loads(metadata["clients"])
             },
             tables=json.loads(metadata.get("tables", "{}")),
+            settings=json.loads(metadata.get("settings", "{}")),
         )

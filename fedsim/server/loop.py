@@ -9,6 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from datasets.examples import images_of_pass
 from datasets.source import Part
+from fedsim.config.resuming import kept_settings, refuse_changes
 from fedsim.core.errors import RoundFailed, UserError
 from fedsim.core.files import reading
 from fedsim.core.memory import resident_memory_mb
@@ -239,7 +240,8 @@ class FederatedLoop:
         self.recorder.record_round({"round": number, **metrics, **done.row, "seconds": done.seconds}, self.grid)
         if isinstance(self.grid, LocalGrid) and self._checkpoint_due(number):
             states, lengths = self.grid.client_states(), self.recorder.flushed_lengths()
-            checkpoint = Checkpoint(number, self.arrays, self.strategy.state(), states, lengths)
+            kept = kept_settings(self.settings.to_config())
+            checkpoint = Checkpoint(number, self.arrays, self.strategy.state(), states, lengths, kept)
             save_checkpoint(self.recorder.checkpoints, checkpoint, self.settings.checkpoint_keep)
             self.saved = time.monotonic()
         self.reporter.round_done(number, {**metrics, **self._work(done)})
@@ -262,12 +264,13 @@ class FederatedLoop:
         """Restore the newest checkpoint of a resumed run; return its round, or -1 for a new run.
 
         Raises:
-            UserError: If a checkpoint or table is damaged, or the number of clients differs.
+            UserError: If a checkpoint or table is damaged, or the settings or the number of clients differ.
         """
         checkpoint = load_checkpoint(self.recorder.checkpoints) if isinstance(self.grid, LocalGrid) else None
         if checkpoint is None or not isinstance(self.grid, LocalGrid):
             self.recorder.go_back_to(-1)
             return -1
+        refuse_changes(self.recorder.run_dir, checkpoint.settings, kept_settings(self.settings.to_config()))
         if checkpoint.clients.keys() != set(self.grid.get_node_ids()):
             raise UserError(
                 f"{self.recorder.checkpoints} has what {len(checkpoint.clients)} clients have kept, and there are "

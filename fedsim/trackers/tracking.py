@@ -10,6 +10,7 @@ from typing import Any
 
 from fedsim.config.binding import bind, locate, refuse_unused_options
 from fedsim.core.files import reading, write_atomically
+from fedsim.core.nested import flattened
 from fedsim.trackers.tracker import TrackedRun, Tracker
 
 log = logging.getLogger(__name__)
@@ -94,15 +95,6 @@ class Tracking:
                 self._trackers.remove(tracker)
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
                 log.warning("tracker=%s has failed and is told nothing more of this run (%s)", tracker.name, reason)
-
-
-def flattened(nested: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Return the values of nested mappings by their names joined with dots."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        name = f"{above}{key}"
-        flat |= flattened(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
 import fedsim
-from fedsim.config.composition import compose, load
+from fedsim.config.composition import CONFIG_DIR, compose, load
 from fedsim.config.resuming import kept_freeze, with_more_rounds
 from fedsim.config.settings import settings_of
 from fedsim.core.errors import UserError
@@ -78,6 +79,47 @@ def test_a_freeze_that_stays_is_told_and_written(tmp_path: Path) -> None:
 def test_every_other_change_is_refused(word: str) -> None:
     with pytest.raises(UserError, match=r"cannot be given with resume=: a resumed run keeps its own settings, and onl"):
         settings_of({"resume": "run", "rounds": 3}, ["resume=run", word])
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "after"),
+    [
+        ("lr", 0.05, 0.1),
+        ("seed", 0, 1),
+        ("strategy.mu", 0.01, 1.0),
+        ("norm.policy", None, "fedbn"),
+        ("norm.freeze_after", None, 1),
+        ("dataset.size", None, None),
+    ],
+)
+def test_a_setting_changed_in_the_file_of_the_run_is_refused(
+    tmp_path: Path, key: str, before: object, after: object
+) -> None:
+    fedsim.simulate(*INLINE, "strategy=fedprox", f"out_dir={tmp_path}", progress=False)
+    file = tmp_path / "config.yaml"
+    config = OmegaConf.load(file)
+    assert OmegaConf.select(config, key) == before
+    if after is not None:
+        OmegaConf.update(config, key, after)
+    for other, value in {
+        "engine": OmegaConf.load(CONFIG_DIR / "engine" / "process.yaml"),
+        "pictures": False,
+        "checkpoint_keep": 2,
+    }.items():
+        OmegaConf.update(config, other, value)  # these may be changed
+    OmegaConf.save(config, file)
+    tables = {name: (tmp_path / name).read_bytes() for name in ("clients.csv", "rounds.csv")}
+    if after is None:
+        fedsim.simulate(f"resume={tmp_path}", "rounds=3", progress=False)
+        return
+    was = "null" if before is None else before
+    sentence = rf"^{file} has {key}={after}, and its checkpoint was made with {key}={was}: put back the file that the r"
+    with pytest.raises(UserError, match=sentence):
+        fedsim.simulate(f"resume={tmp_path}", "rounds=3", progress=False)
+    assert {name: (tmp_path / name).read_bytes() for name in tables} == tables
+    OmegaConf.update(config, key, before)
+    OmegaConf.save(config, file)
+    fedsim.simulate(f"resume={tmp_path}", "rounds=3", progress=False)  # what is advised
 
 
 def test_rounds_that_are_no_number_are_refused_as_everywhere(tmp_path: Path) -> None:
