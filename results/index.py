@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 PAGE = HERE / "README.md"
 HEADING = """# Measured results
 
-Each folder has its numbers as CSV, the commands that made them, and what they say and do not say. This page is made of
+Each page has its numbers, the commands that made them, and what they say and do not say; most have CSVs beside them. This page is made of
 theirs by `python -m results.index`; a test compares.
 """
 

@@ -107,7 +107,8 @@ def play(prepared: Prepared) -> Played:
             sent = messages[0].content.array_records.get(ARRAYS, ArrayRecord())
             aggregated, _ = strategy.aggregate_train(number, reading.send_and_receive(messages))
             arrays = arrays if aggregated is None else aggregated
-            rounds.append(_exchanged(counting, reading.seen, clients))
+            trained = {message.metadata.dst_node_id for message in messages}  # one of them where it has all images
+            rounds.append(_exchanged(counting, reading.seen, len(trained)))
         state = engine.client_states()[reading.client]
     return Played(
         first=rounds[0],

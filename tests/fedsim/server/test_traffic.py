@@ -28,6 +28,12 @@ def test_the_bytes_are_those_of_an_ordinary_run(
         assert 6 * exchanged.bytes_up == rounds.loc[number, "bytes_up"]
 
 
+def test_where_one_client_trains_all_bytes_are_its_own(small_settings: MakeSettings) -> None:
+    central, fedavg = (play(prepare(small_settings(f"strategy={name}"))) for name in ("central", "fedavg"))
+    assert central.later.bytes_down == fedavg.later.bytes_down > 0
+    assert central.later.bytes_up == fedavg.later.bytes_up > 0
+
+
 def test_names_are_those_of_records_and_of_entries(small_settings: MakeSettings) -> None:
     scaffold = play(prepare(small_settings("strategy=scaffold")))
     assert scaffold.later.down == {"control"}
