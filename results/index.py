@@ -11,8 +11,8 @@ HERE = Path(__file__).parent
 PAGE = HERE / "README.md"
 HEADING = """# Measured results
 
-Each page has its numbers, the commands that made them, and what they say and do not say; most have CSVs beside them. This page is made of
-theirs by `python -m results.index`; a test compares.
+Each page has its numbers, the commands that made them, and what they say and do not say; most have CSVs
+beside them. This page is made of theirs by `python -m results.index`; a test compares.
 """
 
 
