@@ -17,6 +17,8 @@ NOT_COMPARED = (
 )
 """Settings in which the runs of one row may differ: they do not change what is measured."""
 SPLIT_STEPS = "split.steps"
+UNSAID = "norm."
+"""The group in which null says nothing: as the strategy or the layers have it."""
 
 
 def group_by_settings(runs: list[Result], besides: Sequence[str] = ()) -> dict[str, list[Result]]:
@@ -34,7 +36,8 @@ def group_by_settings(runs: list[Result], besides: Sequence[str] = ()) -> dict[s
         settings = [flat for _, flat in members]
         shown = [key for key in dict.fromkeys(key for flat in settings for key in flat) if _tells_apart(key, settings)]
         for run, flat in members:
-            extra = [f"{key.removesuffix('.name')}={written(flat[key])}" for key in shown if key in flat]
+            told = [key for key in shown if key in flat and not (flat[key] is None and key.startswith(UNSAID))]
+            extra = [f"{key.removesuffix('.name')}={written(flat[key])}" for key in told]
             reached, asked = run.summary["final"]["round"], run.summary["rounds"]
             if reached < asked and not besides:
                 extra.append(f"(stopped in round {reached} of {asked})")

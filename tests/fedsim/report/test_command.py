@@ -88,6 +88,16 @@ def test_options_of_one_choice_are_shown_where_that_choice_differs(grouped: Call
     }
 
 
+def test_what_a_norm_leaves_to_the_strategy_is_not_in_a_label(grouped: Callable[..., Groups]) -> None:
+    runs = [[], ["norm.policy=silobn"], ["norm.policy=fixbn", "norm.freeze_after=1"], ["norm=ln"]]
+    assert sizes(grouped(*runs)) == {
+        "fedavg norm=bn": 1,
+        "fedavg norm.policy=silobn norm=bn": 1,
+        "fedavg norm.policy=fixbn norm.freeze_after=1 norm=bn": 1,
+        "fedavg norm=ln": 1,
+    }
+
+
 @pytest.mark.parametrize(
     ("runs", "labels"),
     [
