@@ -11,7 +11,7 @@ from torch import nn
 from fedsim.aggregation import RunningAverage
 from fedsim.aggregation.privacy import refuse_noise
 from fedsim.core.errors import UserError
-from fedsim.cost import Workload
+from fedsim.cost import Passes, Workload
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import ARRAYS, CONFIG, ROUND, arrays_of
 from fedsim.methods.queries import ask
@@ -58,16 +58,24 @@ class FedTAN(FedAvg):
     layers is that of a forward pass, or where nobody says the shape of images that of the model's modules. After the
     common step there is plain local training.
 
+    Args:
+        model: The network.
+        training: Weighting, fraction, seed and aggregation.
+        further_epochs: As for the client; it matters for the costs of a device.
+
     Raises:
         UserError: If the model has no BatchNorm with running statistics, or the aggregation adds noise.
     """
 
     default_weighting = "uniform"
     queries = MappingProxyType({PARTS: check_parts})
-    training_load = Workload(extra_steps=1)
 
-    def __init__(self, model: nn.Module, training: ServerTraining | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, training: ServerTraining | None = None, *, further_epochs: int | None = None
+    ) -> None:
         super().__init__(model, training)
+        # A device goes on with the step where it was, so that its queries are no work beside it.
+        self.training_load = Workload(passes=(Passes(further_epochs),), extra_steps=1)
         refuse_noise(self.aggregation, "strategy=fedtan", "statistics of their images")
         layers = named_batch_norms(model)
         if not layers or not all(layer.track_running_stats for layer in layers.values()):

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from fedsim.cost import QueryPasses, Workload
+from fedsim.cost import Passes, Workload
 from fedsim.methods.training import ServerTraining
 from fedsim.models.classifier import classifier_of
 
@@ -21,4 +21,5 @@ class MOON(FedAvg):
         super().__init__(model, training)
         classifier_of(model, "strategy=moon")
 
-    training_load = Workload(extra_vectors=2, queries=(QueryPasses(share=1.0, passes=2),))
+    _forward = Passes(trained=(), through=())
+    training_load = Workload(passes=(Passes(), _forward, _forward), extra_vectors=2)

@@ -136,7 +136,8 @@ class CostTracker:
     def _images_used(self, part: Passes, of_pass: int, batch: int) -> int:
         """Return the number of images in this part of the training, each counted as often as it is used."""
         if part.steps is not None:
-            return part.steps * batch
+            passes, further = divmod(part.steps, max(1, -(-of_pass // batch)))
+            return passes * of_pass + further * batch
         return of_pass * (self.local_epochs if part.epochs is None else part.epochs)
 
     def _query_flops(self, query: QueryPasses, images: int) -> int:

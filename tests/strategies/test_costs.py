@@ -15,7 +15,7 @@ from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record
 from fedsim.output.progress import Reporter
-from fedsim.server.preparation import prepare
+from fedsim.server.preparation import Prepared, prepare
 from fedsim.server.simulation import run
 from tests.methods import some_by_day
 
@@ -58,12 +58,62 @@ def test_a_client_takes_the_flops_that_are_counted(small_settings: MakeSettings,
     with FlopCounterMode(display=False) as counter:
         host.train(message, context)
     assert len(federation.partitions[CLIENT].train) == IMAGES
-    first = next(layer for layer in prepared.costs.cost.layers.values() if layer.weights)
-    # Of the images themselves there is no gradient, which the rule counts all the same.
-    unneeded = first.flops(first.weights) * 2 * IMAGES
+    unneeded = first_gradient(prepared) * 2 * IMAGES
     told = prepared.costs.needs(strategy.workload(CLIENT), CLIENT)["device_gflops"]
     assert round(told * 1e9) == counter.get_total_flops() + unneeded
     assert strategy.planned()[0].passes == strategy.workload(CLIENT).passes
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("drop", ["false", "true"])
+def test_moon_lets_every_batch_of_every_pass_through_two_more_models(
+    small_settings: MakeSettings, epochs: int, drop: str
+) -> None:
+    words = ("strategy=moon", f"local_epochs={epochs}", "batch_size=16", f"drop_last={drop}")
+    prepared = prepare(small_settings(*words))
+    grid = InlineGrid(ClientAppFactory(prepared.settings, prepared.federation), 6, [torch.device("cpu")])
+    message = next(
+        iter(prepared.strategy.configure_train(1, to_record(dict(prepared.model.state_dict())), ConfigRecord(), grid))
+    )
+    host = ClientHost(prepared.settings, prepared.federation, torch.device("cpu"))
+    context = Context(0, CLIENT, {"partition-id": CLIENT}, RecordDict(), {})
+    message.metadata.dst_node_id = CLIENT
+    host.train(message, context)  # after which there is a previous model
+    with FlopCounterMode(display=False) as counter:
+        host.train(message, context)
+    used = epochs * (32 if drop == "true" else IMAGES)
+    told = prepared.costs.needs(prepared.strategy.workload(CLIENT), CLIENT)["device_gflops"]
+    assert round(told * 1e9) == counter.get_total_flops() + first_gradient(prepared) * used
+
+
+@pytest.mark.parametrize("further", ["null", "0", "5"])
+def test_the_further_passes_of_fedtan_are_counted(small_settings: MakeSettings, further: str) -> None:
+    words = ("strategy=fedtan", f"strategy.further_epochs={further}", "local_epochs=2", "batch_size=16")
+    prepared = prepare(small_settings(*words))
+    grid = InlineGrid(ClientAppFactory(prepared.settings, prepared.federation), 6, [torch.device("cpu")])
+    arrays = to_record(dict(prepared.model.state_dict()))
+    messages = list(prepared.strategy.configure_train(1, arrays, ConfigRecord(), grid))
+    (message,) = [each for each in messages if each.metadata.dst_node_id == CLIENT]
+    host = ClientHost(prepared.settings, prepared.federation, torch.device("cpu"))
+    with FlopCounterMode(display=False) as counter:
+        host.train(message, grid.contexts[CLIENT])
+    used = 16 + IMAGES * {"null": 2, "0": 0, "5": 5}[further]
+    told = prepared.costs.needs(prepared.strategy.workload(CLIENT), CLIENT)["device_gflops"]
+    assert round(told * 1e9) == counter.get_total_flops() + first_gradient(prepared) * used
+
+
+def test_steps_are_of_the_batches_of_a_pass(small_settings: MakeSettings) -> None:
+    """40 images are batches of 16, 16 and 8, so that five batches have 72."""
+    words = ("strategy=fraug", "batch_size=16", "local_epochs=1")
+    a_pass, five = (prepare(small_settings(*words, f"strategy.local_steps={n}")) for n in ("null", "5"))
+    gflops = [each.costs.needs(each.strategy.workload(CLIENT), CLIENT)["device_gflops"] for each in (a_pass, five)]
+    assert gflops[1] / gflops[0] == pytest.approx(72 / 40)
+
+
+def first_gradient(prepared: Prepared) -> int:
+    """Return the FLOPs of the gradient by an image, which torch does not compute and the rule counts."""
+    first = next(layer for layer in prepared.costs.cost.layers.values() if layer.weights)
+    return first.flops(first.weights)
 
 
 def test_a_budget_knows_what_a_method_takes_more(small_settings: MakeSettings) -> None:
