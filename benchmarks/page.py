@@ -18,10 +18,11 @@ from omegaconf import OmegaConf
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from fedsim.config.composition import compose
+from fedsim.core.run_files import PAGE
 from fedsim.metrics.round_metrics import nested
 from fedsim.output.results import Result, read_result
 from fedsim.report.labels import group_by_settings
-from fedsim.report.page.writing import PAGE, write_page
+from fedsim.report.page.writing import write_page
 
 DOMAINS = ("plain", "inverted", "faded", "texture", "street", "font")
 

@@ -26,7 +26,7 @@ from PIL.ImageDraw import Draw
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.utils import Bunch
 
-from datasets.readers.decode import check_image_size, fill
+from datasets.readers.decode import check_image_size, empty_images, fill
 from datasets.source import Part, Source
 from fedsim.core.errors import UserError
 
@@ -78,7 +78,7 @@ def load(train_per_domain: int = 240, test_per_domain: int = 110, image_size: in
 
     names = (*HANDWRITTEN, "font")
     drawn = np.round(np.stack(images) * 255).astype(np.uint8)
-    pixels = np.empty((len(drawn), 3, image_size, image_size), np.uint8)
+    pixels = empty_images(len(drawn), image_size)
     fill(pixels, drawn)
     return Source(
         images=pixels,

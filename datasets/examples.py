@@ -32,7 +32,8 @@ def images_of_pass(images: int, batch_size: int, *, drop_last: bool = False) -> 
 
 def training_batches(order: torch.Tensor, batch_size: int, *, drop_last: bool = False) -> list[torch.Tensor]:
     """Return the batches of one pass over the images in this order, without what ``images_of_pass`` leaves out."""
-    return list(order[: images_of_pass(len(order), batch_size, drop_last=drop_last)].split(batch_size))
+    used = order[: images_of_pass(len(order), batch_size, drop_last=drop_last)]
+    return list(used.split(min(batch_size, max(1, len(order)))))  # torch knows no numbers above 2^63
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from datasets.readers.arrays import labelled_arrays
-from datasets.readers.decode import check_image_size, check_labels, fill
+from datasets.readers.decode import check_image_size, check_labels, empty_images, fill
 from datasets.readers.labelled import reading
 from datasets.source import Indices, Source
 from fedsim.config.binding import locate
@@ -45,7 +45,7 @@ def load(function: str | None, image_size: int | None = None) -> Source:
     check_labels(labelled, num_classes)
     shapes = {np.asarray(arrays[f"{half}_images"]).shape[1:3] for half in ("train", "test")}
     size = image_size or max(max(shape) for shape in shapes)
-    images = np.empty((len(labelled.labels), 3, size, size), np.uint8)
+    images = empty_images(len(labelled.labels), size)
     fill(images, labelled.images)
     return Source(images, labelled.labels, domains, labelled.parts, names, tuple(map(str, range(num_classes))))
 

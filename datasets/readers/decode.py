@@ -77,6 +77,21 @@ def check_image_size(image_size: int) -> None:
         raise UserError(f"dataset.image_size={image_size} is not possible: choose a whole number of at least 1.")
 
 
+def empty_images(count: int, size: int) -> npt.NDArray[np.uint8]:
+    """Return an array for RGB images in memory: uint8 (count, 3, size, size).
+
+    Raises:
+        UserError: If there is not so much memory.
+    """
+    try:
+        return np.empty((count, 3, size, size), np.uint8)
+    except (MemoryError, ValueError) as error:  # the second where numpy has no number for so many bytes
+        raise UserError(
+            f"dataset.image_size={size} is not possible: {count} images of it are {count * 3 * size**2 / 1e9:.3g} GB, "
+            "and there is less memory: choose a smaller one."
+        ) from error
+
+
 def check_labels(labelled: Labelled, num_classes: int) -> None:
     """Check that each image has a label of a class, and that there are images to train and to test on.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fedsim.core.errors import UserError
 from fedsim.core.names import find_name, quoting_hint
 
+MOST_CLIENTS = 10_000_000
 TEST_SETS = ("domain", "matched", "natural")
 
 
@@ -36,8 +37,10 @@ class SplitOptions:
 
     def __post_init__(self) -> None:
         for key, value in (("num_clients", self.num_clients), ("clients_per_domain", self.clients_per_domain)):
-            if value is not None and value < 1:
-                raise UserError(f"split.{key}={value} is not possible: choose a whole number of at least 1, or null.")
+            if value is not None and not 1 <= value <= MOST_CLIENTS:
+                raise UserError(
+                    f"split.{key}={value} is not possible: choose a whole number from 1 to {MOST_CLIENTS}, or null."
+                )
         if self.test not in TEST_SETS:
             raise UserError(f"split.test={self.test} is not possible: choose {', '.join(TEST_SETS)}.")
         if not 0 <= self.validation < 1:

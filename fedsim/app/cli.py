@@ -34,6 +34,7 @@ from fedsim.config.overrides import parse, readable
 from fedsim.config.paths import HYDRAS, expanded
 from fedsim.config.run_folders import RUNS, SWEEPS, run_folder
 from fedsim.config.settings import settings_of
+from fedsim.config.sweep_options import refuse_no_sweep
 from fedsim.core.errors import INTERRUPTED, FedsimError, UserError
 from fedsim.core.files import any_file
 from fedsim.engines import fork_server
@@ -189,6 +190,8 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         )
     options.runs = not shows
     options.checked = options.runs and options.config_dir is None  # only Hydra knows what --config-dir adds
+    if (options.config_path or options.config_name) and any(word.startswith("resume=") for word in options.overrides):
+        raise UserError("--config-path and --config-name cannot be given with resume=: a run keeps its own settings.")
     name = options.config_name and options.config_name.removesuffix(".yaml")
     options.configuration = (options.config_path or CONFIG_DIR, name or CONFIG_NAME)
     return options, [readable(word) for word in (*options.overrides, *([QUIET] if options.quiet else []))]
@@ -226,6 +229,7 @@ def _jobs(overrides: list[str], options: argparse.Namespace) -> Iterator[list[st
             override = parse(text)
             override.config_loader = hydra_here.config_loader()  # glob lists choices with it
             refuse_continuous(override)
+            refuse_no_sweep(override)
             key = override.get_key_element()
             alternatives[key] = [text]
             if override.is_sweep_override():

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from fedsim.core.errors import UserError
+from fedsim.core.run_files import PAGE
 from fedsim.output.results import Result
 from fedsim.report.labels import group_by_settings
-from fedsim.report.page.writing import PAGE, write_page
+from fedsim.report.page.writing import write_page
 from fedsim.trained.trained import Trained
 
 if TYPE_CHECKING:

@@ -10,12 +10,11 @@ from fedsim.config.overrides import parse, path_word
 from fedsim.config.paths import expanded
 from fedsim.core.errors import UserError
 from fedsim.core.files import make_folder, reading, write_atomically
+from fedsim.core.run_files import PAGE
 
 FILE = "sweep.json"
 OF_A_COMMAND = ("out_dir", "quiet")
 """Settings that concern one command and not the sweep: with ``resume`` they may be others."""
-FINISHED = "report.html"
-"""The last file that a run writes."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def _check(word: str) -> None:
 
 def is_finished(run_dir: Path) -> bool:
     """Return whether a job has written everything."""
-    return (run_dir / FINISHED).is_file()
+    return (run_dir / PAGE).is_file()
 
 
 def finished_of(sweep: Path, jobs: int) -> list[int]:
@@ -94,7 +93,7 @@ def finished_of(sweep: Path, jobs: int) -> list[int]:
 
 def finished_jobs(sweep: Path) -> int:
     """Return how many jobs in a sweep's folder, whatever their folders are called, have written everything."""
-    return sum(path.parent != sweep for path in sweep.rglob(FINISHED))
+    return sum(path.parent != sweep for path in sweep.rglob(PAGE))
 
 
 def is_begun(run_dir: Path) -> bool:

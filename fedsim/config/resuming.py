@@ -46,10 +46,11 @@ def with_resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
 def with_more_rounds(begun: dict[str, Any], rounds: Any) -> dict[str, Any]:
     """Return the settings of a run with more rounds, so that those it has made keep their meaning.
 
-    Two settings depend on the number of rounds. ``norm.policy=fixbn`` freezes the statistics after half of them: the
+    Three settings depend on the number of rounds. ``norm.policy=fixbn`` freezes the statistics after half of them: the
     freeze stays where it is, since statistics that have been frozen would change again behind a later one. The rate of
     ``lr_schedule=cosine`` falls to 0 behind the last round: this is refused, since the rounds that are made had the
-    rates of the shorter cosine, and a rate that jumps up again is another schedule.
+    rates of the shorter cosine, and a rate that jumps up again is another schedule. So is the share of generated
+    features of ``strategy=fraug`` with ``strategy.schedule=exponential``, which grows towards the last round.
 
     Raises:
         UserError: If the run cannot have these rounds.
@@ -66,6 +67,12 @@ def with_more_rounds(begun: dict[str, Any], rounds: Any) -> dict[str, Any]:
         raise UserError(
             f"rounds={rounds} is not possible with resume= of a run with lr_schedule=cosine, whose learning rate has "
             f"fallen to 0 behind round {before}: leave rounds out, or start a new run."
+        )
+    strategy: Mapping[str, Any] = begun["strategy"]
+    if strategy.get("name") == "fraug" and strategy.get("schedule") == "exponential":
+        raise UserError(
+            f"rounds={rounds} is not possible with resume= of strategy=fraug with strategy.schedule=exponential, which "
+            f"grows up to round {before}: leave rounds out, or start a new run."
         )
     norm: Mapping[str, Any] = begun["norm"]
     return {**begun, "rounds": rounds, "norm": {**norm, "freeze_after": _freeze_after(norm, before)}}

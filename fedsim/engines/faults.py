@@ -16,6 +16,8 @@ from fedsim.core.errors import UserError
 from fedsim.core.seeding import numpy_generator
 
 DROP_OUT, CRASH, EXHAUST, NOT_FINITE, GARBAGE, OLD = "drop_out", "crash", "exhaust", "not_finite", "garbage", "old"
+MOST_JITTER = 10
+"""e^10 times the time of a client, or a part of it, for each standard deviation"""
 DRAWN = (DROP_OUT, CRASH, EXHAUST, NOT_FINITE, GARBAGE, OLD)
 """The faults of which each client has at most one in a round."""
 ANSWERED, LATE, NOT_NEEDED = "answered", "late", "not_needed"
@@ -37,7 +39,7 @@ class Attendance:
 class Faults:
     r"""Injects faults into the rounds of a simulation, in the given shares (``faults=injected``).
 
-    A client k with n images takes :math:`n E s \cdot f_k \cdot e^{\sigma z}` simulated seconds for E epochs, where s is
+    A client k with n images in a pass takes :math:`n E s \cdot f_k \cdot e^{\sigma z}` simulated seconds for E epochs, where s is
     ``seconds_per_image``, f is ``slowdown`` for the share ``slow`` of the clients and 1 for the others, :math:`\sigma`
     is ``jitter``, and z is drawn from a normal distribution for each round. With ``over_selection`` more clients are
     asked than are needed, and the first answers are taken; after ``deadline`` none is (Bonawitz et al., MLSys 2019,
@@ -69,7 +71,7 @@ class Faults:
             self._refuse_unless(name, 0 < getattr(self, name) < inf, "a number above 0")
         for name in ("slowdown", "over_selection"):
             self._refuse_unless(name, 1 <= getattr(self, name) < inf, "a number of at least 1")
-        self._refuse_unless("jitter", 0 <= self.jitter < inf, "a number of at least 0")
+        self._refuse_unless("jitter", 0 <= self.jitter <= MOST_JITTER, f"a number from 0 to {MOST_JITTER}")
         self._refuse_unless("deadline", self.deadline is None or self.deadline > 0, "a number above 0, or null")
         total = sum(self.shares.values())
         if total > 1:

@@ -133,6 +133,8 @@ class PoolGrid(LocalGrid, Generic[W]):
                 yielded += 1
                 yield replies.pop(yielded - 1)
                 continue
+            if in_flight and in_flight.isdisjoint(task for worker in self.workers for task in worker.tasks):
+                raise RuntimeError("another call, begun before this one was used up, has dropped its replies")
             for worker in self.answered():
                 tasks, answers = worker.tasks, self.collect(worker)
                 worker.tasks = ()

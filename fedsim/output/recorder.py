@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -14,8 +15,9 @@ from datasets.federation import Federation
 from fedsim.config.composition import repeatable
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
-from fedsim.core.files import reading, why, write_atomically, write_new
+from fedsim.core.files import reading, why, write_atomically, write_new, writing
 from fedsim.core.memory import peak_memory_mb
+from fedsim.core.run_files import PAGE, SUMMARY
 from fedsim.cost import device_classes
 from fedsim.engines.grid import FederationGrid
 from fedsim.metrics.round_metrics import Row, best_row, evaluated, nested
@@ -31,7 +33,7 @@ from fedsim.trackers.tracking import Tracking
 
 log = logging.getLogger(__name__)
 
-PAGE = 4096
+NEEDED_BYTES = 4096
 """Bytes that must be free on the disk for a run to begin."""
 OF_A_RUN = (
     *(
@@ -40,13 +42,13 @@ OF_A_RUN = (
         "classes.csv",
         "diagnostics.csv",
         "participation.csv",
-        "summary.json",
+        SUMMARY,
         PROVENANCE,
         FEDERATION,
         TRACKERS,
         "checkpoints",
     ),
-    *(MODEL, SHARED, EVALUATION, CLIENTS, "plots", "report.html"),
+    *(MODEL, SHARED, EVALUATION, CLIENTS, "plots", PAGE),
 )
 """The files and folders that a run writes beside its configuration."""
 FOLDERS = ("checkpoints", CLIENTS, "plots")
@@ -91,7 +93,22 @@ class Recorder:
         else:
             _try_to_write(self.run_dir, "resume")
             _refuse_what_is_in_the_way(self.run_dir)
+            self._expect_more_rounds()
             write_atomically(self._config, self._write_config)
+
+    def _expect_more_rounds(self) -> None:
+        """Let a run that is given more rounds be unfinished from now on, before its next evaluation.
+
+        Raises:
+            FileError: If ``summary.json`` cannot be written, or the page of the shorter run cannot be removed.
+        """
+        path = self.run_dir / SUMMARY
+        with suppress(UserError):  # one that is missing or damaged is written anew
+            summary = read_summary(path)
+            if summary["rounds"] != self.settings.rounds:
+                with writing(self.run_dir):
+                    (self.run_dir / PAGE).unlink(missing_ok=True)
+                _write_json(path, {**summary, "rounds": self.settings.rounds})
 
     def _write_config(self, path: Path) -> None:
         OmegaConf.save(repeatable(self.settings.to_config()), path)
@@ -143,7 +160,7 @@ class Recorder:
     def mend_summary(self, grid: FederationGrid) -> None:
         """Rewrite ``summary.json`` of a resumed run where it is damaged: its content is computed from the tables."""
         try:
-            read_summary(self.run_dir / "summary.json")
+            read_summary(self.run_dir / SUMMARY)
         except UserError as error:
             log.warning("%s It is written anew.", error)
             self._write_summary(grid)
@@ -159,7 +176,7 @@ class Recorder:
 
     def finish_tracking(self) -> None:
         """Tell the trackers how the run has ended."""
-        self._tracking.finish(read_summary(self.run_dir / "summary.json"))
+        self._tracking.finish(read_summary(self.run_dir / SUMMARY))
 
     def recorded(self, column: str) -> list[float]:
         """Return the numbers in a column of ``rounds.csv``, from the rounds that have one."""
@@ -222,8 +239,12 @@ class Recorder:
             "final": _model_part(evaluated(self._rows)[-1]),
             "best": _model_part(best_row(self._rows)),
         }
-        text = json.dumps(summary, indent=2) + "\n"
-        write_atomically(self.run_dir / "summary.json", lambda path: path.write_text(text, encoding="utf-8"))
+        _write_json(self.run_dir / SUMMARY, summary)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def check_run_dir(run_dir: Path) -> None:
@@ -252,7 +273,7 @@ def _try_to_write(run_dir: Path, key: str) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=run_dir) as file:
-            file.write(b"\0" * PAGE)  # on a full disk, an empty file can still be made
+            file.write(b"\0" * NEEDED_BYTES)  # on a full disk, an empty file can still be made
     except OSError as error:
         raise UserError(
             f"{key}={run_dir} cannot be written ({why(error)}): choose a directory with space that you may write to."

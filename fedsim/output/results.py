@@ -13,6 +13,7 @@ from pandas.api.types import is_numeric_dtype
 
 from fedsim.core.errors import UserError
 from fedsim.core.files import reading, why
+from fedsim.core.run_files import SUMMARY
 from fedsim.metrics.round_metrics import CLIENT_MEAN
 from fedsim.output.federation_table import FILE as FEDERATION
 from fedsim.output.provenance import FILE as PROVENANCE
@@ -84,7 +85,7 @@ def read_result(run_dir: Path) -> Result:
         run_dir=run_dir,
         clients=_filled(run_dir / "clients.csv"),
         rounds=_filled(run_dir / "rounds.csv", once=("round",)),
-        summary=read_summary(run_dir / "summary.json"),
+        summary=read_summary(run_dir / SUMMARY),
         classes=_if_there(run_dir / "classes.csv", once=("round", "class")),
         diagnostics=_if_there(run_dir / "diagnostics.csv"),
         participation=_if_there(run_dir / "participation.csv"),
@@ -175,7 +176,7 @@ def find_runs(folders: list[Path]) -> list[Result]:
     for folder in folders:
         run_dirs = sorted(_run_dirs(folder), key=lambda path: [_natural(part) for part in path.parts])
         if not run_dirs:
-            raise UserError(f"{folder} holds no run: choose a directory with a summary.json in it or below it.")
+            raise UserError(f"{folder} holds no run: choose a directory with a {SUMMARY} in it or below it.")
         with reading(folder):
             found |= dict.fromkeys(path.resolve() for path in run_dirs)
     return [read_result(run_dir) for run_dir in found]
@@ -187,10 +188,10 @@ def _run_dirs(folder: Path) -> Iterator[Path]:
             raise UserError(f"{error.filename} cannot be read ({why(error)}).") from error
 
     for name, _, files in os.walk(folder, onerror=refuse):
-        if "summary.json" in files and "config.yaml" in files:
+        if SUMMARY in files and "config.yaml" in files:
             yield Path(name)
-        elif "summary.json" in files:
-            log.warning("%s is left out: it has no config.yaml beside it, as a run has", Path(name, "summary.json"))
+        elif SUMMARY in files:
+            log.warning("%s is left out: it has no config.yaml beside it, as a run has", Path(name, SUMMARY))
         elif PROVENANCE in files:
             log.warning("%s is left out: it was stopped before its first evaluation", name)
 

@@ -50,7 +50,8 @@ def choose(table: pd.DataFrame, keys: Sequence[str]) -> list[Choice]:
     """Return for each method the settings with the highest mean validation accuracy, of equal ones the smaller.
 
     Raises:
-        UserError: If a setting lacks a seed that another one of the method has, or the budgets differ.
+        UserError: If a setting lacks a seed that another one of the method has, every run of a method has failed, or
+            the budgets differ.
     """
     choices = [_choice(str(method), rows, keys) for method, rows in table.groupby("method", sort=False)]
     budgets = {str(each.budget): each.method for each in choices}
@@ -73,6 +74,11 @@ def _choice(method: str, rows: pd.DataFrame, keys: Sequence[str]) -> Choice:
         points[values] = mine
     # The first of equals, which the last digits of a mean over clients may tell apart.
     best = max(points, key=lambda values: round(float(points[values]["validation"].mean()), DIGITS))
+    if points[best]["failed"].all():
+        raise UserError(
+            f"{method} has failed at every setting that was tried: try others, such as a smaller lr, or give fewer "
+            "folders."
+        )
     accuracy = points[best]["validation"]
     edges = tuple(
         key

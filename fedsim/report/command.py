@@ -12,14 +12,15 @@ from pathlib import Path
 from fedsim.config.paths import expanded
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import write_atomically, writing
+from fedsim.core.run_files import PAGE
 from fedsim.output.results import Result, find_runs
-from fedsim.output.terminal import never_fail_to_print, print_whole
+from fedsim.output.terminal import never_fail_to_print, print_line, print_whole
 from fedsim.report.comparison import write_comparison
 from fedsim.report.formats import caption, pairs, to_latex, to_markdown, to_terminal, verdicts
 from fedsim.report.grid_pictures import plot_grid
 from fedsim.report.grids import Grid, grid
 from fedsim.report.labels import group_by_settings
-from fedsim.report.page.writing import PAGE, write_page
+from fedsim.report.page.writing import write_page
 from fedsim.report.run_difference import print_difference
 from fedsim.report.selection import ACCURACY, BY, FINAL, selection
 from fedsim.report.style import SCREEN, STYLES, drawn_as, files
@@ -91,10 +92,10 @@ def _act(options: argparse.Namespace) -> None:
 def _write_page(groups: dict[str, list[Result]], out: Path) -> None:
     """Write ``report.html``, but not into the folder of a run that has not ended: a sweep takes it for the end."""
     if (out / "config.yaml").exists() and not (out / PAGE).exists():
-        print(f"{PAGE} is not written: {out} holds a run that has not ended; choose another folder with --out")
+        print_line(f"{PAGE} is not written: {out} holds a run that has not ended; choose another folder with --out")
         return
     write_page(groups, out)
-    print(f"written to {out}: {PAGE}")
+    print_line(f"written to {out}: {PAGE}")
 
 
 def _show_table(options: argparse.Namespace, runs: list[Result], out: Path) -> None:
@@ -105,12 +106,12 @@ def _show_table(options: argparse.Namespace, runs: list[Result], out: Path) -> N
     table = grid(runs, chosen, _listed(options.rows), _listed(options.columns))
     texts = {"latex": to_latex(table), "markdown": to_markdown(table), "csv": table.table.to_csv(index=False)}
     if formats:
-        print(texts[formats[0]], end="")
+        print_line(texts[formats[0]].removesuffix("\n"))
         return
-    print(caption(table))
+    print_line(caption(table))
     print_whole(to_terminal(table))
     for line in verdicts(table):
-        print(line)
+        print_line(line)
     _write(table, texts, out)
 
 
@@ -125,7 +126,7 @@ def _write(table: Grid, texts: dict[str, str], out: Path) -> None:
     if table.by_setting:
         written += files("grid.png")
         plot_grid(table, out / "grid.png")
-    print(f"written to {out}: {', '.join(written)}")
+    print_line(f"written to {out}: {', '.join(written)}")
 
 
 def _put(path: Path, text: str) -> None:

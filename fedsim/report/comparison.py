@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from fedsim.core.files import write_atomically, writing
 from fedsim.core.names import MEAN
 from fedsim.output.results import Result
-from fedsim.output.terminal import print_whole
+from fedsim.output.terminal import print_line, print_whole
 from fedsim.report.comparison_tables import (
     accuracy_by_seed,
     accuracy_table,
@@ -37,7 +37,7 @@ def write_comparison(groups: dict[str, list[Result]], out: Path) -> None:
     table = accuracy_table(groups)
     print_whole(render(table))
     for line in sentences({label: accuracy_by_seed(runs) for label, runs in groups.items()}):
-        print(line)
+        print_line(line)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "comparison.md", lambda path: path.write_text(to_markdown(table), encoding="utf-8"))
@@ -51,7 +51,7 @@ def write_comparison(groups: dict[str, list[Result]], out: Path) -> None:
         written += files("comparison_diagnostics.png")
         named = {named_label(name): frame for name, frame in diagnosed.items()}
         plot_diagnostics_comparison(named, out / "comparison_diagnostics.png")
-    print(f"written to {out}: {', '.join(written)}")
+    print_line(f"written to {out}: {', '.join(written)}")
 
 
 @dataclass(frozen=True)

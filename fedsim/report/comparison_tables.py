@@ -8,6 +8,7 @@ from fedsim.core.names import MEAN
 from fedsim.metrics.round_metrics import CLIENT_MEAN
 from fedsim.output.results import Result
 from fedsim.report.heads import accuracies_by_head, in_percent, is_total, places_of
+from fedsim.report.labels import refuse_twins
 from fedsim.report.markdown import plain
 
 
@@ -24,9 +25,13 @@ def accuracy_table(groups: dict[str, list[Result]]) -> pd.DataFrame:
     left out, the accuracy is that of the global model. Each further predictor adds rows such as ``mean, adapted`` and
     ``global few, realigned``, and each further metric rows such as ``mean, ece (%)``, ``global, ece (%)`` and ``mean,
     adapted, ece (%)``; metrics without the percent sign are not in percent.
+
+    Raises:
+        UserError: If two runs of a label have the same seed.
     """
     rows = []
     for label, runs in groups.items():
+        refuse_twins(runs, label)
         columns: dict[str, list[float]] = {}
         for run in runs:
             for column, value in accuracies_by_head(run.summary["final"]).items():
@@ -83,8 +88,9 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
 
 def render(table: pd.DataFrame) -> Table:
     """Return the table for a terminal: a row for each domain, a column for each label."""
-    runs = table["runs"].max()
-    head = f"client accuracy after the last round (%), {runs} run{'s' if runs > 1 else ''} each"
+    most = table["runs"].max()
+    runs = f"{'up to ' if table['runs'].min() < most else ''}{most} run{'s' if most > 1 else ''}"
+    head = f"client accuracy after the last round (%), {runs} each"
     shown = Table(title=head, box=SIMPLE_HEAD, pad_edge=False)
     wide = cells(table)
     shown.add_column("")

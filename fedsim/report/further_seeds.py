@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from fedsim.config.composition import load
 from fedsim.core.errors import UserError
@@ -40,7 +41,7 @@ def _settings(choice: Choice, seed: int, overrides: Sequence[str], run_dir: Path
     wanted = OmegaConf.create({**load(choice.run.run_dir), "out_dir": str(run_dir), "resume": None, "seed": seed})
     try:
         wanted.merge_with_dotlist(list(overrides))
-    except ValueError as error:
+    except (ValueError, YAMLError) as error:
         raise UserError(f"--set {' '.join(overrides)} cannot be read: write KEY=VALUE.") from error
     container = OmegaConf.to_container(wanted)
     assert isinstance(container, dict)

@@ -9,7 +9,16 @@ from fedsim.config.composition import GROUPS, NOT_CHOSEN, compose, load
 from fedsim.config.listing import paper_name
 from fedsim.core.errors import UserError
 from fedsim.output.results import Result
-from fedsim.report.labels import comparable, compared_settings, flattened, group_by_settings, named_label, written
+from fedsim.report.labels import (
+    comparable,
+    compared_settings,
+    flattened,
+    group_by_settings,
+    named_label,
+    refuse_twins,
+    stopped_in,
+    written,
+)
 from fedsim.report.selection import CLIENT, DOMAIN, TOTALS, Selection
 
 SEED = "seed"
@@ -94,6 +103,8 @@ def tidy(runs: Sequence[Result], selection: Selection, rows: Sequence[str], colu
     for run in runs:
         mine = settings[run.run_dir]
         row = _name(rows, mine) if rows else labels[run.run_dir]
+        if rows and not isinstance(selection.round, int) and (stopped := stopped_in(run)):
+            row = f"{row} {stopped}"
         values = selection.values(run)
         if columns:
             values = {_name(columns, mine): selection.total(values)}
@@ -148,11 +159,7 @@ def _refuse_different(runs: Sequence[Result], cell: str) -> None:
             raise UserError(
                 f"runs with {told} meet in one cell ({cell}): add {name} to --rows or --columns, or give fewer folders."
             )
-    by_seed: dict[int, Result] = {}
-    for run in runs:
-        twin = by_seed.setdefault(run.summary[SEED], run)
-        if twin is not run:
-            raise UserError(f"{twin.run_dir} and {run.run_dir} are the same run ({cell}): give one of them.")
+    refuse_twins(runs, cell)
 
 
 def settings_of(run: Result) -> dict[str, object]:

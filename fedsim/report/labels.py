@@ -5,6 +5,7 @@ from typing import Any
 
 from fedsim.config.composition import load
 from fedsim.config.listing import paper_name
+from fedsim.core.errors import UserError
 from fedsim.core.files import reading
 from fedsim.norms.factory import grouping
 from fedsim.norms.groups import GROUP_OPTIONS
@@ -38,11 +39,16 @@ def group_by_settings(runs: list[Result], besides: Sequence[str] = ()) -> dict[s
         for run, flat in members:
             told = [key for key in shown if key in flat and not (flat[key] is None and key.startswith(UNSAID))]
             extra = [f"{key.removesuffix('.name')}={written(flat[key])}" for key in told]
-            reached, asked = run.summary["final"]["round"], run.summary["rounds"]
-            if reached < asked and not besides:
-                extra.append(f"(stopped in round {reached} of {asked})")
+            if not besides and (stopped := stopped_in(run)):
+                extra.append(stopped)
             groups.setdefault(" ".join([strategy, *extra]), []).append(run)
     return groups
+
+
+def stopped_in(run: Result) -> str:
+    """Return ``(stopped in round 3 of 20)`` for a run that has not been evaluated in its last round, or nothing."""
+    reached, asked = run.summary["final"]["round"], run.summary["rounds"]
+    return f"(stopped in round {reached} of {asked})" if reached < asked else ""
 
 
 def compared_settings(run: Result) -> dict[str, object]:
@@ -70,6 +76,19 @@ def flattened(config: Mapping[str, Any]) -> dict[str, object]:
         for key in GROUP_OPTIONS:
             flat.pop(f"norm.{key}", None)
     return flat
+
+
+def refuse_twins(runs: Sequence[Result], where: str) -> None:
+    """Refuse runs of one row that have the same seed: they are no further evidence.
+
+    Raises:
+        UserError: If there are two; names them.
+    """
+    by_seed: dict[int, Result] = {}
+    for run in runs:
+        twin = by_seed.setdefault(run.summary["seed"], run)
+        if twin is not run:
+            raise UserError(f"{twin.run_dir} and {run.run_dir} are the same run ({where}): give one of them.")
 
 
 def named_label(label: str) -> str:

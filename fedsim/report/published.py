@@ -19,7 +19,7 @@ from fedsim.config.published import Published, Row
 from fedsim.core.errors import UserError
 from fedsim.core.files import write_atomically
 from fedsim.output.results import Result
-from fedsim.output.terminal import print_whole
+from fedsim.output.terminal import print_line, print_whole
 from fedsim.report.heads import accuracies_by_head, is_total
 from fedsim.report.labels import comparable, flattened, written
 from fedsim.report.markdown import plain
@@ -45,7 +45,7 @@ def write_published(groups: Mapping[str, list[Result]], out: Path) -> list[str]:
     for name, rows in table.groupby("table", sort=False):
         print_whole(_render(str(name), wide(rows)))
     for line in told:
-        print(line)
+        print_line(line)
     write_atomically(out / "published.csv", lambda path: table.to_csv(path, index=False, encoding="utf-8"))
     page = _markdown(table, told)
     write_atomically(out / "published.md", lambda path: path.write_text(page, encoding="utf-8"))

@@ -23,12 +23,14 @@ from fedsim.config.published import Published, Row
 from fedsim.config.run_folders import only_if_used
 from fedsim.core.errors import INTERRUPTED, FedsimError, UserError
 from fedsim.core.files import writing
-from fedsim.output.terminal import never_fail_to_print, print_whole
+from fedsim.output.terminal import never_fail_to_print, print_line, print_whole
 from fedsim.report.comparison import write_comparison
 from fedsim.report.labels import group_by_settings
 from fedsim.report.planned_runs import Made, PlannedRun, ended_after, make_all
 from fedsim.report.seeds import read_seeds
 
+A_YEAR = 60 * 24 * 365
+"""In minutes"""
 LEFT = 3
 """Exit status when time was up before all runs were made"""
 INSTEAD = {
@@ -149,8 +151,8 @@ def planned(
 
 
 def _possible(minutes: float | None) -> float | None:
-    if minutes is not None and not 0 < minutes < float("inf"):
-        raise UserError(f"--minutes={minutes} is not possible: choose a number above 0.")
+    if minutes is not None and not 0 < minutes <= A_YEAR:
+        raise UserError(f"--minutes={minutes} is not possible: choose a number above 0, and at most {A_YEAR}.")
     return minutes
 
 
@@ -191,6 +193,6 @@ def _told(runs: Sequence[PlannedRun], made: Made, out: Path) -> int:
         print(f"{run.label} seed={run.seed} failed: {error}", file=sys.stderr)
     left = len(runs) - len(finished) - len(made.failures)
     if left:
-        print(f"{left} of {len(runs)} runs are left: the same command goes on")
+        print_line(f"{left} of {len(runs)} runs are left: the same command goes on")
         return LEFT
     return FedsimError.exit_status if made.failures else 0

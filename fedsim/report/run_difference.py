@@ -14,7 +14,7 @@ from rich.table import Table
 from fedsim.config.composition import NOT_CHOSEN, load
 from fedsim.core.errors import UserError
 from fedsim.output.results import Result, find_runs
-from fedsim.output.terminal import print_whole
+from fedsim.output.terminal import print_line, print_whole
 from fedsim.report.heads import accuracies_by_head, shown_under
 from fedsim.report.labels import comparable, written
 
@@ -34,14 +34,14 @@ def print_difference(first: Path, second: Path) -> None:
     """
     a, b = _run(first), _run(second)
     settings, numbers, lines = different_settings(a, b), results(a, b), since(a, b)  # before a word is said
-    print(f"A: {a.run_dir}\nB: {b.run_dir}\n")
+    print_line(f"A: {a.run_dir}\nB: {b.run_dir}\n")
     if settings.empty:
-        print("settings: the same\n")
+        print_line("settings: the same\n")
     else:
         print_whole(_table(settings.reset_index(), ["settings that differ", "A", "B"]))
     print_whole(_table(numbers.reset_index(), ["accuracy (%), last round", "A", "B", "B − A"]))
     for line in lines:
-        print(line)
+        print_line(line)
 
 
 def _run(folder: Path) -> Result:

@@ -20,11 +20,11 @@ from rich.table import Table
 
 from fedsim.config.composition import GROUPS
 from fedsim.config.paths import expanded
-from fedsim.core.errors import FedsimError, UserError
+from fedsim.core.errors import INTERRUPTED, FedsimError, UserError
 from fedsim.core.files import write_atomically, writing
 from fedsim.metrics.round_metrics import VALIDATION
 from fedsim.output.results import Result, find_runs
-from fedsim.output.terminal import never_fail_to_print, print_whole
+from fedsim.output.terminal import never_fail_to_print, print_line, print_whole
 from fedsim.report.choice import Choice, choose, point
 from fedsim.report.comparison import write_comparison
 from fedsim.report.further_seeds import further_runs
@@ -49,25 +49,27 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         folders = [Path(expanded("the folder", each)) for each in options.sweeps]
         out = folders[0] if options.out is None else Path(expanded("--out", options.out))
-        keys = options.over.split(",")
+        keys = _tuned(options.over)
         inside = (out / TESTS).resolve()  # resolved, as the runs' directories are
         table = tuning_table([run for run in find_runs(folders) if inside not in run.run_dir.parents], keys)
         choices = choose(table, keys)
         seeds = _further_seeds(options.seeds, table)
-        _refuse_overrides(options.set)
+        _refuse_overrides(options.set, keys)
         runs = further_runs(choices, seeds, options.set, out / TESTS)
         print_whole(render(choices))
-        print(f"budget of each method: {choices[0].budget}")
+        print_line(f"budget of each method: {choices[0].budget}")
         if table["failed"].any():
-            print(f"{table['failed'].sum()} runs failed before their last round and count as 0: {_which(table, keys)}")
+            print_line(
+                f"{table['failed'].sum()} runs failed before their last round and count as 0: {_which(table, keys)}"
+            )
         for line in _edges(choices):
-            print(line)
+            print_line(line)
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
         rows = table.drop(columns="run")
         write_atomically(out / "tuning.csv", lambda path: rows.to_csv(path, index=False, encoding="utf-8"))
         plot_tuning(table, keys[0], {each.method: each.values[keys[0]] for each in choices}, out / "tuning.png")
-        print(f"written to {out}: tuning.csv, tuning.png")
+        print_line(f"written to {out}: tuning.csv, tuning.png")
         if runs:
             groups: dict[str, list[Result]] = {}
             for each, result in zip(runs, make_all(runs).results, strict=True):
@@ -77,7 +79,25 @@ def main(arguments: list[str] | None = None) -> int:
     except FedsimError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
+    except KeyboardInterrupt:
+        print("stopped; what was recorded is intact, and the same command goes on", file=sys.stderr)
+        return INTERRUPTED
     return 0
+
+
+def _tuned(text: str) -> list[str]:
+    """Return the settings of ``--over``.
+
+    Raises:
+        UserError: If one is no setting that is chosen by validation.
+    """
+    keys = text.split(",")
+    for key in keys:
+        if key in ("rounds", "seed") or key.endswith(".name"):
+            raise UserError(
+                f"--over={text} is not possible: {key} is not chosen by validation images; choose settings such as lr."
+            )
+    return keys
 
 
 def tuning_table(runs: Sequence[Result], keys: Sequence[str]) -> pd.DataFrame:
@@ -174,12 +194,16 @@ def _further_seeds(text: str, table: pd.DataFrame) -> list[int]:
     return seeds
 
 
-def _refuse_overrides(overrides: Sequence[str]) -> None:
+def _refuse_overrides(overrides: Sequence[str], keys: Sequence[str]) -> None:
     for text in overrides:
-        if (key := text.partition("=")[0]) in ("seed", "out_dir", "resume"):
+        if (key := text.partition("=")[0]) in keys:
+            raise UserError(f"--set {text} is not possible: {key} is what was tuned; leave it out.")
+        if key.endswith((".name", "._target_")):
+            raise UserError(f"--set {text} is not possible: it is what a choice is called; leave it out.")
+        if key in ("seed", "out_dir", "resume"):
             raise UserError(f"--set {text} is not possible: choose seeds by --seeds, and a folder by --out.")
-        if (group := key) in GROUPS:
+        if key in GROUPS:
             raise UserError(
-                f"--set {text} is not possible: runs on further seeds have the same {group}; choose settings other "
+                f"--set {text} is not possible: runs on further seeds have the same {key}; choose settings other "
                 f"than {', '.join(GROUPS)}."
             )

@@ -19,6 +19,9 @@ import pytest
         (["dataset=devices", "dataset.classes=1"], "dataset.classes=1 is not possible: choose a whole number of at"),
         (["dataset=devices", "dataset.channels=2"], "dataset.channels=2 is not possible: choose 1 or 3."),
         (["split.clients_per_domain=0"], "split.clients_per_domain=0 is not possible: choose a whole number"),
+        ([f"split.clients_per_domain={10**20}"], f"split.clients_per_domain={10**20} is not possible: choose a whole"),
+        (["dataset.image_size=200000"], "dataset.image_size=200000 is not possible: 2100 images of it are 2.52e+05 GB"),
+        (["dataset.image_size=100000000"], "dataset.image_size=100000000 is not possible: 2100 images of it are"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

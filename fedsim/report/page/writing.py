@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedsim.core.files import write_atomically
+from fedsim.core.run_files import PAGE
 from fedsim.output.results import Result
 from fedsim.report.labels import named_label
 from fedsim.report.page.document import document
 from fedsim.report.page.texts import all_settings, results, what_was_run
-
-PAGE = "report.html"
-"""The last file that a run writes: where it is, the run is finished."""
 
 
 def write_page(groups: Mapping[str, list[Result]], folder: Path, *, figures: bool = True) -> None:

@@ -93,7 +93,16 @@ def test_there_are_as_many_clients_as_asked_for(
         ),
         (["iid"], {"clients_per_domain": 3}, r"split\.clients_per_domain=3 is not possible without the step domain"),
         (["naturalid"], {"num_clients": 6}, r"split\.num_clients=6 is not possible: choose at most 5"),
-        (["iid"], {"num_clients": 0}, r"split\.num_clients=0 is not possible: choose a whole number of at least 1"),
+        (
+            ["iid"],
+            {"num_clients": 0},
+            r"split\.num_clients=0 is not possible: choose a whole number from 1 to 1000",
+        ),
+        (
+            ["iid"],
+            {"num_clients": 10**20},
+            r"split\.num_clients=1(0){20} is not possible: choose a whole number",
+        ),
         (["iid"], {"num_clients": 2.5}, r"split\.num_clients=2\.5 is not possible: choose a whole number or null"),
         (["iid"], {"alpha": 1}, r"split\.alpha=1 is not an option of"),
         (["iid"], {"test": "own"}, r"split\.test=own is not possible: choose domain, matched, natural"),

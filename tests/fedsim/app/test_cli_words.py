@@ -46,6 +46,26 @@ def main(
         (["--cfg", "job", "seed=0,1"], "seed=0,1 names several values, and --cfg shows one configuration: choose one."),
         (["--cfg", "job", "roundz=1"], "roundz=1 is not a setting: did you mean rounds?"),
         (["-m", "lr=interval(0.1,1)"], "lr=interval(0.1,1) has no end of values: choose range("),
+        (
+            ["-m", "seed=0,1", "hydra.sweep.subdir=same"],
+            "hydra.sweep.subdir=same is not possible: choose a name",
+        ),
+        (
+            ["-m", "seed=0,1", "hydra.sweeper.max_batch_size=0"],
+            "hydra.sweeper.max_batch_size=0 is not possible",
+        ),
+        (
+            ["-m", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0"],
+            "hydra.launcher.n_jobs=0 is not possible: choose a number of jobs at once, or -1 for the cores.",
+        ),
+        (
+            ["-m", "seed=0,1", '+hydra.sweeper.params.lr="0.1,0.2"'],
+            '+hydra.sweeper.params.lr="0.1,0.2" is not possible: give several values of a setting as KEY=VALUE,VALUE.',
+        ),
+        (
+            ["--config-name=mine", "resume=run", "rounds=9"],
+            "--config-path and --config-name cannot be given with resume=: a run keeps its own settings.",
+        ),
         (["-m", "strategy=glob(x*)"], "strategy=glob(x*) names no value: choose at least one."),
         (
             ["--rounds=3"],

@@ -7,11 +7,15 @@ import pytest
 from omegaconf import OmegaConf
 
 import fedsim
+from fedsim.app.sweep import is_finished
 from fedsim.config.composition import CONFIG_DIR, compose, load
 from fedsim.config.resuming import kept_freeze, with_more_rounds
 from fedsim.config.settings import settings_of
 from fedsim.core.errors import UserError
 from fedsim.output.progress import Reporter
+from fedsim.output.recorder import Recorder
+from fedsim.output.results import find_runs, read_summary
+from fedsim.report.labels import group_by_settings
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
 from tests.conftest import SMALL
@@ -39,6 +43,11 @@ def begun(*words: str) -> dict[str, object]:
     ("words", "rounds", "sentence"),
     [
         ((), 29, r"^rounds=29 is not possible with resume=: the run was begun for 30 rounds, and can only be given mo"),
+        (
+            ("strategy=fraug",),
+            31,
+            r"^rounds=31 .* strategy.schedule=exponential, which grows up to round 30: l",
+        ),
         (("lr_schedule=cosine",), 31, r"^rounds=31 .*lr_schedule=cosine, whose learning rate has fallen to 0 behind r"),
     ],
 )
@@ -55,6 +64,19 @@ def test_a_freeze_stays_where_it_is(tmp_path: Path) -> None:
     assert with_more_rounds(begun(), 100)["norm"]["freeze_after"] is None
     given = with_more_rounds(begun("norm.policy=fixbn", "norm.freeze_after=3"), 100)
     assert given["norm"]["freeze_after"] == 3
+
+
+def test_a_run_that_is_given_more_rounds_is_unfinished_from_then_on(tmp_path: Path) -> None:
+    """Also before the first of them is evaluated."""
+    fedsim.simulate(*INLINE, f"out_dir={tmp_path}", progress=False)
+    assert is_finished(tmp_path)
+    before = read_summary(tmp_path / "summary.json")
+    Recorder(tmp_path, settings_of({"resume": str(tmp_path), "rounds": 2}, ["rounds=2"])).open()
+    assert is_finished(tmp_path)
+    Recorder(tmp_path, settings_of({"resume": str(tmp_path), "rounds": 5}, ["rounds=5"])).open()
+    assert not is_finished(tmp_path)
+    assert read_summary(tmp_path / "summary.json") == {**before, "rounds": 5}
+    assert list(group_by_settings(find_runs([tmp_path]))) == ["fedavg (stopped in round 2 of 5)"]
 
 
 class Said(Reporter):

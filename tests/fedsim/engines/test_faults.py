@@ -93,7 +93,8 @@ def test_a_client_that_drops_out_takes_nobodys_place() -> None:
         (["faults.slowdown=0.5"], "faults.slowdown=0.5 is not possible: choose a number of at least 1."),
         (["faults.deadline=0", HALF], "faults.deadline=0 is not possible: choose a number above 0, or null."),
         (["faults.deadline=soon"], "faults.deadline=soon is not possible: choose a number or null."),
-        (["faults.jitter=-1"], "faults.jitter=-1 is not possible: choose a number of at least 0."),
+        (["faults.jitter=-1"], "faults.jitter=-1 is not possible: choose a number from 0 to 10."),
+        (["faults.jitter=1000"], "faults.jitter=1000 is not possible: choose a number from 0 to 10."),
         (["faults.garbage_scale=0"], "faults.garbage_scale=0 is not possible: choose a number above 0."),
         (
             ["faults.drop_out=0.7", "faults.not_finite=0.7", HALF],

@@ -71,6 +71,14 @@ def test_messages_of_one_client_are_answered_one_after_the_other(grid: ProcessGr
     assert [metrics_of(reply)["calls"] for reply in replies] == [1, 2, 3, 4, 5]
 
 
+def test_replies_that_a_later_call_has_dropped_are_not_waited_for(grid: ProcessGrid) -> None:
+    first = iter(grid.send_and_receive(messages()))
+    next(first)
+    assert len(list(grid.send_and_receive(messages()))) == 7
+    with pytest.raises(RuntimeError, match="begun before this one was used up"):
+        list(first)
+
+
 def test_a_client_that_raises_answers_with_an_error_and_keeps_its_state(grid: ProcessGrid) -> None:
     list(grid.send_and_receive(messages()))
     replies = list(grid.send_and_receive(messages({"raise": 2})))

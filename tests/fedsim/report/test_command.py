@@ -9,12 +9,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from fedsim.core.errors import UserError
 from fedsim.output.results import Result, find_runs, read_result
 from fedsim.output.terminal import console, print_whole
 from fedsim.report.command import main
 from fedsim.report.comparison_tables import accuracy_table, cells, learning_curves, render, to_markdown
+from fedsim.report.grids import grid
 from fedsim.report.labels import group_by_settings
 from fedsim.report.run_table import run_table
+from fedsim.report.selection import Selection
 
 MakeRun = Callable[..., Path]
 Groups = dict[str, list[Result]]
@@ -86,6 +89,25 @@ def test_options_of_one_choice_are_shown_where_that_choice_differs(grouped: Call
         "fedwon strategy.clip=0.1": 1,
         "fedwon strategy.clip=null": 1,
     }
+
+
+def test_runs_of_one_row_with_one_seed_are_refused(tmp_path: Path, make_run: MakeRun) -> None:
+    for name in ("a", "b"):
+        make_run(tmp_path / name, accuracy={"plain": 0.5})
+    with pytest.raises(
+        UserError, match=rf"^{tmp_path}/a and {tmp_path}/b are the same run \(fedavg\): give"
+    ):
+        accuracy_table(group_by_settings(find_runs([tmp_path])))
+
+
+def test_a_run_that_was_stopped_is_a_row_of_its_own(tmp_path: Path, make_run: MakeRun) -> None:
+    for seed in (0, 1):
+        make_run(tmp_path / f"{seed}", f"seed={seed}", accuracy={"plain": 0.5 + 0.1 * seed})
+    summary = tmp_path / "1" / "summary.json"
+    summary.write_text(summary.read_text().replace('"rounds": 2', '"rounds": 25'))
+    runs = find_runs([tmp_path])
+    assert grid(runs, Selection(), ["strategy"], []).rows == ("FedAvg", "FedAvg (stopped in round 2 of 25)")
+    assert grid(runs, Selection(round=2), ["strategy"], []).rows == ("FedAvg",)
 
 
 def test_what_a_norm_leaves_to_the_strategy_is_not_in_a_label(grouped: Callable[..., Groups]) -> None:
@@ -215,7 +237,7 @@ def test_the_command_writes_its_files_beside_the_runs(
 
 
 def test_the_files_can_go_elsewhere(tmp_path: Path, make_run: MakeRun) -> None:
-    runs = [make_run(tmp_path / name, accuracy={"plain": 0.5}) for name in ("a", "b")]
+    runs = [make_run(tmp_path / f"{seed}", f"seed={seed}", accuracy={"plain": 0.5}) for seed in (0, 1)]
     before = {path for run in runs for path in run.iterdir()}
     assert main([*map(str, runs), "--out", str(tmp_path / "new" / "folder")]) == 0
     assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == FILES

@@ -84,6 +84,14 @@ def test_two_settings_are_tuned_together_and_null_is_a_value(tmp_path: Path, mak
         (["--seeds", "3,4,3"], "--seeds=3,4,3 names a seed twice"),
         (["--seeds", "3", "--set", "strategy=fedbn"], "--set strategy=fedbn is not possible: "),
         (["--over", "strategy.mu"], "has no setting strategy.mu"),
+        (["--over", "lr,rounds"], "--over=lr,rounds is not possible: rounds is not chosen by validation images"),
+        (["--over", "norm.name"], "--over=norm.name is not possible: norm.name is not chosen by validation images"),
+        (["--seeds", "3", "--set", "lr=5"], "--set lr=5 is not possible: lr is what was tuned; leave it out."),
+        (
+            ["--seeds", "3", "--set", "norm.name=gn"],
+            "--set norm.name=gn is not possible: it is what a choice is",
+        ),
+        (["--seeds", "3", "--set", "rounds=["], "--set rounds=[ cannot be read: write KEY=VALUE."),
     ],
 )
 def test_wrong_words_are_refused_in_a_sentence(
@@ -124,6 +132,8 @@ def test_a_run_that_diverged_counts_as_nothing_and_one_that_was_stopped_is_to_go
     said = capsys.readouterr().out
     assert "1 runs failed before their last round and count as 0: fedavg lr=1e+30" in said
     assert pd.read_csv(tmp_path / "tuning.csv").set_index("lr")["validation"][1e30] == 0
+    assert tune.main([f"{tmp_path}/diverged"]) == 2
+    assert "fedavg has failed at every setting that was tried: try others" in capsys.readouterr().err
     clients = tmp_path / "diverged" / "clients.csv"
     pd.read_csv(clients, keep_default_na=False).drop(columns="fault").to_csv(clients, index=False)
     assert tune.main([str(tmp_path)]) == 2
