@@ -94,9 +94,7 @@ def test_options_of_one_choice_are_shown_where_that_choice_differs(grouped: Call
 def test_runs_of_one_row_with_one_seed_are_refused(tmp_path: Path, make_run: MakeRun) -> None:
     for name in ("a", "b"):
         make_run(tmp_path / name, accuracy={"plain": 0.5})
-    with pytest.raises(
-        UserError, match=rf"^{tmp_path}/a and {tmp_path}/b are the same run \(fedavg\): give"
-    ):
+    with pytest.raises(UserError, match=rf"^{tmp_path}/a and {tmp_path}/b are the same run \(fedavg\): give"):
         accuracy_table(group_by_settings(find_runs([tmp_path])))
 
 
