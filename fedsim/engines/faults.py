@@ -40,10 +40,11 @@ class Faults:
     r"""Injects faults into the rounds of a simulation, in the given shares (``faults=injected``).
 
     A client k with n images in a pass takes :math:`n E s \cdot f_k \cdot e^{\sigma z}` simulated seconds for E epochs,
-    where s is ``seconds_per_image``, f is ``slowdown`` for the share ``slow`` of the clients and 1 for the others, :math:`\sigma`
-    is ``jitter``, and z is drawn from a normal distribution for each round. With ``over_selection`` more clients are
-    asked than are needed, and the first answers are taken; after ``deadline`` none is (Bonawitz et al., MLSys 2019,
-    arXiv 1902.01046). A client whose answer is not taken is told to stop: what it keeps stays as it was.
+    where s is ``seconds_per_image``, f is ``slowdown`` for the share ``slow`` of the clients and 1 for the others,
+    :math:`\sigma` is ``jitter``, and z is drawn from a normal distribution for each round. With ``over_selection``
+    more clients are asked than are needed, and the first answers are taken; after ``deadline`` none is (Bonawitz et
+    al., MLSys 2019, arXiv 1902.01046). A client whose answer is not taken is told to stop: what it keeps stays as it
+    was.
 
     Raises:
         UserError: If an option is not possible.

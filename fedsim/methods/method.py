@@ -9,6 +9,7 @@ from torch import nn
 from fedsim.client.lr_schedule import LearningRateSchedule
 from fedsim.config.binding import Factory, bind, locate, options_of, refuse_options
 from fedsim.config.settings import Settings
+from fedsim.core.errors import UserError
 from fedsim.methods.interfaces import LocalTrainer, ServerStrategy
 from fedsim.methods.training import LocalTraining, ServerTraining
 
@@ -36,9 +37,12 @@ class Method:
         """Locate the classes of the group ``strategy``.
 
         Raises:
-            UserError: If a class cannot be imported, or neither class accepts an option.
+            UserError: If a class cannot be imported or is none, or neither class accepts an option.
         """
         method = cls(strategy, *(locate("strategy", half, strategy.get(half)) for half in ("server", "client")))
+        for half, factory in (("server", method.server), ("client", method.client)):
+            if not isinstance(factory, type):
+                raise UserError(f"strategy.{half}={strategy.get(half)} is not possible: it is no class; choose one.")
         taken = {*STRUCTURE, WEIGHTING, *options_of(method.server, 2), *options_of(method.client, 1)}
         refuse_options("strategy", strategy, strategy.keys() - taken)
         return method

@@ -32,6 +32,14 @@ def test_each_class_takes_the_options_that_it_names(small_settings: Callable[...
     assert not hasattr(strategy, "clip")
 
 
+@pytest.mark.parametrize("half", ["server", "client"])
+def test_what_is_no_class_is_refused(half: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"^strategy\.{half}=os\.system is not possible: it is no class; choose one\.$"
+    ):
+        Method.of({**FEDWON, half: "os.system"})
+
+
 def test_options_can_be_replaced_as_a_budget_does() -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     method = Method.of(
