@@ -67,6 +67,8 @@ class FedAvg(Strategy):
     """The queries that the method sends to clients beside training, each with the check of the reply's arrays."""
     training_load: Workload = Workload()
     """The cost of a round of training on a device, in what it adds to plain training."""
+    depends_on_rounds: str = ""
+    """An option, as ``KEY=VALUE``, by which a round is another one if the run has more rounds."""
     sends_one_model: bool = True
     """Whether all clients are sent the same model."""
     own_models: bool = False

@@ -27,6 +27,7 @@ from .fedavg import FedAvg, Tensors
 GENERATOR = "generator"
 """The record of the generator: in a message as it is shared, and in a reply as that client has trained it."""
 SHARED, LOCAL = "shared", "local"
+EXPONENTIAL = "exponential"
 LOCAL_NORM = {
     "all": NormPolicy(affine=LOCAL, statistics=LOCAL),
     "statistics": NormPolicy(statistics=LOCAL),
@@ -66,6 +67,7 @@ class FRAug(FedAvg):
         labels: As for the client; this and the next two matter for the costs of a device.
         generator_distance: As for the client.
         local_steps: As for the client.
+        schedule: As for the client; it decides whether a run may be given more rounds.
 
     Raises:
         UserError: If the model has no linear layer that makes the logits, this layer is frozen, an option is unknown or
@@ -85,8 +87,11 @@ class FRAug(FedAvg):
         labels: str = "both",
         generator_distance: str = "l2",
         local_steps: int | None = None,
+        schedule: str = EXPONENTIAL,
     ) -> None:
         super().__init__(model, training)
+        if schedule == EXPONENTIAL:
+            self.depends_on_rounds = f"strategy.schedule={EXPONENTIAL}"
         refuse_noise(self.aggregation, "strategy=fraug", "generators")
         if generator_norm not in (SHARED, LOCAL):
             raise UserError(f"strategy.generator_norm={generator_norm} is not known: choose {SHARED} or {LOCAL}.")

@@ -46,11 +46,11 @@ def with_resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
 def with_more_rounds(begun: dict[str, Any], rounds: Any) -> dict[str, Any]:
     """Return the settings of a run with more rounds, so that those it has made keep their meaning.
 
-    Three settings depend on the number of rounds. ``norm.policy=fixbn`` freezes the statistics after half of them: the
+    Two settings depend on the number of rounds. ``norm.policy=fixbn`` freezes the statistics after half of them: the
     freeze stays where it is, since statistics that have been frozen would change again behind a later one. The rate of
     ``lr_schedule=cosine`` falls to 0 behind the last round: this is refused, since the rounds that are made had the
-    rates of the shorter cosine, and a rate that jumps up again is another schedule. So is the share of generated
-    features of ``strategy=fraug`` with ``strategy.schedule=exponential``, which grows towards the last round.
+    rates of the shorter cosine, and a rate that jumps up again is another schedule. Methods may have others
+    (``refuse_other_rounds``).
 
     Raises:
         UserError: If the run cannot have these rounds.
@@ -67,12 +67,6 @@ def with_more_rounds(begun: dict[str, Any], rounds: Any) -> dict[str, Any]:
         raise UserError(
             f"rounds={rounds} is not possible with resume= of a run with lr_schedule=cosine, whose learning rate has "
             f"fallen to 0 behind round {before}: leave rounds out, or start a new run."
-        )
-    strategy: Mapping[str, Any] = begun["strategy"]
-    if strategy.get("name") == "fraug" and strategy.get("schedule") == "exponential":
-        raise UserError(
-            f"rounds={rounds} is not possible with resume= of strategy=fraug with strategy.schedule=exponential, which "
-            f"grows up to round {before}: leave rounds out, or start a new run."
         )
     norm: Mapping[str, Any] = begun["norm"]
     return {**begun, "rounds": rounds, "norm": {**norm, "freeze_after": _freeze_after(norm, before)}}
@@ -109,6 +103,20 @@ def _freeze_after(norm: Mapping[str, Any], rounds: int) -> int | None:
     from fedsim.norms.policy import NormPolicy  # loads torch
 
     return NormPolicy.of(norm, rounds).freeze_after
+
+
+def refuse_other_rounds(run_dir: Path, rounds: int, option: str) -> None:
+    """Refuse more rounds than the run was begun for, where an option of its method depends on their number.
+
+    Raises:
+        UserError: If there is such an option, and the rounds are others.
+    """
+    before = load(run_dir)["rounds"]
+    if option and rounds != before:
+        raise UserError(
+            f"rounds={rounds} is not possible with resume= of a run with {option}, which depends on the number of "
+            f"rounds, {before}: leave rounds out, or start a new run."
+        )
 
 
 def kept_freeze(run_dir: Path, norm: Mapping[str, Any]) -> str:

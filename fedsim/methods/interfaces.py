@@ -44,6 +44,8 @@ class ServerStrategy(Protocol):
     """The share of a client's training images that the queries before training use; 0 for none."""
     pooled: bool
     """Whether the training images of all clients have to be in one place."""
+    depends_on_rounds: str
+    """An option, as ``KEY=VALUE``, by which a round is another one if the run has more rounds; empty if none is."""
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -9,9 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from datasets.examples import images_of_pass
 from datasets.source import Part
-from fedsim.config.resuming import kept_settings, refuse_changes
-from fedsim.core.errors import RoundFailed, UserError
-from fedsim.core.files import reading
+from fedsim.core.errors import RoundFailed
 from fedsim.core.memory import resident_memory_mb
 from fedsim.core.seeding import cohort_size
 from fedsim.engines.faulty_grids import AbsentGrid, Attendances, CorruptingGrid
@@ -24,10 +22,10 @@ from fedsim.methods.federated_model import FederatedModel
 from fedsim.methods.interfaces import Exporting
 from fedsim.metrics.class_metrics import ClassTracker
 from fedsim.metrics.round_metrics import Row, age_metrics, attendance_rows, client_rows, fault_rows, round_metrics
-from fedsim.output.checkpoint import Checkpoint, checkpoint_file, load_checkpoint, remove_others, save_checkpoint
 from fedsim.output.model_files import save_models, save_shared
 from fedsim.output.progress import Reporter
 from fedsim.output.recorder import Recorder
+from fedsim.server.checkpoints import Checkpoints
 from fedsim.server.evaluation import Evaluator
 from fedsim.server.folded_evaluation import FoldedEvaluation
 from fedsim.server.loss_watch import LossWatch
@@ -69,8 +67,7 @@ class FederatedLoop:
         self.evaluator = Evaluator(self.strategy, self.federation, prepared.one_model, prepared.by_batch)
         self.classes = ClassTracker(prepared.model, self.federation, self.settings.shots)
         self.losses = LossWatch()
-        self.saved = time.monotonic()
-        """When the last checkpoint was written, or the run began"""
+        self.checkpoints = Checkpoints(self.settings, self.strategy, grid, recorder)
 
     def run(self) -> None:
         """Run the remaining rounds, then write the models and other results of a finished run.
@@ -78,7 +75,7 @@ class FederatedLoop:
         Raises:
             RoundFailed: If too many clients fail in one round; all rounds before it are recorded.
         """
-        first = self._restore() + 1
+        first = self._first_round()
         self.recorder.start_tracking(first)
         self.reporter.start(max(first, 1), self.settings.rounds)
         self.reporter.resumed(self.recorder.recorded("client_accuracy_mean"))
@@ -94,6 +91,16 @@ class FederatedLoop:
             if not current.to_ask:
                 self._record(current)
         self._save_models()
+
+    def _first_round(self) -> int:
+        """Go back to the newest checkpoint of a resumed run, and return the round to go on with; 0 for a new run."""
+        checkpoint = self.checkpoints.restore(self.arrays)
+        if checkpoint is None:
+            return 0
+        self.arrays = checkpoint.arrays
+        for loss in self.recorder.recorded(TRAINING_LOSS):
+            self.losses.remember(loss)
+        return checkpoint.round + 1
 
     def _train(self, current: Round, previous: Round | None) -> None:
         """Train a cohort, and finish the folded evaluation of the previous round's model, if there is one.
@@ -238,12 +245,7 @@ class FederatedLoop:
                 self.recorder.record_classes(self.classes.rows(number, evaluation, done.model))
         self.recorder.record_clients(fault_rows(done.faults, self.federation, number))
         self.recorder.record_round({"round": number, **metrics, **done.row, "seconds": done.seconds}, self.grid)
-        if isinstance(self.grid, LocalGrid) and self._checkpoint_due(number):
-            states, lengths = self.grid.client_states(), self.recorder.flushed_lengths()
-            kept = kept_settings(self.settings.to_config())
-            checkpoint = Checkpoint(number, self.arrays, self.strategy.state(), states, lengths, kept)
-            save_checkpoint(self.recorder.checkpoints, checkpoint, self.settings.checkpoint_keep)
-            self.saved = time.monotonic()
+        self.checkpoints.save_if_due(number, self.arrays)
         self.reporter.round_done(number, {**metrics, **self._work(done)})
 
     def _work(self, done: Round) -> Row:
@@ -252,46 +254,6 @@ class FederatedLoop:
         if done.images and done.seconds > 0:
             work["images_per_second"] = done.images / done.seconds
         return work
-
-    def _checkpoint_due(self, round: int) -> bool:
-        every, minutes = self.settings.checkpoint_every, self.settings.checkpoint_minutes
-        if minutes is not None and time.monotonic() - self.saved >= 60 * minutes:
-            return True
-        last = round == self.settings.rounds and (every > 0 or minutes is not None)
-        return last or (every > 0 and round % every == 0)
-
-    def _restore(self) -> int:
-        """Restore the newest checkpoint of a resumed run; return its round, or -1 for a new run.
-
-        Raises:
-            UserError: If a checkpoint or table is damaged, or the settings or the number of clients differ.
-        """
-        checkpoint = load_checkpoint(self.recorder.checkpoints) if isinstance(self.grid, LocalGrid) else None
-        if checkpoint is None or not isinstance(self.grid, LocalGrid):
-            self.recorder.go_back_to(-1)
-            return -1
-        refuse_changes(self.recorder.run_dir, checkpoint.settings, kept_settings(self.settings.to_config()))
-        if checkpoint.clients.keys() != set(self.grid.get_node_ids()):
-            raise UserError(
-                f"{self.recorder.checkpoints} has what {len(checkpoint.clients)} clients have kept, and there are "
-                f"{len(self.federation.clients)}: put the data back that the run was begun with, or start a new run."
-            )
-        file = checkpoint_file(self.recorder.checkpoints, checkpoint)
-        mine = _shapes(self.arrays)
-        if any(mine.get(name, shape) != shape for name, shape in _shapes(checkpoint.arrays).items()):
-            raise UserError(
-                f"{file} holds another network than this run's: put back the file that the run has written."
-            )
-        with reading(file, "put back the file that the run has written"):
-            self.strategy.load_state(checkpoint.strategy)
-        self.recorder.go_back_to(checkpoint.round, checkpoint.tables)
-        self.arrays = checkpoint.arrays
-        self.grid.restore_client_states(checkpoint.clients)
-        for loss in self.recorder.recorded(TRAINING_LOSS):
-            self.losses.remember(loss)
-        self.recorder.mend_summary(self.grid)
-        remove_others(self.recorder.checkpoints, checkpoint.round, self.settings.checkpoint_keep)
-        return checkpoint.round
 
     def _save_models(self) -> None:
         model = FederatedModel(self.initial, self.arrays, self.strategy.personal, self._client_states())
@@ -304,7 +266,3 @@ class FederatedLoop:
             save_models(self.recorder.run_dir, model)
         if isinstance(self.strategy, Exporting):
             self.strategy.export(self.recorder.run_dir, model.complete)
-
-
-def _shapes(arrays: ArrayRecord) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(array.shape) for name, array in arrays.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 from datasets.source import Part
 from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.binding import instantiate
-from fedsim.config.resuming import kept_freeze
+from fedsim.config.resuming import kept_freeze, refuse_other_rounds
 from fedsim.engines.grid import FederationGrid, LocalGrid
 from fedsim.norms.batch import normalizes_tokens
 from fedsim.norms.policy import statistics_kept
@@ -42,6 +42,7 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
             provenance = Provenance.of(prepared.federation, prepared.devices[0], own_models=prepared.own_models)
             if settings.resume is not None:
                 provenance.hold_against(run_dir)
+                refuse_other_rounds(run_dir, settings.rounds, prepared.strategy.depends_on_rounds)
                 if kept := kept_freeze(run_dir, settings.norm):
                     log.warning("%s", kept)
             recorder.open()
