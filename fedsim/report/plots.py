@@ -212,7 +212,7 @@ def plot_tuning(table: pd.DataFrame, key: str, chosen: Mapping[str, Any], path: 
     """Plot validation accuracy against a tuned setting: mean and standard deviation over seeds, the chosen one ringed.
 
     Args:
-        table: The columns method, seed, validation (0 to 1) and the tuned settings.
+        table: The columns method, seed, validation (0 to 1), failed and the tuned settings.
         key: The setting on the x axis. Where several combinations of settings have the same value, the best is drawn.
             Values that are not numbers are at the right end.
         chosen: The chosen value of ``key`` by method.
@@ -226,28 +226,31 @@ def plot_tuning(table: pd.DataFrame, key: str, chosen: Mapping[str, Any], path: 
     tuned = [name for name in table.columns if name not in ("method", "seed", "rounds", "validation", "failed", "run")]
     with picture(path, 6, 3.6) as (axes,):
         for number, (method, rows) in enumerate(table.groupby("method", sort=False)):
-            points = rows.groupby(tuned, dropna=False)["validation"].agg(["mean", "std"]).reset_index()
+            grouped = rows.groupby(tuned, dropna=False)
+            points = grouped.agg(mean=("validation", "mean"), std=("validation", "std"), failed=("failed", "any"))
+            points = points.reset_index()
             best = points.loc[points.groupby(key, dropna=False)["mean"].idxmax()]
             best = best.assign(place=best[key].map(places)).sort_values("place")
+            done, failed = best[~best["failed"]], best[best["failed"]]
             axes.errorbar(
-                best["place"],
-                100 * best["mean"],
-                yerr=100 * best["std"].fillna(0),
-                color=colour(number),
-                marker="o",
-                markersize=4,
-                linewidth=1.2,
+                done["place"],
+                100 * done["mean"],
+                yerr=100 * done["std"].fillna(0),
                 elinewidth=0.8,
                 label=label(str(method)),
+                **{**line(number, len(done)), "marker": "o", "markersize": 4},
             )
-            mine = best[best["place"] == places[chosen[str(method)]]]
+            at_the_bottom = axes.get_xaxis_transform()
+            axes.plot(failed["place"], [0.0] * len(failed), "x", color=colour(number), transform=at_the_bottom)
+            mine = done[done["place"] == places[chosen[str(method)]]]
             axes.plot(
                 mine["place"], 100 * mine["mean"], "o", markersize=10, markerfacecolor="none", color=colour(number)
             )
         axes.set_xticks(range(len(values)), [str(value) for value in values])
         axes.set_xlabel(key)
         axes.set_ylabel("validation accuracy (%)")
-        axes.set_title("mean and standard deviation over seeds, the chosen one ringed", fontsize=9)
+        crosses = "; ×: a run failed" if table["failed"].any() else ""
+        axes.set_title(f"mean and standard deviation over seeds, the chosen one ringed{crosses}", fontsize=9)
         legend_below(axes)
 
 
