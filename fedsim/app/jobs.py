@@ -27,9 +27,9 @@ from fedsim.deployment.superlink import SuperLink, check_receiving_dir, follow
 from fedsim.output.checkpoint import has_checkpoint
 from fedsim.output.job_lines import JobLines
 from fedsim.output.progress import Reporter
-from fedsim.output.recorder import check_run_dir
 from fedsim.output.reporters import console_reporter
 from fedsim.output.results import Result
+from fedsim.output.run_directory import check_run_dir
 from fedsim.output.terminal import print_line, print_whole
 from fedsim.report.run_table import run_table
 from fedsim.server.preparation import Prepared, prepare

@@ -2,11 +2,9 @@
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -15,7 +13,7 @@ from datasets.federation import Federation
 from fedsim.config.composition import repeatable
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
-from fedsim.core.files import reading, why, write_atomically, write_new, writing
+from fedsim.core.files import reading, write_atomically, write_new, writing
 from fedsim.core.memory import peak_memory_mb
 from fedsim.core.run_files import PAGE, SUMMARY
 from fedsim.cost import device_classes
@@ -23,38 +21,16 @@ from fedsim.engines.grid import FederationGrid
 from fedsim.metrics.round_metrics import Row, best_row, evaluated, nested
 from fedsim.output.federation_table import FILE as FEDERATION
 from fedsim.output.federation_table import clients_table
-from fedsim.output.model_files import CLIENTS, EVALUATION, MODEL, SHARED
 from fedsim.output.provenance import FILE as PROVENANCE
 from fedsim.output.provenance import commit, versions
 from fedsim.output.results import NEEDED, read_summary
+from fedsim.output.run_directory import already_holds_a_run, check_resumed_dir, check_run_dir
 from fedsim.output.tables import Table
 from fedsim.trackers.tracking import FILE as TRACKERS
 from fedsim.trackers.tracking import Tracking
 
 log = logging.getLogger(__name__)
 
-NEEDED_BYTES = 4096
-"""Bytes that must be free on the disk for a run to begin."""
-OF_A_RUN = (
-    *(
-        "clients.csv",
-        "rounds.csv",
-        "classes.csv",
-        "diagnostics.csv",
-        "participation.csv",
-        SUMMARY,
-        PROVENANCE,
-        FEDERATION,
-        TRACKERS,
-        "checkpoints",
-    ),
-    *(MODEL, SHARED, EVALUATION, CLIENTS, "plots", PAGE),
-)
-"""The files and folders that a run writes beside its configuration."""
-FOLDERS = ("checkpoints", CLIENTS, "plots")
-"""Those of them that are folders."""
-FORMS = (".csv", ".html", ".json", ".png", ".safetensors", ".yaml")
-"""Ends of the names of files that a run writes."""
 PER_ROUND = ("train_", "seconds", "simulated_", "bytes_", "device_")
 """Beginnings of the columns of ``rounds.csv`` that describe the round and not its model."""
 
@@ -88,11 +64,10 @@ class Recorder:
             try:
                 write_new(self._config, self._write_config)  # if two runs start at once, only one succeeds
             except FileExistsError as error:
-                raise _already_holds_a_run(self.run_dir) from error
+                raise already_holds_a_run(self.run_dir) from error
             self._new = True
         else:
-            _try_to_write(self.run_dir, "resume")
-            _refuse_what_is_in_the_way(self.run_dir)
+            check_resumed_dir(self.run_dir)
             self._expect_more_rounds()
             write_atomically(self._config, self._write_config)
 
@@ -247,55 +222,8 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def check_run_dir(run_dir: Path) -> None:
-    """Make the directory and try to write there.
-
-    Raises:
-        UserError: If that fails, or the directory already holds a run, or files that a run would overwrite or resume
-            from.
-    """
-    _try_to_write(run_dir, "out_dir")
-    if os.path.lexists(run_dir / "config.yaml"):
-        raise _already_holds_a_run(run_dir)
-    models = sorted(path.name for path in run_dir.glob("*.safetensors"))  # a method may export further ones
-    there = next((name for name in (*OF_A_RUN, *models) if os.path.lexists(run_dir / name)), None)
-    if there is not None:
-        raise UserError(
-            f"out_dir={run_dir} already holds {there}, which a run would take for its own: choose a new directory."
-        )
-
-
 def _table(path: Path) -> Table:
     return Table(path, NEEDED[path.name])
-
-
-def _try_to_write(run_dir: Path, key: str) -> None:
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=run_dir) as file:
-            file.write(b"\0" * NEEDED_BYTES)  # on a full disk, an empty file can still be made
-    except OSError as error:
-        raise UserError(
-            f"{key}={run_dir} cannot be written ({why(error)}): choose a directory with space that you may write to."
-        ) from error
-
-
-def _refuse_what_is_in_the_way(run_dir: Path) -> None:
-    """Refuse folders where the run will write files, and files where it will make folders, before it computes anything.
-
-    Raises:
-        UserError: If there is one; names it.
-    """
-    for folder in (run_dir, *(run_dir / name for name in FOLDERS)):
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is no folder, where the run writes files: remove it.")
-        for path in folder.glob("*.*"):
-            if path.suffix in FORMS and path.is_dir():
-                raise UserError(f"{path} is a folder, where the run writes a file: remove it.")
-
-
-def _already_holds_a_run(run_dir: Path) -> UserError:
-    return UserError(f"out_dir={run_dir} already holds a run: choose another directory, or resume={run_dir}.")
 
 
 def _model_part(row: Row) -> Row:

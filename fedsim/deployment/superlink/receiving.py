@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from fedsim.core.errors import FedsimError, UserError
-from fedsim.output.recorder import check_run_dir
+from fedsim.output.run_directory import check_run_dir
 
 
 def check_receiving_dir(run_dir: Path) -> None:

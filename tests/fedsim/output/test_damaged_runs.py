@@ -237,7 +237,7 @@ def test_a_new_run_takes_nothing_that_lies_there_for_its_own(run_dir: Path, name
 def test_what_cannot_be_taken_back_does_not_hide_why_the_run_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedsim.output.recorder.OF_A_RUN", ())  # it has come after they were looked for
+    monkeypatch.setattr("fedsim.output.run_directory.OF_A_RUN", ())  # it has come after they were looked for
     (tmp_path / "provenance.json").mkdir()
     with pytest.raises(FileError, match=r"provenance\.json cannot be written"):
         run(prepare(small_settings(*SMALL)), tmp_path, Reporter())

@@ -19,7 +19,8 @@ from fedsim.messages.arrays import to_record
 from fedsim.methods.client_state import PERSONAL
 from fedsim.methods.federated_model import FederatedModel
 from fedsim.output.model_files import save_models
-from fedsim.output.recorder import Recorder, check_run_dir
+from fedsim.output.recorder import Recorder
+from fedsim.output.run_directory import check_run_dir
 
 SmallSettings = Callable[..., Settings]
 
