@@ -107,7 +107,7 @@ ELSEWHERE = {
     "fedsim/config/resuming.py": "about a run that is there, in test_resuming.py",
     "choose faults=none": "for real devices, in test_faults.py",
     "fedsim/config/run_folders.py": "about a folder, in test_run_folders.py",
-    "fedsim/output/recorder.py": "about a folder, in test_cli.py",
+    "fedsim/output/run_directory.py": "about a folder, in test_cli.py",
     "fedsim/output/results.py": "of the report, which has no settings",
     "fedsim/config/composition.py": "about words and folders, in test_config.py",
     "fedsim/engines/process.py": "for another operating system",
