@@ -18,8 +18,8 @@ NOT_COMPARED = (
 )
 """Settings in which the runs of one row may differ: they do not change what is measured."""
 SPLIT_STEPS = "split.steps"
-UNSAID = "norm."
-"""The group in which null says nothing: as the strategy or the layers have it."""
+UNSAID = ("norm.policy", "norm.affine", "norm.statistics", "norm.evaluation", "norm.freeze_after")
+"""Settings of which null says nothing: as the strategy has it."""
 
 
 def group_by_settings(runs: list[Result], besides: Sequence[str] = ()) -> dict[str, list[Result]]:
@@ -37,7 +37,7 @@ def group_by_settings(runs: list[Result], besides: Sequence[str] = ()) -> dict[s
         settings = [flat for _, flat in members]
         shown = [key for key in dict.fromkeys(key for flat in settings for key in flat) if _tells_apart(key, settings)]
         for run, flat in members:
-            told = [key for key in shown if key in flat and not (flat[key] is None and key.startswith(UNSAID))]
+            told = [key for key in shown if key in flat and not (flat[key] is None and key in UNSAID)]
             extra = [f"{key.removesuffix('.name')}={written(flat[key])}" for key in told]
             if not besides and (stopped := stopped_in(run)):
                 extra.append(stopped)
