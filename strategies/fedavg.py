@@ -21,10 +21,12 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
+from fedsim.aggregation import RunningAverage
 from fedsim.core.errors import UserError
 from fedsim.core.seeding import draw_cohort
 from fedsim.cost import Workload
 from fedsim.messages.arrays import select, to_record, to_tensors
+from fedsim.messages.groups import UNIFORM, WEIGHTINGS, group_of, is_added_up, weight_of
 from fedsim.messages.schema import ARRAYS, CONFIG, EVALUATE, NUM_EXAMPLES, ROUND, TRAIN, arrays_of, metrics_of, number
 from fedsim.methods.cached_broadcast import CachedBroadcast
 from fedsim.methods.reply_records import RecordCheck
@@ -33,7 +35,6 @@ from fedsim.methods.training import ServerTraining
 
 log = logging.getLogger(__name__)
 
-WEIGHTINGS = ("examples", "uniform")
 Tensors = dict[str, torch.Tensor]
 ConfigValue = bool | int | float | str | list[str]
 
@@ -106,11 +107,22 @@ class FedAvg(Strategy):
         """The arrays that were sent to this round's cohort."""
         self.num_successful = 0
         """Number of clients of the cohort that replied without an error."""
-        if self.aggregation.noisy and weighting != "uniform":
+        if self.aggregation.noisy and weighting != UNIFORM:
             raise UserError(
                 f"strategy.weighting={weighting} lets a client weigh more than privacy.noise_multiplier is made for: "
                 "choose strategy.weighting=uniform, or privacy.noise_multiplier=0."
             )
+
+    @property
+    def added_up_by(self) -> str | None:
+        """The weighting by which an engine may add up replies before they are here (``fedsim/messages/groups.py``).
+
+        ``None`` if the method reads more of a reply than its metrics, or does something else than to average the model.
+        """
+        sent = ("configure_train", "messages", "arrays_to_train")
+        read = ("aggregate_train", "weight", "reply_tensors", "read_reply")
+        as_here = all(getattr(type(self), step) is getattr(FedAvg, step) for step in (*sent, *read))
+        return self.weighting if as_here and self.aggregation.adds_up and not self.reply_records else None
 
     def keep_on_clients(self, entries: Iterable[str]) -> None:
         """Declare further entries as personal: those that ``norm.policy`` keeps local."""
@@ -161,10 +173,11 @@ class FedAvg(Strategy):
         """Return the new model and the average of the replies' metrics; ``None`` twice if no reply is without an error.
 
         If the aggregation is a running average, each reply is released before the next is read, so that memory does
-        not grow with the cohort.
+        not grow with the cohort, and the replies are averaged in groups (``fedsim/messages/groups.py``).
         """
         before = self.sent_tensors
         aggregate, metrics = self.aggregation.start(server_round, before), _MetricAverage()
+        average = aggregate if isinstance(aggregate, RunningAverage) else None
         self.num_successful = 0
         for reply in replies:
             if reply.has_error():
@@ -172,7 +185,12 @@ class FedAvg(Strategy):
                 continue
             self.num_successful += 1
             self.read_reply(reply)
-            aggregate.add(self.reply_tensors(reply), self.weight(reply))
+            if average is not None:
+                average.enter(reply.metadata.group_id)
+            if average is not None and is_added_up(reply):
+                average.add_up(self.reply_tensors(reply), self.weight(reply), before)
+            else:
+                aggregate.add(self.reply_tensors(reply), self.weight(reply))
             metrics.add(metrics_of(reply), number(metrics_of(reply), NUM_EXAMPLES))
         if not self.num_successful:
             return None, None
@@ -182,7 +200,7 @@ class FedAvg(Strategy):
 
     def weight(self, reply: Message) -> float:
         """Return the weight of a reply in every average of the method: its number of images, or 1 if uniform."""
-        return 1.0 if self.weighting == "uniform" else number(metrics_of(reply), NUM_EXAMPLES)
+        return weight_of(reply, self.weighting)
 
     def reply_tensors(self, reply: Message) -> Tensors:
         """Return the part of a reply that is aggregated."""
@@ -274,7 +292,7 @@ class FedAvg(Strategy):
         config = config.copy()
         config[ROUND] = server_round
         content = RecordDict({ARRAYS: arrays, CONFIG: config, **(records or {})})
-        return [Message(content, client, type_) for client in clients]
+        return [Message(content, client, type_, group_id=group_of(place)) for place, client in enumerate(clients)]
 
     def _updated(self, server_round: int, before: Tensors, aggregated: Tensors) -> Tensors:
         parameters = [name for name in aggregated if name in self.parameters and name in before]

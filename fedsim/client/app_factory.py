@@ -13,6 +13,9 @@ from fedsim.client.host import ClientHost
 from fedsim.client.injected_faults import injecting
 from fedsim.config.settings import Settings
 from fedsim.engines.faults import faults_of
+from fedsim.messages.groups import ADD_UP
+from fedsim.messages.schema import config_of
+from fedsim.methods.reply_checks import ReplyChecks
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,14 @@ class ClientAppFactory:
             with host.algorithms():
                 return call_next(message, context)
 
+        checks = ReplyChecks(self.federation, host.initial, self.settings.update_limit, metrics=self.settings.metrics)
+
+        def checked(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+            reply = call_next(message, context)
+            return checks.checked(message, reply) if ADD_UP in config_of(message) else reply
+
         faults = faults_of(self.settings.faults, self.settings.seed)
-        app = ClientApp(mods=[with_algorithms, *([] if faults is None else [injecting(faults)])])
+        app = ClientApp(mods=[checked, with_algorithms, *([] if faults is None else [injecting(faults)])])
         app.train()(train)
         app.evaluate()(host.evaluate)
         app.evaluate("global_model")(host.evaluate_global)

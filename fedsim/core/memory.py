@@ -1,9 +1,14 @@
 """How much memory this process needs, and has needed."""
 
+import os
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    import psutil
 
 
 @dataclass(frozen=True)
@@ -23,9 +28,7 @@ class Memory:
 
 def resident_memory_mb() -> float:
     """Return the resident set of this process in MB (10^6 bytes)."""
-    import psutil  # here, since a device has no need of it
-
-    return float(psutil.Process().memory_info().rss) / 1e6
+    return float(_process(os.getpid()).memory_info().rss) / 1e6
 
 
 def peak_memory_mb() -> float:
@@ -40,3 +43,10 @@ def peak_memory_mb() -> float:
 
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest / 1e6 if sys.platform == "darwin" else largest * 1024 / 1e6
+
+
+@cache
+def _process(process_id: int) -> "psutil.Process":
+    import psutil  # here, since a device has no need of it
+
+    return psutil.Process(process_id)

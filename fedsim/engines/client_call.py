@@ -1,16 +1,30 @@
 """One message handled by a ``ClientApp``, in whatever process: exceptions become error replies."""
 
 import traceback
-from collections.abc import Iterable
+from collections.abc import Sequence
 from copy import copy
+from typing import NamedTuple
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedsim.aggregation.groups import add_up
 from fedsim.core.errors import FedsimError
+from fedsim.messages.groups import ADD_UP
+from fedsim.messages.schema import config_of
 
 CLIENT_RAISED = 2
 """Flower's ``ErrorCode.CLIENT_APP_RAISED_EXCEPTION``."""
+
+
+class Call(NamedTuple):
+    """What a worker is sent to handle a message."""
+
+    message: Message
+    """Without its content"""
+    context: Context
+    opens: bool
+    """Whether the message is the first of its group (``fedsim/messages/groups.py``)"""
 
 
 def call_client(app: ClientApp, message: Message, context: Context) -> tuple[Message, RecordDict]:
@@ -32,14 +46,18 @@ def call_client(app: ClientApp, message: Message, context: Context) -> tuple[Mes
         return error_reply(message, error), context.state
 
 
-def call_clients(
-    app: ClientApp, content: RecordDict, calls: Iterable[tuple[Message, Context]]
-) -> list[tuple[Message, RecordDict]]:
-    """Return the reply and the new state of each client, one after the other; all messages have the same content."""
+def call_clients(app: ClientApp, content: RecordDict, calls: Sequence[Call]) -> list[tuple[Message, RecordDict]]:
+    """Return the reply and the new state of each client, one after the other; all messages have the same content.
+
+    If the content allows it, the replies of a group, or of its beginning, are added up.
+    """
     answers = []
-    for message, context in calls:
+    for message, context, _ in calls:
         message.content = content
         answers.append(call_client(app, message, context))
+    weighting = config_of(calls[0].message).get(ADD_UP)
+    if weighting is not None:
+        add_up([reply for reply, _ in answers], [call.opens for call in calls], str(weighting))
     return answers
 
 

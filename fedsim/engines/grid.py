@@ -38,6 +38,11 @@ class FederationGrid(Grid):
         """Whether clients evaluate a round's model when they receive it for the next training: one message, not two."""
         return False
 
+    @property
+    def adds_up(self) -> bool:
+        """Whether replies are added up where they are made, if training messages ask for it (``ADD_UP``)."""
+        return False
+
     @abstractmethod
     def client_states(self) -> dict[int, RecordDict] | None:
         """Return the client state of each client; ``None`` where the states stay on the clients' machines."""

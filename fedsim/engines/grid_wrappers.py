@@ -3,7 +3,9 @@
 from flwr.app import Message, MessageType
 
 from fedsim.engines.grid import FederationGrid, WrappedGrid
-from fedsim.messages.schema import bytes_of, kind_of
+from fedsim.messages.arrays import count_bytes
+from fedsim.messages.groups import is_added_up
+from fedsim.messages.schema import arrays_of, bytes_of, kind_of
 
 
 class CountingGrid(WrappedGrid):
@@ -23,7 +25,8 @@ class CountingGrid(WrappedGrid):
 
     def passed(self, message: Message, reply: Message) -> Message:
         if reply.has_content():
-            self.bytes_up += bytes_of(reply)
+            # The arrays that are in a sum have the forms of those that were sent; each client would send its own.
+            self.bytes_up += count_bytes(arrays_of(message)) if is_added_up(reply) else bytes_of(reply)
         return reply
 
 

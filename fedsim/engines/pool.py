@@ -17,8 +17,9 @@ from typing import Any, Generic, TypeVar
 from flwr.app import Context, Error, Message, RecordDict
 
 from fedsim.core.memory import Memory
-from fedsim.engines.client_call import CLIENT_RAISED
+from fedsim.engines.client_call import CLIENT_RAISED, Call
 from fedsim.engines.grid import LocalGrid
+from fedsim.messages.groups import ADD_UP, GROUP_SIZE, openings
 from fedsim.messages.schema import ROUND, config_of
 
 AHEAD = 2
@@ -26,6 +27,8 @@ AHEAD = 2
 WORTH_SENDING = 0.03
 """Seconds of work for which it is worth sending a message: so many clients are sent at once, but not more than ..."""
 MOST_AT_ONCE = 16
+WORTH_ADDING_UP = 0.2
+"""Seconds of work for which a group of clients whose replies can be added up is sent at once"""
 ATTEMPTS = 3
 """How often a client is started before the death of its workers is attributed to the client."""
 
@@ -38,6 +41,10 @@ class Task:
     message: Message
     content: Any
     """The message's content as the engine sends it, one object for all messages that have the same"""
+    adds_up: bool
+    """Whether its reply may be added up with others of its group"""
+    opens: bool
+    """Whether it is the first of its group"""
     attempts: int = 0
     """How often a worker was sent it"""
 
@@ -45,11 +52,11 @@ class Task:
     def client(self) -> int:
         return self.message.metadata.dst_node_id
 
-    def envelope(self) -> Message:
-        """Return the message without its content, which is sent once for all clients that receive the same."""
+    def call(self, context: Context) -> Call:
+        """Return what its worker is sent, without the content, which is sent once for all that receive the same."""
         envelope = copy(self.message)
         envelope.content = RecordDict()
-        return envelope
+        return Call(envelope, context, self.opens)
 
 
 def in_words(tasks: Sequence[Task]) -> str:
@@ -91,6 +98,10 @@ class PoolGrid(LocalGrid, Generic[W]):
         self._seconds: dict[str, float] = {}
         """What a client takes, by type of message"""
 
+    @property
+    def adds_up(self) -> bool:
+        return True
+
     @abstractmethod
     def packed(self, content: RecordDict) -> Any:
         """Return the content of messages in the form in which ``dispatch`` sends it."""
@@ -120,7 +131,7 @@ class PoolGrid(LocalGrid, Generic[W]):
         yielded, sent = 0, 0
         while yielded < len(messages):
             for worker in [worker for worker in self.workers if not worker.tasks]:
-                at_once = self._at_once(messages[yielded].metadata.message_type, len(messages) - sent)
+                at_once = self._at_once(messages[yielded], len(messages) - sent)
                 within = yielded + AHEAD * len(self.workers) * at_once
                 worker.tasks = self._taken(at_once, within, waiting, upcoming, {task.client for task in in_flight})
                 if not worker.tasks:
@@ -155,9 +166,12 @@ class PoolGrid(LocalGrid, Generic[W]):
                 for task, (reply, state) in zip(tasks, answers, strict=True):
                     replies[task.index], self.contexts[task.client].state = reply, state
 
-    def _at_once(self, message_type: str, left: int) -> int:
+    def _at_once(self, message: Message, left: int) -> int:
         """Return how many clients to send a worker at once: fewer at the end, so that all workers end together."""
-        worth_it = min(MOST_AT_ONCE, int(WORTH_SENDING / self._seconds.get(message_type, WORTH_SENDING)))
+        each = self._seconds.get(message.metadata.message_type, WORTH_ADDING_UP)
+        worth_it = min(MOST_AT_ONCE, int(WORTH_SENDING / each))
+        if ADD_UP in config_of(message) and each * GROUP_SIZE <= WORTH_ADDING_UP:
+            worth_it = max(worth_it, GROUP_SIZE)
         return max(1, min(worth_it, left // (2 * len(self.workers))))
 
     def _note(self, message_type: str, each: float) -> None:
@@ -171,7 +185,7 @@ class PoolGrid(LocalGrid, Generic[W]):
         """Take the next tasks for a worker: none with an index of ``within`` or more, and none of a busy client.
 
         All have the same content, and are messages to different clients. One whose worker has died is taken alone, so
-        that it is known which client its worker dies of.
+        that it is known which client its worker dies of. A group whose replies are added up is taken whole, if it can.
         """
         taken: list[Task] = []
         while len(taken) < at_once:
@@ -179,6 +193,8 @@ class PoolGrid(LocalGrid, Generic[W]):
             if not waiting or waiting[0].index >= within or waiting[0].client in busy:
                 break
             if taken and (waiting[0].content is not taken[0].content or waiting[0].attempts or taken[0].attempts):
+                break
+            if waiting[0].adds_up and waiting[0].opens and 0 < at_once - len(taken) < GROUP_SIZE <= at_once:
                 break
             taken.append(waiting.popleft())
             busy.add(taken[-1].client)
@@ -192,11 +208,11 @@ class PoolGrid(LocalGrid, Generic[W]):
     def memory_mb(self) -> float:
         return sum(worker.memory.resident for worker in self.workers)
 
-    def _tasks(self, messages: Iterable[Message]) -> Iterator[Task]:
+    def _tasks(self, messages: Sequence[Message]) -> Iterator[Task]:
         """Yield a task for each message; successive messages with the same content share one packed copy of it."""
         content: RecordDict | None = None
-        for index, message in enumerate(messages):
+        for index, (message, opens) in enumerate(zip(messages, openings(messages), strict=True)):
             if message.content is not content:
                 content = message.content
-                packed = self.packed(content)
-            yield Task(index, message, packed)
+                packed, adds_up = self.packed(content), ADD_UP in config_of(message)
+            yield Task(index, message, packed, adds_up, opens)

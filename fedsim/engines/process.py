@@ -79,7 +79,7 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
         return Packed(content)
 
     def dispatch(self, worker: ProcessWorker, tasks: Sequence[Task], contexts: Sequence[Context]) -> None:
-        calls = [(task.envelope(), context) for task, context in zip(tasks, contexts, strict=True)]
+        calls = [task.call(context) for task, context in zip(tasks, contexts, strict=True)]
         try:
             if worker.content is not tasks[0].content:
                 worker.content = tasks[0].content

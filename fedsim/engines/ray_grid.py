@@ -110,7 +110,7 @@ class RayGrid(PoolGrid[_ActorWorker]):
         return self._ray.put(Shipped.of(content))
 
     def dispatch(self, worker: _ActorWorker, tasks: Sequence[Task], contexts: Sequence[Context]) -> None:
-        calls = [(task.envelope(), context) for task, context in zip(tasks, contexts, strict=True)]
+        calls = [task.call(context) for task, context in zip(tasks, contexts, strict=True)]
         worker.answer = worker.actor.answer.remote(tasks[0].content, Shipped.of(calls))
 
     def answered(self) -> Iterable[_ActorWorker]:

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import torch
-from flwr.app import Context, Message, RecordDict
+from flwr.app import RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.core.errors import FedsimError
 from fedsim.core.freed_memory import keep_freed_memory
 from fedsim.core.memory import Memory
 from fedsim.core.threads import fix_threads
-from fedsim.engines.client_call import call_clients
+from fedsim.engines.client_call import Call, call_clients
 from fedsim.engines.shared_memory import Channel
 
 READY = "ready"
@@ -40,7 +40,7 @@ def serve(connection: Connection, device: torch.device, parent: int) -> None:
     content = RecordDict()
     while True:
         try:
-            received: RecordDict | list[tuple[Message, Context]] = channel.receive()
+            received: RecordDict | list[Call] = channel.receive()
         except (EOFError, OSError):  # the parent has ended, with or without saying so
             return
         if isinstance(received, RecordDict):  # the content of the messages that follow

@@ -47,6 +47,10 @@ class ServerStrategy(Protocol):
     depends_on_rounds: str
     """An option, as ``KEY=VALUE``, by which a round is another one if the run has more rounds; empty if none is."""
 
+    @property
+    def added_up_by(self) -> str | None:
+        """The weighting by which replies may be added up where they are made; ``None`` if they may not."""
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]: ...

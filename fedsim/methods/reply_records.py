@@ -1,6 +1,6 @@
 """Checks of the records that a method's replies contain beside the trained arrays.
 
-A strategy declares its records in ``reply_records`` and its queries in ``queries``. ``fedsim/server/reply_checks.py``
+A strategy declares its records in ``reply_records`` and its queries in ``queries``. ``fedsim/methods/reply_checks.py``
 runs the checks on every reply, before the strategy sees it, and refuses every record that is not declared.
 """
 

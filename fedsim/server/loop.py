@@ -17,9 +17,11 @@ from fedsim.engines.grid import FederationGrid, LocalGrid
 from fedsim.engines.grid_wrappers import CountingGrid, FaultGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.compression import buffers_of
+from fedsim.messages.groups import ADD_UP
 from fedsim.messages.schema import DEVICE_PEAK_MB, DEVICE_SECONDS, arrays_of, config_of, moved_entries
 from fedsim.methods.federated_model import FederatedModel
 from fedsim.methods.interfaces import Exporting
+from fedsim.methods.reply_checks import ReplyChecks
 from fedsim.metrics.class_metrics import ClassTracker
 from fedsim.metrics.round_metrics import Row, age_metrics, attendance_rows, client_rows, fault_rows, round_metrics
 from fedsim.output.model_files import save_models, save_shared
@@ -31,7 +33,7 @@ from fedsim.server.folded_evaluation import FoldedEvaluation
 from fedsim.server.loss_watch import LossWatch
 from fedsim.server.own_models import OwnModels
 from fedsim.server.preparation import Prepared
-from fedsim.server.reply_checks import CheckedGrid, DecompressingGrid, ReplyChecks
+from fedsim.server.reply_grids import CheckedGrid, DecompressingGrid
 from fedsim.server.round import Round
 
 log = logging.getLogger(__name__)
@@ -121,7 +123,7 @@ class FederatedLoop:
         number, counting = current.number, CountingGrid(self._attended())
         grid = self._checked(counting)
         queried = FaultGrid(grid)  # for queries of a method beside training
-        messages = list(self.strategy.configure_train(number, self.arrays, ConfigRecord(), queried))
+        messages = list(self.strategy.configure_train(number, self.arrays, self._training_config(), queried))
         current.faults += queried.faults
         asked_before = len(queried.faults)
         folded = FoldedEvaluation(previous, self.evaluator, messages, self.grid, self.arrays)
@@ -160,6 +162,12 @@ class FederatedLoop:
             self.losses.see(number, loss)
         transferred = {"bytes_down": counting.bytes_down, "bytes_up": counting.bytes_up}
         current.row = {**trained, **costs, **needed, **simulated, **transferred}
+
+    def _training_config(self) -> ConfigRecord:
+        """Return the config of training messages: whether engines may add up replies, which are then not seen here."""
+        weighting = self.strategy.added_up_by
+        read = self.diagnosis is not None or self.faults is not None or self.settings.compression is not None
+        return ConfigRecord({ADD_UP: weighting} if weighting and self.grid.adds_up and not read else {})
 
     def _checked(self, grid: FederationGrid) -> FederationGrid:
         """Return the grid wrapped so that replies are decompressed, made faulty where this is wanted, and checked."""

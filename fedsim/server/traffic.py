@@ -18,8 +18,9 @@ from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import count_bytes, to_record
 from fedsim.messages.schema import ARRAYS, CONFIG, METRICS, ROUND, TRAIN, config_of, kind_of, metrics_of
 from fedsim.methods.client_state import METHOD
+from fedsim.methods.reply_checks import ReplyChecks
 from fedsim.server.preparation import Prepared
-from fedsim.server.reply_checks import CheckedGrid, ReplyChecks
+from fedsim.server.reply_grids import CheckedGrid
 
 ROUNDS = 2
 """The first has what is sent once, the second is a round like the others."""

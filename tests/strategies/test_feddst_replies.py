@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.compression import RESIDUAL
 from fedsim.messages.schema import ARRAYS, CONFIG, METRICS, MOVED_ENTRIES, ROUND, TRAIN, arrays_of, config_of
+from fedsim.methods.reply_checks import ReplyChecks
 from fedsim.methods.sparse.records import MASKS, REPLACE, check_masks
 from fedsim.server.preparation import prepare
-from fedsim.server.reply_checks import ReplyChecks
 from tests.conftest import small_settings
 from tests.strategies.feddst_runs import EVERY, SMALL, MakeSettings, Watched, watched
 

@@ -12,12 +12,12 @@ from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import EVALUATE, TRAIN, arrays_of
+from fedsim.methods.reply_checks import ReplyChecks
 from fedsim.methods.reply_records import Question, ReplyFault
 from fedsim.methods.training import ServerTraining
 from fedsim.models.feature_networks import FeatureGenerator, FeatureTransform
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import Prepared, prepare
-from fedsim.server.reply_checks import ReplyChecks
 from fedsim.server.simulation import run
 from strategies import FedAvg, FRAug
 from strategies.fraug import check_generator

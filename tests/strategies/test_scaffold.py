@@ -19,10 +19,10 @@ from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import ARRAYS, METRICS, ROUND, TRAIN, arrays_of, config_of
 from fedsim.methods.interfaces import TrainingContext
+from fedsim.methods.reply_checks import ReplyChecks
 from fedsim.methods.training import LocalTraining, ServerTraining
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
-from fedsim.server.reply_checks import ReplyChecks
 from fedsim.server.simulation import run
 from strategies import FedAvg, Scaffold
 from tests.strategies.test_every_strategy import Watched

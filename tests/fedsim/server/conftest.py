@@ -9,9 +9,9 @@ import torch
 from datasets.build import build_federation
 from fedsim.config.settings import Settings
 from fedsim.engines.inline import InlineGrid
+from fedsim.methods.reply_checks import ReplyChecks
 from fedsim.methods.reply_records import model_entries
 from fedsim.methods.sparse.records import BN_STATISTICS, GRADIENTS, SQUARES, check_largest_gradients, check_squares
-from fedsim.server.reply_checks import ReplyChecks
 from tests.fedsim.server.replies import SENT
 
 

@@ -9,7 +9,8 @@ from fedsim.engines.grid import WrappedGrid
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record
 from fedsim.messages.schema import ARRAYS, CONFIG, METRICS, ROUND, TRAIN
-from fedsim.server.reply_checks import CheckedGrid, DecompressingGrid, ReplyChecks
+from fedsim.methods.reply_checks import ReplyChecks
+from fedsim.server.reply_grids import CheckedGrid, DecompressingGrid
 
 SENT = {"head.weight": torch.tensor([[0.5, -2.0]]), "seen": torch.tensor(3)}
 IMAGES, TESTS = 40, 20

@@ -31,11 +31,11 @@ from fedsim.messages.schema import (
     ROUND,
 )
 from fedsim.methods.client_state import PERSONAL, TRAINED
+from fedsim.methods.reply_checks import ReplyChecks
 from fedsim.methods.reply_records import no_arrays
 from fedsim.methods.sparse.records import BN_STATISTICS, CANDIDATE_LOSS, GRADIENTS, GROW, PLACES, SQUARES, VALUES
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
-from fedsim.server.reply_checks import ReplyChecks
 from fedsim.server.simulation import run
 from tests.fedsim.server.replies import GOOD, SENT, TESTED, TESTS, Content, fault, trained
 

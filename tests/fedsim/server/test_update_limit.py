@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fedsim.messages.schema import MOVED_ENTRIES
-from fedsim.server.reply_checks import ReplyChecks
+from fedsim.methods.reply_checks import ReplyChecks
 from tests.fedsim.server.replies import IMAGES, SENT, fault, trained
 
 HEAD, SEEN = "head.weight", "seen"

@@ -15,9 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 
 from datasets.federation import Federation
 from datasets.source import Part
-from fedsim.engines.grid import FederationGrid, WrappedGrid
-from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.compression import decompress
+from fedsim.messages.arrays import to_tensors
 from fedsim.messages.schema import (
     ARRAYS,
     CONFIG,
@@ -67,9 +65,9 @@ class ReplyChecks:
         try:
             self._check(message, reply)
         except ReplyFault as fault:
-            return _refused(message, str(fault))
+            return refused(message, str(fault))
         except Exception as error:  # unreadable content must not end the run
-            return _refused(message, _unreadable(error))
+            return refused(message, unreadable(error))
         return reply
 
     def state_fault(self, state: RecordDict) -> str | None:
@@ -82,7 +80,7 @@ class ReplyChecks:
         except ReplyFault as fault:
             return str(fault)
         except Exception as error:
-            return _unreadable(error)
+            return unreadable(error)
         return None
 
     def _check(self, message: Message, reply: Message) -> None:
@@ -143,8 +141,8 @@ class ReplyChecks:
         """
         if self.update_limit is None or moved_entries(_config(content)):
             return False
-        if self._last_sent is None or self._last_sent.content is not content:
-            self._last_sent = _Sent.of(content, sent)
+        if self._last_sent is None or self._last_sent.record is not content.get(ARRAYS):
+            self._last_sent = _Sent.of(content.get(ARRAYS), sent)
         known = self._last_sent
         if known is None or not known.floating:
             return False
@@ -248,9 +246,10 @@ class ReplyChecks:
 
 @dataclass(frozen=True)
 class _Sent:
-    """A message content that many messages share, prepared for ``_within_limits``."""
+    """The arrays that many messages share, prepared for ``_within_limits``."""
 
-    content: RecordDict
+    record: object
+    """The record of these arrays"""
     floating: list[str]
     floats: list[torch.Tensor]
     largest: float
@@ -260,8 +259,8 @@ class _Sent:
     """(counters,), the integer entries, which are 0-D."""
 
     @classmethod
-    def of(cls, content: RecordDict, sent: Tensors) -> "_Sent | None":
-        """Prepare a content; ``None`` if it cannot be checked at once: mixed types or devices, GPU, other counters."""
+    def of(cls, record: object, sent: Tensors) -> "_Sent | None":
+        """Prepare arrays; ``None`` if they cannot be checked at once: mixed types or devices, GPU, other counters."""
         floating = [name for name, tensor in sent.items() if tensor.is_floating_point() and tensor.numel()]
         counting = [name for name, tensor in sent.items() if not tensor.is_floating_point()]
         floats, counters = [sent[name] for name in floating], [sent[name] for name in counting]
@@ -271,52 +270,14 @@ class _Sent:
         if any(each.is_cuda for each in (*floats, *counters)):
             return None
         largest = max([1.0, *(_largest([each.clone() for each in floats]) if floats else [])])
-        return cls(content, floating, floats, largest, counting, torch.stack(counters) if counters else None)
+        return cls(record, floating, floats, largest, counting, torch.stack(counters) if counters else None)
 
 
-class CheckedGrid(WrappedGrid):
-    """A grid wrapper that checks replies."""
-
-    def __init__(self, grid: FederationGrid, checks: ReplyChecks) -> None:
-        super().__init__(grid)
-        self._checks = checks
-
-    def passed(self, message: Message, reply: Message) -> Message:
-        return self._checks.checked(message, reply)
-
-
-class DecompressingGrid(WrappedGrid):
-    """A grid wrapper that decompresses replies to training messages."""
-
-    def __init__(self, grid: FederationGrid, form: str, exact: frozenset[str]) -> None:
-        """Wrap a grid.
-
-        Args:
-            grid: The grid whose replies are compressed.
-            form: The setting ``compression``.
-            exact: Names of the entries that are never compressed.
-        """
-        super().__init__(grid)
-        self._form, self._exact = form, exact
-
-    def passed(self, message: Message, reply: Message) -> Message:
-        if message.metadata.message_type != TRAIN or not reply.has_content():
-            return reply
-        try:
-            received = to_tensors(reply.content.array_records.get(ARRAYS, {}))
-            exact = self._exact | moved_entries(config_of(message))
-            trained = decompress(self._form, to_tensors(arrays_of(message)), received, exact)
-            reply.content[ARRAYS] = to_record(trained)
-        except Exception as error:  # unreadable content must not end the run
-            return _refused(message, _unreadable(error))
-        return reply
-
-
-def _refused(message: Message, reason: str) -> Message:
+def refused(message: Message, reason: str) -> Message:
     return Message(Error(REFUSED, reason), reply_to=message)
 
 
-def _unreadable(error: Exception) -> str:
+def unreadable(error: Exception) -> str:
     return f"it sent what cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
 
 
