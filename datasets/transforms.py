@@ -7,6 +7,7 @@ whatever device trains.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch.nn import functional as F
@@ -50,10 +51,15 @@ class Transform:
     def __call__(self, pixels: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """Return uint8 pixels as float32, both (N, channels, height, width); without a generator not augmented."""
         images = _augmented(pixels.float(), self.augmentations, generator)
-        mean, std = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (self.mean, self.std))
-        scale, shift = (255 * std).float(), (mean / std).float()
+        scale, shift = self._scale_and_shift
         images = images.div_(scale.to(images.device)).sub_(shift.to(images.device))
         return _augmented(images, self.on_normalized, generator)
+
+    @cached_property
+    def _scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What pixels are divided by, and what is then subtracted, both (channels, 1, 1); made once, not per batch."""
+        mean, std = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (255 * std).float(), (mean / std).float()
 
 
 def _augmented(

@@ -53,7 +53,7 @@ class Recorder:
         self._rows: list[Row] = []
 
     def open(self) -> None:
-        """Make the directory and write the configuration.
+        """Make the directory of a new run and write its configuration; a resumed run's is only looked at.
 
         Raises:
             UserError: If it cannot be written, or already holds a run that is not being resumed.
@@ -68,8 +68,6 @@ class Recorder:
             self._new = True
         else:
             check_resumed_dir(self.run_dir)
-            self._expect_more_rounds()
-            write_atomically(self._config, self._write_config)
 
     def _expect_more_rounds(self) -> None:
         """Let a run that is given more rounds be unfinished from now on, before its next evaluation.
@@ -116,8 +114,11 @@ class Recorder:
     def go_back_to(self, round: int, lengths: Mapping[str, int] | None = None) -> None:
         """Drop the rounds after a checkpoint's, at which the tables had these ``lengths``.
 
+        Of a resumed run the configuration is written before, with the rounds that it may have been given.
+
         Raises:
-            UserError: If a table is not what was written up to then; nothing is dropped in that case.
+            UserError: If a table is not what was written up to then; nothing is dropped or written in that case.
+            FileError: If a file cannot be written.
         """
         kept = {table: table.until(round) for table in self._tables}
         for table, rows in kept.items():
@@ -129,6 +130,9 @@ class Recorder:
                 )
         with reading(self._rounds.path):
             self._rows = [{name: _number(value) for name, value in row.items()} for row in kept[self._rounds]]
+        if self.settings.resume is not None:
+            self._expect_more_rounds()
+            write_atomically(self._config, self._write_config)
         for table, rows in kept.items():
             table.keep(rows)
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from benchmarks.scale import Costs, Measured, errors, fit, predictions
+from benchmarks.scale import Costs, Measured, errors, fit, grouped_share, predictions
 
-KNOWN = Costs(client=0.02, server=0.001, fixed=0.05)
+KNOWN = Costs(client=0.02, server=0.001, grouped=0.0002, fixed=0.05)
 
 
 def rows_of(cores: int) -> list[Measured]:
     return [
-        Measured(100, workers, KNOWN.seconds(100, workers, cores), 100 * KNOWN.server, 100 * KNOWN.client)
+        Measured(100, workers, KNOWN.seconds(100, workers, cores), KNOWN.serving(100, workers), 100 * KNOWN.client)
         for workers in (1, 2, 4)
     ]
 
@@ -18,12 +18,21 @@ def test_a_round_by_hand() -> None:
     assert KNOWN.seconds(100, 3) == pytest.approx(0.05 + 34 * 0.02)
     assert KNOWN.seconds(100, 1000) == pytest.approx(0.05 + 100 * 0.001)
     assert KNOWN.seconds(100, 50, cores=2) == pytest.approx(0.05 + 100 * 0.021 / 2)
-    assert KNOWN.most_workers == pytest.approx(20)
+    assert KNOWN.most_workers == pytest.approx(100)
+
+
+def test_the_share_of_groups_by_hand() -> None:
+    """Of 100 clients and two workers, groups of four until fewer than 16 are left; clients of 51 ms come alone."""
+    assert grouped_share(100, 2, 0.02) == pytest.approx(0.84)
+    assert grouped_share(100, 50, 0.02) == 0
+    assert grouped_share(100, 2, 0.051) == 0
+    assert KNOWN.serving(100, 2) == pytest.approx(84 * 0.0002 + 16 * 0.001)
+    assert Costs(client=0.06, server=0.001, grouped=0.0002).most_workers == pytest.approx(60)
 
 
 def test_the_fit_finds_what_made_the_rows_and_then_predicts_without_error() -> None:
     found = fit(rows_of(2), 2)
-    assert (found.client, found.server, found.fixed) == pytest.approx((0.02, 0.001, 0.05))
+    assert (found.client, found.server, found.grouped, found.fixed) == pytest.approx((0.02, 0.001, 0.0002, 0.05))
     assert errors(rows_of(2), 2)["error"].abs().max() < 1e-12
 
 
@@ -37,5 +46,6 @@ def test_the_bottleneck_is_named() -> None:
     table = predictions(KNOWN, [10_000]).set_index("workers")
     assert table["bound_by"].tolist() == ["workers", "server", "server", "server"]
     assert table["rounds_per_hour"][10] == pytest.approx(3600 / (0.05 + 1000 * 0.02))
-    assert table["rounds_per_hour"][10_000] == table["rounds_per_hour"][100]
+    assert table["rounds_per_hour"][100] == pytest.approx(3600 / (0.05 + 9200 * 0.0002 + 800 * 0.001))
+    assert table["rounds_per_hour"][10_000] == pytest.approx(3600 / (0.05 + 10_000 * 0.001))
     assert table["workers_busy"][10] == pytest.approx(200 / 200.5)

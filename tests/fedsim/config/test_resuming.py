@@ -80,9 +80,9 @@ def test_a_run_that_is_given_more_rounds_is_unfinished_from_then_on(tmp_path: Pa
     fedsim.simulate(*INLINE, f"out_dir={tmp_path}", progress=False)
     assert is_finished(tmp_path)
     before = read_summary(tmp_path / "summary.json")
-    Recorder(tmp_path, settings_of({"resume": str(tmp_path), "rounds": 2}, ["rounds=2"])).open()
+    Recorder(tmp_path, settings_of({"resume": str(tmp_path), "rounds": 2}, ["rounds=2"])).go_back_to(2)
     assert is_finished(tmp_path)
-    Recorder(tmp_path, settings_of({"resume": str(tmp_path), "rounds": 5}, ["rounds=5"])).open()
+    Recorder(tmp_path, settings_of({"resume": str(tmp_path), "rounds": 5}, ["rounds=5"])).go_back_to(2)
     assert not is_finished(tmp_path)
     assert read_summary(tmp_path / "summary.json") == {**before, "rounds": 5}
     assert list(group_by_settings(find_runs([tmp_path]))) == ["fedavg (stopped in round 2 of 5)"]
@@ -131,12 +131,12 @@ def test_a_setting_changed_in_the_file_of_the_run_is_refused(
     assert OmegaConf.select(config, key) == before
     OmegaConf.update(config, key, after)
     OmegaConf.save(config, file)
-    tables = {name: (tmp_path / name).read_bytes() for name in ("clients.csv", "rounds.csv")}
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     was = "null" if before is None else before
     sentence = rf"^{file} has {key}={after}, and its checkpoint was made with {key}={was}: put back the file that the r"
     with pytest.raises(UserError, match=sentence):
         fedsim.simulate(f"resume={tmp_path}", "rounds=3", progress=False)
-    assert {name: (tmp_path / name).read_bytes() for name in tables} == tables
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
     OmegaConf.update(config, key, before)
     OmegaConf.save(config, file)
     fedsim.simulate(f"resume={tmp_path}", "rounds=3", progress=False)  # what is advised
