@@ -177,7 +177,7 @@ def plot_comparison_by_domain(table: pd.DataFrame, path: Path) -> None:
                 mine["mean"],
                 width,
                 yerr=mine["std"].fillna(0),
-                label=label(name),
+                label=lines_of(name),
                 error_kw={"linewidth": 0.8},
                 **bar(number),
             )
@@ -200,9 +200,10 @@ def plot_comparison_over_rounds(curves: Mapping[str, pd.DataFrame], path: Path) 
     with picture(path, 6, 3.4) as (axes,):
         for number, (name, frame) in enumerate(curves.items()):
             mean, std = 100 * frame.mean(axis=1), 100 * frame.std(axis=1).fillna(0)
-            axes.plot(frame.index, mean, label=label(name), **line(number, len(mean)))
+            look = line(number, len(mean))
+            axes.plot(frame.index, mean, label=lines_of(name), **look)
             shown += [mean - std, mean + std]
-            axes.fill_between(frame.index, mean - std, mean + std, color=colour(number), alpha=0.15, linewidth=0)
+            axes.fill_between(frame.index, mean - std, mean + std, color=look["color"], alpha=0.15, linewidth=0)
         percent_axis(axes, "mean client accuracy, band: one standard deviation over seeds", *shown)
         _rounds(axes)
         legend_below(axes)
@@ -232,19 +233,20 @@ def plot_tuning(table: pd.DataFrame, key: str, chosen: Mapping[str, Any], path: 
             best = points.loc[points.groupby(key, dropna=False)["mean"].idxmax()]
             best = best.assign(place=best[key].map(places)).sort_values("place")
             done, failed = best[~best["failed"]], best[best["failed"]]
+            look = line(number, len(done))
             axes.errorbar(
                 done["place"],
                 100 * done["mean"],
                 yerr=100 * done["std"].fillna(0),
                 elinewidth=0.8,
-                label=label(str(method)),
-                **{**line(number, len(done)), "marker": "o", "markersize": 4},
+                label=lines_of(str(method)),
+                **{**look, "marker": "o", "markersize": 4},
             )
             at_the_bottom = axes.get_xaxis_transform()
-            axes.plot(failed["place"], [0.0] * len(failed), "x", color=colour(number), transform=at_the_bottom)
+            axes.plot(failed["place"], [0.0] * len(failed), "x", color=look["color"], transform=at_the_bottom)
             mine = done[done["place"] == places[chosen[str(method)]]]
             axes.plot(
-                mine["place"], 100 * mine["mean"], "o", markersize=10, markerfacecolor="none", color=colour(number)
+                mine["place"], 100 * mine["mean"], "o", markersize=10, markerfacecolor="none", color=look["color"]
             )
         axes.set_xticks(range(len(values)), [str(value) for value in values])
         axes.set_xlabel(key)
@@ -269,10 +271,11 @@ def legend_below(*axes: Axes) -> None:
     if not entries:
         return
     whole = grid.ncols == 1 or len(axes) > 1
-    inches_per_label = 0.6 + 0.065 * max(map(len, entries))  # the handle, and eight-point letters
+    letters = max(len(part) for words in entries for part in words.split("\n"))
+    inches_per_label = 0.6 + 0.065 * letters  # the handle, and eight-point letters
     columns = max(1, int(figure.get_figwidth() / (1 if whole else grid.ncols) / inches_per_label))
-    rows = -(-len(entries) // columns)
-    figure.set_figheight(max(figure.get_figheight(), 2.6 * grid.nrows + 0.4 + 0.17 * rows))
+    heights = np.array_split([words.count("\n") + 1 for words in entries], columns)
+    figure.set_figheight(max(figure.get_figheight(), 2.6 * grid.nrows + 0.4 + 0.17 * max(map(sum, heights))))
     shown = {"handles": list(entries.values()), "labels": list(entries), "ncols": columns}
     if whole:
         figure.legend(**shown, fontsize=8, loc="outside lower center")
@@ -287,6 +290,12 @@ def label(name: str) -> str:
     """
     short = name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}\N{HORIZONTAL ELLIPSIS}{name[-LONGEST // 2 :]}"
     return f"\N{WORD JOINER}{short}" if short.startswith("_") else short
+
+
+def lines_of(name: str) -> str:
+    """Return the label of a row of a comparison for a legend: whole, in lines with room for its settings."""
+    parts = fill(name, LONGEST, break_long_words=False, break_on_hyphens=False).split("\n")
+    return "\n".join(map(label, parts))
 
 
 def plain_logarithm() -> "PlainLog":

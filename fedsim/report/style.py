@@ -1,7 +1,8 @@
 """The looks of pictures: on a screen, in a paper (``--style paper``) or on slides (``--style talk``).
 
-Colours can be told apart with any colour vision. In a paper and on slides, lines also differ by dashes and markers, and
-bars by hatching, so that they can be told apart in grey. The order of legends and colours is that of the table beside
+Colours can be told apart with any colour vision; from the ninth line or bar on they repeat, dashed or hatched. In a
+paper and on slides, all lines also differ by dashes and markers, and bars by hatching, so that they can be told apart
+in grey. The order of legends and colours is that of the table beside
 the pictures.
 """
 
@@ -134,7 +135,8 @@ def mark(points: int) -> str | None:
 def line(number: int, points: int) -> dict[str, Any]:
     """Return the options of ``Axes.plot`` for the n-th of several lines of so many points."""
     if not style().grey:
-        return {"color": colour(number), "marker": mark(points)}
+        again, first = divmod(number, len(_COLOURS))
+        return {"color": colour(first), "linestyle": _DASHES[again % len(_DASHES)], "marker": mark(points)}
     return {
         "color": colour(number),
         "linestyle": _DASHES[number % len(_DASHES)],
@@ -148,5 +150,7 @@ def line(number: int, points: int) -> dict[str, Any]:
 def bar(number: int) -> dict[str, Any]:
     """Return the options of ``Axes.bar`` for the n-th of several kinds of bars."""
     if not style().grey:
-        return {"color": colour(number)}
+        again, first = divmod(number, len(_COLOURS))
+        hatched = {"hatch": _HATCHES[again % len(_HATCHES)], "edgecolor": "white", "linewidth": 0}
+        return {"color": colour(first), **(hatched if again else {})}
     return {"color": colour(number), "hatch": _HATCHES[number % len(_HATCHES)], "edgecolor": "white", "linewidth": 0}

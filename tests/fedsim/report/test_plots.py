@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 
 from fedsim.report.plots import (
+    LONGEST,
     picture,
     plot_accuracy,
     plot_clients,
@@ -170,6 +171,25 @@ def test_a_long_legend_stays_inside_the_picture(tmp_path: Path) -> None:
     plot_comparison_by_domain(comparison(8), tmp_path / "domains.png")
     assert (pixels(tmp_path / "domains.png")[:, :2] == 255).all()
     assert count(tmp_path / "domains.png", colour(0)) > 1000
+
+
+def test_a_legend_has_every_setting_of_a_row(tmp_path: Path, drawn: list[Axes]) -> None:
+    """Of two rows whose middles differ, the middles were cut out."""
+    rows = [
+        "FedAvg norm.policy=fixbn norm=bn lr=0.03 momentum=0.9",
+        "FedAvg norm.policy=silobn norm=bn lr=0.03",
+        "FedBN",
+    ]
+    frame = pd.DataFrame({0: [0.1, 0.4], 1: [0.2, 0.5]}, index=[0, 5])
+    plot_comparison_over_rounds(dict.fromkeys(rows, frame), tmp_path / "rounds.png")
+    plot_comparison_by_domain(pd.concat([comparison(1).assign(label=row) for row in rows]), tmp_path / "domains.png")
+    for axes in drawn:
+        texts = axes.figure.legends[0].get_texts()
+        assert [text.get_text().replace("\n", " ") for text in texts] == rows
+        assert max(len(part) for text in texts for part in text.get_text().split("\n")) <= LONGEST
+    for name in ("rounds.png", "domains.png"):
+        assert (pixels(tmp_path / name)[:, :2] == 255).all()
+        assert (pixels(tmp_path / name)[-2:] == 255).all()
 
 
 @pytest.mark.parametrize("runs", [1, 3])

@@ -68,9 +68,18 @@ def test_lines_and_bars_differ_without_colours(name: str, tmp_path: Path, drawn:
         assert len({bar(number)["hatch"] for number in range(8)}) == 8
 
 
-def test_on_a_screen_nothing_but_the_colour_differs() -> None:
-    assert [line(number, 60)["marker"] for number in range(3)] == [None] * 3
-    assert bar(1) == {"color": colour(1)}
+def test_on_a_screen_nothing_but_the_colour_differs_up_to_eight() -> None:
+    assert [(line(number, 60)["marker"], line(number, 60)["linestyle"]) for number in range(8)] == [(None, "-")] * 8
+    assert [bar(number) for number in range(8)] == [{"color": colour(number)} for number in range(8)]
+
+
+def test_on_a_screen_the_ninth_has_the_first_colour_and_dashes() -> None:
+    """A colour of its own would be like one of the eight: the ninth was a blue beside the first one's."""
+    assert line(8, 60) == {"color": colour(0), "linestyle": "--", "marker": None}
+    assert (bar(8)["color"], bar(8)["hatch"]) == (colour(0), "///")
+    many = range(40)
+    assert len({(line(number, 60)["color"], str(line(number, 60)["linestyle"])) for number in many}) == 40
+    assert len({(bar(number)["color"], bar(number).get("hatch")) for number in many}) == 40
 
 
 def test_a_band_is_one_deviation_over_seeds(tmp_path: Path, drawn: list[Axes]) -> None:
