@@ -17,10 +17,17 @@ class Contestant:
         return [name for name in self.needs if find_spec(name) is None]
 
 
+BLAZEFL = Contestant(
+    "blazefl_run",
+    ("blazefl", "tqdm"),
+    "pip install blazefl tqdm, which asks for Python 3.13 (its source also runs on 3.11: put its src/ on PYTHONPATH)",
+)
 CONTESTANTS = {
     "bare": Contestant("bare"),
     "fedsim": Contestant("fedsim_run"),
     "fedsim_lean": Contestant("fedsim_run"),
+    "blazefl_threads": BLAZEFL,
+    "blazefl_processes": BLAZEFL,
     "flower_ray": Contestant("flower_ray", ("ray",), 'pip install -e ".[ray]"'),
     "pfl": Contestant(
         "pfl_research",

@@ -7,6 +7,7 @@ import signal
 import socket
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import arbitrary_address
 from pathlib import Path
@@ -19,9 +20,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.engines import fork_server
 from fedsim.engines.inline import InlineGrid
-from fedsim.engines.pool import ATTEMPTS, MOST_AT_ONCE, WORTH_SENDING, Task
+from fedsim.engines.pool import ATTEMPTS, MOST_AT_ONCE, WORTH_ADDING_UP, WORTH_SENDING, Task
 from fedsim.engines.process import ProcessGrid, ProcessWorker, worker_count
 from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.groups import ADD_UP, GROUP_SIZE, group_of
 from fedsim.messages.schema import arrays_of, metrics_of
 from tests.apps import broken_app, changing_app, counting_app, dying_app
 
@@ -165,9 +167,32 @@ def test_quick_clients_are_sent_several_at_once() -> None:
         assert max(grid.together) <= MOST_AT_ONCE
         assert grid.together[-1] == 1  # so that no worker waits for the other
         # Slow clients of another type of message, or of this one, are sent alone at once.
-        assert grid._at_once("evaluate", 60) == 1
+        train = messages()[0]
+        assert grid._at_once(train, 60) > 1
+        assert grid._at_once(Message(train.content, 0, "evaluate"), 60) == 1
         grid._note("train", 10 * WORTH_SENDING)
-        assert grid._at_once("train", 60) == 1
+        assert grid._at_once(train, 60) == 1
+
+
+def test_groups_are_sent_whole_where_there_are_two_for_each_worker() -> None:
+    """Also of clients that would be sent alone; not if a group takes too long, or some worker would go without."""
+    add_up = Message(RecordDict({"config": ConfigRecord({ADD_UP: "uniform"})}), 0, "train")
+    with Watched(60) as grid:
+        each = WORTH_ADDING_UP / GROUP_SIZE
+        grid._seconds["train"] = 0.99 * each
+        assert [grid._at_once(add_up, left) for left in (60, 16, 15, 5, 1)] == [4, 4, 3, 1, 1]
+        assert grid._at_once(messages()[0], 60) == 1
+        grid._seconds["train"] = 1.01 * each
+        assert grid._at_once(add_up, 60) == 1
+
+
+def test_what_is_taken_ends_with_a_group() -> None:
+    asking = Message(RecordDict({"config": ConfigRecord({ADD_UP: "uniform"})}), 0, "train")
+    with Watched(30) as grid:
+        made = [Message(asking.content, client, "train", group_id=group_of(client)) for client in range(30)]
+        upcoming, waiting = grid._tasks(made), deque[Task]()
+        taken = [len(grid._taken(at_once, 30, waiting, upcoming, set())) for at_once in (6, 3, 7, 16, 2)]
+    assert taken == [4, 3, 5, 16, 2]
 
 
 def test_messages_with_other_contents_are_sent_alone() -> None:
