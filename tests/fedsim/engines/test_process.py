@@ -174,10 +174,15 @@ def test_quick_clients_are_sent_several_at_once() -> None:
         assert grid._at_once(train, 60) == 1
 
 
+def adding_up(clients: int) -> list[Message]:
+    content = RecordDict({"config": ConfigRecord({ADD_UP: "uniform"})})
+    return [Message(content, client, "train", group_id=group_of(client)) for client in range(clients)]
+
+
 def test_groups_are_sent_whole_where_there_are_two_for_each_worker() -> None:
     """Also of clients that would be sent alone; not if a group takes too long, or some worker would go without."""
-    add_up = Message(RecordDict({"config": ConfigRecord({ADD_UP: "uniform"})}), 0, "train")
     with Watched(60) as grid:
+        (add_up,) = adding_up(1)
         each = WORTH_ADDING_UP / GROUP_SIZE
         grid._seconds["train"] = 0.99 * each
         assert [grid._at_once(add_up, left) for left in (60, 16, 15, 5, 1)] == [4, 4, 3, 1, 1]
@@ -187,10 +192,8 @@ def test_groups_are_sent_whole_where_there_are_two_for_each_worker() -> None:
 
 
 def test_what_is_taken_ends_with_a_group() -> None:
-    asking = Message(RecordDict({"config": ConfigRecord({ADD_UP: "uniform"})}), 0, "train")
     with Watched(30) as grid:
-        made = [Message(asking.content, client, "train", group_id=group_of(client)) for client in range(30)]
-        upcoming, waiting = grid._tasks(made), deque[Task]()
+        upcoming, waiting = grid._tasks(adding_up(30)), deque[Task]()
         taken = [len(grid._taken(at_once, 30, waiting, upcoming, set())) for at_once in (6, 3, 7, 16, 2)]
     assert taken == [4, 3, 5, 16, 2]
 
