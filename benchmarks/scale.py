@@ -78,7 +78,8 @@ class Costs:
     def most_workers(self) -> float:
         """The number of workers beyond which the server is the bottleneck of a large round."""
         grouped = grouped_share(sys.maxsize, 1, self.client)
-        return self.client / (self.grouped if grouped else self.server)
+        served = self.grouped if grouped else self.server
+        return self.client / served if served else math.inf
 
 
 def grouped_share(clients: int, workers: int, client: float) -> float:
@@ -98,8 +99,8 @@ def fit(rows: Sequence[Measured], cores: int) -> Costs:
     served = [row.server / row.clients for row in rows]
     server = grouped = float(np.median(served))
     if len(set(shares)) > 1:
-        slope, server = map(float, np.polyfit(shares, served, 1))
-        grouped = max(0.0, server + slope)
+        slope, alone = map(float, np.polyfit(shares, served, 1))
+        server, grouped = max(0.0, alone), max(0.0, alone + slope)
     known = Costs(client, server, grouped)
     left = [row.seconds - known.seconds(row.clients, row.workers, cores) for row in rows]
     return Costs(client, server, grouped, max(0.0, sum(left) / len(left)))

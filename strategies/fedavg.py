@@ -21,12 +21,12 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
-from fedsim.aggregation import RunningAverage
+from fedsim.aggregation import Mean, RunningAverage
 from fedsim.core.errors import UserError
 from fedsim.core.seeding import draw_cohort
 from fedsim.cost import Workload
 from fedsim.messages.arrays import select, to_record, to_tensors
-from fedsim.messages.groups import UNIFORM, WEIGHTINGS, group_of, is_added_up, weight_of
+from fedsim.messages.groups import ADD_UP, UNIFORM, WEIGHTINGS, group_of, is_added_up, weight_of
 from fedsim.messages.schema import ARRAYS, CONFIG, EVALUATE, NUM_EXAMPLES, ROUND, TRAIN, arrays_of, metrics_of, number
 from fedsim.methods.cached_broadcast import CachedBroadcast
 from fedsim.methods.reply_records import RecordCheck
@@ -105,6 +105,8 @@ class FedAvg(Strategy):
         """What is sent to each client once."""
         self.sent = ArrayRecord()
         """The arrays that were sent to this round's cohort."""
+        self.adding_up = False
+        """Whether this round's replies may be parts of sums; that a reply says so is not enough."""
         self.num_successful = 0
         """Number of clients of the cohort that replied without an error."""
         if self.aggregation.noisy and weighting != UNIFORM:
@@ -122,7 +124,7 @@ class FedAvg(Strategy):
         sent = ("configure_train", "messages", "arrays_to_train")
         read = ("aggregate_train", "weight", "reply_tensors", "read_reply")
         as_here = all(getattr(type(self), step) is getattr(FedAvg, step) for step in (*sent, *read))
-        return self.weighting if as_here and self.aggregation.adds_up and not self.reply_records else None
+        return self.weighting if as_here and type(self.aggregation) is Mean and not self.reply_records else None
 
     def keep_on_clients(self, entries: Iterable[str]) -> None:
         """Declare further entries as personal: those that ``norm.policy`` keeps local."""
@@ -161,6 +163,7 @@ class FedAvg(Strategy):
     ) -> Iterable[Message]:
         """Return the messages to the cohort, which share one content."""
         self.sent, clients = self.arrays_to_train(arrays), self.cohort(server_round, grid)
+        self.adding_up = ADD_UP in config
         config = ConfigRecord({**config, **self.round_config(server_round)})
         messages = self.messages(TRAIN, clients, server_round, self.sent, config, self.round_records(server_round))
         for broadcast in self.broadcasts:
@@ -187,8 +190,8 @@ class FedAvg(Strategy):
             self.read_reply(reply)
             if average is not None:
                 average.enter(reply.metadata.group_id)
-            if average is not None and is_added_up(reply):
-                average.add_up(self.reply_tensors(reply), self.weight(reply), before)
+            if average is not None and self.adding_up and is_added_up(reply):
+                average.add_summed(self.reply_tensors(reply), self.weight(reply), before)
             else:
                 aggregate.add(self.reply_tensors(reply), self.weight(reply))
             metrics.add(metrics_of(reply), number(metrics_of(reply), NUM_EXAMPLES))

@@ -26,9 +26,6 @@ class Aggregation(ABC):
     """Whether it adds noise for privacy; methods refuse this if replies have records without noise (``refuse_noise``).
     """
 
-    adds_up: bool = False
-    """Whether its aggregate is a ``RunningAverage``, which takes replies that were added up elsewhere."""
-
     @abstractmethod
     def start(self, server_round: int, sent: Mapping[str, torch.Tensor]) -> Aggregate:
         """Return the aggregate of a round.

@@ -79,7 +79,7 @@ class RunningAverage:
             self._dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
         self._group.add(tensors, weight)
 
-    def add_up(self, sums: Tensors, weight: float, like: Tensors) -> None:
+    def add_summed(self, sums: Tensors, weight: float, like: Tensors) -> None:
         """Add a client whose tensors are in a sum.
 
         Args:

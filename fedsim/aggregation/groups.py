@@ -1,6 +1,4 @@
-"""Adds up replies of one group where they are made; ``fedsim/messages/groups.py`` says why the average is the same."""
-
-from collections.abc import Sequence
+"""Adds up replies of a group where they are made; ``fedsim/messages/groups.py`` says why the average is the same."""
 
 from flwr.app import Message
 
@@ -10,34 +8,26 @@ from fedsim.messages.groups import ADDED_UP, weight_of
 from fedsim.messages.schema import ARRAYS, arrays_of, config_of
 
 
-def add_up(replies: Sequence[Message], opens: Sequence[bool], weighting: str) -> None:
-    """Replace, in place, the arrays of the replies of a group by their sum.
-
-    A group of which the first message is not among them is left as it is: its sum has begun elsewhere. So is a reply
-    that would be alone in its sum.
+class GroupSum:
+    """Takes the arrays of successive replies, from the first of a group on, and gives their sum to the last one.
 
     Args:
-        replies: Checked replies, or errors, in the order of the cohort.
-        opens: Whether each is the first of its group.
         weighting: A name in ``WEIGHTINGS``.
     """
-    runs: list[list[Message]] = []
-    begun = False
-    for reply, first in zip(replies, opens, strict=True):
-        if first:
-            begun = True
-            runs.append([])
-        if begun and not reply.has_error():
-            runs[-1].append(reply)
-    for run in runs:
-        if len(run) > 1:
-            _add_up(run, weighting)
 
+    def __init__(self, weighting: str) -> None:
+        self._weighting = weighting
+        self._total = WeightedSum()
+        self._last: Message | None = None
 
-def _add_up(replies: Sequence[Message], weighting: str) -> None:
-    total = WeightedSum()
-    for reply in replies:
-        total.add(to_tensors(arrays_of(reply)), weight_of(reply, weighting))
+    def take(self, reply: Message) -> None:
+        """Add the arrays of a checked reply, which loses them."""
+        self._total.add(to_tensors(arrays_of(reply)), weight_of(reply, self._weighting))
         reply.content.pop(ARRAYS, None)
         config_of(reply)[ADDED_UP] = True
-    replies[-1].content[ARRAYS] = to_record(total.tensors)
+        self._last = reply
+
+    def give(self) -> None:
+        """Give the sum to the reply that was taken last, if there is one."""
+        if self._last is not None:
+            self._last.content[ARRAYS] = to_record(self._total.tensors)

@@ -11,7 +11,5 @@ from fedsim.aggregation.averaging import RunningAverage
 class Mean(Aggregation):
     """The weighted mean, computed as a running sum: each reply is released before the next one is read."""
 
-    adds_up = True
-
     def start(self, server_round: int, sent: Mapping[str, torch.Tensor]) -> RunningAverage:
         return RunningAverage()

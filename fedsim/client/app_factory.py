@@ -12,6 +12,7 @@ from fedsim.client.diagnosis_queries import DiagnosisQueries
 from fedsim.client.host import ClientHost
 from fedsim.client.injected_faults import injecting
 from fedsim.config.settings import Settings
+from fedsim.engines.client_call import with_own_records
 from fedsim.engines.faults import faults_of
 from fedsim.messages.groups import ADD_UP
 from fedsim.messages.schema import config_of
@@ -46,8 +47,10 @@ class ClientAppFactory:
         checks = ReplyChecks(self.federation, host.initial, self.settings.update_limit, metrics=self.settings.metrics)
 
         def checked(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-            reply = call_next(message, context)
-            return checks.checked(message, reply) if ADD_UP in config_of(message) else reply
+            if ADD_UP not in config_of(message):
+                return call_next(message, context)
+            asked = with_own_records(message)  # a trainer may change those that it is given
+            return checks.checked(asked, call_next(message, context))
 
         faults = faults_of(self.settings.faults, self.settings.seed)
         app = ClientApp(mods=[checked, with_algorithms, *([] if faults is None else [injecting(faults)])])

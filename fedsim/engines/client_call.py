@@ -8,10 +8,10 @@ from typing import NamedTuple
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsim.aggregation.groups import add_up
+from fedsim.aggregation.groups import GroupSum
 from fedsim.core.errors import FedsimError
-from fedsim.messages.groups import ADD_UP
-from fedsim.messages.schema import config_of
+from fedsim.messages.groups import ADD_UP, split_at_openings
+from fedsim.messages.schema import CONFIG
 
 CLIENT_RAISED = 2
 """Flower's ``ErrorCode.CLIENT_APP_RAISED_EXCEPTION``."""
@@ -36,14 +36,19 @@ def call_client(app: ClientApp, message: Message, context: Context) -> tuple[Mes
     The app has the message's dictionary of records and its configs for itself; arrays are shared. Many messages have
     one content, and what one client changes must not be what the next one in this process is told.
     """
-    trial, own = copy(context), copy(message)
+    trial = copy(context)
     trial.state = context.state.copy()
-    records = message.content.items()
-    own.content = RecordDict({name: each.copy() if isinstance(each, ConfigRecord) else each for name, each in records})
     try:
-        return app(own, trial), trial.state
+        return app(with_own_records(message), trial), trial.state
     except Exception as error:
         return error_reply(message, error), context.state
+
+
+def with_own_records(message: Message) -> Message:
+    """Return the message with a dictionary of records and configs of its own; arrays are shared."""
+    own, records = copy(message), message.content.items()
+    own.content = RecordDict({name: each.copy() if isinstance(each, ConfigRecord) else each for name, each in records})
+    return own
 
 
 def call_clients(app: ClientApp, content: RecordDict, calls: Sequence[Call]) -> list[tuple[Message, RecordDict]]:
@@ -51,13 +56,19 @@ def call_clients(app: ClientApp, content: RecordDict, calls: Sequence[Call]) -> 
 
     If the content allows it, the replies of a group, or of its beginning, are added up.
     """
+    config = content.get(CONFIG)
+    weighting = config.get(ADD_UP) if isinstance(config, ConfigRecord) else None
     answers = []
-    for message, context, _ in calls:
-        message.content = content
-        answers.append(call_client(app, message, context))
-    weighting = config_of(calls[0].message).get(ADD_UP)
-    if weighting is not None:
-        add_up([reply for reply, _ in answers], [call.opens for call in calls], str(weighting))
+    for group in split_at_openings(calls, [call.opens for call in calls]):
+        total = GroupSum(str(weighting)) if weighting is not None and group[0].opens and len(group) > 1 else None
+        for message, context, _ in group:
+            message.content = content
+            reply, state = call_client(app, message, context)
+            if total is not None and reply.has_content():
+                total.take(reply)
+            answers.append((reply, state))
+        if total is not None:
+            total.give()
     return answers
 
 

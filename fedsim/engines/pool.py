@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import islice
+from math import inf
 from typing import Any, Generic, TypeVar
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -98,10 +99,6 @@ class PoolGrid(LocalGrid, Generic[W]):
         self._seconds: dict[str, float] = {}
         """What a client takes, by type of message"""
 
-    @property
-    def adds_up(self) -> bool:
-        return True
-
     @abstractmethod
     def packed(self, content: RecordDict) -> Any:
         """Return the content of messages in the form in which ``dispatch`` sends it."""
@@ -168,7 +165,7 @@ class PoolGrid(LocalGrid, Generic[W]):
 
     def _at_once(self, message: Message, left: int) -> int:
         """Return how many clients to send a worker at once: fewer at the end, so that all workers end together."""
-        each = self._seconds.get(message.metadata.message_type, WORTH_ADDING_UP)
+        each = self._seconds.get(message.metadata.message_type, inf)
         worth_it = min(MOST_AT_ONCE, int(WORTH_SENDING / each))
         if ADD_UP in config_of(message) and each * GROUP_SIZE <= WORTH_ADDING_UP:
             worth_it = max(worth_it, GROUP_SIZE)

@@ -75,6 +75,10 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
     def check(cls, devices: Sequence[torch.device], options: Mapping[str, Any]) -> None:
         worker_count(devices, options["workers"], options["workers_per_gpu"])
 
+    @property
+    def adds_up(self) -> bool:
+        return all(worker.device.type == "cpu" for worker in self.workers)  # on a GPU it has not been tried
+
     def packed(self, content: RecordDict) -> Packed:
         return Packed(content)
 

@@ -106,6 +106,10 @@ class RayGrid(PoolGrid[_ActorWorker]):
         if isinstance(gpus, bool) or not isinstance(gpus, int | float) or not 0 < gpus <= 1:
             raise UserError(f"engine.gpus_per_worker={gpus} is not possible: choose a number above 0 and at most 1.")
 
+    @property
+    def adds_up(self) -> bool:
+        return self._device == "cpu"  # on a GPU it has not been tried
+
     def packed(self, content: RecordDict) -> Any:
         return self._ray.put(Shipped.of(content))
 

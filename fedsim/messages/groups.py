@@ -8,6 +8,7 @@ A group is Flower's ``group_id`` of the messages, which replies repeat.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from flwr.app import Message
 
@@ -21,6 +22,7 @@ weighting, a name in ``WEIGHTINGS``"""
 ADDED_UP = "added-up"
 """In the config of a reply, that its arrays are in a sum: in the reply of the last client of the sum, under ``arrays``,
 in float64. The others have none."""
+T = TypeVar("T")
 EXAMPLES, UNIFORM = "examples", "uniform"
 WEIGHTINGS = (EXAMPLES, UNIFORM)
 
@@ -38,6 +40,16 @@ def weight_of(reply: Message, weighting: str) -> float:
 def is_added_up(reply: Message) -> bool:
     """Return whether the arrays of a reply are in a sum."""
     return bool(config_of(reply).get(ADDED_UP, False))
+
+
+def split_at_openings(items: Sequence[T], opens: Sequence[bool]) -> list[list[T]]:
+    """Split successive items into groups; the first one may have begun before."""
+    groups: list[list[T]] = []
+    for item, first in zip(items, opens, strict=True):
+        if first or not groups:
+            groups.append([])
+        groups[-1].append(item)
+    return groups
 
 
 def openings(messages: Sequence[Message]) -> Iterator[bool]:

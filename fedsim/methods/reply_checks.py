@@ -1,7 +1,8 @@
 """Checks of replies before they are used: of this round, with the right shapes and types, finite, within limits.
 
-A faulty or malicious client must neither end a run nor affect the model. Therefore every reply is checked in one place,
-before a strategy, an evaluation or a table uses it; an invalid reply is replaced by an error. The strategy declares the
+A faulty or malicious client must neither end a run nor affect the model. Therefore every reply is checked by this code,
+before a strategy, an evaluation or a table uses it: in the server, or, before workers of this machine or cluster add up
+replies, there. An invalid reply is replaced by an error. The strategy declares the
 checks of the records that a method adds to its replies (``fedsim/methods/reply_records.py``); other records are
 refused.
 """
@@ -16,6 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.messages.arrays import to_tensors
+from fedsim.messages.groups import ADDED_UP
 from fedsim.messages.schema import (
     ARRAYS,
     CONFIG,
@@ -108,6 +110,8 @@ class ReplyChecks:
         asked = config.get(EVALUATE_PARTS, [])
         assert isinstance(asked, list)
         _only(content, METRICS, ARRAYS, *self.reply_records, *(EVALUATION + str(part) for part in asked))
+        if ADDED_UP in _config(content):  # which only a worker of ours says, after these checks
+            raise ReplyFault("it says that it is part of a sum")
         answered, round = _config(content).get(ROUND), config.get(ROUND)
         if answered != round:
             raise ReplyFault(f"it answered for round {answered!r} in round {round!r}")
@@ -145,6 +149,8 @@ class ReplyChecks:
             self._last_sent = _Sent.of(content.get(ARRAYS), sent)
         known = self._last_sent
         if known is None or not known.floating:
+            return False
+        if any(tensor.device != known.device for tensor in trained.values()):  # of a client on a GPU
             return False
         moved = _largest(torch._foreach_sub([trained[name] for name in known.floating], known.floats))
         if not all(each <= self.update_limit * known.largest for each in moved):
@@ -257,6 +263,10 @@ class _Sent:
     counting: list[str]
     counters: torch.Tensor | None
     """(counters,), the integer entries, which are 0-D."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.floats[0].device
 
     @classmethod
     def of(cls, record: object, sent: Tensors) -> "_Sent | None":

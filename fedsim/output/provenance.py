@@ -52,7 +52,10 @@ class Provenance:
             {MEAN: list(transform.mean), STD: list(transform.std), OWN_MODELS: own_models},
         )
 
-    def save(self, run_dir: Path) -> None:
+    def save_if_missing(self, run_dir: Path) -> None:
+        """Write the file; that of a resumed run stays as it is, unless a version without it has made the run."""
+        if (run_dir / FILE).is_file():
+            return
         value = {"software": self.software, "data": self.data.to_json(), "prediction": self.prediction}
         text = json.dumps(value)
         write_atomically(run_dir / FILE, lambda path: path.write_text(f"{text}\n", encoding="utf-8"))
@@ -73,14 +76,11 @@ class Provenance:
     def hold_against(self, run_dir: Path) -> None:
         """Compare this, the provenance of a resumed run, with that in the run directory; log changes of software.
 
-        If the run was made by a version without ``provenance.json``, the present data are written there.
-
         Raises:
             UserError: If clients or domains have other data; names them.
         """
         if not os.path.lexists(run_dir / FILE):
             log.warning("%s has no %s: whether its data are still the same is not known", run_dir, FILE)
-            self.save(run_dir)
             return
         begun = self.load(run_dir)
         differences = begun.data.differences(self.data)

@@ -43,18 +43,17 @@ class Checkpoints:
         last = round == self.settings.rounds and (every > 0 or minutes is not None)
         return last or (every > 0 and round % every == 0)
 
-    def restore(self, arrays: ArrayRecord) -> Checkpoint | None:
-        """Let tables, strategy and clients go back to the newest checkpoint, and return it; ``None`` for a new run.
+    def newest(self, arrays: ArrayRecord) -> Checkpoint | None:
+        """Return the checkpoint from which the run goes on; ``None`` for a new run. Nothing is written.
 
         Args:
             arrays: The run's first model, whose names and shapes the checkpoint's has to have.
 
         Raises:
-            UserError: If a checkpoint or table is damaged, or the settings or the number of clients differ.
+            UserError: If a checkpoint is damaged, or the settings or the number of clients differ.
         """
         checkpoint = load_checkpoint(self.recorder.checkpoints) if isinstance(self.grid, LocalGrid) else None
-        if checkpoint is None or not isinstance(self.grid, LocalGrid):
-            self.recorder.go_back_to(-1)
+        if checkpoint is None:
             return None
         refuse_changes(self.recorder.run_dir, checkpoint.settings, self._kept)
         clients = set(self.grid.get_node_ids())
@@ -71,11 +70,22 @@ class Checkpoints:
             )
         with reading(file, "put back the file that the run has written"):
             self.strategy.load_state(checkpoint.strategy)
+        return checkpoint
+
+    def go_back_to(self, checkpoint: Checkpoint | None) -> None:
+        """Let tables and clients go back to a checkpoint, or to the beginning of the run.
+
+        Raises:
+            UserError: If a table is damaged.
+            FileError: If a file cannot be written.
+        """
+        if checkpoint is None or not isinstance(self.grid, LocalGrid):
+            self.recorder.go_back_to(-1)
+            return
         self.recorder.go_back_to(checkpoint.round, checkpoint.tables)
         self.grid.restore_client_states(checkpoint.clients)
         self.recorder.mend_summary(self.grid)
         remove_others(self.recorder.checkpoints, checkpoint.round, self.settings.checkpoint_keep)
-        return checkpoint
 
 
 def _shapes(arrays: ArrayRecord) -> dict[str, tuple[int, ...]]:

@@ -48,6 +48,11 @@ class FederatedLoop:
     """One run of one method over one federation on one engine."""
 
     def __init__(self, prepared: Prepared, grid: FederationGrid, recorder: Recorder, reporter: Reporter) -> None:
+        """Make the loop of a new or a resumed run; nothing is written yet.
+
+        Raises:
+            UserError: If a resumed run cannot go on from its checkpoint.
+        """
         self.settings, self.federation = prepared.settings, prepared.federation
         self.strategy, self.costs, self.diagnosis = prepared.strategy, prepared.costs, prepared.diagnosis
         self.own_models = prepared.own_models
@@ -70,6 +75,7 @@ class FederatedLoop:
         self.classes = ClassTracker(prepared.model, self.federation, self.settings.shots)
         self.losses = LossWatch()
         self.checkpoints = Checkpoints(self.settings, self.strategy, grid, recorder)
+        self.checkpoint = self.checkpoints.newest(self.arrays)
 
     def run(self) -> None:
         """Run the remaining rounds, then write the models and other results of a finished run.
@@ -96,7 +102,8 @@ class FederatedLoop:
 
     def _first_round(self) -> int:
         """Go back to the newest checkpoint of a resumed run, and return the round to go on with; 0 for a new run."""
-        checkpoint = self.checkpoints.restore(self.arrays)
+        checkpoint, self.checkpoint = self.checkpoint, None  # so that its arrays are not kept for the whole run
+        self.checkpoints.go_back_to(checkpoint)
         if checkpoint is None:
             return 0
         self.arrays = checkpoint.arrays

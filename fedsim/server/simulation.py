@@ -1,6 +1,7 @@
 """Execution of a prepared run, from the start to the finished run directory."""
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 from datasets.source import Part
@@ -47,16 +48,15 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
                     log.warning("%s", kept)
             recorder.open()
             if settings.resume is None:
-                provenance.save(run_dir)
-            recorder.record_federation(prepared.federation)
+                _describe(prepared, provenance, recorder)
             _warn_of_stale_statistics(prepared)
             _warn_of_batch_norm_over_tokens(prepared)
             _warn_of_small_batches(prepared)
-            if grid is None:
-                with start_engine(prepared) as local:
-                    FederatedLoop(prepared, local, recorder, reporter).run()
-            else:
-                FederatedLoop(prepared, grid, recorder, reporter).run()
+            with nullcontext(grid) if grid is not None else start_engine(prepared) as engine:
+                loop = FederatedLoop(prepared, engine, recorder, reporter)
+                if settings.resume is not None:  # only now is it known that the run can go on
+                    _describe(prepared, provenance, recorder)
+                loop.run()
             recorder.finish_tracking()
         except BaseException:
             recorder.take_back()
@@ -70,6 +70,12 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
         draw_run(result, prepared.federation, settings.shots)
     write_page(group_by_settings([result]), run_dir, figures=settings.pictures)
     return result
+
+
+def _describe(prepared: Prepared, provenance: Provenance, recorder: Recorder) -> None:
+    """Write what a run directory has of the data and the software."""
+    provenance.save_if_missing(recorder.run_dir)
+    recorder.record_federation(prepared.federation)
 
 
 def start_engine(prepared: Prepared) -> LocalGrid:

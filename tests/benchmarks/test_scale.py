@@ -42,6 +42,15 @@ def test_a_number_of_workers_that_does_not_fit_has_an_error() -> None:
     assert table["error"][4] == pytest.approx(-0.5)
 
 
+def test_noise_gives_no_negative_costs() -> None:
+    for served in ((0.018, 0.03, 0.06, 0.2), (0.05, 0.045, 0.03, 0.01)):
+        rows = [Measured(100, w, 1.0, each, 2.0) for w, each in zip((1, 2, 4, 12), served, strict=True)]
+        found = fit(rows, 2)
+        assert min(found.server, found.grouped) >= 0
+        assert found.most_workers > 0
+        assert len(errors(rows, 2)) == 4
+
+
 def test_the_bottleneck_is_named() -> None:
     table = predictions(KNOWN, [10_000]).set_index("workers")
     assert table["bound_by"].tolist() == ["workers", "server", "server", "server"]

@@ -142,6 +142,25 @@ def test_a_setting_changed_in_the_file_of_the_run_is_refused(
     fedsim.simulate(f"resume={tmp_path}", "rounds=3", progress=False)  # what is advised
 
 
+def test_a_refused_run_is_described_as_before(tmp_path: Path) -> None:
+    """Also where its data are not known, so that other data are refused by the checkpoint alone."""
+    fedsim.simulate(*INLINE, "split.num_clients=6", "split=iid", f"out_dir={tmp_path}", progress=False)
+    (tmp_path / "provenance.json").unlink()
+    config = OmegaConf.load(tmp_path / "config.yaml")
+    OmegaConf.update(config, "split.num_clients", 5)
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(
+        UserError, match=r"has split.num_clients=5, and its checkpoint was made with split.num_clients=6"
+    ):
+        fedsim.simulate(f"resume={tmp_path}", "rounds=3", progress=False)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+    OmegaConf.update(config, "split.num_clients", 6)
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    fedsim.simulate(f"resume={tmp_path}", "rounds=3", progress=False)
+    assert (tmp_path / "provenance.json").is_file()
+
+
 def test_where_a_run_is_computed_may_be_changed_in_its_file(tmp_path: Path) -> None:
     fedsim.simulate(*INLINE, f"out_dir={tmp_path}", progress=False)
     file = tmp_path / "config.yaml"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
+from fedsim.aggregation import Mean, Median
 from fedsim.client.app_factory import ClientAppFactory
 from fedsim.client.host import ClientHost, Opened, partition_of
 from fedsim.config.settings import Settings
@@ -17,6 +18,7 @@ from fedsim.engines.client_call import Call, call_client, call_clients
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.groups import ADD_UP, is_added_up, openings
 from fedsim.messages.schema import ARRAYS, arrays_of, config_of
+from fedsim.methods.training import ServerTraining
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
@@ -98,6 +100,16 @@ def test_what_reads_each_reply_receives_each_reply(
     assert not any(seen)
 
 
+class OwnMean(Mean):
+    """It may combine replies in another way than to add them up."""
+
+
+def test_another_aggregation_receives_each_reply(small_settings: MakeSettings) -> None:
+    for aggregation, weighting in ((Mean(), "uniform"), (OwnMean(), None), (Median(), None)):
+        strategy = FedAvg(None, ServerTraining("uniform", aggregation=aggregation))
+        assert strategy.added_up_by == weighting
+
+
 def test_methods_that_read_more_than_the_model_are_told_from_the_others(small_settings: MakeSettings) -> None:
     added_up = {name for name in METHODS if prepare(small_settings(f"strategy={name}")).strategy.added_up_by}
     assert added_up >= ADDED_UP
@@ -114,6 +126,8 @@ def test_a_reply_that_is_refused_is_in_no_sum(small_settings: MakeSettings, monk
             next(iter(to_tensors(arrays_of(reply)).values())).fill_(float("nan"))
         if partition_of(context) == 6:
             raise RuntimeError("no more memory")
+        config_of(message).clear()  # a client may change what it is told; others, and the checks, must not see it
+        message.content.clear()
         return reply
 
     monkeypatch.setattr(ClientHost, "close", close)

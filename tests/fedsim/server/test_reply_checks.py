@@ -17,6 +17,7 @@ from fedsim.engines.grid import WrappedGrid
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record
 from fedsim.messages.compression import compress
+from fedsim.messages.groups import ADDED_UP
 from fedsim.messages.schema import (
     ARRAYS,
     CONFIG,
@@ -133,6 +134,7 @@ def test_wrong_arrays_are_refused(checks: ReplyChecks, arrays: dict[str, torch.T
     [
         ({CONFIG: ConfigRecord({ROUND: 3})}, "answered for round 3 in round 4"),
         ({CONFIG: ConfigRecord()}, "answered for round None in round 4"),
+        ({CONFIG: ConfigRecord({ROUND: 4, ADDED_UP: True})}, "it says that it is part of a sum"),
         ({CONFIG: MetricRecord({ROUND: 4})}, "its config is not of the form that it should be"),
         ({METRICS: MetricRecord({**GOOD, "num-examples": 41})}, "says that it has 41 images, which are 40"),
         ({METRICS: MetricRecord({**GOOD, "num-examples": 1e308})}, "says that it has 1e+308 images"),

@@ -2,14 +2,24 @@
 
 import pytest
 import torch
+from flwr.app import ConfigRecord, RecordDict
 
-from fedsim.messages.schema import MOVED_ENTRIES
+from fedsim.messages.arrays import to_record
+from fedsim.messages.schema import ARRAYS, CONFIG, MOVED_ENTRIES, ROUND
 from fedsim.methods.reply_checks import ReplyChecks
 from tests.fedsim.server.replies import IMAGES, SENT, fault, trained
 
 HEAD, SEEN = "head.weight", "seen"
 MOST = 1000 * 2.0
 """How far a weight may move: the limit, times the largest weight that was sent"""
+
+
+def test_a_reply_from_another_device_is_not_compared_at_once(checks: ReplyChecks) -> None:
+    """torch would refuse to, and with it each reply of a client on a GPU; numbers on ``meta`` stand for those."""
+    content = RecordDict({CONFIG: ConfigRecord({ROUND: 4}), ARRAYS: to_record(SENT)})
+    assert checks._within_limits(content, SENT, SENT, IMAGES)
+    there = {name: tensor.to("meta") for name, tensor in SENT.items()}
+    assert not checks._within_limits(content, SENT, there, IMAGES)
 
 
 @pytest.mark.parametrize("moved", [(), (HEAD,)], ids=["in place", "at other places"])
