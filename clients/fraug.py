@@ -183,6 +183,10 @@ class FRAug(LocalSGD):
             drawn += super().batches(examples, generator)
         return drawn[: self.local_steps]
 
+    def batches_of_pass(self, examples: int) -> int:
+        """Return how many batches ``batches`` makes."""
+        return super().batches_of_pass(examples) if self.local_steps is None else self.local_steps
+
     def begin(self, model: nn.Module, context: TrainingContext) -> None:
         """Build the two networks and load what was sent and kept of them."""
         classifier = classifier_of(model, "strategy=fraug")[1]

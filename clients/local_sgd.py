@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from datasets.examples import training_batches
+from datasets.examples import batches_of_pass, training_batches
 from fedsim.client.finite_loss import FiniteLoss
 from fedsim.client.optimizers import make_optimizer
 from fedsim.methods.interfaces import PLAIN, ClientContext, QueryHandler, TrainingContext
@@ -44,7 +44,7 @@ class LocalSGD:
 
     def start(self, model: nn.Module, context: TrainingContext) -> None:
         """Count the steps of the round, and prepare for the first one."""
-        context.steps = self.epochs() * len(self.batches(len(context.data), torch.Generator()))
+        context.steps = self.epochs() * self.batches_of_pass(len(context.data))
         model.train()
         self.begin(model, context)
 
@@ -98,6 +98,10 @@ class LocalSGD:
         """Return the indices of one pass in random order, divided into batches by ``training_batches``."""
         order, training = torch.randperm(examples, generator=generator), self.training
         return training_batches(order, training.batch_size, drop_last=training.drop_last)
+
+    def batches_of_pass(self, examples: int) -> int:
+        """Return how many batches a pass has, without drawing them."""
+        return batches_of_pass(examples, self.training.batch_size, drop_last=self.training.drop_last)
 
     def begin(self, model: nn.Module, context: TrainingContext) -> None:
         """Prepare for the first step; the model has its values at the start of the round."""

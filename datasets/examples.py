@@ -30,6 +30,12 @@ def images_of_pass(images: int, batch_size: int, *, drop_last: bool = False) -> 
     return images - left if images > batch_size and (drop_last or left == 1) else images
 
 
+def batches_of_pass(images: int, batch_size: int, *, drop_last: bool = False) -> int:
+    """Return how many batches ``training_batches`` makes of a client's images."""
+    used = images_of_pass(images, batch_size, drop_last=drop_last)
+    return max(1, -(-used // min(batch_size, max(1, images))))
+
+
 def training_batches(order: torch.Tensor, batch_size: int, *, drop_last: bool = False) -> list[torch.Tensor]:
     """Return the batches of one pass over the images in this order, without what ``images_of_pass`` leaves out."""
     used = order[: images_of_pass(len(order), batch_size, drop_last=drop_last)]

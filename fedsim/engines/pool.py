@@ -25,11 +25,11 @@ from fedsim.messages.schema import ROUND, config_of
 
 AHEAD = 2
 """Times a worker may be sent clients before an earlier one's are answered; bounds the replies that wait in memory."""
-WORTH_SENDING = 0.03
+WORTH_SENDING = 0.1
 """Seconds of work for which it is worth sending a message: so many clients are sent at once, but not more than ..."""
-MOST_AT_ONCE = 16
+MOST_AT_ONCE = 32
 WORTH_ADDING_UP = 0.2
-"""Seconds of work for which a group of clients whose replies can be added up is sent at once"""
+"""Seconds of work for which a whole group of clients is sent at once if their replies can be added up"""
 ATTEMPTS = 3
 """How often a client is started before the death of its workers is attributed to the client."""
 

@@ -254,6 +254,7 @@ def test_the_share_of_generated_features_by_round() -> None:
 def test_a_round_may_have_a_number_of_batches(steps: int) -> None:
     """Of twelve images in batches of five, five and two; the first pass comes to its end before the next begins."""
     trainer, data = FRAug(TRAINING, local_steps=steps), examples()
+    assert trainer.batches_of_pass(len(data)) == len(trainer.batches(len(data), torch.Generator()))
     drawn = trainer.batches(len(data), torch.Generator().manual_seed(3))
     again = torch.Generator().manual_seed(3)
     passes = [batch for _ in range(3) for batch in LocalSGD(TRAINING).batches(len(data), again)]

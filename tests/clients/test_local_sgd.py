@@ -63,8 +63,10 @@ def test_metrics_of_training_are_means_over_images() -> None:
     ids=["rest of two", "rest of one left out", "one image in all", "batches of one", "no rest"],
 )
 def test_a_last_batch_of_one_image_is_left_out(count: int, batch_size: int, sizes: list[int]) -> None:
-    batches = LocalSGD(LocalTraining(1, batch_size, 0.1, 0.0)).batches(count, torch.Generator().manual_seed(0))
+    trainer = LocalSGD(LocalTraining(1, batch_size, 0.1, 0.0))
+    batches = trainer.batches(count, torch.Generator().manual_seed(0))
     assert [len(batch) for batch in batches] == sizes
+    assert trainer.batches_of_pass(count) == len(sizes)
     drawn = torch.cat(batches).tolist()
     assert len(set(drawn)) == len(drawn)
     assert set(drawn) <= set(range(count))
@@ -81,5 +83,6 @@ def test_any_smaller_last_batch_is_left_out_where_that_is_asked_for(
     trainer = LocalSGD(LocalTraining(1, batch_size, 0.1, 0.0, drop_last=True))
     passes = [trainer.batches(count, torch.Generator().manual_seed(seed)) for seed in range(20)]
     assert all([len(batch) for batch in batches] == sizes for batches in passes)
+    assert trainer.batches_of_pass(count) == len(sizes)
     assert set(torch.cat([torch.cat(batches) for batches in passes]).tolist()) == set(range(count))  # others each time
     assert images_of_pass(count, batch_size, drop_last=True) == sum(sizes)
