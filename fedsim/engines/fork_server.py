@@ -20,7 +20,6 @@ from typing import Any
 
 from fedsim.core.errors import FedsimError
 from fedsim.core.files import writing
-from fedsim.core.freed_memory import huge_pages
 
 NAME = "process"
 """The ``name`` of the engine."""
@@ -56,7 +55,7 @@ def start() -> ForkServerContext:
     context = get_context("forkserver")
     context.set_forkserver_preload([*IMPORTED])
     _keep_names_of_sockets_short()
-    with _without_interrupts(), huge_pages():
+    with _without_interrupts():
         forkserver.ensure_running()
     return context
 

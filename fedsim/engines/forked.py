@@ -5,9 +5,7 @@ another package called ``datasets`` instead of the checkout's, where one is inst
 """
 
 from fedsim.core.checkout import put_on_path
-from fedsim.core.freed_memory import forget_huge_pages
 
 put_on_path()
-forget_huge_pages()  # glibc has read the variable
 
 import torch._dynamo  # noqa: E402, F401  # torch imports it, for a second, with the first optimizer of each worker

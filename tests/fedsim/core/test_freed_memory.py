@@ -2,17 +2,11 @@
 
 import os
 import platform
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import torch
 
-from fedsim.core.freed_memory import HUGE_PAGES, TUNABLES, forget_huge_pages, huge_pages
-from fedsim.engines.process import ProcessGrid
-from tests.apps import counting_app
 from tests.conftest import ROOT
 
 PROGRAM = """
@@ -55,35 +49,3 @@ def test_what_is_freed_is_used_again() -> None:
 def test_variables_of_the_allocator_win() -> None:
     assert told("keep", MALLOC_ARENA_MAX="2")[0] is False
     assert told("keep", GLIBC_TUNABLES="glibc.malloc.arena_max=2")[0] is False
-
-
-ASKED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-VERSION = tuple(map(int, re.findall(r"\d+", platform.libc_ver()[1])[:2]))
-
-
-@pytest.mark.skipif(not ASKED.exists() or "[madvise]" not in ASKED.read_text(), reason="huge pages need no asking")
-@pytest.mark.skipif(VERSION < (2, 35), reason="an older glibc does not ask")
-def test_workers_ask_for_huge_pages() -> None:
-    """The flag *hg* of the memory from which allocations are served; this process has none, and no variable either."""
-
-    def flags(process_id: int | str) -> list[str]:
-        maps = Path(f"/proc/{process_id}/smaps").read_text().split("[heap]", 1)[1]
-        return next(line for line in maps.splitlines() if line.startswith("VmFlags")).split()
-
-    with ProcessGrid(counting_app, 2, [torch.device("cpu")], workers=2) as grid:
-        assert all("hg" in flags(worker) for worker in grid.worker_process_ids())
-    assert "hg" not in flags("self")
-    assert TUNABLES not in os.environ
-
-
-def test_a_program_is_asked_to_by_a_variable_which_it_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(TUNABLES, raising=False)
-    with huge_pages():
-        assert os.environ[TUNABLES] == HUGE_PAGES
-        forget_huge_pages()
-        assert TUNABLES not in os.environ
-    monkeypatch.setenv(TUNABLES, "glibc.malloc.arena_max=2")
-    with huge_pages():
-        forget_huge_pages()
-        assert os.environ[TUNABLES] == "glibc.malloc.arena_max=2"
-    assert os.environ[TUNABLES] == "glibc.malloc.arena_max=2"
