@@ -95,12 +95,15 @@ class LocalSGD:
         return make_optimizer(model.parameters(), self.training, context.round)
 
     def batches(self, examples: int, generator: torch.Generator) -> list[torch.Tensor]:
-        """Return the indices of one pass in random order, divided into batches by ``training_batches``."""
+        """Return the indices of one pass in random order, divided into batches by ``training_batches``.
+
+        An override that makes another number of batches overrides ``batches_of_pass``, too.
+        """
         order, training = torch.randperm(examples, generator=generator), self.training
         return training_batches(order, training.batch_size, drop_last=training.drop_last)
 
     def batches_of_pass(self, examples: int) -> int:
-        """Return how many batches a pass has, without drawing them."""
+        """Return how many batches ``batches`` makes, without drawing them: ``context.steps`` is counted by it."""
         return batches_of_pass(examples, self.training.batch_size, drop_last=self.training.drop_last)
 
     def begin(self, model: nn.Module, context: TrainingContext) -> None:

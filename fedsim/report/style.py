@@ -2,8 +2,7 @@
 
 Colours can be told apart with any colour vision; from the ninth line or bar on they repeat, dashed or hatched. In a
 paper and on slides, all lines also differ by dashes and markers, and bars by hatching, so that they can be told apart
-in grey. The order of legends and colours is that of the table beside
-the pictures.
+in grey. The order of legends and colours is that of the table beside the pictures.
 """
 
 from collections.abc import Iterator
