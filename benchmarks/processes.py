@@ -3,14 +3,19 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 PROC = Path("/proc")
 INTERVAL = 0.5
-"""Seconds between readings of the memory"""
+"""Seconds between readings of the memory, at least"""
+SHARE = 0.01
+"""Of the time, at most, that is spent reading. The kernel looks at each page of a process, which takes 30 to 90 ms of a
+core for a simulator: twice a second, that was a tenth of two cores, and most for who has the most processes."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -40,20 +45,26 @@ def running() -> dict[Process, Reading]:
     return found
 
 
-ALL, NO_FILES, IN_FILES_IN_MEMORY = ("Pss:",), ("Pss_Anon:", "Pss_Shmem:"), ("Pss_Shmem:",)
+ALL, IN_FILES_IN_MEMORY = "Pss:", "Pss_Shmem:"
+NO_FILES = "Pss_Anon:", IN_FILES_IN_MEMORY
 FILES_IN_MEMORY = ("/memfd:", "/dev/shm/")
 
 
-def memory_kb(process: Process, parts: tuple[str, ...] = ALL) -> int:
+def memory_kb(process: Process, parts: tuple[str, ...] = (ALL,)) -> int:
     """Return the proportional set size: pages that processes share are divided among them.
 
     ``NO_FILES`` leaves out the pages of files, such as torch's libraries: other programs of the machine may share them,
     so that what a process has of them changes as those come and go.
     """
+    return sum(map(_set_sizes_kb(process).get, parts, repeat(0)))
+
+
+def _set_sizes_kb(process: Process) -> dict[str, int]:
+    """Return the process's set sizes by name; none if it cannot be read."""
     with suppress(OSError, ValueError):
         lines = (PROC / str(process.number) / "smaps_rollup").read_text("ascii").splitlines()
-        return sum(int(line.split()[1]) for line in lines if line.startswith(parts))
-    return 0
+        return {words[0]: int(words[1]) for words in map(str.split, lines) if words[0].endswith(":")}
+    return {}
 
 
 def open_files_in_memory_kb(processes: Iterable[Process]) -> int:
@@ -74,9 +85,9 @@ def open_files_in_memory_kb(processes: Iterable[Process]) -> int:
 
 def memory_of_all_kb(processes: Sequence[Process]) -> int:
     """Return the memory of processes together, with the files in memory that they have open."""
-    mapped = sum(memory_kb(process, IN_FILES_IN_MEMORY) for process in processes)
-    unmapped = max(0, open_files_in_memory_kb(processes) - mapped)
-    return sum(map(memory_kb, processes)) + unmapped
+    sizes = [_set_sizes_kb(process) for process in processes]
+    mapped = sum(each.get(IN_FILES_IN_MEMORY, 0) for each in sizes)
+    return sum(each.get(ALL, 0) for each in sizes) + max(0, open_files_in_memory_kb(processes) - mapped)
 
 
 class ProcessTree:
@@ -95,8 +106,11 @@ class ProcessTree:
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._ended.wait(INTERVAL):
+        pause = INTERVAL
+        while not self._ended.wait(pause):
+            begun = time.monotonic()
             self.read()
+            pause = max(INTERVAL, (time.monotonic() - begun) / SHARE)
 
     def read(self) -> float:
         """Read the processes now and return the processor seconds of all of them so far, also of those that ended."""

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from benchmarks import processes
 from benchmarks.processes import ProcessTree
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -50,3 +52,19 @@ def peak_mb(kind: str) -> float:
 @pytest.mark.parametrize("kind", ["open", "mapped", "both"])
 def test_a_file_in_memory_counts_once_whether_it_is_open_or_mapped(kind: str) -> None:
     assert peak_mb(kind) - peak_mb("none") == pytest.approx(MEGABYTES, abs=8)
+
+
+def test_what_watches_leaves_the_machine_to_what_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = []
+
+    def slow(_: ProcessTree) -> float:
+        readings.append(time.sleep(0.1))
+        return 0.0
+
+    monkeypatch.setattr(ProcessTree, "read", slow)
+    monkeypatch.setattr(processes, "INTERVAL", 0.01)
+    with program("none") as process:
+        tree = ProcessTree(process.pid)
+        time.sleep(1)
+        tree.close()
+    assert len(readings) == 1  # the next one would be after ten seconds
