@@ -89,4 +89,4 @@ def _share(context: QueryContext) -> Examples:
     share = max(1, round(float(str(context.config[SHARE])) * len(examples)))
     chosen = torch.randperm(len(examples), generator=context.generator_for(PURPOSE))[:share]
     chosen = chosen.to(examples.labels.device)
-    return Examples(examples.images[chosen], examples.labels[chosen], examples.transform)
+    return examples.of(chosen)
