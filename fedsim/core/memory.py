@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     import psutil
+
+BETWEEN_MEASUREMENTS = 0.5
+"""Seconds"""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,21 @@ class Memory:
     def now(cls) -> Self:
         """Return that of this process."""
         return cls(resident_memory_mb(), peak_memory_mb())
+
+
+class MemoryGauge:
+    """Measures this process's memory at most twice a second: a measurement takes 0.3 ms, as long as a small client."""
+
+    def __init__(self) -> None:
+        self._measured = float("-inf")
+        self._memory = Memory()
+
+    def read(self) -> Memory:
+        """Return the memory when it was last measured."""
+        now = time.monotonic()
+        if now - self._measured >= BETWEEN_MEASUREMENTS:
+            self._measured, self._memory = now, Memory.now()
+        return self._memory
 
 
 def resident_memory_mb() -> float:

@@ -2,7 +2,8 @@
 
 The clients' states live in the server's process and travel with the message, which balances clients of different size
 and lets a client start over, with the same result, when its worker dies. Clients that take little time are sent several
-at once, since each message between processes takes some, too.
+at once, since each message between processes takes some, too, and the next ones before these are answered, so that the
+worker need not wait for them.
 """
 
 import time
@@ -24,12 +25,17 @@ from fedsim.messages.groups import ADD_UP, GROUP_SIZE, openings
 from fedsim.messages.schema import ROUND, config_of
 
 AHEAD = 2
-"""Times a worker may be sent clients before an earlier one's are answered; bounds the replies that wait in memory."""
+"""Times a worker may be sent clients before an earlier one's are answered, and once more if it has the next ones early;
+bounds the replies that wait in memory."""
+AT_WORKER = 2
+"""Batches that a worker has at most: the one that it computes, and the next one"""
 WORTH_SENDING = 0.1
 """Seconds of work for which it is worth sending a message: so many clients are sent at once, but not more than ..."""
 MOST_AT_ONCE = 32
 WORTH_ADDING_UP = 0.2
 """Seconds of work for which a whole group of clients is sent at once if their replies can be added up"""
+QUICK = 0.2
+"""Seconds: where a batch takes no longer, workers have the next one early. Of slow clients each goes to who is idle."""
 ATTEMPTS = 3
 """How often a client is started before the death of its workers is attributed to the client."""
 
@@ -66,14 +72,26 @@ def in_words(tasks: Sequence[Task]) -> str:
     return f"client{'s' * (len(tasks) > 1)} {clients} in round {config_of(tasks[0].message).get(ROUND, '?')!s}"
 
 
+@dataclass(eq=False)
+class Batch:
+    """Tasks with the same content that a worker is sent at once, and computes one after the other."""
+
+    tasks: Sequence[Task]
+    sent: float
+    """When, by the monotonic clock"""
+    handle: Any = None
+    """What the engine knows it by"""
+
+
 @dataclass(eq=False, kw_only=True)
 class PoolWorker:
     """A worker as the server's process sees it."""
 
     number: int
-    tasks: Sequence[Task] = field(default=(), init=False)
-    """What it is computing, one after the other, and since when"""
-    since: float = field(default=0.0, init=False)
+    batches: deque[Batch] = field(default_factory=deque, init=False)
+    """The one that it computes, and those that it has early"""
+    answered: float = field(default=0.0, init=False)
+    """When it last answered, by the monotonic clock"""
     memory: Memory = field(default=Memory(), init=False)
     """That of its process when it last answered"""
 
@@ -99,13 +117,18 @@ class PoolGrid(LocalGrid, Generic[W]):
         self._seconds: dict[str, float] = {}
         """What a client takes, by type of message"""
 
+    @property
+    def queues(self) -> bool:
+        """Whether a worker that computes a batch can be sent another one."""
+        return True
+
     @abstractmethod
     def packed(self, content: RecordDict) -> Any:
         """Return the content of messages in the form in which ``dispatch`` sends it."""
 
     @abstractmethod
-    def dispatch(self, worker: W, tasks: Sequence[Task], contexts: Sequence[Context]) -> None:
-        """Send tasks with the same content to an idle worker; if the worker has died, ``collect`` says so."""
+    def dispatch(self, worker: W, batch: Batch, contexts: Sequence[Context]) -> None:
+        """Send a batch to a worker, which may have others; if the worker has died, ``collect`` says so."""
 
     @abstractmethod
     def answered(self) -> Iterable[W]:
@@ -117,7 +140,7 @@ class PoolGrid(LocalGrid, Generic[W]):
 
     @abstractmethod
     def collect(self, worker: W) -> Sequence[tuple[Message, RecordDict]] | Died:
-        """Return the reply and the client's new state for each of its tasks, or replace a worker that has died."""
+        """Return the reply and the new state of each client of its first batch, or replace a worker that has died."""
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         messages = list(messages)
@@ -127,49 +150,75 @@ class PoolGrid(LocalGrid, Generic[W]):
         replies: dict[int, Message] = {}
         yielded, sent = 0, 0
         while yielded < len(messages):
-            for worker in [worker for worker in self.workers if not worker.tasks]:
-                at_once = self._at_once(messages[yielded], len(messages) - sent)
-                within = yielded + AHEAD * len(self.workers) * at_once
-                worker.tasks = self._taken(at_once, within, waiting, upcoming, {task.client for task in in_flight})
-                if not worker.tasks:
+            for worker in self._by_batches():
+                message, left = messages[yielded], len(messages) - sent
+                if len(worker.batches) >= self._batches_each(message, left):
+                    continue
+                at_once, within = self._at_once(message, left), yielded + self._ahead(message)
+                tasks = self._taken(at_once, within, waiting, upcoming, {task.client for task in in_flight})
+                if not tasks:
                     break
-                in_flight.update(worker.tasks)
-                sent += len(worker.tasks)
-                worker.since = time.monotonic()
-                self.dispatch(worker, worker.tasks, [self.contexts[task.client] for task in worker.tasks])
+                in_flight.update(tasks)
+                sent += len(tasks)
+                batch = Batch(tasks, time.monotonic())
+                self.dispatch(worker, batch, [self.contexts[task.client] for task in tasks])
+                worker.batches.append(batch)
             if yielded in replies:
                 yielded += 1
                 yield replies.pop(yielded - 1)
                 continue
-            if in_flight and in_flight.isdisjoint(task for worker in self.workers for task in worker.tasks):
+            if in_flight and in_flight.isdisjoint(task for worker in self.workers for task in _tasks_of(worker)):
                 raise RuntimeError("another call, begun before this one was used up, has dropped its replies")
             for worker in self.answered():
-                tasks, answers = worker.tasks, self.collect(worker)
-                worker.tasks = ()
-                if not in_flight.issuperset(tasks):
-                    continue  # the caller of these messages has stopped waiting
-                in_flight.difference_update(tasks)
+                answers = self.collect(worker)
                 if isinstance(answers, Died):
-                    sent -= len(tasks)
-                    for task in reversed(tasks):
+                    lost = [task for task in _lost(worker) if task in in_flight]
+                    in_flight.difference_update(lost)
+                    sent -= len(lost)
+                    for task in reversed(lost):
                         if task.attempts < ATTEMPTS:
                             waiting.appendleft(task)
                         else:
                             words = f"its worker died {ATTEMPTS} times ({answers.cause}){answers.remedy}"
                             replies[task.index] = Message(Error(CLIENT_RAISED, words), reply_to=task.message)
                     continue
-                seconds = time.monotonic() - worker.since
-                self._note(tasks[0].message.metadata.message_type, seconds / len(tasks))
-                for task, (reply, state) in zip(tasks, answers, strict=True):
+                batch, now = worker.batches.popleft(), time.monotonic()
+                begun, worker.answered = max(batch.sent, worker.answered), now
+                if not in_flight.issuperset(batch.tasks):
+                    continue  # the caller of these messages has stopped waiting
+                in_flight.difference_update(batch.tasks)
+                self._note(batch.tasks[0].message.metadata.message_type, (now - begun) / len(batch.tasks))
+                for task, (reply, state) in zip(batch.tasks, answers, strict=True):
                     replies[task.index], self.contexts[task.client].state = reply, state
+
+    def _by_batches(self) -> Iterator[W]:
+        """Yield the workers that have no batch, then those that have one, also if they have got it meanwhile."""
+        for batches in range(AT_WORKER):
+            yield from [worker for worker in self.workers if len(worker.batches) == batches]
+
+    def _batches_each(self, message: Message, left: int) -> int:
+        """Return how many batches a worker may have: only one at the end, so that all workers end together."""
+        return AT_WORKER if left > len(self.workers) and self._is_quick(message) else 1
+
+    def _ahead(self, message: Message) -> int:
+        """Return how many clients may be computed, or have been, beyond the first that has no reply yet."""
+        return (AHEAD + self._is_quick(message)) * len(self.workers) * self._worth_it(message)
+
+    def _is_quick(self, message: Message) -> bool:
+        each = self._seconds.get(message.metadata.message_type, inf)
+        return self.queues and each * self._worth_it(message) <= QUICK
 
     def _at_once(self, message: Message, left: int) -> int:
         """Return how many clients to send a worker at once: fewer at the end, so that all workers end together."""
+        return max(1, min(self._worth_it(message), left // (2 * len(self.workers))))
+
+    def _worth_it(self, message: Message) -> int:
+        """Return how many clients it is worth sending a worker at once."""
         each = self._seconds.get(message.metadata.message_type, inf)
         worth_it = min(MOST_AT_ONCE, int(WORTH_SENDING / each))
         if ADD_UP in config_of(message) and each * GROUP_SIZE <= WORTH_ADDING_UP:
             worth_it = max(worth_it, GROUP_SIZE)
-        return max(1, min(worth_it, left // (2 * len(self.workers))))
+        return max(1, worth_it)
 
     def _note(self, message_type: str, each: float) -> None:
         """Note what clients take: slow ones at once, so that few of them are sent together; fast ones by halves."""
@@ -213,3 +262,15 @@ class PoolGrid(LocalGrid, Generic[W]):
                 content = message.content
                 packed, adds_up = self.packed(content), ADD_UP in config_of(message)
             yield Task(index, message, packed, adds_up, opens)
+
+
+def _tasks_of(worker: PoolWorker) -> Iterator[Task]:
+    return (task for batch in worker.batches for task in batch.tasks)
+
+
+def _lost(worker: PoolWorker) -> Iterator[Task]:
+    """Yield the tasks of a worker that has died, of which those that it had early are not an attempt."""
+    for place, batch in enumerate(worker.batches):
+        for task in batch.tasks:
+            task.attempts -= place > 0
+            yield task

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.reduction import ACKNOWLEDGE
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import why
 from fedsim.engines import fork_server
 from fedsim.engines.out_of_memory import OutOfMemoryKills
-from fedsim.engines.pool import Died, PoolGrid, PoolWorker, Task, in_words
+from fedsim.engines.pool import AT_WORKER, Batch, Died, PoolGrid, PoolWorker, in_words
 from fedsim.engines.shared_memory import Channel, Packed
 from fedsim.engines.worker import READY, serve
 
@@ -82,26 +83,33 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
     def packed(self, content: RecordDict) -> Packed:
         return Packed(content)
 
-    def dispatch(self, worker: ProcessWorker, tasks: Sequence[Task], contexts: Sequence[Context]) -> None:
-        calls = [task.call(context) for task, context in zip(tasks, contexts, strict=True)]
+    @property
+    def queues(self) -> bool:
+        return not ACKNOWLEDGE  # a worker that computes does not acknowledge a descriptor
+
+    def dispatch(self, worker: ProcessWorker, batch: Batch, contexts: Sequence[Context]) -> None:
+        content = batch.tasks[0].content
+        calls = [task.call(context) for task, context in zip(batch.tasks, contexts, strict=True)]
+        used = {each.handle for each in worker.batches}
+        batch.handle = next(number for number in range(AT_WORKER) if number not in used)
         try:
-            if worker.content is not tasks[0].content:
-                worker.content = tasks[0].content
-                worker.channel.send_shared(tasks[0].content)
-            worker.channel.send(calls)
+            if worker.content is not content:
+                worker.content = content
+                worker.channel.send_shared(content)
+            worker.channel.send(calls, batch.handle)
         except ConnectionError:
             log.debug("worker %d was gone before its message was sent; noticed when its reply is due", worker.number)
         except OSError as error:  # no file, no memory for one
-            raise FedsimError(f"{in_words(tasks)} cannot be sent to a worker: {why(error)}") from error
+            raise FedsimError(f"{in_words(batch.tasks)} cannot be sent to a worker: {why(error)}") from error
 
     def answered(self) -> Iterable[ProcessWorker]:
-        busy = {worker.channel.connection: worker for worker in self.workers if worker.tasks}
+        busy = {worker.channel.connection: worker for worker in self.workers if worker.batches}
         return [busy[connection] for connection in wait(list(busy))]  # type: ignore[index]  # what it was given
 
     def collect(self, worker: ProcessWorker) -> Sequence[tuple[Message, RecordDict]] | Died:
         try:
             answers: Sequence[tuple[Message, RecordDict]]
-            answers, worker.memory = worker.channel.receive()
+            (answers, worker.memory), _ = worker.channel.receive()
         except (EOFError, OSError):
             return self._replace(worker)
         return answers
@@ -112,7 +120,7 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
     def __exit__(self, *exc: object) -> None:
         for worker in self.workers:
             worker.channel.close()  # an idle worker ends by itself
-            if worker.tasks:
+            if worker.batches:
                 worker.process.terminate()
         for worker in self.workers:
             worker.process.join(timeout=5)
@@ -152,7 +160,7 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
         cause, remedy = self._cause_of_death(worker)
         log.warning(
             "worker %d (process %s) died (%s) while it computed %s; it is replaced%s",
-            *(worker.number, worker.process.pid, cause, in_words(worker.tasks), remedy),
+            *(worker.number, worker.process.pid, cause, in_words(worker.batches[0].tasks), remedy),
         )
         worker.channel.close()
         fresh = self._start(worker.number, worker.device)

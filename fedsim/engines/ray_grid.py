@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,7 +20,7 @@ from flwr.clientapp import ClientApp
 from fedsim.core.checkout import ROOT
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import why
-from fedsim.engines.pool import ATTEMPTS, Died, PoolGrid, PoolWorker, Task, in_words
+from fedsim.engines.pool import ATTEMPTS, Batch, Died, PoolGrid, PoolWorker, in_words
 from fedsim.engines.ray_worker import RayWorker, Shipped
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,11 @@ class _ActorWorker(PoolWorker):
     starts: int
     """How many actors have been started in its place until one joined"""
     place: str = "a node that has not answered"
-    answer: Any = field(default=None, init=False)
-    """The reference to what it is computing"""
+
+    @property
+    def answer(self) -> Any:
+        """The reference to the answer that comes next; ``None`` if there is nothing to answer."""
+        return self.batches[0].handle if self.batches else None
 
 
 class RayGrid(PoolGrid[_ActorWorker]):
@@ -113,9 +116,9 @@ class RayGrid(PoolGrid[_ActorWorker]):
     def packed(self, content: RecordDict) -> Any:
         return self._ray.put(Shipped.of(content))
 
-    def dispatch(self, worker: _ActorWorker, tasks: Sequence[Task], contexts: Sequence[Context]) -> None:
-        calls = [task.call(context) for task, context in zip(tasks, contexts, strict=True)]
-        worker.answer = worker.actor.answer.remote(tasks[0].content, Shipped.of(calls))
+    def dispatch(self, worker: _ActorWorker, batch: Batch, contexts: Sequence[Context]) -> None:
+        calls = [task.call(context) for task, context in zip(batch.tasks, contexts, strict=True)]
+        batch.handle = worker.actor.answer.remote(batch.tasks[0].content, Shipped.of(calls))
 
     def answered(self) -> Iterable[_ActorWorker]:
         if not self.workers and not self._joining:
@@ -125,9 +128,8 @@ class RayGrid(PoolGrid[_ActorWorker]):
         return [worker for worker in self.workers if worker.answer in done]
 
     def collect(self, worker: _ActorWorker) -> Sequence[tuple[Message, RecordDict]] | Died:
-        reference, worker.answer = worker.answer, None
         try:
-            answers, worker.memory = self._ray.get(reference)
+            answers, worker.memory = self._ray.get(worker.answer)
         except self._ray.exceptions.RayTaskError:
             raise  # a fault of ours: what clients raise is in the reply
         except self._ray.exceptions.RayError as error:
@@ -225,7 +227,7 @@ class RayGrid(PoolGrid[_ActorWorker]):
         cause = type(error).__name__
         log.warning(
             "worker %d (%s) died (%s) while it computed %s; it is replaced",
-            *(worker.number, worker.place, cause, in_words(worker.tasks)),
+            *(worker.number, worker.place, cause, in_words(worker.batches[0].tasks)),
         )
         self.workers.remove(worker)
         self._start(worker.number)

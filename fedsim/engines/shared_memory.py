@@ -2,14 +2,15 @@
 
 The buffers of arrays are pickled separately (``pickling.py``) and copied into an anonymous file, whose descriptor goes
 through the pipe once. What many processes receive, as the model of a round, has a file of its own, of which their
-arrays are views. What is for one process goes through a file that the channel keeps for its direction, and the receiver
-copies it: a new file for each reply would cost a page fault for each of its pages on both sides, which took longer than
-the copy. It stays as large as the largest message. Files have no name, so nothing is left behind when a process is
-killed, and their size is not limited by that of /dev/shm.
+arrays are views. What is for one process goes through a file that the channel keeps for its direction, pickle and all,
+and the receiver copies it: a new file for each reply would cost a page fault for each of its pages on both sides, which
+took longer than the copy. It stays as large as the largest message. Files have no name, so nothing is left behind when
+a process is killed, and their size is not limited by that of /dev/shm.
 """
 
 import mmap
 import os
+import pickle
 import tempfile
 from collections.abc import Sequence
 from enum import Enum, auto
@@ -31,9 +32,9 @@ class _Place(Enum):
     NOWHERE = auto()
     """All are empty."""
     KEPT = auto()
-    """In the channel's file."""
+    """In a file of the channel."""
     GROWN = auto()
-    """In the channel's file, a new one, whose descriptor follows."""
+    """In a file of the channel, a new one, whose descriptor follows."""
     OWN = auto()
     """In a file of the object's own, whose descriptor follows."""
 
@@ -52,9 +53,11 @@ class Packed:
 
 
 class Channel:
-    """One end of a pipe between two processes, of which the other one asks and answers in turn.
+    """One end of a pipe between two processes, of which the other one answers what it is sent, in its order.
 
-    ``send`` may be called again only after the other process has answered: its file holds one message.
+    A message that is sent while others are unanswered goes through another file, for which the sender chooses a number;
+    the answer has the same number. Of such messages the pipe carries a few bytes, for which there is always room, so
+    that neither process waits until the other one reads.
     """
 
     def __init__(self, connection: Connection, process_id: int) -> None:
@@ -66,50 +69,52 @@ class Channel:
         """
         self.connection = connection
         self._process_id = process_id
-        self._outgoing: mmap.mmap | None = None
-        self._incoming: memoryview | None = None
+        self._outgoing: dict[int, mmap.mmap] = {}
+        self._incoming: dict[int, memoryview] = {}
 
-    def send(self, value: object) -> None:
-        """Send an object, of which the receiver has a copy."""
+    def send(self, value: object, number: int = 0) -> None:
+        """Send an object, of which the receiver has a copy, through the file with this number, which is read by now."""
         pickled, views = dump(value, files_by_name=True)
-        sizes = [view.nbytes for view in views]
-        needed, place, file = _layout(sizes)[1], _Place.NOWHERE, None
-        if needed:
-            place, memory = _Place.KEPT, self._outgoing
-            if memory is None or len(memory) < needed:
-                place, file = _Place.GROWN, _File(needed)
-                memory = file.mapped()
-            _write(memory, views)
-        self._announce(pickled, sizes, place, file)
-        if file is not None:
-            self._outgoing = memory  # only now, when the other side knows of it
+        head = memoryview(pickle.dumps((pickled, [view.nbytes for view in views])))
+        needed = _layout([head.nbytes, *(view.nbytes for view in views)])[1]
+        place, file, memory = _Place.KEPT, None, self._outgoing.get(number)
+        if memory is None or len(memory) < needed:
+            place, file = _Place.GROWN, _File(needed)
+            memory = file.mapped()
+        _write(memory, [head, *views])
+        self._announce(place, (number, head.nbytes), file)
+        self._outgoing[number] = memory  # only now, when the other side knows of it
 
     def send_shared(self, packed: Packed) -> None:
-        """Send an object whose arrays the receiver sees where they lie."""
-        self._announce(packed.pickled, packed.sizes, _Place.OWN if packed.file else _Place.NOWHERE, packed.file)
+        """Send an object whose arrays the receiver sees where they lie; its number is 0."""
+        place = _Place.OWN if packed.file else _Place.NOWHERE
+        self._announce(place, (packed.pickled, packed.sizes), packed.file)
 
-    def receive(self) -> Any:
-        """Return what the other process has sent.
+    def receive(self) -> tuple[Any, int]:
+        """Return what the other process has sent, and its number.
 
         Raises:
             EOFError: If the other side has closed the connection.
             OSError: If the connection is broken.
         """
-        pickled, sizes, place = self.connection.recv()
-        if place is _Place.NOWHERE:
-            return load(pickled, [bytearray(size) for size in sizes])
-        if place is _Place.OWN:
-            return load(pickled, _views(_received_file(self.connection), sizes))
+        place, about = self.connection.recv()
+        if place in (_Place.NOWHERE, _Place.OWN):
+            pickled, sizes = about
+            if place is _Place.NOWHERE:
+                return load(pickled, [bytearray(size) for size in sizes]), 0
+            return load(pickled, _views(_received_file(self.connection), sizes)), 0
+        number, head = about
         if place is _Place.GROWN:
-            self._incoming = _received_file(self.connection)
-        assert self._incoming is not None
-        return load(pickled, [_copied(view) for view in _views(self._incoming, sizes)])
+            self._incoming[number] = _received_file(self.connection)
+        memory = self._incoming[number]
+        pickled, sizes = pickle.loads(memory[:head])
+        return load(pickled, [_copied(view) for view in _views(memory, [head, *sizes])[1:]]), number
 
     def close(self) -> None:
         self.connection.close()
 
-    def _announce(self, pickled: bytes, sizes: Sequence[int], place: _Place, file: "_File | None") -> None:
-        self.connection.send((pickled, sizes, place))
+    def _announce(self, place: _Place, about: tuple[Any, Any], file: "_File | None") -> None:
+        self.connection.send((place, about))
         if file is not None:
             send_handle(self.connection, file.descriptor, self._process_id)
 

@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 
 from fedsim.core.errors import FedsimError
 from fedsim.core.freed_memory import keep_freed_memory
-from fedsim.core.memory import Memory
+from fedsim.core.memory import MemoryGauge
 from fedsim.core.threads import fix_threads
 from fedsim.engines.client_call import Call, call_clients
 from fedsim.engines.shared_memory import Channel
@@ -26,7 +26,8 @@ def serve(connection: Connection, device: torch.device, parent: int) -> None:
     keep_freed_memory()
     channel = Channel(connection, parent)
     try:
-        make_app: Callable[[torch.device], ClientApp] = channel.receive()
+        make_app: Callable[[torch.device], ClientApp]
+        make_app, _ = channel.receive()
         app = make_app(device)
     except EOFError:
         return
@@ -37,13 +38,14 @@ def serve(connection: Connection, device: torch.device, parent: int) -> None:
         connection.send(traceback.format_exc())
         return
     connection.send(READY)
-    content = RecordDict()
+    content, memory = RecordDict(), MemoryGauge()
+    received: RecordDict | list[Call]
     while True:
         try:
-            received: RecordDict | list[Call] = channel.receive()
+            received, number = channel.receive()
         except (EOFError, OSError):  # the parent has ended, with or without saying so
             return
         if isinstance(received, RecordDict):  # the content of the messages that follow
             content = received
             continue
-        channel.send((call_clients(app, content, received), Memory.now()))
+        channel.send((call_clients(app, content, received), memory.read()), number)

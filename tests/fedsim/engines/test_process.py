@@ -8,7 +8,7 @@ import socket
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import arbitrary_address
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.engines import fork_server
 from fedsim.engines.inline import InlineGrid
-from fedsim.engines.pool import ATTEMPTS, MOST_AT_ONCE, WORTH_ADDING_UP, WORTH_SENDING, Task
+from fedsim.engines.pool import AT_WORKER, ATTEMPTS, MOST_AT_ONCE, QUICK, WORTH_ADDING_UP, WORTH_SENDING, Batch, Task
 from fedsim.engines.process import ProcessGrid, ProcessWorker, worker_count
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.groups import ADD_UP, GROUP_SIZE, group_of
@@ -149,9 +149,9 @@ class Watched(ProcessGrid):
         self.together: list[int] = []
         super().__init__(counting_app, clients, CPU, workers=2)
 
-    def dispatch(self, worker: ProcessWorker, tasks: Sequence[Task], contexts: Sequence[Context]) -> None:
-        self.together.append(len(tasks))
-        super().dispatch(worker, tasks, contexts)
+    def dispatch(self, worker: ProcessWorker, batch: Batch, contexts: Sequence[Context]) -> None:
+        self.together.append(len(batch.tasks))
+        super().dispatch(worker, batch, contexts)
 
 
 def test_quick_clients_are_sent_several_at_once() -> None:
@@ -177,6 +177,29 @@ def test_quick_clients_are_sent_several_at_once() -> None:
 def adding_up(clients: int) -> list[Message]:
     content = RecordDict({"config": ConfigRecord({ADD_UP: "uniform"})})
     return [Message(content, client, "train", group_id=group_of(client)) for client in range(clients)]
+
+
+def test_quick_clients_are_there_before_the_worker_has_answered() -> None:
+    class Counting(Watched):
+        most = 0
+
+        def _note(self, message_type: str, each: float) -> None:
+            """Leave what a client takes as the test says."""
+
+        def answered(self) -> Iterable[ProcessWorker]:
+            self.most = max(self.most, *(len(worker.batches) for worker in self.workers))
+            return super().answered()
+
+    for each, most in ((QUICK / 40, AT_WORKER), (QUICK * 2, 1)):
+        with Counting(60) as grid:
+            grid._seconds["train"] = each
+            replies = list(grid.send_and_receive(messages(clients=60)))
+            assert [metrics_of(reply)["client"] for reply in replies] == list(range(60))
+            assert grid.most == most, each
+        with Counting(60) as grid:
+            grid._seconds["train"] = each
+            list(grid.send_and_receive(messages(clients=2)))
+            assert grid.most == 1  # as many as there are workers: each goes to who is idle
 
 
 def test_groups_are_sent_whole_where_there_are_two_for_each_worker() -> None:
@@ -206,10 +229,13 @@ def test_messages_with_other_contents_are_sent_alone() -> None:
         assert grid.together == [1] * 20
 
 
+@pytest.mark.parametrize("early", [False, True])
 def test_of_clients_that_were_sent_together_the_one_that_kills_its_worker_fails_alone(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, early: bool
 ) -> None:
-    monkeypatch.setattr(Watched, "_at_once", lambda *_: 5)
+    """Those that the worker had early are lost with it, which is not an attempt of theirs."""
+    monkeypatch.setattr(Watched, "_worth_it", lambda *_: 5)
+    monkeypatch.setattr(Watched, "_is_quick", lambda *_: early)
     with Watched(60) as grid:
         replies = list(grid.send_and_receive(messages({"kill": 12}, clients=60)))
         assert [client for client, reply in enumerate(replies) if reply.has_error()] == [12]

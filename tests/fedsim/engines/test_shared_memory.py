@@ -27,7 +27,7 @@ def through(ends: Ends, value: object, *, shared: bool = False) -> object:
         ends[0].send_shared(Packed(value))
     else:
         ends[0].send(value)
-    return ends[1].receive()
+    return ends[1].receive()[0]
 
 
 def open_descriptors() -> int:
@@ -73,14 +73,14 @@ def test_the_pipe_carries_no_large_buffer(ends: Ends) -> None:
     assert packed.sizes == [8_000_000]
     assert len(packed.pickled) < 1000
     ends[0].send(np.ones(1_000_000))  # would wait for a reader if it were in the pipe
-    assert np.array_equal(ends[1].receive(), np.ones(1_000_000))
+    assert np.array_equal(ends[1].receive()[0], np.ones(1_000_000))
 
 
 def test_one_pack_can_be_sent_to_many(ends: Ends) -> None:
     packed = Packed(np.arange(1000))
     for _ in range(3):
         ends[0].send_shared(packed)
-    received = [ends[1].receive() for _ in range(3)]
+    received = [ends[1].receive()[0] for _ in range(3)]
     assert all(np.array_equal(each, np.arange(1000)) for each in received)
 
 
@@ -100,6 +100,20 @@ def test_what_was_received_stays_what_it_was_when_more_comes(ends: Ends) -> None
         assert isinstance(pair, list)
         assert np.array_equal(pair[0], np.full(size, number))
         assert np.array_equal(pair[1], np.full(3, -number))
+
+
+def test_messages_that_wait_have_files_of_their_own_and_the_pipe_has_room_for_them(ends: Ends) -> None:
+    """Neither side reads before both have sent; the pickles alone are larger than what a pipe holds."""
+    words = ["x" * 1000 + str(number) for number in range(1000)]
+    for number in range(2):
+        ends[0].send([words, np.full(1000, number)], number)
+        ends[1].send([words, np.full(1000, -number)], number)
+    for end, sign in ((ends[1], 1), (ends[0], -1)):
+        for expected in range(2):
+            (got, array), number = end.receive()
+            assert number == expected
+            assert got == words
+            assert np.array_equal(array, np.full(1000, sign * expected))
 
 
 def test_a_file_that_could_not_be_announced_is_not_used(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,8 +140,8 @@ def test_arrays_lie_as_tensors_do(ends: Ends, shared: bool) -> None:
 def test_both_directions_have_files_of_their_own(ends: Ends) -> None:
     ends[0].send(np.zeros(100))
     ends[1].send(np.ones(100))
-    assert np.array_equal(ends[1].receive(), np.zeros(100))
-    assert np.array_equal(ends[0].receive(), np.ones(100))
+    assert np.array_equal(ends[1].receive()[0], np.zeros(100))
+    assert np.array_equal(ends[0].receive()[0], np.ones(100))
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted in /proc")
