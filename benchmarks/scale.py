@@ -31,7 +31,7 @@ import pandas as pd
 from benchmarks.compare import told
 from benchmarks.contestants.cases import CASES, Task
 from benchmarks.contestants.images import write
-from fedsim.engines.pool import WORTH_ADDING_UP
+from fedsim.engines.pace import WORTH_ADDING_UP
 from fedsim.messages.groups import GROUP_SIZE
 
 MANY = (10, 100, 1000, 10_000)
@@ -83,7 +83,7 @@ class Costs:
 
 
 def grouped_share(clients: int, workers: int, client: float) -> float:
-    """Return the share of the clients whose replies workers add up, as ``fedsim/engines/pool.py`` decides it."""
+    """Return the share of the clients whose replies workers add up, as ``fedsim/engines/pace.py`` decides it."""
     if client * GROUP_SIZE > WORTH_ADDING_UP:
         return 0.0
     return max(0.0, 1 - 2 * workers * GROUP_SIZE / clients)

@@ -18,8 +18,10 @@ from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import why
 from fedsim.engines import fork_server
 from fedsim.engines.out_of_memory import OutOfMemoryKills
-from fedsim.engines.pool import AT_WORKER, Batch, Died, PoolGrid, PoolWorker, in_words
+from fedsim.engines.pace import AT_WORKER, Pace
+from fedsim.engines.pool import PoolGrid
 from fedsim.engines.shared_memory import Channel, Packed
+from fedsim.engines.tasks import Batch, Died, PoolWorker
 from fedsim.engines.worker import READY, serve
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,8 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
         workers_per_gpu: int = 1,
     ) -> None:
         count = worker_count(devices, workers, workers_per_gpu)
-        super().__init__(num_nodes)
+        # Where the receiver of a descriptor acknowledges it, one that computes cannot be sent it.
+        super().__init__(num_nodes, Pace(early=not ACKNOWLEDGE))
         self._make_app = Packed(make_app)
         self._kills = OutOfMemoryKills()
         try:
@@ -83,10 +86,6 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
     def packed(self, content: RecordDict) -> Packed:
         return Packed(content)
 
-    @property
-    def queues(self) -> bool:
-        return not ACKNOWLEDGE  # a worker that computes does not acknowledge a descriptor
-
     def dispatch(self, worker: ProcessWorker, batch: Batch, contexts: Sequence[Context]) -> None:
         content = batch.tasks[0].content
         calls = [task.call(context) for task, context in zip(batch.tasks, contexts, strict=True)]
@@ -100,7 +99,7 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
         except ConnectionError:
             log.debug("worker %d was gone before its message was sent; noticed when its reply is due", worker.number)
         except OSError as error:  # no file, no memory for one
-            raise FedsimError(f"{in_words(batch.tasks)} cannot be sent to a worker: {why(error)}") from error
+            raise FedsimError(f"{batch.in_words()} cannot be sent to a worker: {why(error)}") from error
 
     def answered(self) -> Iterable[ProcessWorker]:
         busy = {worker.channel.connection: worker for worker in self.workers if worker.batches}
@@ -160,7 +159,7 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
         cause, remedy = self._cause_of_death(worker)
         log.warning(
             "worker %d (process %s) died (%s) while it computed %s; it is replaced%s",
-            *(worker.number, worker.process.pid, cause, in_words(worker.batches[0].tasks), remedy),
+            *(worker.number, worker.process.pid, cause, worker.batches[0].in_words(), remedy),
         )
         worker.channel.close()
         fresh = self._start(worker.number, worker.device)

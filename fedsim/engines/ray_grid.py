@@ -20,8 +20,10 @@ from flwr.clientapp import ClientApp
 from fedsim.core.checkout import ROOT
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.core.files import why
-from fedsim.engines.pool import ATTEMPTS, Batch, Died, PoolGrid, PoolWorker, in_words
+from fedsim.engines.pace import Pace
+from fedsim.engines.pool import ATTEMPTS, PoolGrid
 from fedsim.engines.ray_worker import RayWorker, Shipped
+from fedsim.engines.tasks import Batch, Died, PoolWorker
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ class RayGrid(PoolGrid[_ActorWorker]):
         gpus_per_worker: float = 1.0,
     ) -> None:
         self.check(devices, {"address": address, "workers": workers, "gpus_per_worker": gpus_per_worker})
-        super().__init__(num_nodes)
+        super().__init__(num_nodes, Pace())
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as Ray advises: it warns otherwise
         import ray
 
@@ -227,7 +229,7 @@ class RayGrid(PoolGrid[_ActorWorker]):
         cause = type(error).__name__
         log.warning(
             "worker %d (%s) died (%s) while it computed %s; it is replaced",
-            *(worker.number, worker.place, cause, in_words(worker.batches[0].tasks)),
+            *(worker.number, worker.place, cause, worker.batches[0].in_words()),
         )
         self.workers.remove(worker)
         self._start(worker.number)

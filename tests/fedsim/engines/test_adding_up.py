@@ -13,7 +13,7 @@ from fedsim.client.app_factory import ClientAppFactory
 from fedsim.client.host import ClientHost, Opened, partition_of
 from fedsim.config.settings import Settings
 from fedsim.core.errors import RoundFailed
-from fedsim.engines import pool
+from fedsim.engines import pace
 from fedsim.engines.client_call import Call, call_client, call_clients
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.groups import ADD_UP, is_added_up, openings
@@ -37,7 +37,7 @@ READ = {"scaffold", "fednova", "fedtiny", "fedproto", "hbn"}
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let groups be sent at once however slow this machine is."""
-    monkeypatch.setattr(pool, "WORTH_ADDING_UP", float("inf"))
+    monkeypatch.setattr(pace, "WORTH_ADDING_UP", float("inf"))
 
 
 @pytest.fixture

@@ -20,10 +20,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.engines import fork_server
 from fedsim.engines.inline import InlineGrid
-from fedsim.engines.pool import AT_WORKER, ATTEMPTS, MOST_AT_ONCE, QUICK, WORTH_ADDING_UP, WORTH_SENDING, Batch, Task
+from fedsim.engines.pace import AT_WORKER, MOST_AT_ONCE, QUICK, WORTH_SENDING, Pace
+from fedsim.engines.pool import ATTEMPTS
 from fedsim.engines.process import ProcessGrid, ProcessWorker, worker_count
+from fedsim.engines.tasks import Batch, Task
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.groups import ADD_UP, GROUP_SIZE, group_of
+from fedsim.messages.groups import ADD_UP, group_of
 from fedsim.messages.schema import arrays_of, metrics_of
 from tests.apps import broken_app, changing_app, counting_app, dying_app
 
@@ -142,6 +144,17 @@ def test_a_client_that_always_kills_its_worker_fails_alone(grid: ProcessGrid) ->
     assert replies[1].error.reason == f"its worker died {ATTEMPTS} times (signal SIGKILL)"
 
 
+class Paced(Pace):
+    """Clients take as long as a test says."""
+
+    def __init__(self, seconds: float, *, early: bool = True) -> None:
+        super().__init__(early=early)
+        super().note(messages()[0], seconds)
+
+    def note(self, message: Message, seconds: float) -> None:
+        """Leave it at that."""
+
+
 class Watched(ProcessGrid):
     """Knows how many clients each message had."""
 
@@ -156,7 +169,7 @@ class Watched(ProcessGrid):
 
 def test_quick_clients_are_sent_several_at_once() -> None:
     with Watched(60) as grid:
-        grid._seconds["train"] = WORTH_SENDING / 5
+        grid.pace = Paced(WORTH_SENDING / 5)
         replies = list(grid.send_and_receive(messages(clients=60)))
         assert [metrics_of(reply)["client"] for reply in replies] == list(range(60))
         assert [metrics_of(reply)["calls"] for reply in replies] == [1] * 60
@@ -166,12 +179,6 @@ def test_quick_clients_are_sent_several_at_once() -> None:
         assert sum(grid.together) == 60
         assert max(grid.together) <= MOST_AT_ONCE
         assert grid.together[-1] == 1  # so that no worker waits for the other
-        # Slow clients of another type of message, or of this one, are sent alone at once.
-        train = messages()[0]
-        assert grid._at_once(train, 60) > 1
-        assert grid._at_once(Message(train.content, 0, "evaluate"), 60) == 1
-        grid._note("train", 10 * WORTH_SENDING)
-        assert grid._at_once(train, 60) == 1
 
 
 def adding_up(clients: int) -> list[Message]:
@@ -183,35 +190,20 @@ def test_quick_clients_are_there_before_the_worker_has_answered() -> None:
     class Counting(Watched):
         most = 0
 
-        def _note(self, message_type: str, each: float) -> None:
-            """Leave what a client takes as the test says."""
-
         def answered(self) -> Iterable[ProcessWorker]:
             self.most = max(self.most, *(len(worker.batches) for worker in self.workers))
             return super().answered()
 
     for each, most in ((QUICK / 40, AT_WORKER), (QUICK * 2, 1)):
         with Counting(60) as grid:
-            grid._seconds["train"] = each
+            grid.pace = Paced(each)
             replies = list(grid.send_and_receive(messages(clients=60)))
             assert [metrics_of(reply)["client"] for reply in replies] == list(range(60))
             assert grid.most == most, each
         with Counting(60) as grid:
-            grid._seconds["train"] = each
+            grid.pace = Paced(each)
             list(grid.send_and_receive(messages(clients=2)))
             assert grid.most == 1  # as many as there are workers: each goes to who is idle
-
-
-def test_groups_are_sent_whole_where_there_are_two_for_each_worker() -> None:
-    """Also of clients that would be sent alone; not if a group takes too long, or some worker would go without."""
-    with Watched(60) as grid:
-        (add_up,) = adding_up(1)
-        each = WORTH_ADDING_UP / GROUP_SIZE
-        grid._seconds["train"] = 0.99 * each
-        assert [grid._at_once(add_up, left) for left in (60, 16, 15, 5, 1)] == [4, 4, 3, 1, 1]
-        assert grid._at_once(messages()[0], 60) < GROUP_SIZE
-        grid._seconds["train"] = 1.01 * each
-        assert grid._at_once(add_up, 60) == 1
 
 
 def test_what_is_taken_ends_with_a_group() -> None:
@@ -223,7 +215,7 @@ def test_what_is_taken_ends_with_a_group() -> None:
 
 def test_messages_with_other_contents_are_sent_alone() -> None:
     with Watched(20) as grid:
-        grid._seconds["train"] = WORTH_SENDING / 5
+        grid.pace = Paced(WORTH_SENDING / 5)
         others = [Message(RecordDict({**messages()[0].content}), client, "train") for client in range(20)]
         assert [metrics_of(reply)["client"] for reply in grid.send_and_receive(others)] == list(range(20))
         assert grid.together == [1] * 20
@@ -231,12 +223,11 @@ def test_messages_with_other_contents_are_sent_alone() -> None:
 
 @pytest.mark.parametrize("early", [False, True])
 def test_of_clients_that_were_sent_together_the_one_that_kills_its_worker_fails_alone(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, early: bool
+    caplog: pytest.LogCaptureFixture, early: bool
 ) -> None:
     """Those that the worker had early are lost with it, which is not an attempt of theirs."""
-    monkeypatch.setattr(Watched, "_worth_it", lambda *_: 5)
-    monkeypatch.setattr(Watched, "_is_quick", lambda *_: early)
     with Watched(60) as grid:
+        grid.pace = Paced(WORTH_SENDING / 5, early=early)
         replies = list(grid.send_and_receive(messages({"kill": 12}, clients=60)))
         assert [client for client, reply in enumerate(replies) if reply.has_error()] == [12]
         assert replies[12].error.reason == f"its worker died {ATTEMPTS} times (signal SIGKILL)"
