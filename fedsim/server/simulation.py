@@ -4,14 +4,10 @@ import logging
 from contextlib import nullcontext
 from pathlib import Path
 
-from datasets.source import Part
 from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.binding import instantiate
 from fedsim.config.resuming import kept_freeze, refuse_other_rounds
 from fedsim.engines.grid import FederationGrid, LocalGrid
-from fedsim.norms.batch import normalizes_tokens
-from fedsim.norms.policy import statistics_kept
-from fedsim.norms.registry import batch_layers
 from fedsim.output.progress import Reporter, logging_to
 from fedsim.output.provenance import Provenance
 from fedsim.output.recorder import Recorder
@@ -20,12 +16,10 @@ from fedsim.report.labels import group_by_settings
 from fedsim.report.page.writing import write_page
 from fedsim.server.loop import FederatedLoop
 from fedsim.server.preparation import Prepared
+from fedsim.server.start_warnings import warn_at_start
 from fedsim.trackers.tracking import Tracking
 
 log = logging.getLogger(__name__)
-
-FEW = 0.25
-"""The share of ``batch_size`` below which a last batch is told of."""
 
 
 def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationGrid | None = None) -> Result:
@@ -49,9 +43,7 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
             recorder.open()
             if settings.resume is None:
                 _describe(prepared, provenance, recorder)
-            _warn_of_stale_statistics(prepared)
-            _warn_of_batch_norm_over_tokens(prepared)
-            _warn_of_small_batches(prepared)
+            warn_at_start(prepared)
             with nullcontext(grid) if grid is not None else start_engine(prepared) as engine:
                 loop = FederatedLoop(prepared, engine, recorder, reporter)
                 if settings.resume is not None:  # only now is it known that the run can go on
@@ -84,38 +76,3 @@ def start_engine(prepared: Prepared) -> LocalGrid:
     grid = instantiate("engine", prepared.settings.engine, factory, len(prepared.federation.clients), prepared.devices)
     assert isinstance(grid, LocalGrid)
     return grid
-
-
-def _warn_of_stale_statistics(prepared: Prepared) -> None:
-    fraction = prepared.settings.fraction
-    if fraction < 1 and statistics_kept(prepared.model, prepared.strategy.personal):
-        age = (1 - fraction) / fraction
-        log.warning(
-            f"with fraction={fraction:g} the statistics that clients keep are {age:.1f} rounds old on average "
-            "(personal_age_mean in rounds.csv); under 10 % participation FedBN has been reported to collapse"
-        )
-
-
-def _warn_of_small_batches(prepared: Prepared) -> None:
-    """Warn if the network takes statistics of last batches that are far smaller than the others."""
-    size = prepared.settings.batch_size
-    if prepared.settings.drop_last or not any(isinstance(each, batch_layers()) for each in prepared.model.modules()):
-        return
-    images = [prepared.federation.num_images(client, Part.TRAIN) for client in prepared.federation.clients]
-    small = [each % size for each in images if each > size and 1 < each % size < size * FEW]
-    if len(small) > len(images) / 2:
-        few = f"{min(small)}" if min(small) == max(small) else f"{min(small)} to {max(small)}"
-        log.warning(
-            f"{len(small)} of {len(images)} clients end a pass with a batch of {few} images, of which "
-            f"the network takes statistics as of {size}: drop_last=true leaves it out, which made up to nine "
-            "points of accuracy at a large learning rate (results/digits5)"
-        )
-
-
-def _warn_of_batch_norm_over_tokens(prepared: Prepared) -> None:
-    """Warn if the default norm replaced the LayerNorms of a transformer, which may not be what was meant."""
-    if normalizes_tokens(prepared.model):
-        log.warning(
-            f"model={prepared.settings.model['name']} is written with LayerNorm, in whose place norm=bn puts BatchNorm "
-            "over the batch and its tokens: norm=ln leaves it as it is"
-        )

@@ -167,6 +167,22 @@ def test_last_batches_of_few_images_are_told_of_where_they_are_normalized_by(
     assert [warning.startswith(sentence) for warning in warnings] == [True] * told
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["batch_size=2"], True), (["batch_size=3"], False), (["batch_size=2", "norm=gn"], False)],
+    ids=["of two", "of three", "not normalized by"],
+)
+def test_pairs_of_images_are_told_of_where_linear_layers_are_normalized_by_them(
+    main: Main, words: list[str], told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(*TINY, "model=cnn6", "dataset.train_per_domain=4", "drop_last=true", *words, "out_dir=run", "--quiet") == 0
+    )
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING")]
+    sentence = "WARNING: with batch_size=2 BatchNorm behind a linear layer (features."
+    assert [warning.startswith(sentence) for warning in warnings] == [True] * told
+
+
 def test_each_job_of_a_sweep_says_which_it_is_and_how_long_all_of_them_take(
     main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
