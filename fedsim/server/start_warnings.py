@@ -64,7 +64,7 @@ def _warn_of_pairs(prepared: Prepared) -> None:
     layers = [name for name, layer in prepared.model.named_modules() if isinstance(layer, nn.BatchNorm1d)]
     if prepared.settings.batch_size == 2 and layers:
         log.warning(
-            f"with batch_size=2 BatchNorm behind a linear layer ({layers[0]}) leaves of two images which of them has "
-            "more of a feature, all else is lost: AlexNet does not learn so, and does without these layers "
-            "(results/office_caltech10)"
+            f"with batch_size=2 BatchNorm behind a linear layer ({layers[0]}) tells of two images only which has more "
+            "of each feature: model=alexnet has not learned so, and has with model.linear_norm=false, an option of "
+            "model=cnn6, too (results/office_caltech10)"
         )

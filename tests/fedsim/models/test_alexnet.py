@@ -6,13 +6,14 @@ import torch
 from fedsim.models import AlexNet
 
 
-def test_it_has_the_layers_it_says() -> None:
+@pytest.mark.parametrize("linear_norm", [True, False])
+def test_it_has_the_layers_it_says(linear_norm: bool) -> None:
     kernels = [(3, 64, 121), (64, 192, 25), (192, 384, 9), (384, 256, 9), (256, 256, 9)]
     convolutions = sum((inputs * area + 1) * outputs for inputs, outputs, area in kernels)
     linear = (9216 + 1) * 4096 + (4096 + 1) * 4096 + (4096 + 1) * 10
-    norms = 2 * (64 + 192 + 384 + 256 + 256 + 4096 + 4096)
+    norms = 2 * (64 + 192 + 384 + 256 + 256 + (4096 + 4096 if linear_norm else 0))
     with torch.device("meta"):
-        model = AlexNet()
+        model = AlexNet(linear_norm=linear_norm)
     assert sum(parameter.numel() for parameter in model.parameters()) == convolutions + linear + norms
 
 

@@ -62,3 +62,23 @@ def test_windows_of_the_pooling_may_overlap() -> None:
 def test_another_pooling_is_refused() -> None:
     with pytest.raises(UserError, match=r"^model\.pool=4 is not possible: choose 2 or 3\.$"):
         CNN6(pool=4)
+
+
+def test_batch_norm_behind_a_linear_layer_tells_of_two_images_only_which_has_more() -> None:
+    """It makes one of them +1 and the other one -1, however far they are apart, but for the nearest, by its eps."""
+    torch.manual_seed(0)
+    pair = torch.randn(2, 3, 28, 28)
+    with_norm, without = CNN6().train(), CNN6(linear_norm=False).train()
+    normalized = with_norm.features[:14](pair)  # behind the first linear layer
+    assert (normalized.abs() > 0.95).float().mean() > 0.9
+    assert normalized.abs().max() <= 1
+    torch.testing.assert_close(normalized[0], -normalized[1], atol=1e-3, rtol=0)
+    assert (without.features[:14](pair).abs() > 0.95).float().mean() < 0.1
+
+
+def test_without_norm_behind_linear_layers_it_trains_on_a_single_image() -> None:
+    model = CNN6(linear_norm=False).train()
+    assert count(model) == 14_219_210 - 2 * sum(WIDTHS)
+    assert torch.isfinite(model(torch.randn(1, 3, 28, 28))).all()
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        CNN6().train()(torch.randn(1, 3, 28, 28))
