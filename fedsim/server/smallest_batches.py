@@ -180,7 +180,7 @@ def _trained(federation: Federation, batch_size: int, drop_last: bool) -> Iterat
 
 
 def _asked(federation: Federation, share: float) -> Iterator[Batch]:
-    """Yield, for each client, the smallest batch of the share of images that queries use."""
+    """Yield, for each number of images of a client, the smallest batch of the share of images that queries use."""
     for client, images in _images(federation, Part.TRAIN):
         asked = max(1, round(share * images))
         yield Batch(_smallest(asked, EVALUATION_BATCH), f"client {client} is asked, before training, about")
@@ -217,12 +217,13 @@ def _adaptations(federation: Federation, most: int) -> Iterator[Batch]:
         yield Batch(smallest, f"{words}, with tta, on", "another tta.batch_size, a split or data that give more images")
 
 
-def _images(federation: Federation, part: Part) -> Iterator[tuple[int, int]]:
-    """Yield the clients that have images of this part, and their number."""
+def _images(federation: Federation, part: Part) -> list[tuple[int, int]]:
+    """Return the numbers of images of this part that clients have, each with the first such client."""
+    first: dict[int, int] = {}
     for client in federation.clients:
-        images = federation.num_images(client, part)
-        if images:
-            yield client, images
+        first.setdefault(federation.num_images(client, part), client)
+    first.pop(0, None)
+    return [(client, images) for images, client in first.items()]
 
 
 def _smallest(images: int, most: int) -> int:
