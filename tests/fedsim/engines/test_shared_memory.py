@@ -76,6 +76,20 @@ def test_the_pipe_carries_no_large_buffer(ends: Ends) -> None:
     assert np.array_equal(ends[1].receive()[0], np.ones(1_000_000))
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_many_short_lists_of_integers_are_no_buffers(ends: Ends, shared: bool) -> None:
+    sent = {"places": [np.arange(k, k + 3) for k in range(500)], "masks": [np.array([True, False])] * 2}
+    packed = Packed(sent)
+    assert packed.sizes == []
+    arrived = through(ends, sent, shared=shared)
+    assert isinstance(arrived, dict)
+    for before, after in zip([*sent["places"], *sent["masks"]], [*arrived["places"], *arrived["masks"]], strict=True):
+        assert after.dtype == before.dtype
+        assert np.array_equal(after, before)
+        assert after.flags.writeable
+    assert arrived["masks"][0] is arrived["masks"][1]  # what was one array is one
+
+
 def test_one_pack_can_be_sent_to_many(ends: Ends) -> None:
     packed = Packed(np.arange(1000))
     for _ in range(3):
@@ -93,8 +107,10 @@ def test_the_array_outlives_the_pack(ends: Ends) -> None:
 def test_what_was_received_stays_what_it_was_when_more_comes(ends: Ends) -> None:
     """Smaller and larger objects go through one file, which is replaced when it is too small; the pack is apart."""
     sizes = [1000, 10, 3000, 3000, 1]
-    shared = through(ends, np.full(50, -1), shared=True)
-    arrived = [through(ends, [np.full(size, number), np.full(3, -number)]) for number, size in enumerate(sizes)]
+    shared = through(ends, np.full(50, -1.0), shared=True)
+    arrived = [
+        through(ends, [np.full(size, float(number)), np.full(3, -float(number))]) for number, size in enumerate(sizes)
+    ]
     assert np.array_equal(shared, np.full(50, -1))  # type: ignore[arg-type]
     for number, (size, pair) in enumerate(zip(sizes, arrived, strict=True)):
         assert isinstance(pair, list)
@@ -117,7 +133,7 @@ def test_messages_that_wait_have_files_of_their_own_and_the_pipe_has_room_for_th
 
 
 def test_a_file_that_could_not_be_announced_is_not_used(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    through(ends, np.full(10, 1))
+    through(ends, np.full(10, 1.0))
 
     def fails(*_: object) -> None:
         raise BrokenPipeError
@@ -125,8 +141,8 @@ def test_a_file_that_could_not_be_announced_is_not_used(ends: Ends, monkeypatch:
     with monkeypatch.context() as broken:
         broken.setattr(ends[0], "_announce", fails)
         with pytest.raises(BrokenPipeError):
-            ends[0].send(np.full(1000, 2))
-    assert np.array_equal(through(ends, np.full(1000, 3)), np.full(1000, 3))  # type: ignore[arg-type]
+            ends[0].send(np.full(1000, 2.0))
+    assert np.array_equal(through(ends, np.full(1000, 3.0)), np.full(1000, 3.0))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -148,7 +164,7 @@ def test_both_directions_have_files_of_their_own(ends: Ends) -> None:
 def test_descriptors_do_not_become_more(ends: Ends) -> None:
     through(ends, np.zeros(1000))
     before = open_descriptors()
-    kept = [through(ends, np.full(1000 + number, number)) for number in range(50)]  # a larger file each time
+    kept = [through(ends, np.full(1000 + number, float(number))) for number in range(50)]  # a larger file each time
     assert open_descriptors() == before
     assert [int(each[0]) for each in kept] == list(range(50))  # type: ignore[index]
     packed = through(ends, np.zeros(1000), shared=True)
