@@ -1,4 +1,4 @@
-"""What engines with several workers have in common: any idle worker takes the next client.
+"""What engines with several workers have in common: any worker takes the next clients, an idle one first.
 
 The clients' states live in the server's process and travel with the message, which balances clients of different size
 and lets a client start over, with the same result, when its worker dies.
@@ -52,8 +52,11 @@ class PoolGrid(LocalGrid, Generic[W]):
         """
 
     @abstractmethod
-    def collect(self, worker: W) -> Sequence[tuple[Message, RecordDict]] | Died:
-        """Return the reply and the new state of each client of its first batch, or replace a worker that has died."""
+    def collect(self, worker: W, batch: Batch) -> Sequence[tuple[Message, RecordDict]] | Died:
+        """Return the reply and the new state of each client of a batch, or replace a worker that has died.
+
+        The batch is the first of those that the worker had, and not among its batches any more.
+        """
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         messages = list(messages)
@@ -65,10 +68,11 @@ class PoolGrid(LocalGrid, Generic[W]):
         while yielded < len(messages):
             for worker in self._by_batches():
                 coming = messages[yielded], len(messages) - sent, len(self.workers)
-                if len(worker.batches) >= self.pace.batches(*coming):
+                if len(worker.batches) >= self.pace.batches(*coming) or any(batch.suspect for batch in worker.batches):
                     continue
                 at_once, within = self.pace.at_once(*coming), yielded + self.pace.ahead(coming[0], len(self.workers))
-                tasks = self._taken(at_once, within, waiting, upcoming, {task.client for task in in_flight})
+                busy = {task.client for task in in_flight}
+                tasks = self._taken(at_once, within, waiting, upcoming, busy, early=bool(worker.batches))
                 if not tasks:
                     break
                 in_flight.update(tasks)
@@ -83,19 +87,19 @@ class PoolGrid(LocalGrid, Generic[W]):
             if in_flight and in_flight.isdisjoint(task for worker in self.workers for task in worker.tasks()):
                 raise RuntimeError("another call, begun before this one was used up, has dropped its replies")
             for worker in self.answered():
-                answers = self.collect(worker)
+                batch = worker.batches.popleft()
+                answers, now = self.collect(worker, batch), time.monotonic()
                 if isinstance(answers, Died):
-                    lost = [task for task in worker.lost() if task in in_flight]
-                    in_flight.difference_update(lost)
-                    sent -= len(lost)
-                    for task in reversed(lost):
-                        if task.attempts < ATTEMPTS:
-                            waiting.appendleft(task)
-                        else:
+                    lost = {task for task in (*batch.tasks, *worker.tasks()) if task in in_flight}
+                    in_flight -= lost
+                    for task in lost:
+                        if task.attempts == ATTEMPTS:
                             words = f"its worker died {ATTEMPTS} times ({answers.cause}){answers.remedy}"
                             replies[task.index] = Message(Error(CLIENT_RAISED, words), reply_to=task.message)
+                    again = [task for task in lost if task.attempts < ATTEMPTS]
+                    sent -= len(again)
+                    waiting = deque(sorted((*waiting, *again), key=lambda task: task.index))
                     continue
-                batch, now = worker.batches.popleft(), time.monotonic()
                 begun, worker.answered = max(batch.sent, worker.answered), now
                 if not in_flight.issuperset(batch.tasks):
                     continue  # the caller of these messages has stopped waiting
@@ -111,24 +115,35 @@ class PoolGrid(LocalGrid, Generic[W]):
 
     @staticmethod
     def _taken(
-        at_once: int, within: int, waiting: deque[Task], upcoming: Iterator[Task], busy: set[int]
+        at_once: int,
+        within: int,
+        waiting: deque[Task],
+        upcoming: Iterator[Task],
+        busy: set[int],
+        *,
+        early: bool = False,
     ) -> Sequence[Task]:
         """Take the next tasks for a worker: none with an index of ``within`` or more, and none of a busy client.
 
-        All have the same content, and are messages to different clients. One whose worker has died is taken alone, so
-        that it is known which client its worker dies of. A group whose replies are added up is taken whole, if it can.
+        All have the same content, and are successive messages to different clients. One that a worker had when it died
+        is taken alone, and for a worker that has nothing else, so that it is known which client its worker dies of. A
+        group whose replies are added up is taken whole, if it can.
         """
         taken: list[Task] = []
         while len(taken) < at_once:
             waiting.extend(islice(upcoming, 1) if not waiting else ())
             if not waiting or waiting[0].index >= within or waiting[0].client in busy:
                 break
-            if taken and (waiting[0].content is not taken[0].content or waiting[0].attempts or taken[0].attempts):
+            if waiting[0].attempts and (taken or early):
+                break
+            if taken and waiting[0].content is not taken[0].content:
                 break
             if waiting[0].adds_up and waiting[0].opens and 0 < at_once - len(taken) < GROUP_SIZE <= at_once:
                 break
             taken.append(waiting.popleft())
             busy.add(taken[-1].client)
+            if taken[0].attempts:
+                break
         for task in taken:
             task.attempts += 1
         return taken

@@ -103,14 +103,18 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
 
     def answered(self) -> Iterable[ProcessWorker]:
         busy = {worker.channel.connection: worker for worker in self.workers if worker.batches}
+        if not busy:
+            raise RuntimeError("no worker has anything to answer")
         return [busy[connection] for connection in wait(list(busy))]  # type: ignore[index]  # what it was given
 
-    def collect(self, worker: ProcessWorker) -> Sequence[tuple[Message, RecordDict]] | Died:
+    def collect(self, worker: ProcessWorker, batch: Batch) -> Sequence[tuple[Message, RecordDict]] | Died:
         try:
             answers: Sequence[tuple[Message, RecordDict]]
-            (answers, worker.memory), _ = worker.channel.receive()
+            (answers, worker.memory), number = worker.channel.receive()
         except (EOFError, OSError):
-            return self._replace(worker)
+            return self._replace(worker, batch)
+        if number != batch.handle:
+            raise RuntimeError(f"worker {worker.number} answered what it was sent after {batch.in_words()}")
         return answers
 
     def worker_process_ids(self) -> list[int]:
@@ -154,12 +158,12 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
         if answer != READY:
             raise FedsimError(f"worker {worker.number} could not be started: {answer}")
 
-    def _replace(self, worker: ProcessWorker) -> Died:
+    def _replace(self, worker: ProcessWorker, batch: Batch) -> Died:
         worker.process.join(timeout=5)
         cause, remedy = self._cause_of_death(worker)
         log.warning(
             "worker %d (process %s) died (%s) while it computed %s; it is replaced%s",
-            *(worker.number, worker.process.pid, cause, worker.batches[0].in_words(), remedy),
+            *(worker.number, worker.process.pid, cause, batch.in_words(), remedy),
         )
         worker.channel.close()
         fresh = self._start(worker.number, worker.device)

@@ -129,13 +129,13 @@ class RayGrid(PoolGrid[_ActorWorker]):
         self._admit(done)
         return [worker for worker in self.workers if worker.answer in done]
 
-    def collect(self, worker: _ActorWorker) -> Sequence[tuple[Message, RecordDict]] | Died:
+    def collect(self, worker: _ActorWorker, batch: Batch) -> Sequence[tuple[Message, RecordDict]] | Died:
         try:
-            answers, worker.memory = self._ray.get(worker.answer)
+            answers, worker.memory = self._ray.get(batch.handle)
         except self._ray.exceptions.RayTaskError:
             raise  # a fault of ours: what clients raise is in the reply
         except self._ray.exceptions.RayError as error:
-            return self._replace(worker, error)
+            return self._replace(worker, batch, error)
         copied: list[tuple[Message, RecordDict]] = answers.value(copy=True)
         return copied
 
@@ -225,11 +225,11 @@ class RayGrid(PoolGrid[_ActorWorker]):
                 continue
             self.workers.append(worker)
 
-    def _replace(self, worker: _ActorWorker, error: Exception) -> Died:
+    def _replace(self, worker: _ActorWorker, batch: Batch, error: Exception) -> Died:
         cause = type(error).__name__
         log.warning(
             "worker %d (%s) died (%s) while it computed %s; it is replaced",
-            *(worker.number, worker.place, cause, worker.batches[0].in_words()),
+            *(worker.number, worker.place, cause, batch.in_words()),
         )
         self.workers.remove(worker)
         self._start(worker.number)

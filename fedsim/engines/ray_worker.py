@@ -12,7 +12,7 @@ from flwr.app import RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.core.freed_memory import keep_freed_memory
-from fedsim.core.memory import Memory, MemoryGauge
+from fedsim.core.memory import Memory
 from fedsim.core.threads import fix_threads
 from fedsim.engines import forked  # noqa: F401  # before anything is unpickled: puts the checkout's folders on the path
 from fedsim.engines.client_call import call_clients
@@ -39,16 +39,15 @@ class RayWorker:
     """An actor with one thread, and a GPU, or a share of one, if Ray has given it one."""
 
     _app: ClientApp
-    _memory: MemoryGauge
 
     def start(self, make_app: Shipped, device: str) -> str:
         """Build the app, and return where the worker runs."""
         fix_threads()
         keep_freed_memory()
-        self._app, self._memory = make_app.value()(torch.device(device)), MemoryGauge()
+        self._app = make_app.value()(torch.device(device))
         return f"process {os.getpid()} on {socket.gethostname()}"
 
     def answer(self, content: Shipped, calls: Shipped) -> tuple[Shipped, Memory]:
         """Return replies and new states of clients that received the same content, and the worker's memory."""
         received: RecordDict = content.value()
-        return Shipped.of(call_clients(self._app, received, calls.value())), self._memory.read()
+        return Shipped.of(call_clients(self._app, received, calls.value())), Memory.now()

@@ -24,13 +24,15 @@ import torch
 from fedsim.engines.pickling import dump, load
 
 ALIGNMENT = 64
+SHORT = 4096
+"""Bytes of an object without buffers up to which it needs no file; the pipe has room for several."""
 
 
 class _Place(Enum):
-    """Where the buffers of a message are."""
+    """Where a message is."""
 
-    NOWHERE = auto()
-    """All are empty."""
+    PIPE = auto()
+    """In the pipe."""
     KEPT = auto()
     """In a file of the channel."""
     GROWN = auto()
@@ -43,21 +45,20 @@ class Packed:
     """An object ready to be sent any number of times; its file exists until the last process has closed it."""
 
     def __init__(self, value: object) -> None:
-        self.pickled, views = dump(value, files_by_name=True)
-        self.sizes = [view.nbytes for view in views]
+        self.head, views = _head_and_views(value)
         self.file: _File | None = None
-        if sum(self.sizes):
-            self.file = _File(_layout(self.sizes)[1])
+        if any(view.nbytes for view in views) or len(self.head) > SHORT:
+            self.file = _File(_size([self.head, *views]))
             with self.file.mapped() as memory:
-                _write(memory, views)
+                _write(memory, [self.head, *views])
 
 
 class Channel:
     """One end of a pipe between two processes, of which the other one answers what it is sent, in its order.
 
     A message that is sent while others are unanswered goes through another file, for which the sender chooses a number;
-    the answer has the same number. Of such messages the pipe carries a few bytes, for which there is always room, so
-    that neither process waits until the other one reads.
+    the answer has the same number. The pipe carries little of a message, for which there is room, so that neither
+    process waits until the other one reads.
     """
 
     def __init__(self, connection: Connection, process_id: int) -> None:
@@ -74,21 +75,22 @@ class Channel:
 
     def send(self, value: object, number: int = 0) -> None:
         """Send an object, of which the receiver has a copy, through the file with this number, which is read by now."""
-        pickled, views = dump(value, files_by_name=True)
-        head = memoryview(pickle.dumps((pickled, [view.nbytes for view in views])))
-        needed = _layout([head.nbytes, *(view.nbytes for view in views)])[1]
+        head, views = _head_and_views(value)
+        needed = _size([head, *views])
         place, file, memory = _Place.KEPT, None, self._outgoing.get(number)
         if memory is None or len(memory) < needed:
             place, file = _Place.GROWN, _File(needed)
             memory = file.mapped()
         _write(memory, [head, *views])
-        self._announce(place, (number, head.nbytes), file)
+        self._announce(place, (number, len(head)), file)
         self._outgoing[number] = memory  # only now, when the other side knows of it
 
     def send_shared(self, packed: Packed) -> None:
         """Send an object whose arrays the receiver sees where they lie; its number is 0."""
-        place = _Place.OWN if packed.file else _Place.NOWHERE
-        self._announce(place, (packed.pickled, packed.sizes), packed.file)
+        if packed.file is None:
+            self._announce(_Place.PIPE, packed.head)
+        else:
+            self._announce(_Place.OWN, (0, len(packed.head)), packed.file)
 
     def receive(self) -> tuple[Any, int]:
         """Return what the other process has sent, and its number.
@@ -98,22 +100,21 @@ class Channel:
             OSError: If the connection is broken.
         """
         place, about = self.connection.recv()
-        if place in (_Place.NOWHERE, _Place.OWN):
-            pickled, sizes = about
-            if place is _Place.NOWHERE:
-                return load(pickled, [bytearray(size) for size in sizes]), 0
-            return load(pickled, _views(_received_file(self.connection), sizes)), 0
+        if place is _Place.PIPE:
+            pickled, sizes = pickle.loads(about)
+            return load(pickled, [bytearray(size) for size in sizes]), 0
         number, head = about
         if place is _Place.GROWN:
             self._incoming[number] = _received_file(self.connection)
-        memory = self._incoming[number]
+        memory = _received_file(self.connection) if place is _Place.OWN else self._incoming[number]
         pickled, sizes = pickle.loads(memory[:head])
-        return load(pickled, [_copied(view) for view in _views(memory, [head, *sizes])[1:]]), number
+        views = _views(memory, [head, *sizes])[1:]
+        return load(pickled, views if place is _Place.OWN else [_copied(view) for view in views]), number
 
     def close(self) -> None:
         self.connection.close()
 
-    def _announce(self, place: _Place, about: tuple[Any, Any], file: "_File | None") -> None:
+    def _announce(self, place: _Place, about: object, file: "_File | None" = None) -> None:
         self.connection.send((place, about))
         if file is not None:
             send_handle(self.connection, file.descriptor, self._process_id)
@@ -138,10 +139,20 @@ class _File:
             os.close(self.descriptor)
 
 
-def _write(memory: mmap.mmap, views: Sequence[memoryview]) -> None:
-    starts, _ = _layout([view.nbytes for view in views])
-    for start, view in zip(starts, views, strict=True):
-        memory[start : start + view.nbytes] = view
+def _head_and_views(value: object) -> tuple[bytes, list[memoryview]]:
+    """Return the pickle of an object together with the sizes of its buffers, and the buffers."""
+    pickled, views = dump(value, files_by_name=True)
+    return pickle.dumps((pickled, [view.nbytes for view in views])), views
+
+
+def _size(parts: Sequence[bytes | memoryview]) -> int:
+    return _layout([memoryview(part).nbytes for part in parts])[1]
+
+
+def _write(memory: mmap.mmap, parts: Sequence[bytes | memoryview]) -> None:
+    sizes = [memoryview(part).nbytes for part in parts]
+    for start, size, part in zip(_layout(sizes)[0], sizes, parts, strict=True):
+        memory[start : start + size] = part
 
 
 def _received_file(connection: Connection) -> memoryview:

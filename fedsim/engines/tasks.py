@@ -49,6 +49,11 @@ class Batch:
     handle: Any = None
     """What the engine knows it by"""
 
+    @property
+    def suspect(self) -> bool:
+        """Whether a worker has died that had these tasks before."""
+        return any(task.attempts > 1 for task in self.tasks)
+
     def in_words(self) -> str:
         """Return which clients are computed: ``client 3 in round 2``, ``clients 3, 4 in round 2``."""
         clients = ", ".join(str(task.client) for task in self.tasks)
@@ -66,17 +71,10 @@ class PoolWorker:
     answered: float = field(default=0.0, init=False)
     """When it last answered, by the monotonic clock"""
     memory: Memory = field(default=Memory(), init=False)
-    """That of its process when it last answered"""
+    """That of its process at the end of what it last answered"""
 
     def tasks(self) -> Iterator[Task]:
         return (task for batch in self.batches for task in batch.tasks)
-
-    def lost(self) -> list[Task]:
-        """Return the tasks of a worker that has died; to have had some of them early was not an attempt."""
-        for batch in list(self.batches)[1:]:
-            for task in batch.tasks:
-                task.attempts -= 1
-        return list(self.tasks())
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 
 from fedsim.core.errors import FedsimError
 from fedsim.core.freed_memory import keep_freed_memory
-from fedsim.core.memory import MemoryGauge
+from fedsim.core.memory import Memory
 from fedsim.core.threads import fix_threads
 from fedsim.engines.client_call import Call, call_clients
 from fedsim.engines.shared_memory import Channel
@@ -38,7 +38,7 @@ def serve(connection: Connection, device: torch.device, parent: int) -> None:
         connection.send(traceback.format_exc())
         return
     connection.send(READY)
-    content, memory = RecordDict(), MemoryGauge()
+    content = RecordDict()
     received: RecordDict | list[Call]
     while True:
         try:
@@ -48,4 +48,4 @@ def serve(connection: Connection, device: torch.device, parent: int) -> None:
         if isinstance(received, RecordDict):  # the content of the messages that follow
             content = received
             continue
-        channel.send((call_clients(app, content, received), memory.read()), number)
+        channel.send((call_clients(app, content, received), Memory.now()), number)

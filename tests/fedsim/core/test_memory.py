@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsim.core import memory
-from fedsim.core.memory import Memory, MemoryGauge, peak_memory_mb, resident_memory_mb
+from fedsim.core.memory import Memory, peak_memory_mb, resident_memory_mb
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
@@ -42,17 +41,3 @@ def test_the_unit_is_a_million_bytes() -> None:
     status = Path("/proc/self/status").read_text()
     kibibytes = int(status.partition("VmHWM:")[2].split()[0])
     assert peak_memory_mb() == pytest.approx(kibibytes * 1024 / 1e6, rel=0.02)
-
-
-def test_a_gauge_measures_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [100.0]
-    monkeypatch.setattr(memory.time, "monotonic", lambda: clock[0])
-    gauge = MemoryGauge()
-    first = gauge.read()
-    assert first.peak == pytest.approx(peak_memory_mb(), rel=0.02)
-    block = b"x" * int((first.peak - resident_memory_mb() + 200) * 1e6)  # above the peak, of which 200 MB are seen
-    clock[0] += memory.BETWEEN_MEASUREMENTS / 2
-    assert gauge.read() is first
-    clock[0] += memory.BETWEEN_MEASUREMENTS / 2
-    assert gauge.read().peak >= first.peak + 100
-    del block
