@@ -14,8 +14,8 @@ PROC = Path("/proc")
 INTERVAL = 0.5
 """Seconds between readings"""
 SHARE = 0.01
-"""Of the time, at most, that is spent reading the memory. The kernel looks at each page of a process, which takes 30 to 90 ms of a
-core for a simulator: twice a second, that was a tenth of two cores, and most for who has the most processes."""
+"""Of the time, at most, that is spent reading the memory. The kernel looks at each page of a process, which takes 30 to
+90 ms of a core for a simulator: twice a second, that was a tenth of two cores, and most for who has most processes."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
