@@ -131,7 +131,14 @@ def _differing(config: Mapping[str, Any], published: Published, row: Row) -> lis
         if comparable(mine.get(key)) != comparable(theirs.get(key))
         and key not in (*published.unknown, *NO_DEVIATION)
         and not key.endswith(NOT_CHOSEN)
+        and not _is_younger(key, mine, theirs)
     ]
+
+
+def _is_younger(key: str, run: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Return whether a run has no such option though it has made the same choice of its group: there was none then."""
+    chosen = f"{key.partition('.')[0]}.name"
+    return key not in run and run.get(chosen) == wanted.get(chosen)
 
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from fedsim.output.results import Result, find_runs
@@ -61,6 +62,21 @@ def test_what_deviates_from_the_experiment_is_named_and_what_the_paper_does_not_
     assert line == "other than experiment=fedwon_digits5: batch_size=2 (32), split.validation=0.2 (0.0)"
     line, _ = deviations({**groups, "two": runs})
     assert line.startswith("two: other than experiment=fedwon_digits5: batch_size=2 (32)")
+
+
+def test_an_option_that_came_after_a_run_is_no_deviation(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path / "old", *WON, "batch_size=2", accuracy={"mnist": 0.9, "svhn": 0.8})
+    config = tmp_path / "old" / "config.yaml"
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    del settings["model"]["linear_norm"]
+    del settings["precision"]
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    line, _ = deviations({"old": find_runs([tmp_path / "old"])})
+    assert line == "other than experiment=fedwon_digits5: batch_size=2 (32)"
+    make_run(tmp_path / "other", *WON, "model=cnn_small", accuracy={"mnist": 0.9, "svhn": 0.8})
+    line, _ = deviations({"other": find_runs([tmp_path / "other"])})
+    assert "model=cnn_small (cnn6)" in line
+    assert "model.linear_norm=null (true)" in line
 
 
 def test_the_report_prints_and_writes_it(
