@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -56,7 +55,8 @@ def memory_kb(process: Process, parts: tuple[str, ...] = (ALL,)) -> int:
     ``NO_FILES`` leaves out the pages of files, such as torch's libraries: other programs of the machine may share them,
     so that what a process has of them changes as those come and go.
     """
-    return sum(map(_set_sizes_kb(process).get, parts, repeat(0)))
+    sizes = _set_sizes_kb(process)
+    return sum(sizes.get(part, 0) for part in parts)
 
 
 def _set_sizes_kb(process: Process) -> dict[str, int]:
