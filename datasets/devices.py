@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.examples import Examples
-from datasets.federation import NONE, Federation, Partition
+from datasets.federation import Federation
+from datasets.partitions import NONE, Partition
 from datasets.readers.arrays import read_npz
 from datasets.readers.decode import check_image_size, load_source
 from datasets.readers.image_folder import FolderFiles, listed

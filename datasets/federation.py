@@ -1,7 +1,7 @@
 """The federation: a source, and which of its images each client trains and is tested on."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -9,40 +9,11 @@ import numpy.typing as npt
 import torch
 
 from datasets.examples import Examples
+from datasets.partitions import Partition, Partitions
 from datasets.source import Indices, Part, Source
 
-NONE: Indices = np.empty(0, np.int64)
 MIXED = "mixed"
 """The name in tables for the domain of a client whose images are of several domains; see ``domain_of``"""
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Gaussian noise on all images of a client, the same each time they are used."""
-
-    deviation: float
-    """Standard deviation, in units of the pixels' range"""
-    seed: int
-
-    def added(self, images: torch.Tensor, part: Part) -> torch.Tensor:
-        """Return the uint8 images with noise as uint8, rounded and clipped to the range of pixels."""
-        rng = np.random.default_rng([self.seed, part])
-        noise = rng.standard_normal(images.shape, np.float32) * np.float32(255 * self.deviation)
-        return (images.float() + torch.from_numpy(noise)).round_().clamp_(0, 255).byte()
-
-
-@dataclass(frozen=True)
-class Partition:
-    """One client's images: indices into the source."""
-
-    client: int
-    domain: str | None
-    """The name of its domain; ``None`` if its images are of several"""
-    train: Indices
-    test: Indices | None = None
-    """Its own test images; ``None`` for the whole test set of its domain, or of all domains if it is mixed"""
-    validation: Indices = field(default_factory=lambda: NONE)
-    noise: Noise | None = None
 
 
 class Federation:
@@ -64,8 +35,8 @@ class Federation:
         """
         self.pooled = pooled
         self.source = source
-        self.partitions = tuple(partitions)
-        held = {partition.domain for partition in self.partitions}
+        self.partitions = Partitions(partitions)
+        held = set(self.partitions.domains)
         seen = [name for name in source.domain_names if name not in unseen and (name in held or None in held)]
         self.domain_tests = {name: self._test(name) for name in seen}
         """The test images of each domain that a client belongs to; global accuracy is measured on their union."""
@@ -82,7 +53,7 @@ class Federation:
     @cached_property
     def validated(self) -> frozenset[int]:
         """The clients that have validation images."""
-        return frozenset(partition.client for partition in self.partitions if len(partition.validation))
+        return frozenset(np.flatnonzero(self._sizes[Part.VALIDATION]).tolist())
 
     @property
     def num_classes(self) -> int:
@@ -91,7 +62,9 @@ class Federation:
     @property
     def domain_hosts(self) -> list[tuple[str, int]]:
         """Each domain, with a client that can test the global model on its test images."""
-        first: dict[str | None, int] = {each.domain: each.client for each in reversed(self.partitions)}
+        first: dict[str | None, int] = {}
+        for client, domain in enumerate(self.partitions.domains):
+            first.setdefault(domain, client)
         return [(name, first.get(name, 0)) for name in (*self.domain_tests, *self.unseen_tests)]
 
     def domain_of(self, client: int) -> str:
@@ -99,7 +72,7 @@ class Federation:
 
         If a domain has that name itself, ``mixed`` is put in parentheses.
         """
-        domain = self.partitions[client].domain
+        domain = self.partitions.domains[client]
         return self._mixed if domain is None else domain
 
     @cached_property
@@ -135,7 +108,7 @@ class Federation:
 
     def trained_on(self, domains: Iterable[str]) -> Examples:
         """Return the training images of these domains that any client holds, without the clients' noise."""
-        train = np.concatenate([partition.train for partition in self.partitions])
+        train = self.partitions.train.joined()
         numbers = [self.source.domain_names.index(domain) for domain in domains]
         return self.examples(train[np.isin(self.source.domains[train], numbers)])
 
@@ -143,52 +116,58 @@ class Federation:
         """Return the images that the client trains, is validated or is tested on, with the client's noise."""
         if self.pooled and part is Part.TRAIN:
             return self._pool
-        return self._own_examples(self.partitions[client], part)
+        return self._own_examples(client, part)
 
-    def _own_examples(self, partition: Partition, part: Part) -> Examples:
-        own = partition.train if part is Part.TRAIN else self._indices_of(partition, part)
-        examples = self.examples(own)
-        if partition.noise is None:
-            return examples
-        return replace(examples, images=partition.noise.added(examples.images, part))
+    def _own_examples(self, client: int, part: Part) -> Examples:
+        examples, noise = self.examples(self._own_indices(client, part)), self.partitions.noise[client]
+        return examples if noise is None else replace(examples, images=noise.added(examples.images, part))
 
     @cached_property
     def _pool(self) -> Examples:
         """The training images of all clients, each with its client's noise, in the order of the source."""
-        parts = [self._own_examples(partition, Part.TRAIN) for partition in self.partitions]
-        order = torch.from_numpy(np.argsort(np.concatenate([each.train for each in self.partitions]), kind="stable"))
+        parts = [self._own_examples(client, Part.TRAIN) for client in self.clients]
+        order = torch.from_numpy(np.argsort(self.partitions.train.joined(), kind="stable"))
         images, labels = (torch.cat([getattr(each, name) for each in parts])[order] for name in ("images", "labels"))
         return Examples(images, labels, self.source.transform)
 
     @cached_property
     def _all_train(self) -> Indices:
-        return np.sort(np.concatenate([partition.train for partition in self.partitions]))
+        return np.sort(self.partitions.train.joined())
 
     def indices(self, client: int, part: Part) -> Indices:
-        """Return the indices of that part of the client's images; clients with the same test set share one array."""
-        return self._indices_of(self.partitions[client], part)
+        """Return the indices of that part of the client's images."""
+        return self._all_train if self.pooled and part is Part.TRAIN else self._own_indices(client, part)
 
-    def _indices_of(self, partition: Partition, part: Part) -> Indices:
-        if part is Part.TRAIN:
-            return self._all_train if self.pooled else partition.train
-        if part is Part.VALIDATION:
-            return partition.validation
-        if partition.test is not None:
-            return partition.test
-        if partition.domain is None:
-            return self._all_tests
-        return self.domain_tests[partition.domain]
+    def _own_indices(self, client: int, part: Part) -> Indices:
+        if part is not Part.TEST:
+            return (self.partitions.train if part is Part.TRAIN else self.partitions.validation).of(client)
+        own = self.partitions.test[client]
+        return self._shared_tests(self.partitions.domains[client]) if own is None else own
+
+    def _shared_tests(self, domain: str | None) -> Indices:
+        return self._all_tests if domain is None else self.domain_tests[domain]
 
     def domain_examples(self, domain: str) -> Examples:
         """Return the test images of a domain, also of one that was left out."""
         return self.examples({**self.domain_tests, **self.unseen_tests}[domain])
 
     def num_images(self, client: int, part: Part) -> int:
-        return len(self._indices_of(self.partitions[client], part))
+        return int(self._sizes[part][client])
+
+    @cached_property
+    def _sizes(self) -> Mapping[Part, Indices]:
+        """The number of images of each client in each part, (clients,)."""
+        own, train = self.partitions.test.lengths(), self.partitions.train.lengths()
+        shared = {domain: len(self._shared_tests(domain)) for domain in set(self.partitions.domains)}
+        return {
+            Part.TRAIN: np.full_like(train, len(self._all_train)) if self.pooled else train,
+            Part.VALIDATION: self.partitions.validation.lengths(),
+            Part.TEST: np.where(own < 0, [shared[domain] for domain in self.partitions.domains], own),
+        }
 
     def label_counts(self) -> npt.NDArray[np.int64]:
         """Return the numbers of training images per client and class, (clients, classes)."""
-        owner = np.repeat(np.arange(len(self.partitions)), [len(p.train) for p in self.partitions])
-        labels = self.source.labels[np.concatenate([p.train for p in self.partitions])]
+        owner = np.repeat(np.arange(len(self.partitions)), self.partitions.train.lengths())
+        labels = self.source.labels[self.partitions.train.joined()]
         cells = np.bincount(owner * self.num_classes + labels, minlength=len(self.partitions) * self.num_classes)
         return cells.reshape(len(self.partitions), self.num_classes)

@@ -69,8 +69,8 @@ class Fingerprint:
             digest_of = _digests(source, [*held.values(), *(each for client in parts for each in client)])
             tests = {domain: digest_of(indices) for domain, indices in held.items()}
             digests = [
-                _digest([repr(partition.noise), *map(digest_of, client)])
-                for partition, client in zip(federation.partitions, parts, strict=True)
+                _digest([repr(noise), *map(digest_of, client)])
+                for noise, client in zip(federation.partitions.noise, parts, strict=True)
             ]
         holdings = [Holding(*each) for each in zip(domains, counts, digests, strict=True)]  # type: ignore[arg-type]
         return cls(source.class_names, source.image_shape, tests, tuple(holdings))
@@ -132,7 +132,7 @@ class Fingerprint:
 def _digests(source: Source, used: Iterable[Indices]) -> Callable[[Indices], str]:
     """Return a function that computes a digest, 16 hexadecimal digits, of the images and labels at some indices.
 
-    ``used`` are all indices that it will be called with. The digest of each array is computed once.
+    ``used`` are all indices that it will be called with; they exist until then. The digest of each is computed once.
     """
     mask = np.zeros(len(source.labels), bool)
     for indices in used:
@@ -140,12 +140,13 @@ def _digests(source: Source, used: Iterable[Indices]) -> Callable[[Indices], str
     sums = np.zeros(len(mask), np.uint32)
     for place in np.flatnonzero(mask):  # in the order of the memory-mapped file, if it is one
         sums[place] = zlib.crc32(source.images[place])
-    known: dict[int, str] = {}
+    known: dict[tuple[int, int], str] = {}
 
     def digest_of(indices: Indices) -> str:
-        if id(indices) not in known:  # clients with the same test set share one array
-            known[id(indices)] = _digest([sums[indices], source.labels[indices]])
-        return known[id(indices)]
+        where = indices.__array_interface__["data"][0], len(indices)  # clients with the same test set share one array
+        if where not in known:
+            known[where] = _digest([sums[indices], source.labels[indices]])
+        return known[where]
 
     return digest_of
 

@@ -24,7 +24,8 @@ os.environ |= {
 
 from datasets.build import build_federation
 from datasets.cache import VARIABLE
-from datasets.federation import Federation, Partition
+from datasets.federation import Federation
+from datasets.partitions import Partition
 from datasets.source import Part, Source
 from fedsim.config.composition import compose
 from fedsim.config.settings import Settings

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from weakref import finalize
 
 import numpy as np
 import numpy.typing as npt
@@ -78,18 +79,27 @@ def check_image_size(image_size: int) -> None:
 
 
 def empty_images(count: int, size: int) -> npt.NDArray[np.uint8]:
-    """Return an array for RGB images in memory: uint8 (count, 3, size, size).
+    """Return an array for RGB images in memory: uint8 (count, 3, size, size), on Linux a map of a file without a name.
+
+    Workers map the same file, as they do that of the cache, where an array would be copied for them.
 
     Raises:
         UserError: If there is not so much memory.
     """
+    shape = (count, 3, size, size)
     try:
-        return np.empty((count, 3, size, size), np.uint8)
+        array = np.empty(shape, np.uint8)
     except (MemoryError, ValueError) as error:  # the second where numpy has no number for so many bytes
         raise UserError(
             f"dataset.image_size={size} is not possible: {count} images of it are {count * 3 * size**2 / 1e9:.3g} GB, "
             "and there is less memory: choose a smaller one."
         ) from error
+    if not hasattr(os, "memfd_create"):
+        return array
+    descriptor = os.memfd_create("fedsim-images")
+    array = open_memmap(f"/proc/{os.getpid()}/fd/{descriptor}", "w+", np.uint8, shape)
+    finalize(array.base, os.close, descriptor)  # when nothing is a view of it any more
+    return array
 
 
 def check_labels(labelled: Labelled, num_classes: int) -> None:

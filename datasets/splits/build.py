@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from datasets.federation import Federation, Noise, Partition
+from datasets.federation import Federation
+from datasets.partitions import Noise, Partition
 from datasets.source import Indices, Part, Source
 from datasets.splits.options import SplitOptions
 from datasets.splits.own_tests import matched_tests, natural_tests

@@ -97,7 +97,7 @@ class Diagnosis:
         """Return metrics by site; with distances between domains if the clients belong to several."""
         clients = list(told.values())
         sizes = torch.stack([each[NUM_IMAGES] for each in clients])
-        names = [self.federation.partitions[client].domain for client in told]
+        names = [self.federation.partitions.domains[client] for client in told]
         members = [[place for place, each in enumerate(names) if each == name] for name in dict.fromkeys(names)]
 
         def of(site: str, place: str) -> tuple[torch.Tensor, torch.Tensor]:

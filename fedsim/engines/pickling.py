@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 
-SMALL = 1024
-"""Bytes of an array of integers below which the pickle holds it: 100,000 clients have as many lists of their images."""
-
 
 class _Pickler(pickle.Pickler):
     def __init__(self, file: io.BytesIO, buffers: list[pickle.PickleBuffer], *, files_by_name: bool) -> None:
@@ -18,8 +15,6 @@ class _Pickler(pickle.Pickler):
         self._files_by_name = files_by_name
 
     def reducer_override(self, obj: Any) -> Any:
-        if type(obj) is np.ndarray and obj.nbytes < SMALL and obj.dtype.kind in "biu":
-            return obj.__reduce__()
         if type(obj) is not np.memmap:
             return NotImplemented
         if self._files_by_name and isinstance(obj.base, mmap.mmap) and obj.filename is not None:

@@ -20,7 +20,7 @@ def clients_table(federation: Federation) -> pd.DataFrame:
             "client": list(federation.clients),
             "domain": list(map(federation.domain_of, federation.clients)),
             "train": counts.sum(axis=1),
-            "validation": [len(partition.validation) for partition in federation.partitions],
+            "validation": [federation.num_images(client, Part.VALIDATION) for client in federation.clients],
             "test": [federation.num_images(client, Part.TEST) for client in federation.clients],
             "classes": (counts > 0).sum(axis=1),
             "entropy": label_entropy(counts).round(3),

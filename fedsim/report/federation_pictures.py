@@ -128,7 +128,7 @@ def plot_longtail(federation: Federation, path: Path, shots: str) -> None:
 def plot_images(federation: Federation, path: Path, columns: int = 16) -> None:
     """Plot a row of images of each domain, class after class; with noisy clients also a row of the noisiest."""
     source = federation.source
-    train = np.concatenate([partition.train for partition in federation.partitions])
+    train = federation.partitions.train.joined()
     rows: list[tuple[str, npt.NDArray[np.uint8]]] = []
     for domain in federation.domain_tests:
         mine = train[source.domains[train] == source.domain_names.index(domain)]
@@ -171,7 +171,7 @@ def _one_of_each_class(images: Indices, labels: Indices, count: int) -> Indices:
 
 def _counts_by_domain(federation: Federation) -> dict[str, Indices]:
     counts = federation.label_counts()
-    held = [partition.domain for partition in federation.partitions]
+    held = federation.partitions.domains
     return {
         domain: counts[[each == domain for each in held]].sum(axis=0)
         for domain in dict.fromkeys(held)

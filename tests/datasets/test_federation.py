@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from datasets.examples import Examples
-from datasets.federation import Federation, Partition
+from datasets.federation import Federation
+from datasets.partitions import Partition
 
 ROOT = Path(__file__).parent.parent.parent
 

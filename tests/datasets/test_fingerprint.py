@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.federation import Federation, Noise, Partition
+from datasets.federation import Federation
 from datasets.fingerprint import Fingerprint
+from datasets.partitions import Noise, Partition
 from datasets.source import Part, Source
 
 Change = Callable[[Source, list[Partition]], Federation]

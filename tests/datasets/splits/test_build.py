@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.federation import Federation, Noise
+from datasets.federation import Federation
+from datasets.partitions import Noise
 from datasets.source import Part, Source
 from datasets.splits.feature_noise import FeatureNoise
 from fedsim.core.errors import UserError

@@ -95,7 +95,7 @@ def test_nothing_is_lost_or_dealt_twice_and_the_seed_decides(
         assert set(dealt) == set(np.flatnonzero(expected))
     for client, partition in enumerate(federation.partitions):
         assert len(partition.train)
-        assert np.all(source.parts[federation._indices_of(partition, Part.TEST)] == Part.TEST)
+        assert np.all(source.parts[federation.indices(client, Part.TEST)] == Part.TEST)
         if "domain" in steps:
             assert set(source.domains[partition.train]) == {source.domain_names.index(partition.domain)}
         if not options["validation"] and len(partition.validation):

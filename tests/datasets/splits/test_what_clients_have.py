@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.federation import Federation, Noise
+from datasets.federation import Federation
+from datasets.partitions import Noise
 from datasets.source import Part, Source
 from datasets.splits.feature_noise import FeatureNoise
 from datasets.splits.quantity import Quantity

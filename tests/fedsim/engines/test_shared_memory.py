@@ -74,19 +74,6 @@ def test_the_pipe_carries_no_large_buffer(ends: Ends) -> None:
     assert np.array_equal(ends[1].receive()[0], np.ones(1_000_000))
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_many_short_lists_of_integers_are_no_buffers(ends: Ends, shared: bool) -> None:
-    sent = {"places": [np.arange(k, k + 3) for k in range(500)], "masks": [np.array([True, False])] * 2}
-    assert len(Packed(sent).head) > 500 * 3 * 8  # they are in it
-    arrived = through(ends, sent, shared=shared)
-    assert isinstance(arrived, dict)
-    for before, after in zip([*sent["places"], *sent["masks"]], [*arrived["places"], *arrived["masks"]], strict=True):
-        assert after.dtype == before.dtype
-        assert np.array_equal(after, before)
-        assert after.flags.writeable
-    assert arrived["masks"][0] is arrived["masks"][1]  # what was one array is one
-
-
 def test_one_pack_can_be_sent_to_many(ends: Ends) -> None:
     packed = Packed(np.arange(1000))
     for _ in range(3):
