@@ -1,6 +1,6 @@
 """The federation: a source, and which of its images each client trains and is tested on."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from datasets.examples import Examples
-from datasets.partitions import Partition, Partitions
+from datasets.partitions import Partition, Partitions, Result
 from datasets.source import Indices, Part, Source
 
 MIXED = "mixed"
@@ -53,7 +53,7 @@ class Federation:
     @cached_property
     def validated(self) -> frozenset[int]:
         """The clients that have validation images."""
-        return frozenset(np.flatnonzero(self._sizes[Part.VALIDATION]).tolist())
+        return frozenset(client for client in self.clients if self.num_images(client, Part.VALIDATION))
 
     @property
     def num_classes(self) -> int:
@@ -89,10 +89,10 @@ class Federation:
         on the batch: a client of several domains is then tested on batches that mix the domains, while a domain is
         tested on batches of its own, so that there are none for such a client.
         """
-        partition = self.partitions[client]
-        if partition.test is not None or partition.noise is not None:
+        if self.partitions.test[client] is not None or self.partitions.noise[client] is not None:
             return ()
-        names = tuple(self.domain_tests) if partition.domain is None else (partition.domain,)
+        domain = self.partitions.domains[client]
+        names = tuple(self.domain_tests) if domain is None else (domain,)
         return () if by_batch and len(names) > 1 else names
 
     def examples(self, indices: Indices) -> Examples:
@@ -151,23 +151,26 @@ class Federation:
         """Return the test images of a domain, also of one that was left out."""
         return self.examples({**self.domain_tests, **self.unseen_tests}[domain])
 
+    def each(self, part: Part, function: Callable[[Indices], Result]) -> list[Result]:
+        """Return what a function returns for each client's indices, not ``None``, called once where they are shared."""
+        if self.pooled and part is Part.TRAIN:
+            return [function(self._all_train)] * len(self.partitions)
+        lists = {Part.TRAIN: self.partitions.train, Part.VALIDATION: self.partitions.validation}
+        own = lists.get(part, self.partitions.test).each(function)
+        domains = self.partitions.domains
+        shared = {each: function(self._shared_tests(each)) for each in set(domains)} if None in own else {}
+        return [shared[domain] if mine is None else mine for domain, mine in zip(domains, own, strict=True)]
+
     def num_images(self, client: int, part: Part) -> int:
-        return int(self._sizes[part][client])
+        return self._sizes[part][client]
 
     @cached_property
-    def _sizes(self) -> Mapping[Part, Indices]:
-        """The number of images of each client in each part, (clients,)."""
-        own, train = self.partitions.test.lengths(), self.partitions.train.lengths()
-        shared = {domain: len(self._shared_tests(domain)) for domain in set(self.partitions.domains)}
-        return {
-            Part.TRAIN: np.full_like(train, len(self._all_train)) if self.pooled else train,
-            Part.VALIDATION: self.partitions.validation.lengths(),
-            Part.TEST: np.where(own < 0, [shared[domain] for domain in self.partitions.domains], own),
-        }
+    def _sizes(self) -> Mapping[Part, list[int]]:
+        return {part: self.each(part, len) for part in (Part.TRAIN, Part.VALIDATION, Part.TEST)}
 
     def label_counts(self) -> npt.NDArray[np.int64]:
         """Return the numbers of training images per client and class, (clients, classes)."""
-        owner = np.repeat(np.arange(len(self.partitions)), self.partitions.train.lengths())
+        owner = np.repeat(np.arange(len(self.partitions)), [size or 0 for size in self.partitions.train.each(len)])
         labels = self.source.labels[self.partitions.train.joined()]
         cells = np.bincount(owner * self.num_classes + labels, minlength=len(self.partitions) * self.num_classes)
         return cells.reshape(len(self.partitions), self.num_classes)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datasets.federation import Federation
-from datasets.source import Indices, Part, Source
+from datasets.source import Indices, Part
 
 PARTS = (Part.TRAIN, Part.VALIDATION, Part.TEST)
 NAMED = 3
@@ -65,12 +65,12 @@ class Fingerprint:
         digests: list[str | None] = [None] * len(counts)
         tests: dict[str, str | None] = dict.fromkeys(held)
         if not federation.on_devices:
-            parts = [[federation.indices(client, part) for part in PARTS] for client in federation.clients]
-            digest_of = _digests(source, [*held.values(), *(each for client in parts for each in client)])
+            digest_of = _digest_function(federation, held.values())
             tests = {domain: digest_of(indices) for domain, indices in held.items()}
+            by_part = [federation.each(part, digest_of) for part in PARTS]
             digests = [
-                _digest([repr(noise), *map(digest_of, client)])
-                for noise, client in zip(federation.partitions.noise, parts, strict=True)
+                _digest([repr(noise), *client])
+                for noise, *client in zip(federation.partitions.noise, *by_part, strict=True)
             ]
         holdings = [Holding(*each) for each in zip(domains, counts, digests, strict=True)]  # type: ignore[arg-type]
         return cls(source.class_names, source.image_shape, tests, tuple(holdings))
@@ -129,26 +129,19 @@ class Fingerprint:
         return found
 
 
-def _digests(source: Source, used: Iterable[Indices]) -> Callable[[Indices], str]:
+def _digest_function(federation: Federation, tests: Iterable[Indices]) -> Callable[[Indices], str]:
     """Return a function that computes a digest, 16 hexadecimal digits, of the images and labels at some indices.
 
-    ``used`` are all indices that it will be called with; they exist until then. The digest of each is computed once.
+    It may be called with those of ``tests`` and of the clients.
     """
+    source, partitions = federation.source, federation.partitions
     mask = np.zeros(len(source.labels), bool)
-    for indices in used:
+    for indices in (*tests, *(lists.indices for lists in (partitions.train, partitions.validation, partitions.test))):
         mask[indices] = True
-    sums = np.zeros(len(mask), np.uint32)
+    sums, images = np.zeros(len(mask), np.uint32), np.asarray(source.images)  # a memory map's own views take longer
     for place in np.flatnonzero(mask):  # in the order of the memory-mapped file, if it is one
-        sums[place] = zlib.crc32(source.images[place])
-    known: dict[tuple[int, int], str] = {}
-
-    def digest_of(indices: Indices) -> str:
-        where = indices.__array_interface__["data"][0], len(indices)  # clients with the same test set share one array
-        if where not in known:
-            known[where] = _digest([sums[indices], source.labels[indices]])
-        return known[where]
-
-    return digest_of
+        sums[place] = zlib.crc32(images[place])
+    return lambda indices: _digest([sums[indices], source.labels[indices]])
 
 
 def _digest(parts: Sequence[str | npt.NDArray[Any]]) -> str:

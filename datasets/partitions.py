@@ -1,8 +1,9 @@
 """Which images each client has: indices into the source."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from itertools import pairwise
+from typing import TypeVar, overload
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from datasets.source import Indices, Part
 
 NONE: Indices = np.empty(0, np.int64)
 ABSENT = -1
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class IndexLists:
         place = {key: number for number, key in enumerate(distinct)}
         self._place = np.array([ABSENT if each is None else place[id(each)] for each in lists], np.int64)
         self._ends = np.cumsum([0, *map(len, distinct.values())])
-        self._indices = np.concatenate([NONE, *distinct.values()])
+        self.indices: Indices = np.concatenate([NONE, *distinct.values()])
+        """All lists"""
 
     def __getitem__(self, client: int) -> Indices | None:
         return None if self._place[client] == ABSENT else self.of(client)
@@ -92,11 +95,12 @@ class IndexLists:
     def of(self, client: int) -> Indices:
         """Return the list of a client that has one."""
         place = self._place[client]
-        return self._indices[self._ends[place] : self._ends[place + 1]]
+        return self.indices[self._ends[place] : self._ends[place + 1]]
 
-    def lengths(self) -> Indices:
-        """Return the length of each client's list, (clients,); -1 where there is none."""
-        return np.where(self._place == ABSENT, -1, np.append(np.diff(self._ends), 0)[self._place])
+    def each(self, function: Callable[[Indices], Result]) -> list[Result | None]:
+        """Return what a function returns for each client's list, not ``None``, called once for all that share one."""
+        results = [function(self.indices[start:end]) for start, end in pairwise(self._ends.tolist())]
+        return [None if place == ABSENT else results[place] for place in self._place.tolist()]
 
     def joined(self) -> Indices:
         """Return the lists of all clients, each of which has one, as one."""
