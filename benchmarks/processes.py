@@ -97,7 +97,7 @@ class ProcessTree:
     """
 
     def __init__(self, root: int) -> None:
-        self.root = root
+        self._root = next((process for process in running() if process.number == root), Process(root, started=0))
         self._ticks: dict[Process, int] = {}
         self._peak_kb = 0
         self._lock = threading.Lock()
@@ -130,7 +130,8 @@ class ProcessTree:
     @property
     def own_seconds(self) -> float:
         """Processor seconds of the watched process alone, at the last reading."""
-        return sum(ticks for process, ticks in self._ticks.items() if process.number == self.root) / TICKS
+        with self._lock:
+            return self._ticks.get(self._root, 0) / TICKS
 
     @property
     def peak_mb(self) -> float:
@@ -138,7 +139,7 @@ class ProcessTree:
 
     def _alive(self) -> list[Process]:
         readings = running()
-        known = {process.number for process in readings if process in self._ticks} | {self.root}
+        known = {process.number for process in readings if process in self._ticks or process == self._root}
         grown = True
         while grown:
             new = {process.number for process, reading in readings.items() if reading.parent in known} - known

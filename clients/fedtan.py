@@ -85,6 +85,7 @@ class FedTAN(LocalSGD):
 
     def passes(self, model: nn.Module, context: TrainingContext) -> dict[str, float]:
         """Make the common step, then the passes."""
+        context.steps += 1
         metrics = self.common_step(model, context)
         return self.fit(model, context, self.further_epochs) if self.further_epochs else metrics
 

@@ -12,7 +12,8 @@ PAGE = HERE / "README.md"
 HEADING = """# Measured results
 
 Each page has its numbers, the commands that made them, and what they say and do not say; most have CSVs
-beside them. This page is made of theirs by `python -m results.index`; a test compares.
+beside them. The folders of images that the commands name are described in [images.md](images.md). This page is made of
+theirs by `python -m results.index`; a test compares.
 """
 
 

@@ -160,8 +160,8 @@ class CReFF(FedAvg):
         """Return the model with a classifier that is trained on the features, after they have been matched."""
         sent, found = to_tensors(self.classifier.record), Tensors()
         for average in self._gradients.values():
-            found |= average.result()
-        classifier: Linear = (sent[self.weight_entry], sent[self.bias_entry])
+            found |= {name: each.cpu() for name, each in average.result().items()}  # engine=inline leaves them on a GPU
+        classifier: Linear = (sent[self.weight_entry].cpu(), sent[self.bias_entry].cpu())
         labels = [label for label in range(len(self.features)) if f"{label}/weight" in found]
         gradients = {label: (found[f"{label}/weight"], found[f"{label}/bias"]) for label in labels}
         with one_thread():

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from flwr.app import Message
 from torch import nn
 
-from fedsim.core.errors import UserError
+from fedsim.aggregation.privacy import refuse_noise
 from fedsim.messages.schema import METRICS, metrics_of, number
 from fedsim.methods.reply_records import Question, refuse_without
 from fedsim.methods.reply_records import Tensors as Reported
@@ -41,11 +41,7 @@ class FedNova(FedAvg):
 
     def __init__(self, model: nn.Module, training: ServerTraining | None = None) -> None:
         super().__init__(model, training)
-        if self.aggregation.noisy:
-            raise UserError(
-                "strategy=fednova has clients report their numbers of steps, which privacy.noise_multiplier adds no "
-                "noise to: choose privacy.noise_multiplier=0, or another strategy."
-            )
+        refuse_noise(self.aggregation, "strategy=fednova", "their numbers of steps")
         self._first: float | None = None
         """The normalizer of the first reply of a round, in which the others are measured."""
         self._normalizers = self._weights = 0.0

@@ -13,7 +13,7 @@ from fedsim.cost import QueryPasses, Workload
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import EVALUATE, TRAIN
 from fedsim.methods.cached_broadcast import CachedBroadcast
-from fedsim.methods.sparse.masks import Masks, apply, decode, densities, encode, entry, pack, prunable_layers, unpack
+from fedsim.methods.sparse.masks import Masks, apply, decode, densities, encode, entry, pack, trained_layers, unpack
 from fedsim.methods.sparse.records import MASKS
 from fedsim.methods.sparse.tickets import all_ones, check_tickets
 from fedsim.methods.training import ServerTraining
@@ -52,14 +52,8 @@ class LotteryFL(FedAvg):
                 "strategy=lotteryfl has clients send other weights of a layer each, which only an average can join: "
                 "choose aggregation=mean and privacy=none."
             )
-        layers = prunable_layers(model, dense)
+        layers = trained_layers(model, dense)
         parameters = dict(model.named_parameters())
-        frozen = [name for name in layers if not parameters[entry(name)].requires_grad]
-        if frozen:
-            raise UserError(
-                f"strategy.dense={list(dense)} has the layer {frozen[0]} pruned, which is frozen: name it there, or "
-                "leave out what freezes it."
-            )
         self.shapes = {name: parameters[entry(name)].shape for name in layers}
         self.reply_records = {MASKS: partial(check_tickets, layers=list(self.shapes))}
         self._whole = all_ones(self.shapes)

@@ -29,7 +29,7 @@ from fedsim.methods.sparse.criteria import (
     synflow_scores,
 )
 from fedsim.methods.sparse.export import save_pruned
-from fedsim.methods.sparse.masks import Masks, apply, densities, entry, pack, prunable_layers, unpack
+from fedsim.methods.sparse.masks import Masks, apply, densities, entry, pack, trained_layers, unpack
 from fedsim.methods.sparse.records import LAYER_GRADIENTS, LAYERS, SHARE, check_gradients
 from fedsim.methods.training import ServerTraining
 from fedsim.models.pretrained import Pretrained
@@ -96,15 +96,9 @@ class Pruned(FedAvg):
             refuse_noise(self.aggregation, "strategy.criterion=snip", "their gradients")
         self.model = model
         self.density, self.criterion = density, criterion
-        layers = prunable_layers(model, dense)
-        parameters = dict(model.named_parameters())
+        layers = trained_layers(model, dense)
         self.standardized = any(isinstance(layer, WSConv2d | ScaledWSConv2d) for layer in layers.values())
-        frozen = [name for name in layers if not parameters[entry(name)].requires_grad]
-        if frozen:
-            raise UserError(
-                f"strategy.dense={list(dense)} has the layer {frozen[0]} pruned, which is frozen: name it there, or "
-                "leave out what freezes it."
-            )
+        parameters = dict(model.named_parameters())
         self.shapes = {name: parameters[entry(name)].shape for name in layers}
         self.counts: Counts = DISTRIBUTIONS[distribution](self.shapes, density)
         if pretrained is not None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -74,3 +75,15 @@ def changing_app(device: torch.device) -> ClientApp:
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
     return app
+
+
+def first_breaks_app(folder: Path, device: torch.device) -> ClientApp:
+    """Raises in the first process that builds it, when the others have begun to, which take a minute."""
+    try:
+        (folder / "first").touch(exist_ok=False)
+    except FileExistsError:
+        (folder / str(os.getpid())).touch()
+        time.sleep(60)
+    while len(list(folder.iterdir())) < 2:
+        time.sleep(0.01)
+    raise RuntimeError("the app cannot be built")

@@ -88,16 +88,28 @@ def empty_images(count: int, size: int) -> npt.NDArray[np.uint8]:
     """
     shape = (count, 3, size, size)
     try:
-        array = np.empty(shape, np.uint8)
+        array = np.empty(shape, np.uint8)  # which takes memory only as it is written
     except (MemoryError, ValueError) as error:  # the second where numpy has no number for so many bytes
         raise UserError(
             f"dataset.image_size={size} is not possible: {count} images of it are {count * 3 * size**2 / 1e9:.3g} GB, "
             "and there is less memory: choose a smaller one."
         ) from error
+    mapped = _mapped_in_memory(shape)
+    return array if mapped is None else mapped
+
+
+def _mapped_in_memory(shape: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:
+    """Return a map of a file without a name; ``None`` where the system has none, or not of this size."""
     if not hasattr(os, "memfd_create"):
-        return array
-    descriptor = os.memfd_create("fedsim-images")
-    array = open_memmap(f"/proc/{os.getpid()}/fd/{descriptor}", "w+", np.uint8, shape)
+        return None
+    descriptor = None
+    try:
+        descriptor = os.memfd_create("fedsim-images")
+        array = open_memmap(f"/proc/{os.getpid()}/fd/{descriptor}", "w+", np.uint8, shape)
+    except OSError:  # no /proc, or a limit of the process: workers are sent a copy of an array
+        if descriptor is not None:
+            os.close(descriptor)
+        return None
     finalize(array.base, os.close, descriptor)  # when nothing is a view of it any more
     return array
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from datasets.readers.labelled import OnDisk, reading
 from fedsim.core.errors import UserError
 from fedsim.core.names import quoting_hint
+from fedsim.core.rounding import whole_share
 
 
 def data_folder(dataset: str, data_dir: Path | None, holds: str, *, make: bool = False) -> Path:
@@ -62,7 +63,7 @@ def share_of(key: str, share: float, images: int, domain: str) -> int:
     Raises:
         UserError: If it is none, since the domain would vanish.
     """
-    count = int(images * share)
+    count = whole_share(share, images)
     if not count:
         raise UserError(
             f"dataset.{key}={share} leaves the domain {domain} none of its {images} training images: "

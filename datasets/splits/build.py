@@ -16,6 +16,7 @@ from datasets.splits.pipeline import Pipeline
 from datasets.splits.steps import Disturbing, Pool, Step
 from fedsim.config.binding import bind, locate, refuse_unused_options
 from fedsim.core.errors import UserError
+from fedsim.core.rounding import whole_share
 from fedsim.core.seeding import derive_seed, numpy_generator
 
 log = logging.getLogger(__name__)
@@ -140,5 +141,5 @@ def _by_domain(source: Source, seen: Sequence[str], part: Part) -> dict[str | No
 def _held_out(train: Indices, share: float, rng: np.random.Generator) -> tuple[Indices, Indices]:
     """Return training and validation images: a random share of the client's, rounded down, is held out."""
     shuffled = rng.permutation(train)
-    held = int(len(train) * share)
+    held = whole_share(share, len(train))
     return np.sort(shuffled[held:]), np.sort(shuffled[:held])

@@ -7,6 +7,17 @@ import torch
 
 
 @contextmanager
+def fixed_unless_it_fails() -> Iterator[int]:
+    """Set torch to one thread, yield the previous number, and set it again if the block raises."""
+    before = fix_threads()
+    try:
+        yield before
+    except BaseException:
+        torch.set_num_threads(before)
+        raise
+
+
+@contextmanager
 def one_thread() -> Iterator[None]:
     """Compute with one thread inside the block, so that sums in the server's process do not depend on the engine."""
     before = fix_threads()

@@ -9,6 +9,7 @@ from typing import Protocol
 from flwr.app import Error, Message
 
 from fedsim.deployment.error_text import one_line
+from fedsim.messages.errors import UNKNOWN
 from fedsim.messages.packing import unpacked
 
 log = logging.getLogger(__name__)
@@ -17,8 +18,6 @@ REFRESH = 3.0
 """Seconds between queries of which nodes are connected."""
 POLL, SIMULATED_POLL = 1.0, 0.1
 ATTEMPTS = 5
-UNKNOWN = 0
-"""Flower's ``ErrorCode.UNKNOWN``; the reason says more."""
 GONE = (3, 4, 5)
 """Flower's ``MESSAGE_UNAVAILABLE``, ``REPLY_MESSAGE_UNAVAILABLE`` and ``NODE_UNAVAILABLE``: the node is dead."""
 

@@ -24,8 +24,8 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
 )
 
-from fedsim.deployment.delivery import UNKNOWN
 from fedsim.deployment.error_text import one_line
+from fedsim.messages.errors import UNKNOWN
 from fedsim.messages.schema import TRAIN, message
 
 ALWAYS = 1 << 27

@@ -16,6 +16,7 @@ from fedsim.diagnostics.updates import UpdateStatistics
 from fedsim.engines.grid import FederationGrid
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.schema import (
+    ARRAYS,
     COLLAPSE,
     CONFIG,
     GLOBAL,
@@ -23,7 +24,6 @@ from fedsim.messages.schema import (
     QUERY_CLASS_SCATTER,
     ROUND,
     arrays_of,
-    message,
     metrics_of,
     number,
 )
@@ -70,10 +70,13 @@ class Diagnosis:
     ) -> list[Row]:
         """Return a row for each layer and metric; neural collapse is that of the global model."""
         config = ConfigRecord({ROUND: round})
+        evaluations = list(strategy.configure_evaluate(round, model.arrays, ConfigRecord(), grid))
+        # With the content of the method's evaluation messages, including its further records; where these share one,
+        # so do the queries, since engines send it once.
+        contents = {id(each.content): RecordDict({**each.content, CONFIG: config}) for each in evaluations}
         to_clients = [
-            # With the content of the method's evaluation messages, including its further records.
-            Message(RecordDict({**each.content, CONFIG: config}), each.metadata.dst_node_id, QUERY_ACTIVATIONS)
-            for each in strategy.configure_evaluate(round, model.arrays, ConfigRecord(), grid)
+            Message(contents[id(each.content)], each.metadata.dst_node_id, QUERY_ACTIVATIONS)
+            for each in evaluations
             if each.metadata.dst_node_id in self.clients
         ]
 
@@ -139,20 +142,18 @@ class Diagnosis:
             told: The clients' statistics by client, if they are of the global model because nothing is personal; with
                 ``None`` the clients are queried again.
         """
-        config = ConfigRecord({ROUND: round, GLOBAL: True})
+        content = RecordDict({CONFIG: ConfigRecord({ROUND: round, GLOBAL: True}), ARRAYS: model})
         if told is None:
-            replies = ask([message(QUERY_ACTIVATIONS, client, model, config) for client in self.clients])
+            replies = ask([Message(content, client, QUERY_ACTIVATIONS) for client in self.clients])
             told = {reply.metadata.src_node_id: to_tensors(arrays_of(reply)) for reply in replies}
         sums, counts = (torch.stack([each[name].double() for each in told.values()]).sum(0) for name in (SUMS, COUNTS))
         if not sums.isfinite().all():
             return {}
         classes = ClassMeans.of(sums, counts)
         known = to_record({"means": classes.means, "projection": classes.projection()})
-        queries = [message(QUERY_CLASS_SCATTER, client, model, config) for client in told]
-        for query in queries:
-            query.content[COLLAPSE] = known
+        content = RecordDict({**content, COLLAPSE: known})
         images = scatter = disagreeing = 0.0
-        for reply in ask(queries):
+        for reply in ask([Message(content, client, QUERY_CLASS_SCATTER) for client in told]):
             metrics = metrics_of(reply)
             images += number(metrics, NUM_IMAGES)
             scatter += number(metrics, "scatter")

@@ -10,11 +10,9 @@ from flwr.clientapp import ClientApp
 
 from fedsim.aggregation.groups import GroupSum
 from fedsim.core.errors import FedsimError
+from fedsim.messages.errors import CLIENT_RAISED
 from fedsim.messages.groups import ADD_UP, split_at_openings
 from fedsim.messages.schema import CONFIG
-
-CLIENT_RAISED = 2
-"""Flower's ``ErrorCode.CLIENT_APP_RAISED_EXCEPTION``."""
 
 
 class Call(NamedTuple):

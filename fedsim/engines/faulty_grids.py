@@ -9,12 +9,8 @@ from fedsim.core.seeding import torch_generator
 from fedsim.engines.faults import ABSENT, DROP_OUT, GARBAGE, LATE, NOT_FINITE, NOT_NEEDED, OLD, Attendance, Faults
 from fedsim.engines.grid import FederationGrid, WrappedGrid
 from fedsim.messages.arrays import to_record, to_tensors
+from fedsim.messages.errors import SUPERFLUOUS, UNKNOWN
 from fedsim.messages.schema import ARRAYS, CONFIG, ROUND, TRAIN, config_of
-
-UNAVAILABLE = 0
-"""Flower's ``ErrorCode.UNKNOWN``; the reason says more."""
-SUPERFLUOUS = 1000
-"""The error code of a client whose answer is not needed: it has not failed. Flower's own codes are small."""
 
 
 class Attendances(dict[int, Attendance]):
@@ -48,7 +44,7 @@ class AbsentGrid(WrappedGrid):
             LATE: f"it would have taken {known.seconds:.3g} s, and faults.deadline={self._faults.deadline} s",
             NOT_NEEDED: "others had answered before (faults.over_selection)",
         }[known.outcome]
-        return Error(SUPERFLUOUS if known.outcome == NOT_NEEDED else UNAVAILABLE, reason)
+        return Error(SUPERFLUOUS if known.outcome == NOT_NEEDED else UNKNOWN, reason)
 
 
 class CorruptingGrid(WrappedGrid):

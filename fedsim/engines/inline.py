@@ -7,7 +7,7 @@ from flwr.app import Message
 from flwr.clientapp import ClientApp
 
 from fedsim.core.freed_memory import keep_freed_memory
-from fedsim.core.threads import fix_threads
+from fedsim.core.threads import fixed_unless_it_fails
 from fedsim.engines.client_call import call_client
 from fedsim.engines.grid import LocalGrid
 
@@ -19,9 +19,9 @@ class InlineGrid(LocalGrid):
         self, make_app: Callable[[torch.device], ClientApp], num_nodes: int, devices: Sequence[torch.device]
     ) -> None:
         super().__init__(num_nodes)
-        self._threads_before = fix_threads()
         keep_freed_memory()
-        self._app = make_app(devices[0])
+        with fixed_unless_it_fails() as self._threads_before:
+            self._app = make_app(devices[0])
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         for message in messages:

@@ -18,7 +18,7 @@ class _Pickler(pickle.Pickler):
         if type(obj) is not np.memmap:
             return NotImplemented
         if self._files_by_name and isinstance(obj.base, mmap.mmap) and obj.filename is not None:
-            return np.load, (obj.filename, "r")
+            return np.memmap, (obj.filename, obj.dtype, "r", obj.offset, obj.shape, "F" if obj.flags.fnc else "C")
         return np.asarray(obj).__reduce_ex__(5)
 
 

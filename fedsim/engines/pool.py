@@ -6,17 +6,17 @@ and lets a client start over, with the same result, when its worker dies.
 
 import time
 from abc import abstractmethod
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from flwr.app import Context, Error, Message, RecordDict
 
-from fedsim.engines.client_call import CLIENT_RAISED
 from fedsim.engines.grid import LocalGrid
 from fedsim.engines.pace import AT_WORKER, Pace
 from fedsim.engines.tasks import Batch, Died, PoolWorker, Task
+from fedsim.messages.errors import CLIENT_RAISED
 from fedsim.messages.groups import ADD_UP, GROUP_SIZE, openings
 from fedsim.messages.schema import config_of
 
@@ -138,7 +138,7 @@ class PoolGrid(LocalGrid, Generic[W]):
                 break
             if taken and waiting[0].content is not taken[0].content:
                 break
-            if waiting[0].adds_up and waiting[0].opens and 0 < at_once - len(taken) < GROUP_SIZE <= at_once:
+            if waiting[0].adds_up and waiting[0].opens and at_once - len(taken) < GROUP_SIZE <= at_once:
                 break
             taken.append(waiting.popleft())
             busy.add(taken[-1].client)
@@ -155,10 +155,14 @@ class PoolGrid(LocalGrid, Generic[W]):
         return sum(worker.memory.resident for worker in self.workers)
 
     def _tasks(self, messages: Sequence[Message]) -> Iterator[Task]:
-        """Yield a task for each message; successive messages with the same content share one packed copy of it."""
-        content: RecordDict | None = None
+        """Yield a task for each message; messages with the same content share one packed copy of it."""
+        to_come = Counter(id(message.content) for message in messages)
+        packed: dict[int, Any] = {}  # by content, until its last message: some methods have one for each client
         for index, (message, opens) in enumerate(zip(messages, openings(messages), strict=True)):
-            if message.content is not content:
-                content = message.content
-                packed, adds_up = self.packed(content), ADD_UP in config_of(message)
-            yield Task(index, message, packed, adds_up, opens)
+            content = id(message.content)
+            if content not in packed:
+                packed[content] = self.packed(message.content)
+            yield Task(index, message, packed[content], ADD_UP in config_of(message), opens)
+            to_come[content] -= 1
+            if not to_come[content]:
+                del packed[content]

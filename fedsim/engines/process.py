@@ -36,6 +36,8 @@ class ProcessWorker(PoolWorker):
     channel: Channel
     content: Packed | None = field(default=None, init=False)
     """The content of messages that it was sent last, and still has"""
+    ready: bool = field(default=False, init=False)
+    """Whether it has said so"""
 
     @property
     def process_id(self) -> int:
@@ -123,7 +125,7 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
     def __exit__(self, *exc: object) -> None:
         for worker in self.workers:
             worker.channel.close()  # an idle worker ends by itself
-            if worker.batches:
+            if worker.batches or not worker.ready:
                 worker.process.terminate()
         for worker in self.workers:
             worker.process.join(timeout=5)
@@ -157,9 +159,13 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
             answer = f"it died at start ({cause}){remedy}"
         if answer != READY:
             raise FedsimError(f"worker {worker.number} could not be started: {answer}")
+        worker.ready = True
 
     def _replace(self, worker: ProcessWorker, batch: Batch) -> Died:
         worker.process.join(timeout=5)
+        if worker.process.is_alive():  # its end of the pipe is closed, and it cannot be told anything any more
+            worker.process.kill()
+            worker.process.join()
         cause, remedy = self._cause_of_death(worker)
         log.warning(
             "worker %d (process %s) died (%s) while it computed %s; it is replaced%s",
@@ -178,9 +184,14 @@ class ProcessGrid(PoolGrid[ProcessWorker]):
         if code is None or code >= 0:
             return f"exit status {code}", ""
         if code != -signal.SIGKILL or not self._kills.happened():
-            return f"signal {signal.Signals(-code).name}", ""
+            return f"signal {name_of_signal(-code)}", ""
         fewer = f"engine.workers={len(self.workers) - 1} or " if len(self.workers) > 1 else ""
         return "memory was used up, and the kernel has killed it", f": choose {fewer}a smaller batch_size"
+
+
+def name_of_signal(number: int) -> str:
+    """Return the name of a signal; of most real-time signals, which have none, the number."""
+    return signal.Signals(number).name if number in {*signal.Signals} else str(number)
 
 
 def worker_count(devices: Sequence[torch.device], workers: int | None, workers_per_gpu: int) -> int:

@@ -14,7 +14,7 @@ from fedsim.client.stacked_clients import StackedClients
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.core.freed_memory import keep_freed_memory
-from fedsim.core.threads import fix_threads
+from fedsim.core.threads import fixed_unless_it_fails
 from fedsim.engines.client_call import call_client
 from fedsim.engines.grid import LocalGrid
 from fedsim.messages.schema import TRAIN
@@ -35,9 +35,9 @@ class VectorizedGrid(LocalGrid):
         clients_at_once: int = 32,
     ) -> None:
         super().__init__(num_nodes)
-        self._threads_before = fix_threads()
         keep_freed_memory()
-        self._clients, self._clients_at_once = StackedClients(make_app, devices[0]), clients_at_once
+        with fixed_unless_it_fails() as self._threads_before:
+            self._clients, self._clients_at_once = StackedClients(make_app, devices[0]), clients_at_once
 
     @classmethod
     def check(cls, devices: Sequence[torch.device], options: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import signal
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import torch
@@ -29,22 +30,29 @@ def serve(connection: Connection, device: torch.device, parent: int) -> None:
         make_app: Callable[[torch.device], ClientApp]
         make_app, _ = channel.receive()
         app = make_app(device)
+        told = READY
     except EOFError:
         return
     except FedsimError as error:
-        connection.send(str(error))
-        return
+        told = str(error)
     except Exception:
-        connection.send(traceback.format_exc())
-        return
-    connection.send(READY)
+        told = traceback.format_exc()
+    with suppress(EOFError, OSError):  # the parent has ended, with or without saying so
+        connection.send(told)
+        if told == READY:
+            _answer(app, channel)
+
+
+def _answer(app: ClientApp, channel: Channel) -> None:
+    """Answer messages until the pipe closes.
+
+    Raises:
+        EOFError, OSError: When it does.
+    """
     content = RecordDict()
     received: RecordDict | list[Call]
     while True:
-        try:
-            received, number = channel.receive()
-        except (EOFError, OSError):  # the parent has ended, with or without saying so
-            return
+        received, number = channel.receive()
         if isinstance(received, RecordDict):  # the content of the messages that follow
             content = received
             continue

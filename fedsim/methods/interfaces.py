@@ -7,7 +7,7 @@ them by name.
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -81,17 +81,6 @@ class ServerStrategy(Protocol):
 
     def load_state(self, state: RecordDict) -> None:
         """Restore what ``state`` returned."""
-
-
-class Resizable(Protocol):
-    """A method with an option, from 0 to 1, for the share of the network that devices train.
-
-    If the option is null the budget decides: the server's network has the size that the strongest class of devices can
-    afford, and the clients of the other classes are in ``ServerTraining.client_sizes``.
-    """
-
-    size_option: ClassVar[str]
-    """Name of the option."""
 
 
 @runtime_checkable

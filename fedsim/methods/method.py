@@ -49,7 +49,11 @@ class Method:
 
     @property
     def size_option(self) -> str | None:
-        """The option of a ``Resizable`` method for the share of the network that devices train; ``None`` for others."""
+        """The strategy's ``size_option``: its option, from 0 to 1, for the share of the network that devices train.
+
+        Where that is null the budget decides: the server's network has the size that the strongest class of devices can
+        afford, and the clients of the other classes are in ``ServerTraining.client_sizes``. ``None`` without one.
+        """
         option: str | None = getattr(self.server, "size_option", None)
         return option
 

@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 from datasets.federation import Federation
 from datasets.source import Part
 from fedsim.messages.arrays import to_tensors
+from fedsim.messages.errors import UNKNOWN
 from fedsim.messages.groups import ADDED_UP
 from fedsim.messages.schema import (
     ARRAYS,
@@ -41,8 +42,6 @@ from fedsim.methods.reply_records import Question, RecordCheck, ReplyFault, mode
 from fedsim.metrics.registry import FURTHER_METRICS
 from fedsim.metrics.scoring import CORRECT, LOSS, named, predictor_of, sums_of
 
-REFUSED = 0
-"""Flower's ``ErrorCode.UNKNOWN``; the reason says more."""
 Tensors = Mapping[str, torch.Tensor]
 
 
@@ -284,7 +283,7 @@ class _Sent:
 
 
 def refused(message: Message, reason: str) -> Message:
-    return Message(Error(REFUSED, reason), reply_to=message)
+    return Message(Error(UNKNOWN, reason), reply_to=message)
 
 
 def unreadable(error: Exception) -> str:

@@ -25,7 +25,7 @@ class ServerTraining:
     image_shape: tuple[int, int, int] | None = None
     """(channels, height, width) of the images, for a method that runs the network on the server."""
     client_sizes: Mapping[int, float] = field(default_factory=dict)
-    """For a ``Resizable`` method, the size of the submodel by client, for clients that train only a submodel."""
+    """For a method with a ``size_option``, the size of the submodel by client, for clients that train only one."""
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def logging_to(reporter: Reporter, *, verbose: bool) -> Iterator[None]:
     ours = [logging.getLogger(name) for name in ("fedsim", "strategies", "clients", "datasets")]
     flower = logging.getLogger("flwr")
     levels = {logger: logger.level for logger in (*ours, flower)}
+    propagated = {logger: logger.propagate for logger in ours}
     for logger in ours:
         logger.addHandler(handler)
         logger.propagate = False  # Hydra has a handler at the root, which would print the line again
@@ -67,7 +68,7 @@ def logging_to(reporter: Reporter, *, verbose: bool) -> Iterator[None]:
             logger.setLevel(level)
         for logger in ours:
             logger.removeHandler(handler)
-            logger.propagate = True
+            logger.propagate = propagated[logger]
 
 
 class _ReporterHandler(logging.Handler):

@@ -31,12 +31,14 @@ class Table:
         self._unflushed = False
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows at the end, all of them or none.
+        """Add rows at the end, all of them or none; without a row there is no file yet.
 
         Raises:
             FileError: If they cannot be written.
         """
         rows = list(rows)
+        if not rows:
+            return
         new = [name for row in rows for name in row if name not in self.columns]
         if new:
             self.columns += dict.fromkeys(new)

@@ -1,6 +1,5 @@
 """The chosen settings of each method on further seeds, whose test accuracy is what a table shows."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from yaml import YAMLError
 from fedsim.config.composition import load
 from fedsim.core.errors import UserError
 from fedsim.report.choice import Choice
-from fedsim.report.planned_runs import PlannedRun
+from fedsim.report.planned_runs import PlannedRun, folder_name
 
 if TYPE_CHECKING:  # loads torch and Flower, which a table does not need
     from fedsim.config.settings import Settings
@@ -29,7 +28,7 @@ def further_runs(
     for choice in choices:
         method = f"{choice.method} {choice.written}"
         for seed in seeds:
-            run_dir = folder / re.sub(r"[^\w.=,+-]+", "_", method) / str(seed)
+            run_dir = folder / folder_name(method) / str(seed)
             runs.append(PlannedRun(method, seed, run_dir, _settings(choice, seed, overrides, run_dir)))
             runs[-1].check()
     return runs

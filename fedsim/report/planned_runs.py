@@ -1,5 +1,6 @@
 """Runs that a command plans before it begins, each in a folder of its own: finished ones are kept, begun ones go on."""
 
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,11 @@ MEASURED = ("metrics", "diagnostics", "diagnostics_every", "diagnostics_images")
 """Settings that tables of runs do not compare, and that say what a run has measured."""
 AGAIN = 60
 """Seconds after which time that is up ends the block again, in case that it was not noticed, as in a finalizer."""
+
+
+def folder_name(words: str) -> str:
+    """Return the name of a folder for runs with these settings."""
+    return re.sub(r"[^\w.=,+-]+", "_", words)
 
 
 class TimeIsUp(BaseException):

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
 from fedsim.config.composition import NOT_CHOSEN, compose, load
+from fedsim.config.overrides import parse
 from fedsim.config.published import Published, Row
 from fedsim.core.errors import UserError
 from fedsim.core.files import write_atomically
+from fedsim.core.nested import flattened as by_dotted_name
 from fedsim.output.results import Result
 from fedsim.output.terminal import print_line, print_whole
 from fedsim.report.heads import accuracies_by_head, is_total
@@ -26,8 +27,8 @@ from fedsim.report.markdown import plain
 
 LINES = ("published", "ours", "difference")
 COLUMNS = ("table", "label", "head", "published", "published_std", "ours", "std", "runs", "difference")
-NO_DEVIATION = ("data_dir", "download", "pictures", "evaluate_every", "round_timeout", "update_limit", "shots")
-"""Settings that say where images lie, what is written and when: no paper's numbers depend on them."""
+NO_DEVIATION = ("data_dir", "download", "pictures", "shots")
+"""Settings that say where images lie and what is written: no paper's numbers depend on them."""
 
 
 def write_published(groups: Mapping[str, list[Result]], out: Path) -> list[str]:
@@ -87,13 +88,13 @@ def row_of(run_dir: Path) -> tuple[Published, Row] | None:
 
 def _holds(config: Mapping[str, Any], key: str, value: str | None) -> bool:
     """Return whether a run with these settings was made with the word ``key=value``, or ``~key`` without a value."""
-    flat = flattened(config)
+    settings = by_dotted_name(config)
     if value is None:
-        return key not in flat
+        return key not in settings
     if isinstance(config.get(key), dict):  # the choice of a group
-        name = flat.get(f"{key}.name")
+        name = flattened(config).get(f"{key}.name")
         return bool(config[key].get("name") == value or name in (value, f"[{value}]"))  # split=iid is split=[iid]
-    return key in flat and comparable(flat[key]) == comparable(yaml.safe_load(value))
+    return key in settings and comparable(settings[key]) == comparable(parse(f"{key}={value}").value())
 
 
 def deviations(groups: Mapping[str, list[Result]]) -> list[str]:
@@ -125,11 +126,12 @@ def _differing(config: Mapping[str, Any], published: Published, row: Row) -> lis
     except UserError as error:
         return [f"it cannot be composed any more ({error})"]
     mine, theirs = flattened(config), flattened(wanted)
+    no_matter = () if published.round == "best" else ("evaluate_every",)  # the last round is evaluated in any case
     return [
         f"{key.removesuffix('.name')}={written(mine.get(key))} ({written(theirs.get(key))})"
         for key in sorted({*mine, *theirs})
         if comparable(mine.get(key)) != comparable(theirs.get(key))
-        and key not in (*published.unknown, *NO_DEVIATION)
+        and key not in (*published.unknown, *NO_DEVIATION, *no_matter)
         and not key.endswith(NOT_CHOSEN)
         and not _is_younger(key, mine, theirs)
     ]

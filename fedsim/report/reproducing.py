@@ -6,7 +6,6 @@ same command goes on where it was stopped, by Ctrl-C or after ``--minutes``, and
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from fedsim.core.files import writing
 from fedsim.output.terminal import never_fail_to_print, print_line, print_whole
 from fedsim.report.comparison import write_comparison
 from fedsim.report.labels import group_by_settings
-from fedsim.report.planned_runs import Made, PlannedRun, ended_after, make_all
+from fedsim.report.planned_runs import Made, PlannedRun, ended_after, folder_name, make_all
 from fedsim.report.seeds import read_seeds
 
 A_YEAR = 60 * 24 * 365
@@ -143,7 +142,7 @@ def planned(
     runs = []
     for seed in seeds:
         for row in rows:
-            run_dir = out / "runs" / re.sub(r"[^\w.=,+-]+", "_", row.run) / str(seed)
+            run_dir = out / "runs" / folder_name(row.run) / str(seed)
             words = [f"experiment={experiment}", *row.run.split(), *settings, f"seed={seed}"]
             runs.append(PlannedRun(row.run, seed, run_dir, settings_of(compose(words), words)))
             runs[-1].check()

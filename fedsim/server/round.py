@@ -10,7 +10,7 @@ from flwr.app import Message
 from datasets.source import Part
 from fedsim.core.errors import RoundFailed
 from fedsim.diagnostics.updates import UpdateStatistics
-from fedsim.engines.faulty_grids import SUPERFLUOUS
+from fedsim.messages.errors import SUPERFLUOUS
 from fedsim.methods.federated_model import FederatedModel
 from fedsim.metrics.measured import Evaluation
 from fedsim.metrics.round_metrics import Row
@@ -59,22 +59,24 @@ class Round:
             if not reply.has_error():
                 yield reply
                 continue
-            if reply.error.code == SUPERFLUOUS:
-                expected -= 1
-                continue
-            failed += 1
             client, reason = reply.metadata.src_node_id, reply.error.reason or "no reason given"
             summary, _, details = reason.partition("\n")
-            self.faults.append((client, doing, summary))
-            sentence = f"client {client} failed in round {self.number}: {summary}"
-            if details:
-                log.info("%s", details)
-            if (expected - failed) / expected < self.min_fraction_success:
+            if reply.error.code == SUPERFLUOUS:
+                expected -= 1
+                sentence = f"client {client} was not needed in round {self.number}"
+            else:
+                failed += 1
+                self.faults.append((client, doing, summary))
+                sentence = f"client {client} failed in round {self.number}: {summary}"
+                if details:
+                    log.info("%s", details)
+            if failed and expected - failed < self.min_fraction_success * expected:
                 raise RoundFailed(
                     f"{sentence} (with it {failed} of {expected} clients failed, and "
                     f"min_fraction_success={self.min_fraction_success:g})"
                 )
-            log.warning("%s", sentence)
+            if reply.error.code != SUPERFLUOUS:
+                log.warning("%s", sentence)
 
     def successful_tests(self, replies: Iterable[Message], expected: int) -> Iterator[Message]:
         """Yield the replies without errors to evaluation messages, as ``successful`` does."""

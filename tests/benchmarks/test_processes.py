@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from benchmarks import processes
-from benchmarks.processes import ProcessTree
+from benchmarks.processes import Process, ProcessTree
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -68,3 +68,12 @@ def test_what_watches_leaves_the_machine_to_what_is_watched(monkeypatch: pytest.
         time.sleep(1)
         tree.close()
     assert len(readings) == 1  # the next one would be after ten seconds
+
+
+def test_a_process_with_the_number_of_one_that_has_ended_is_not_ended() -> None:
+    with program("none") as other:
+        tree = ProcessTree(other.pid)
+        tree._root, tree._ticks = Process(other.pid, started=0), {}  # an earlier process had its number
+        tree.close()
+        time.sleep(0.1)
+        assert other.poll() is None

@@ -6,15 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from flwr.app import Message
 from PIL import Image
 
 from datasets.build import build_federation
-from datasets.devices import SPLIT, count_of_devices, device_federation, own_federation
+from datasets.devices import SPLIT, DeviceData, DeviceFederation, count_of_devices, device_federation, own_federation
 from datasets.source import Part
+from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.deployment.devices.node import NodeConfig, NodeProfile
+from fedsim.engines.grid import WrappedGrid
+from fedsim.engines.inline import InlineGrid
+from fedsim.output.progress import Reporter
+from fedsim.output.results import read_result
 from fedsim.server.preparation import prepare
+from fedsim.server.simulation import run
 
 MakeSettings = Callable[..., Settings]
 WORDS = ("dataset=devices", "dataset.classes=[cat,dog]", "dataset.image_size=8", "split.num_clients=2")
@@ -161,3 +169,30 @@ def test_it_is_not_for_a_simulation(small_settings: MakeSettings) -> None:
     ):
         with pytest.raises(UserError, match=sentence):
             device_federation(settings_of(small_settings, *words), {0: profile(0), 1: profile(1)})
+
+
+def test_a_run_whose_devices_share_one_model_ends_and_can_be_read(tmp_path: Path, small_settings: MakeSettings) -> None:
+    """Devices tell no accuracies of classes, and one model for all is known to the server."""
+    own = small_settings("strategy=fedavg", "norm=gn", "rounds=1")
+    images = build_federation(own)
+    profiles = {}
+    for client in images.clients:
+        train, validation, test = (images.num_images(client, part) for part in (Part.TRAIN, Part.VALIDATION, Part.TEST))
+        profiles[client] = profile(client, (train, validation, test), images.domain_of(client))
+    size = images.source.image_shape[1]
+    words = ("dataset=devices", "dataset.classes=10", f"dataset.image_size={size}", "strategy=fedavg", "norm=gn")
+    settings = small_settings(*words, "rounds=1", "pictures=false", small=False)
+    prepared = prepare(settings, DeviceFederation(DeviceData(image_size=size), profiles))
+
+    class Remote(WrappedGrid):
+        def passed(self, message: Message, reply: Message) -> Message:
+            return reply
+
+        def client_states(self) -> None:
+            """Nothing is known of them here."""
+
+    with InlineGrid(ClientAppFactory(own, images), len(images.clients), [torch.device("cpu")]) as clients:
+        run(prepared, tmp_path / "run", Reporter(), Remote(clients))
+    read = read_result(tmp_path / "run")
+    assert sorted(read.clients["client"].unique()) == list(images.clients)
+    assert not (tmp_path / "run" / "classes.csv").exists()

@@ -1,17 +1,21 @@
 """Workers map the images of the cache, and those that a source has in memory, instead of holding copies."""
 
+import errno
 import gc
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
+from datasets.readers import decode
 from datasets.readers.decode import empty_images
 from datasets.source import Part
 from fedsim.config.settings import Settings
+from fedsim.engines.pickling import dump, load
 from fedsim.engines.process import ProcessGrid
 from fedsim.messages.arrays import to_record
 from fedsim.messages.schema import EVALUATE, METRICS, message
@@ -65,3 +69,35 @@ def test_the_memory_of_images_is_given_back_with_their_last_view() -> None:
     del view
     gc.collect()
     assert descriptors() == before
+
+
+@pytest.mark.parametrize("missing", ["memfd_create", "truncate"])
+def test_without_such_files_images_are_an_array(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that may write no large file, or where there is no /proc."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EFBIG, "File too large")
+
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    if missing == "memfd_create":
+        monkeypatch.setattr(os, "memfd_create", refused)
+    else:
+        monkeypatch.setattr(decode, "open_memmap", refused)
+    images = empty_images(10, 28)
+    assert type(images) is np.ndarray
+    assert images.shape == (10, 3, 28, 28)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_map_of_raw_bytes_is_sent_by_its_name_too(order: Literal["C", "F"], tmp_path: Path) -> None:
+    expected = np.arange(1200, dtype=np.uint16).reshape(10, 12, 10)
+    (tmp_path / "raw").write_bytes(b"head" + expected.tobytes(order))
+    mapped = np.memmap(tmp_path / "raw", np.uint16, "r", offset=4, shape=expected.shape, order=order)
+    sent, buffers = dump({"whole": mapped, "part": mapped[3:5]}, files_by_name=True)
+    assert sum(buffer.nbytes for buffer in buffers) <= expected[3:5].nbytes
+    received = load(sent, buffers)
+    assert isinstance(received["whole"], np.memmap)
+    assert np.array_equal(received["whole"], expected)
+    assert np.array_equal(received["part"], expected[3:5])

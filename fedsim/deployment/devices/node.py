@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord
 from omegaconf import DictConfig, OmegaConf
 
 from fedsim.config.composition import CONFIG_DIR
+from fedsim.config.paths import OPTIONS
 from fedsim.config.settings import Settings
 from fedsim.core.errors import Refusal
 from fedsim.deployment.devices.checks import DOMAIN
@@ -25,8 +26,6 @@ KEYS: dict[str, type] = {
     "keep-runs": int,
     "share-personal": bool,
 }
-PATHS = ("npz", "parquet")
-"""Options of datasets that are files or folders"""
 EMBEDDED = "datasets.digits.load"
 """The data set that needs no files"""
 OWN_FUNCTION = "tensors"
@@ -183,7 +182,9 @@ def confined(settings: Settings, node: NodeConfig) -> Settings:
     if model.get(OPTION) is not None:
         _refuse_ways_out(f"model.{OPTION}", model[OPTION], inside)
         model = {**model, OPTION: str(inside / model[OPTION])}
-    paths = {key: str(inside / settings.dataset[key]) for key in PATHS if settings.dataset.get(key) is not None}
+    paths = {
+        key: str(inside / settings.dataset[key]) for key in OPTIONS["dataset"] if settings.dataset.get(key) is not None
+    }
     dataset = {**settings.dataset, **paths}
     return replace(settings, dataset=dataset, model=model, data_dir=str(inside), download=False)
 

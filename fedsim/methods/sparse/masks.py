@@ -52,6 +52,22 @@ def prunable_layers(model: nn.Module, dense: Collection[str] = ("first",)) -> di
     return left
 
 
+def trained_layers(model: nn.Module, dense: Collection[str]) -> dict[str, nn.Module]:
+    """Return the layers that may be pruned, as ``prunable_layers`` does.
+
+    Raises:
+        UserError: Also if one of them is frozen.
+    """
+    layers, parameters = prunable_layers(model, dense), dict(model.named_parameters())
+    frozen = [name for name in layers if not parameters[entry(name)].requires_grad]
+    if frozen:
+        raise UserError(
+            f"strategy.dense={list(dense)} has the layer {frozen[0]} pruned, which is frozen: name it there, or "
+            "leave out what freezes it."
+        )
+    return layers
+
+
 def keep_largest(scores: Tensors, counts: Mapping[str, int]) -> Masks:
     """Return masks of the ``counts`` largest scores of each layer; of equal scores the first win."""
     masks: Masks = {}

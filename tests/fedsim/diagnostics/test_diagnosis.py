@@ -1,13 +1,14 @@
 """Diagnosed runs: what is known of the numbers beforehand, and neural collapse against the model that was saved."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from flwr.app import ConfigRecord, Context, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from safetensors.torch import load_file
 
 from datasets.build import build_federation
@@ -21,10 +22,12 @@ from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import ROUND, arrays_of, message
+from fedsim.messages.schema import QUERY_ACTIVATIONS, QUERY_CLASS_SCATTER, ROUND, arrays_of, message
 from fedsim.methods.federated_model import FederatedModel
 from fedsim.models import build_model
+from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
+from fedsim.server.simulation import run, start_engine
 
 COMMON = (
     *("rounds=2", "dataset.train_per_domain=40", "dataset.test_per_domain=20", "dataset.image_size=16"),
@@ -187,3 +190,25 @@ def test_a_network_without_a_linear_classifier_is_refused(small_settings: Callab
     words = ("model=torchvision/squeezenet1_0", "dataset.image_size=28", "norm=none", "diagnostics=true")
     with pytest.raises(UserError, match=sentence):
         prepare(small_settings(*words))
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedbn"])
+def test_clients_that_are_sent_the_same_are_sent_one_content(
+    strategy: str, small_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine packs it once."""
+    asked: list[tuple[int, int]] = []
+    send = InlineGrid.send_and_receive
+
+    def watched(grid: InlineGrid, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        messages = list(messages)
+        if messages[0].metadata.message_type in (QUERY_ACTIVATIONS, QUERY_CLASS_SCATTER):
+            asked.append((len(messages), len({id(each.content) for each in messages})))
+        return iter(list(send(grid, messages, timeout=timeout)))
+
+    monkeypatch.setattr(InlineGrid, "send_and_receive", watched)
+    prepared = prepare(small_settings(f"strategy={strategy}", "diagnostics=true", "rounds=1", "engine=inline"))
+    with start_engine(prepared) as grid, TemporaryDirectory() as folder:
+        run(prepared, Path(folder) / "run", Reporter(), grid)
+    assert asked
+    assert set(asked) == {(6, 1)}

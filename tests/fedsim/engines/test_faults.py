@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from flwr.app import ConfigRecord
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
@@ -17,9 +17,11 @@ from fedsim.core.seeding import numpy_generator
 from fedsim.engines.faults import DRAWN, Attendance, Faults
 from fedsim.engines.inline import InlineGrid
 from fedsim.messages.arrays import to_record, to_tensors
-from fedsim.messages.schema import arrays_of, metrics_of
+from fedsim.messages.errors import SUPERFLUOUS, UNKNOWN
+from fedsim.messages.schema import TRAIN, arrays_of, metrics_of
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
+from fedsim.server.round import Round
 from fedsim.server.simulation import run
 from tests.conftest import small_settings
 from tests.strategies.test_every_strategy import assert_same_run
@@ -233,3 +235,25 @@ def test_a_run_of_before_there_were_faults_has_none(tmp_path: Path) -> None:
     assert "hydra" not in settings
     OmegaConf.save(OmegaConf.create({**settings, "hydra": {}}), tmp_path / "config.yaml")
     assert load(tmp_path)["faults"] == compose([])["faults"]
+
+
+def test_shares_that_are_one_together_in_decimal_are_possible() -> None:
+    Faults(drop_out=0.4, crash=0.2, exhaust=0.3, not_finite=0.1)  # 1.0000000000000002 in binary
+    with pytest.raises(UserError, match=r"are 1\.01 together"):
+        Faults(drop_out=0.4, crash=0.2, exhaust=0.3, not_finite=0.11)
+
+
+@pytest.mark.parametrize(
+    "order", [("fail", "fail", "fail", "fail", "spare"), ("spare", "fail", "fail", "fail", "fail")]
+)
+def test_whether_enough_have_succeeded_does_not_depend_on_who_comes_first(order: tuple[str, ...]) -> None:
+    """Of nine that were needed five succeed, fewer than six tenths."""
+    codes = {"fail": UNKNOWN, "spare": SUPERFLUOUS}
+    replies = []
+    for client, what in enumerate([*order, *["succeed"] * 5]):
+        message = Message(RecordDict(), client, TRAIN)
+        content = RecordDict() if what == "succeed" else Error(codes[what], "drawn")
+        replies.append(Message(content, reply_to=message))
+    with pytest.raises(RoundFailed, match="4 of 9 clients failed"):
+        list(Round(1, 0.6).successful(replies, len(replies), "train"))
+    assert len(list(Round(1, 0.55).successful(replies, len(replies), "train"))) == 5

@@ -1,12 +1,17 @@
 """The inline engine does what the pool does, in this process."""
 
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedsim.engines.inline import InlineGrid
+from fedsim.engines.vectorized import VectorizedGrid
 from fedsim.messages.arrays import to_record
 from fedsim.messages.schema import metrics_of
-from tests.apps import counting_app
+from tests.apps import broken_app, counting_app
 
 CPU = [torch.device("cpu")]
 
@@ -39,3 +44,17 @@ def test_threads_are_restored_when_it_ends() -> None:
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("engine", "factory"), [(InlineGrid, broken_app), (VectorizedGrid, SimpleNamespace(host=broken_app))]
+)
+def test_threads_are_as_before_where_the_app_cannot_be_made(engine: type[InlineGrid], factory: Any) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(RuntimeError, match="cannot be built"):
+            engine(factory, 3, CPU)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -100,3 +100,22 @@ def test_each_message_has_its_reply_in_order_and_each_client_its_state(seed: int
     assert {client: calls(state) for client, state in grid.client_states().items()} == expected
     if not grid.deaths:
         assert {reply.metadata.src_node_id for reply in replies if reply.has_error()} == kills & set(asked)
+
+
+def test_messages_with_the_same_content_share_one_copy_of_it_also_where_others_are_between() -> None:
+    class Counting(DrawnGrid):
+        packs = 0
+
+        def packed(self, content: RecordDict) -> RecordDict:
+            self.packs += 1
+            return super().packed(content)
+
+    drawn = random.Random(0)
+    contents = [RecordDict({"config": ConfigRecord({"number": number})}) for number in range(2)]
+    grid = Counting(20, 2, drawn, 0.0, set())
+    replies = list(grid.send_and_receive([Message(contents[client % 2], client, "train") for client in range(20)]))
+    assert [reply.metadata.src_node_id for reply in replies] == list(range(20))
+    assert grid.packs == 2
+    own = [RecordDict({"config": ConfigRecord({"number": number})}) for number in range(20)]
+    list(grid.send_and_receive([Message(content, client, "train") for client, content in enumerate(own)]))
+    assert grid.packs == 22

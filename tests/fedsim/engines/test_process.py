@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import arbitrary_address
 from pathlib import Path
 
@@ -18,16 +19,19 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fedsim.core.errors import FedsimError, UserError
+from fedsim.core.threads import one_thread
 from fedsim.engines import fork_server
 from fedsim.engines.inline import InlineGrid
 from fedsim.engines.pace import AT_WORKER, MOST_AT_ONCE, QUICK, WORTH_SENDING, Pace
 from fedsim.engines.pool import ATTEMPTS
-from fedsim.engines.process import ProcessGrid, ProcessWorker, worker_count
+from fedsim.engines.process import ProcessGrid, ProcessWorker, name_of_signal, worker_count
+from fedsim.engines.shared_memory import Channel, Packed
 from fedsim.engines.tasks import Batch, Task
+from fedsim.engines.worker import serve
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.groups import ADD_UP, group_of
 from fedsim.messages.schema import arrays_of, metrics_of
-from tests.apps import broken_app, changing_app, counting_app, dying_app
+from tests.apps import broken_app, changing_app, counting_app, dying_app, first_breaks_app
 
 CPU = [torch.device("cpu")]
 
@@ -311,3 +315,23 @@ def test_a_worker_that_has_nowhere_to_start_is_a_sentence(tmp_path: Path, monkey
     monkeypatch.setattr(tempfile, "gettempdir", fail)
     with pytest.raises(FedsimError, match=r"^a temporary folder cannot be written \(No usable temporary directory"):
         ProcessGrid(counting_app, 2, [torch.device("cpu")], workers=1)
+
+
+def test_a_worker_whose_server_has_ended_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    Channel(ours, os.getpid()).send_shared(Packed(counting_app))
+    ours.close()
+    with one_thread():
+        serve(theirs, torch.device("cpu"), os.getpid())  # would raise BrokenPipeError
+
+
+def test_workers_that_are_not_ready_are_ended_when_another_cannot_start(tmp_path: Path) -> None:
+    with pytest.raises(FedsimError, match="worker 0 could not be started"):
+        ProcessGrid(partial(first_breaks_app, tmp_path), 3, CPU, workers=3)
+    assert [child for child in multiprocessing.active_children() if child.name.startswith("fedsim-worker")] == []
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGKILL, "SIGKILL"), (40, "40")])
+def test_signals_have_a_name_or_a_number(number: int, name: str) -> None:
+    assert name_of_signal(number) == name

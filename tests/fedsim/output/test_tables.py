@@ -190,3 +190,13 @@ def test_rows_are_flushed_to_the_disk_once(path: Path, monkeypatch: pytest.Monke
     table.append([{"round": 1}])
     table.flush()
     assert synced == [len("round\r\n0\r\n"), len("round\r\n0\r\n1\r\n")]
+
+
+def test_without_rows_nothing_is_written(path: Path) -> None:
+    table = Table(path)
+    table.append([])
+    assert not path.exists()
+    table.append([{"round": 0, "x": 1}])
+    before = path.read_bytes()
+    table.append([])
+    assert path.read_bytes() == before

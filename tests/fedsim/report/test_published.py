@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from fedsim.output.results import Result, find_runs
 from fedsim.report.command import main
 from fedsim.report.labels import group_by_settings
-from fedsim.report.published import deviations, published_table, wide
+from fedsim.report.published import deviations, published_table, row_of, wide
 
 MakeRun = Callable[..., Path]
 WON = ("experiment=fedwon_digits5", "lr=0.1")
@@ -118,3 +118,22 @@ def test_damaged_rows_are_named(tmp_path: Path, make_run: MakeRun, capsys: pytes
     OmegaConf.save(config, run_dir / "config.yaml")
     assert main([str(tmp_path)]) == 2
     assert f"{run_dir / 'config.yaml'} is damaged at published: many is no accuracy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "strategy=fedavg norm=gn norm.groups=2",
+        "strategy=fedavg norm=gn lr=1e-3",
+        "strategy=fedavg norm=gn seed=1",
+        "strategy=fedavg norm=gn metrics=[ece]",
+    ],
+)
+def test_a_row_finds_the_runs_that_its_words_make(row: str, tmp_path: Path, make_run: MakeRun) -> None:
+    made = make_run(tmp_path / "run", *WON, *row.split(), accuracy={"mnist": 0.9})
+    config = OmegaConf.load(made / "config.yaml")
+    config["published"]["rows"] = [{"run": row, "mnist": 90.0}, {"run": f"{row} local_epochs=7", "mnist": 80.0}]
+    OmegaConf.save(config, made / "config.yaml")
+    found = row_of(made)
+    assert found is not None
+    assert found[1].run == row
