@@ -70,6 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
         write_atomically(out / "tuning.csv", lambda path: rows.to_csv(path, index=False, encoding="utf-8"))
         plot_tuning(table, keys[0], {each.method: each.values[keys[0]] for each in choices}, out / "tuning.png")
         print_line(f"written to {out}: tuning.csv, tuning.png")
+        if any(each.settings.split.get("validation") for each in runs):
+            print_line(
+                "validation images stay held out of the runs on further seeds: --set split.validation=0 trains on them"
+            )
         if runs:
             groups: dict[str, list[Result]] = {}
             for each, result in zip(runs, make_all(runs).results, strict=True):

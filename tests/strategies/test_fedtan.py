@@ -146,13 +146,21 @@ def test_running_variances_move_as_the_authors_have_it() -> None:
 
 def test_after_the_common_step_comes_local_training() -> None:
     """Whose start is what the common step alone leaves."""
-    ends = []
+    ends, steps = [], []
+
+    class Counted(LocalFedTAN):
+        def finish(self, model: nn.Module, context: TrainingContext, metrics: dict[str, float]) -> dict[str, float]:
+            steps.append((context.step, context.steps))
+            return super().finish(model, context, metrics)
+
     for further in (0, 2):
-        grid = InlineGrid(app_of(LocalFedTAN(TRAINING, further_epochs=further)), 3, [torch.device("cpu")])
+        grid = InlineGrid(app_of(Counted(TRAINING, further_epochs=further)), 3, [torch.device("cpu")])
         strategy = FedTAN(model(), ServerTraining(seed=1, image_shape=(1, 4, 4)))
         messages = list(strategy.configure_train(1, to_record(model().state_dict()), ConfigRecord(), grid))
         (reply,) = (each for each in grid.send_and_receive(messages) if each.metadata.src_node_id == 1)
         ends.append(to_tensors(arrays_of(reply)))
+    assert all(made == announced for made, announced in steps)
+    assert {made for made, _ in steps} == {1, 3}
     network = model()
     network.load_state_dict(ends[0])
     plain = LocalSGD(LocalTraining(local_epochs=2, batch_size=100, lr=0.1, momentum=0.0, weight_decay=0.01))

@@ -180,10 +180,13 @@ def test_the_chosen_settings_run_on_further_seeds_which_are_not_run_twice(
     small = ("rounds=1", "engine=inline", "pictures=false", "dataset.train_per_domain=20", "dataset.test_per_domain=20")
     for lr in (0.01, 0.1):
         fedsim.simulate(*small, f"lr={lr}", "split.validation=0.2", f"out_dir={tmp_path}/sweep/{lr}")
+    assert tune.main([str(tmp_path / "sweep"), "--seeds", "7", "--out", str(tmp_path / "held")]) == 0
+    assert "validation images stay held out of the runs on further seeds" in capsys.readouterr().out
     words = [str(tmp_path / "sweep"), "--seeds", "5,6", "--set", "split.validation=0"]
     assert tune.main(words) == 0
     said = capsys.readouterr().out
     assert f"\njob 1 of 2: fedavg lr={_chosen(tmp_path)} seed=5\n" in said
+    assert "held out" not in said
     assert f"\njob 2 of 2: fedavg lr={_chosen(tmp_path)} seed=6  (all jobs: " in said
     runs = sorted((tmp_path / "sweep" / "test").rglob("summary.json"))
     assert len(runs) == 2
