@@ -12,6 +12,7 @@ from fedsim.core.errors import UserError
 from fedsim.messages.arrays import to_tensors
 from fedsim.messages.schema import NUM_EXAMPLES, arrays_of, metrics_of, number
 from fedsim.methods.training import ServerTraining
+from fedsim.norms.gathered import refuse_kept_statistics
 from fedsim.norms.statistics import statistics_entries
 
 from .fedavg import FedAvg, Tensors
@@ -63,11 +64,7 @@ class FBN(FedAvg):
             UserError: If statistics are among the entries.
         """
         kept = frozenset(entries)
-        if kept & self.statistics:
-            raise UserError(
-                "strategy=fbn pools statistics on the server, which norm.statistics=local keeps on the clients: choose "
-                "norm.statistics=shared, or another strategy."
-            )
+        refuse_kept_statistics(kept & self.statistics, "fbn")
         super().keep_on_clients(kept)
 
     def configure_train(

@@ -18,6 +18,7 @@ from fedsim.methods.reply_records import Question, ReplyFault, refuse_other_form
 from fedsim.methods.reply_records import Tensors as Reported
 from fedsim.methods.training import ServerTraining
 from fedsim.norms import hybrid_layers
+from fedsim.norms.gathered import refuse_kept_statistics
 
 from .fedavg import ConfigValue, FedAvg, Tensors
 
@@ -107,11 +108,7 @@ class HBN(FedAvg):
             UserError: If statistics are among the entries.
         """
         kept = frozenset(entries)
-        if kept - self.parameters - self.frozen:
-            raise UserError(
-                "strategy=hbn pools statistics on the server, which norm.statistics=local keeps on the clients: choose "
-                "norm.statistics=shared, or another strategy."
-            )
+        refuse_kept_statistics(kept - self.parameters - self.frozen, "hbn")
         super().keep_on_clients(kept)
 
     def round_config(self, server_round: int) -> Mapping[str, ConfigValue]:

@@ -1,7 +1,8 @@
 """Attention layers, which weight the channels or positions of feature maps, for any model.
 
 ``attention=`` names a function ``(model) -> model`` of this package. It is applied after ``norm=``, so that neither
-replaces the other's layers: no norm standardizes the convolutions inside an attention layer.
+replaces the other's layers: no norm standardizes the convolutions inside an attention layer. A new layer's type goes
+into ``ATTENTION_LAYERS``, by which strategies know it.
 """
 
 from fedsim.attention.ela import EfficientLocalAttention, use_ela

@@ -1,4 +1,6 @@
-"""A check that somebody gathers the running statistics of layers that do not gather them in training."""
+"""Checks that somebody gathers the running statistics of layers, where training does not or the server pools them."""
+
+from collections.abc import Collection
 
 from torch import nn
 
@@ -17,4 +19,17 @@ def refuse_ungathered(model: nn.Module, norm: str, strategy: str) -> None:
         raise UserError(
             f"norm={norm} has statistics that strategy={strategy} does not gather: choose the strategy that brings "
             "this norm with it, or norm=bn."
+        )
+
+
+def refuse_kept_statistics(kept: Collection[str], strategy: str) -> None:
+    """Refuse to keep statistics on clients, for a strategy that pools them on the server.
+
+    Raises:
+        UserError: If there is an entry to keep.
+    """
+    if kept:
+        raise UserError(
+            f"strategy={strategy} pools statistics on the server, which norm.statistics=local keeps on the clients: "
+            "choose norm.statistics=shared, or another strategy."
         )
