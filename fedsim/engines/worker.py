@@ -37,7 +37,7 @@ def serve(connection: Connection, device: torch.device, parent: int) -> None:
         told = str(error)
     except Exception:
         told = traceback.format_exc()
-    with suppress(EOFError, OSError):  # the parent has ended, with or without saying so
+    with suppress(EOFError, ConnectionError):  # the parent has ended, with or without saying so
         connection.send(told)
         if told == READY:
             _answer(app, channel)
@@ -47,7 +47,7 @@ def _answer(app: ClientApp, channel: Channel) -> None:
     """Answer messages until the pipe closes.
 
     Raises:
-        EOFError, OSError: When it does.
+        EOFError, ConnectionError: When it does.
     """
     content = RecordDict()
     received: RecordDict | list[Call]

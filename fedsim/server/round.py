@@ -70,7 +70,7 @@ class Round:
                 sentence = f"client {client} failed in round {self.number}: {summary}"
                 if details:
                     log.info("%s", details)
-            if failed and expected - failed < self.min_fraction_success * expected:
+            if failed and (expected - failed) / expected < self.min_fraction_success:
                 raise RoundFailed(
                     f"{sentence} (with it {failed} of {expected} clients failed, and "
                     f"min_fraction_success={self.min_fraction_success:g})"

@@ -63,9 +63,11 @@ def in_float64() -> Iterator[None]:
     """Let networks and images be float64 inside the block."""
     usual = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):
-        yield
-    torch.set_default_dtype(usual)
+    try:
+        with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):
+            yield
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def prepared(strategy: str, data: Path, rounds: int) -> Prepared:

@@ -256,4 +256,12 @@ def test_whether_enough_have_succeeded_does_not_depend_on_who_comes_first(order:
         replies.append(Message(content, reply_to=message))
     with pytest.raises(RoundFailed, match="4 of 9 clients failed"):
         list(Round(1, 0.6).successful(replies, len(replies), "train"))
-    assert len(list(Round(1, 0.55).successful(replies, len(replies), "train"))) == 5
+    assert len(list(Round(1, 5 / 9).successful(replies, len(replies), "train"))) == 5
+
+
+def test_as_many_as_the_smallest_share_are_enough() -> None:
+    """Eleven of twenty are 0.55, also where 0.55 times twenty is above eleven in binary."""
+    messages = [Message(RecordDict(), client, TRAIN) for client in range(20)]
+    failed = [Message(Error(UNKNOWN, "drawn"), reply_to=message) for message in messages[:9]]
+    replies = [*failed, *(Message(RecordDict(), reply_to=message) for message in messages[9:])]
+    assert len(list(Round(1, 0.55).successful(replies, len(replies), "train"))) == 11

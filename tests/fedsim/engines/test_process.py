@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import arbitrary_address
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
@@ -326,10 +327,16 @@ def test_a_worker_whose_server_has_ended_says_nothing(monkeypatch: pytest.Monkey
         serve(theirs, torch.device("cpu"), os.getpid())  # would raise BrokenPipeError
 
 
-def test_workers_that_are_not_ready_are_ended_when_another_cannot_start(tmp_path: Path) -> None:
+def test_workers_that_are_not_ready_are_ended_when_another_cannot_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are told to, and not waited for until they are killed."""
+    killed: list[BaseProcess] = []
+    monkeypatch.setattr(BaseProcess, "kill", lambda process: (killed.append(process), process.terminate()))
     with pytest.raises(FedsimError, match="worker 0 could not be started"):
         ProcessGrid(partial(first_breaks_app, tmp_path), 3, CPU, workers=3)
     assert [child for child in multiprocessing.active_children() if child.name.startswith("fedsim-worker")] == []
+    assert killed == []
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGKILL, "SIGKILL"), (40, "40")])
