@@ -7,22 +7,11 @@ from functools import partial
 import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from fedsim.cost.account import LayerCost, ModelCost
+from fedsim.cost.flop_counter import FlopCounter
 
 WITH_WEIGHTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-
-
-def _attention_flops(
-    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: object, **__: object
-) -> int:
-    """Return the FLOPs of both products of an attention, of shapes (N, heads, tokens, channels)."""
-    return int(sdpa_flop_count(query, key, value))
-
-
-NOT_IN_TORCHS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-"""Operations with FLOPs that ``FlopCounterMode`` does not count: attention as it is computed on the CPU."""
 
 
 def model_cost(model: nn.Module, image_shape: tuple[int, int, int]) -> ModelCost:
@@ -91,9 +80,8 @@ def _dry_run(model: nn.Module, image_shape: tuple[int, int, int], images: int) -
     hooks = [module.register_forward_hook(partial(count, name)) for name, module in _with_parameters(model)]
     first = next(model.parameters())
     zeros = torch.zeros(images, *image_shape, dtype=first.dtype, device=first.device)
-    flops = FlopCounterMode(display=False, custom_mapping=NOT_IN_TORCHS)
     try:
-        with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor), flops:
+        with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor), FlopCounter() as flops:
             model(zeros)
     finally:
         for hook in hooks:
@@ -101,4 +89,4 @@ def _dry_run(model: nn.Module, image_shape: tuple[int, int, int], images: int) -
     memory = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in kept}
     for held in (*model.parameters(), *model.buffers()):
         memory.pop(held.untyped_storage().data_ptr(), None)
-    return outputs, flops.get_total_flops(), sum(memory.values())
+    return outputs, flops.total, sum(memory.values())

@@ -1,6 +1,8 @@
 """Operations and bytes against counts by hand, torch's counter, the tensors of a real step, and published ratios."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -18,6 +20,7 @@ from fedsim.messages.arrays import count_bytes, to_record
 from fedsim.models import CNNSmall, ResNet20, mobilenet_v2, resnet18, vgg11
 from fedsim.models.freeze import train_only
 from fedsim.norms import use_scaled_ws
+from tests.conftest import ROOT
 
 SHAPE = (3, 32, 32)
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -287,7 +290,19 @@ def test_a_pruned_state_travels_in_so_many_bytes() -> None:
     assert cost.weight_bytes(shares) + cost.buffers == count_bytes(to_record(message))
 
 
-# What is left, and what is refused
+# What is left, what is refused, and what it takes
+
+
+def test_torchs_compiler_is_not_imported_to_count() -> None:
+    program = """
+import sys
+from fedsim.cost import model_cost
+from fedsim.models import CNNSmall
+assert model_cost(CNNSmall(), (3, 28, 28)).forward_flops() > 0
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_the_model_is_left_as_it_was() -> None:
