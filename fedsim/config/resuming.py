@@ -6,18 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.config.composition import load
+from fedsim.config.kinds import OF_THE_CALL, OF_THE_RUN
 from fedsim.config.paths import KEYS, expanded
 from fedsim.core.errors import UserError
 from fedsim.core.nested import flattened
 
 MAY_CHANGE = ("resume", "rounds", "quiet")
 """The settings that may be given with ``resume=``."""
-OF_THE_PLACE = (
-    *(*MAY_CHANGE, *KEYS, "verbose", "device", "download", "pictures", "published", "join_timeout", "round_timeout"),
-    *("checkpoint_every", "checkpoint_minutes", "checkpoint_keep"),
-)
+CHANGED_BY_HAND = (*MAY_CHANGE, *KEYS, *OF_THE_RUN, *OF_THE_CALL)
 """The settings that somebody may have changed in a run's ``config.yaml``, for another machine, since a checkpoint."""
-GROUPS_OF_THE_PLACE = ("engine.", "tracker.")
 
 
 def with_resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -78,7 +75,7 @@ def kept_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in flattened({**config, "norm": norm}).items()
-        if key not in OF_THE_PLACE and not key.startswith(GROUPS_OF_THE_PLACE)
+        if key not in CHANGED_BY_HAND and key.partition(".")[0] not in CHANGED_BY_HAND
     }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from fedsim.config.composition import GROUPS, NOT_CHOSEN, compose, load
+from fedsim.config.kinds import OF_THE_PLACE
 from fedsim.config.listing import paper_name
 from fedsim.core.errors import UserError
 from fedsim.output.results import Result
@@ -26,8 +27,8 @@ STRATEGY = "strategy"
 Values = Mapping[int, float]
 TOLD = ("dataset", "split", "model", "strategy", "norm", "rounds", "local_epochs", "batch_size", "lr", "fraction")
 """The settings that a caption names in any case, where all runs agree in them"""
-NOT_TOLD = ("data_dir", "download", "pictures", "evaluate_every", "round_timeout", "update_limit", "shots", SEED)
-"""Settings that a caption does not name: they say where images lie, and what is written"""
+NOT_TOLD = (*OF_THE_PLACE, "evaluate_every", "update_limit", "shots", SEED)
+"""Settings that a caption does not name beside those that are not compared"""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedsim.config.composition import load
+from fedsim.config.kinds import NOT_COMPARED
 from fedsim.config.listing import paper_name
 from fedsim.core.errors import UserError
 from fedsim.core.files import reading
@@ -11,12 +12,6 @@ from fedsim.norms.factory import grouping
 from fedsim.norms.groups import GROUP_OPTIONS
 from fedsim.output.results import Result
 
-NOT_COMPARED = (
-    *("seed", "out_dir", "resume", "device", "engine", "tracker", "quiet", "verbose", "join_timeout"),
-    *("checkpoint_every", "checkpoint_minutes", "checkpoint_keep"),
-    *("diagnostics", "diagnostics_every", "diagnostics_images", "metrics", "published"),
-)
-"""Settings in which the runs of one row may differ: they do not change what is measured."""
 SPLIT_STEPS = "split.steps"
 UNSAID = ("norm.policy", "norm.affine", "norm.statistics", "norm.evaluation", "norm.freeze_after")
 """Settings of which null says nothing: as the strategy has it."""

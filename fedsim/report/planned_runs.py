@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from fedsim.app.sweep import is_begun, is_finished
 from fedsim.config.composition import load
+from fedsim.config.kinds import MEASURED, OF_THE_CALL
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.output.job_lines import JobLines
 from fedsim.output.reporters import console_reporter
@@ -21,14 +22,6 @@ from fedsim.report.labels import comparable, flattened, written
 if TYPE_CHECKING:  # loads torch and Flower, which a table does not need
     from fedsim.config.settings import Settings
 
-OF_THE_CALL = (
-    *("device", "engine", "tracker", "quiet", "verbose", "join_timeout", "round_timeout"),
-    *("checkpoint_every", "checkpoint_minutes", "checkpoint_keep", "data_dir", "download", "pictures"),
-)
-"""Settings that may be others where a run goes on, since no number depends on them: where and how it is computed, where
-the images lie, and what is said and kept of it. That the images are the same is checked where it goes on."""
-MEASURED = ("metrics", "diagnostics", "diagnostics_every", "diagnostics_images")
-"""Settings that tables of runs do not compare, and that say what a run has measured."""
 AGAIN = 60
 """Seconds after which time that is up ends the block again, in case that it was not noticed, as in a finalizer."""
 

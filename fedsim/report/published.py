@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedsim.config.composition import NOT_CHOSEN, compose, load
+from fedsim.config.kinds import OF_THE_PLACE
 from fedsim.config.overrides import parse
 from fedsim.config.published import Published, Row
 from fedsim.core.errors import UserError
@@ -27,7 +28,7 @@ from fedsim.report.markdown import plain
 
 LINES = ("published", "ours", "difference")
 COLUMNS = ("table", "label", "head", "published", "published_std", "ours", "std", "runs", "difference")
-NO_DEVIATION = ("data_dir", "download", "pictures", "shots")
+NO_DEVIATION = (*OF_THE_PLACE, "shots")
 """Settings that say where images lie and what is written: no paper's numbers depend on them."""
 
 

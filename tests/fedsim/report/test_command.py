@@ -61,8 +61,9 @@ def test_where_and_how_a_run_was_computed_does_not_matter(grouped: Callable[...,
         ["engine=inline", "verbose=true"],
         ["checkpoint_every=0"],
         ["engine.workers=1"],
+        ["pictures=false", "download=true"],
     ]
-    assert sizes(grouped(*runs)) == {"fedavg": 4}
+    assert sizes(grouped(*runs)) == {"fedavg": 5}
 
 
 def test_runs_of_one_strategy_are_told_apart_by_what_they_differ_in(grouped: Callable[..., Groups]) -> None:
