@@ -112,6 +112,24 @@ def test_the_axis_is_where_the_differences_are_and_says_so(
     assert drawn[0].get_ylabel() == words
 
 
+@pytest.mark.parametrize(
+    ("curves", "axis"),
+    [
+        (([0.10, 0.70, 0.861, 0.874], [0.08, 0.862, 0.867, 0.869]), (65, 90)),
+        (([0.10, 0.84, 0.861, 0.874], [0.08, 0.862, 0.867, 0.869]), (82, 90)),
+        (([0.10, 0.84, 0.861, 0.174], [0.08, 0.862, 0.867, 0.869]), (0, 100)),  # one has fallen
+        (([0.995, 0.84, 0.861, 0.874], [0.08, 0.862, 0.867, 0.869]), (80, 100)),  # one was at its peak at once
+    ],
+)
+def test_an_axis_over_rounds_is_where_the_curves_are_after_their_rise(
+    curves: tuple[list[float], ...], axis: tuple[float, float], tmp_path: Path, drawn: list[Axes]
+) -> None:
+    index = pd.Index([0, 2, 5, 10], name="round")
+    frames = {str(number): pd.DataFrame({"run": curve}, index=index) for number, curve in enumerate(curves)}
+    plot_comparison_over_rounds(frames, tmp_path / "x.png")
+    assert drawn[0].get_ylim() == axis
+
+
 def test_rounds_are_whole_and_no_legend_lies_over_the_lines(tmp_path: Path, drawn: list[Axes]) -> None:
     rounds = pd.DataFrame({"round": [0, 1, 2], "client_accuracy_mean": [0, 0.4, 0.8]})
     plot_accuracy(client_table(2, 0.8), rounds, tmp_path / "accuracy.png")
