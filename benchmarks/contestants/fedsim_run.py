@@ -12,6 +12,7 @@ from benchmarks.contestants import images
 from benchmarks.contestants.cases import BATCH_SIZE, LEARNING_RATE, Task
 from benchmarks.contestants.record import Record
 from fedsim.config.composition import compose
+from fedsim.core import collector
 from fedsim.engines import fork_server
 from fedsim.output.progress import Reporter
 
@@ -70,12 +71,13 @@ def main(task: Task, record: Record) -> None:
     config = compose(overrides)
     fork_server.start_early([config["engine"]])
 
-    # As in run.py, these import torch while the fork server does.
-    from fedsim.config.settings import settings_of
-    from fedsim.server.preparation import prepare
-    from fedsim.server.simulation import run
+    with collector.paused():
+        # As in run.py, these import torch while the fork server does.
+        from fedsim.config.settings import settings_of
+        from fedsim.server.preparation import prepare
+        from fedsim.server.simulation import run
 
-    prepared = prepare(settings_of(config, overrides))
+        prepared = prepare(settings_of(config, overrides))
     clock = Clock(record)
     result = run(prepared, Path(prepared.settings.out_dir or ""), clock)
     losses = result.rounds["train_loss"].iloc[1 : task.rounds + 1]

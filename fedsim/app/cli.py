@@ -35,6 +35,7 @@ from fedsim.config.paths import HYDRAS, expanded
 from fedsim.config.run_folders import RUNS, SWEEPS, run_folder
 from fedsim.config.settings import settings_of
 from fedsim.config.sweep_options import refuse_no_sweep
+from fedsim.core import collector
 from fedsim.core.errors import INTERRUPTED, FedsimError, UserError
 from fedsim.core.files import any_file
 from fedsim.engines import fork_server
@@ -79,10 +80,11 @@ def main() -> None:
                 jobs = [*_jobs(overrides, options)]
                 configs = [compose(words, *options.configuration) for words in jobs]  # refuses misspelt words
                 fork_server.start_early(config["engine"] for config in configs)
-                settings = [settings_of(config, words) for config, words in zip(configs, jobs, strict=True)]
-                from fedsim.app.jobs import check  # loads torch and Flower
+                with collector.paused():  # torch and Flower are loaded, and then much more
+                    settings = [settings_of(config, words) for config, words in zip(configs, jobs, strict=True)]
+                    from fedsim.app.jobs import check
 
-                prepared = check(settings, options, going_on=going_on is not None)
+                    prepared = check(settings, options, going_on=going_on is not None)
                 named = {named_folder(each.out_dir, None if options.multirun else each.resume) for each in settings}
             elif options.cfg is not None:
                 _check_shown(overrides, options)

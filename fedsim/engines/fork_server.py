@@ -23,8 +23,8 @@ from fedsim.core.files import writing
 
 NAME = "process"
 """The ``name`` of the engine."""
-IMPORTED = ("fedsim.engines.forked", "fedsim.engines.worker", "fedsim.client.app_factory")
-"""What it imports, in this order, for the workers to come."""
+IMPORTED = "fedsim.engines.forked"
+"""What it imports for the workers to come."""
 LONGEST_SOCKET = 104
 """Bytes of a Unix socket's name on macOS, including the terminating zero; Linux allows four more."""
 SHORT_FOLDER = "/tmp"
@@ -53,7 +53,7 @@ def start() -> ForkServerContext:
         OSError: If no process or socket is left.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload([*IMPORTED])
+    context.set_forkserver_preload([IMPORTED])
     _keep_names_of_sockets_short()
     with _without_interrupts():
         forkserver.ensure_running()

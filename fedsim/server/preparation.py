@@ -12,6 +12,7 @@ from fedsim.aggregation import Aggregation, Mean, aggregation_of
 from fedsim.aggregation.privacy import refuse_noise, refuse_noise_on_statistics
 from fedsim.config.binding import instantiate, target_of
 from fedsim.config.settings import Settings
+from fedsim.core import collector
 from fedsim.core.errors import UserError
 from fedsim.core.hardware import resolve_devices
 from fedsim.core.seeding import cohort_size
@@ -93,6 +94,7 @@ class Prepared:
         return "\n".join([head, *(f"  {name}: {before} -> {now}" for name, before, now in rows)])
 
 
+@collector.paused()
 def prepare(settings: Settings, federation: Federation | None = None) -> Prepared:
     """Load the data, unless devices hold it, and build the model, the server strategy and the local trainer.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from fedsim.client.app_factory import ClientAppFactory
 from fedsim.config.binding import instantiate
 from fedsim.config.resuming import kept_freeze, refuse_other_rounds
+from fedsim.core import collector
 from fedsim.engines.grid import FederationGrid, LocalGrid
 from fedsim.output.progress import Reporter, logging_to
 from fedsim.output.provenance import Provenance
@@ -34,15 +35,7 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
     recorder = Recorder(run_dir, settings, Tracking(prepared.trackers))
     with logging_to(reporter, verbose=settings.verbose and not settings.quiet):
         try:
-            provenance = Provenance.of(prepared.federation, prepared.devices[0], own_models=prepared.own_models)
-            if settings.resume is not None:
-                provenance.hold_against(run_dir)
-                refuse_other_rounds(run_dir, settings.rounds, prepared.strategy.depends_on_rounds)
-                if kept := kept_freeze(run_dir, settings.norm):
-                    log.warning("%s", kept)
-            recorder.open()
-            if settings.resume is None:
-                _describe(prepared, provenance, recorder)
+            provenance = _begun(prepared, recorder)
             warn_at_start(prepared)
             with nullcontext(grid) if grid is not None else start_engine(prepared) as engine:
                 loop = FederatedLoop(prepared, engine, recorder, reporter)
@@ -55,6 +48,7 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
             raise
         finally:
             reporter.close()
+            collector.run_is_over()
     result = read_result(run_dir)
     if settings.pictures:
         from fedsim.report.run_pictures import draw_run  # loads matplotlib, for which no round should wait
@@ -64,12 +58,29 @@ def run(prepared: Prepared, run_dir: Path, reporter: Reporter, grid: FederationG
     return result
 
 
+@collector.paused()
+def _begun(prepared: Prepared, recorder: Recorder) -> Provenance:
+    """Open the run directory, after a look at whether a resumed run has the data that it was begun with."""
+    settings, run_dir = prepared.settings, recorder.run_dir
+    provenance = Provenance.of(prepared.federation, prepared.devices[0], own_models=prepared.own_models)
+    if settings.resume is not None:
+        provenance.hold_against(run_dir)
+        refuse_other_rounds(run_dir, settings.rounds, prepared.strategy.depends_on_rounds)
+        if kept := kept_freeze(run_dir, settings.norm):
+            log.warning("%s", kept)
+    recorder.open()
+    if settings.resume is None:
+        _describe(prepared, provenance, recorder)
+    return provenance
+
+
 def _describe(prepared: Prepared, provenance: Provenance, recorder: Recorder) -> None:
     """Write what a run directory has of the data and the software."""
     provenance.save_if_missing(recorder.run_dir)
     recorder.record_federation(prepared.federation)
 
 
+@collector.paused()
 def start_engine(prepared: Prepared) -> LocalGrid:
     """Return the ``Grid`` that the setting ``engine`` names, ready for messages."""
     factory = ClientAppFactory(prepared.settings, prepared.federation)

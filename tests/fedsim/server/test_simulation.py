@@ -1,5 +1,6 @@
 """What is tried before anything starts, and that the engine is the one that was asked for."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,3 +77,11 @@ def test_what_cannot_go_together_is_refused(small_settings: Callable[..., Settin
     with pytest.raises(UserError, match="batch_size=1"):
         prepare(small_settings("batch_size=1"))
     prepare(small_settings("batch_size=1", "strategy=fedwon"))
+
+
+def test_after_a_run_the_garbage_collector_looks_at_everything_again(
+    small_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    run(prepare(small_settings("engine=inline", "rounds=1", "pictures=false")), tmp_path, Reporter())
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
