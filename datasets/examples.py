@@ -9,14 +9,23 @@ from datasets.transforms import PLUS_MINUS_ONE, Transform
 EVALUATION_BATCH = 512
 
 
-def evaluation_batches(examples: int) -> list[torch.Tensor]:
+def evaluation_batches(examples: int, most: int = EVALUATION_BATCH) -> list[torch.Tensor]:
     """Return the indices of all examples in as few batches as possible, whose sizes differ by at most one.
 
     With n batches, each has every n-th example. So every batch has images of all classes even if the set is sorted by
-    class; this matters for layers that normalize by statistics of the batch.
+    class; this matters for layers that normalize by statistics of the batch. Batches of ``most`` images are parts of
+    these batches, made in the same way.
     """
-    batches = -(-examples // EVALUATION_BATCH)
-    return [torch.arange(first, examples, batches) for first in range(batches)]
+    return [
+        batch
+        for whole in _every_nth(torch.arange(examples), EVALUATION_BATCH)
+        for batch in _every_nth(whole, min(most, EVALUATION_BATCH))
+    ]
+
+
+def _every_nth(indices: torch.Tensor, most: int) -> list[torch.Tensor]:
+    batches = -(-len(indices) // most)
+    return [indices[first::batches] for first in range(batches)]
 
 
 def images_of_pass(images: int, batch_size: int, *, drop_last: bool = False) -> int:

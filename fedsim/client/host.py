@@ -217,7 +217,7 @@ class ClientHost(HostedModel):
             scores = scored()
             if self.adaptation is not None:
                 with self.adaptation.adapting(self.model, lambda: self._batches(trained_on())):
-                    scores |= under(ADAPTED, scored())
+                    scores |= under(ADAPTED, scored(batch_size=self.adaptation.batch_size))
         return scores
 
     def query(self, message: Message, context: Context) -> Message:

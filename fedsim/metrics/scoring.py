@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from datasets.examples import Examples, evaluation_batches
+from datasets.examples import EVALUATION_BATCH, Examples, evaluation_batches
 from fedsim.messages.schema import NUM_EXAMPLES
 from fedsim.methods.interfaces import PLAIN, ClientContext, LocalTrainer
 from fedsim.metrics.metric import Metric
@@ -28,6 +28,7 @@ def score(
     *,
     held: torch.Tensor | None = None,
     metrics: Mapping[str, Metric] | None = None,
+    batch_size: int = EVALUATION_BATCH,
 ) -> Scores:
     """Return ``num-examples``, and for each predictor ``correct`` and ``loss``.
 
@@ -42,13 +43,14 @@ def score(
         context: The client context; ``own`` is false for the global model.
         held: (classes,), true for the classes of which a client has training images; adds the masked predictors.
         metrics: Further metrics by name, whose sums are added as ``METRIC-sums``.
+        batch_size: The largest number of images of which the trainer predicts at once.
     """
     model.eval()
     device = data.labels.device
     losses: dict[str, torch.Tensor] = {}  # sums stay on the device to avoid synchronization
     right: dict[str, torch.Tensor] = {}
     sums: dict[str, torch.Tensor] = {}
-    for indices in evaluation_batches(len(data)):
+    for indices in evaluation_batches(len(data), batch_size):
         images, labels = data.batch(indices.to(device))
         for name, logits in _with_masked(trainer.predict(model, images, context), held).items():
             losses.setdefault(name, torch.zeros((), device=device)).add_(

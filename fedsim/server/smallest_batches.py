@@ -210,7 +210,7 @@ def _evaluations(federation: Federation) -> Iterator[Batch]:
 
 
 def _adaptations(federation: Federation, most: int) -> Iterator[Batch]:
-    """Yield the smallest of the parts of at most ``most`` images into which ``forward_by`` divides a batch."""
+    """Yield the smallest of the parts of at most ``most`` images into which ``evaluation_batches`` divides a batch."""
     for words, images in _evaluated(federation):
         parts = -(-images // EVALUATION_BATCH)
         smallest = min(_smallest(batch, most) for batch in (images // parts, -(-images // parts)))

@@ -20,7 +20,7 @@ class Adaptation(ABC):
     """Changes the computation of ``model(images)`` during the evaluation of a test set."""
 
     batch_size: int
-    """The largest number of images in a batch of the adaptation."""
+    """The largest number of images in a batch of the adaptation, which the caller makes."""
 
     @abstractmethod
     def check(self, model: nn.Module) -> None:
@@ -34,7 +34,7 @@ class Adaptation(ABC):
     def adapting(self, model: nn.Module, source: Batches) -> AbstractContextManager[None]:
         """Adapt the model to the images of its forward passes inside the block, and restore it afterwards.
 
-        Parameters and buffers are restored, too.
+        Each pass is one batch, of at most ``batch_size`` images. Parameters and buffers are restored, too.
 
         Args:
             model: The network.
@@ -87,22 +87,12 @@ def main_logits(answer: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def forward_by(model: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], batch_size: int) -> Iterator[None]:
-    """Replace ``model(images)`` by ``forward`` on batches of at most ``batch_size`` images inside the block.
+def answered_by(model: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Replace ``model(images)`` by ``forward`` inside the block.
 
-    A batch consists of every n-th image, so that classes are mixed if the set is sorted by class. The model stays the
-    same object, since a method's evaluation may access its layers.
+    The model stays the same object, since a method's evaluation may access its layers.
     """
-
-    def in_batches(images: torch.Tensor) -> torch.Tensor:
-        parts = -(-len(images) // batch_size)
-        answers = [forward(images[first::parts]) for first in range(parts)]
-        logits = torch.empty((len(images), *answers[0].shape[1:]), dtype=answers[0].dtype, device=answers[0].device)
-        for first, answer in enumerate(answers):
-            logits[first::parts] = answer
-        return logits
-
-    model.forward = in_batches
+    model.forward = forward
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from torch import nn
 from fedsim.core.errors import UserError
 from fedsim.norms import norm_layers
 from fedsim.norms.statistics import batch_statistics
-from fedsim.tta.adaptation import Adaptation, Batches, check_batch_size, forward_by
+from fedsim.tta.adaptation import Adaptation, Batches, answered_by, check_batch_size
 
 Loss = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """``images -> (output of the model, loss)``."""
@@ -75,7 +75,7 @@ class TrainedAffine(Adaptation):
             return logits.detach()
 
         try:
-            with batch_statistics(model), forward_by(model, adapt_and_answer, self.batch_size):
+            with batch_statistics(model), answered_by(model, adapt_and_answer):
                 yield
         finally:
             with torch.no_grad():

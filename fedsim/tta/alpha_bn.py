@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsim.core.errors import UserError
 from fedsim.norms.statistics import batch_norms
-from fedsim.tta.adaptation import Adaptation, Batches, check_batch_size, check_running_statistics, forward_by
+from fedsim.tta.adaptation import Adaptation, Batches, check_batch_size, check_running_statistics
 
 
 class AlphaBN(Adaptation):
@@ -38,13 +38,11 @@ class AlphaBN(Adaptation):
 
     @contextmanager
     def adapting(self, model: nn.Module, source: Batches) -> Iterator[None]:
-        plain = model.forward
         layers = [layer for layer in batch_norms(model) if layer.running_mean is not None]
         for layer in layers:
             layer.forward = _mixing(layer, self.alpha)  # type: ignore[assignment, method-assign]
         try:
-            with forward_by(model, plain, self.batch_size):
-                yield
+            yield
         finally:
             for layer in layers:
                 del layer.forward

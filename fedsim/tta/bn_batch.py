@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from fedsim.norms.statistics import batch_statistics
-from fedsim.tta.adaptation import Adaptation, Batches, check_batch_size, check_running_statistics, forward_by
+from fedsim.tta.adaptation import Adaptation, Batches, check_batch_size, check_running_statistics
 
 
 class BatchStatistics(Adaptation):
@@ -21,6 +21,5 @@ class BatchStatistics(Adaptation):
 
     @contextmanager
     def adapting(self, model: nn.Module, source: Batches) -> Iterator[None]:
-        plain = model.forward
-        with batch_statistics(model), forward_by(model, plain, self.batch_size):
+        with batch_statistics(model):
             yield

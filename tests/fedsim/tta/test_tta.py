@@ -68,15 +68,6 @@ def test_statistics_of_the_test_batch_are_mixed_in(adaptation: AlphaBN | BatchSt
     np.testing.assert_allclose(logits.numpy(), by_statistics(model, batch, share), rtol=1e-10)
 
 
-def test_a_sorted_test_set_is_cut_into_mixed_batches() -> None:
-    model, batch = small_model(), images(12)
-    with BatchStatistics(4).adapting(model, nothing), torch.no_grad():
-        logits = model(batch)
-    for first in range(3):
-        expected = by_statistics(model, batch[first::3], 1.0)
-        np.testing.assert_allclose(logits[first::3].numpy(), expected, rtol=1e-10)
-
-
 def test_tent_takes_adams_steps_down_the_entropy() -> None:
     """Two batches of one step each: the second is answered by scales and shifts that the first has moved."""
     model, batch, lr = small_model(), images(8), 0.01
@@ -108,9 +99,8 @@ def test_tent_takes_adams_steps_down_the_entropy() -> None:
         weight, bias = stepped
 
     with Tent(lr=lr, steps=1, batch_size=4).adapting(model, nothing), torch.no_grad():
-        logits = model(batch)
-    torch.testing.assert_close(logits[0::2], expected[0])
-    torch.testing.assert_close(logits[1::2], expected[1])
+        torch.testing.assert_close(model(batch[0::2]), expected[0])
+        torch.testing.assert_close(model(batch[1::2]), expected[1])
 
 
 def test_tent_lowers_the_entropy_of_what_it_has_seen() -> None:
