@@ -14,6 +14,7 @@ class BalancedAccuracy:
     """
 
     percent = True
+    higher_is_better = True
 
     def length(self, num_classes: int) -> int:
         return 2 * num_classes

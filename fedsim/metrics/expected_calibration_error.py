@@ -23,6 +23,7 @@ class ExpectedCalibrationError:
     """
 
     percent = True
+    higher_is_better = False
 
     def length(self, num_classes: int) -> int:
         return 3 * BINS

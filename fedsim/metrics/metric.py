@@ -15,6 +15,8 @@ class Metric(Protocol):
 
     percent: bool
     """Whether the value is a share from 0 to 1, which printed tables and comparisons show in percent."""
+    higher_is_better: bool
+    """Whether the best row of a table is the one with the highest value"""
 
     def length(self, num_classes: int) -> int:
         """Return the number of sums."""

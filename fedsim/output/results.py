@@ -164,8 +164,10 @@ def _if_there(path: Path, once: Sequence[str] = ()) -> pd.DataFrame | None:
     return _table(path, once) if os.path.lexists(path) else None
 
 
-def find_runs(folders: list[Path]) -> list[Result]:
+def find_runs(folders: list[Path], besides: Path | None = None) -> list[Result]:
     """Return all runs in or under the folders, in the order of their paths; numbers in paths sort as numbers.
+
+    Runs below the folder ``besides`` are left out, unread.
 
     Runs that were stopped before their first evaluation, and summaries of other programs, are left out with a warning.
 
@@ -179,7 +181,8 @@ def find_runs(folders: list[Path]) -> list[Result]:
             raise UserError(f"{folder} holds no run: choose a directory with a {SUMMARY} in it or below it.")
         with reading(folder):
             found |= dict.fromkeys(path.resolve() for path in run_dirs)
-    return [read_result(run_dir) for run_dir in found]
+    left_out = None if besides is None else besides.resolve()
+    return [read_result(run_dir) for run_dir in found if left_out not in run_dir.parents]
 
 
 def _run_dirs(folder: Path) -> Iterator[Path]:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from fedsim.config.paths import expanded
-from fedsim.core.errors import FedsimError, UserError
+from fedsim.core.errors import INTERRUPTED, FedsimError, UserError
 from fedsim.core.files import write_atomically, writing
 from fedsim.core.run_files import PAGE
 from fedsim.output.results import Result, find_runs
@@ -38,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     except FedsimError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
+    except KeyboardInterrupt:
+        print("stopped; the runs are as they were", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from fedsim.report.plots import label, picture, plain_logarithm
+from fedsim.report.plots import lines_of, picture, plain_logarithm
 from fedsim.report.style import colour
 
 NATS = LogNorm(0.01, 100)
@@ -71,7 +71,7 @@ def plot_diagnostics_comparison(runs: Mapping[str, pd.DataFrame], path: Path) ->
                     place.set_yticklabels([])
                 if row < len(runs) - 1:
                     place.set_xlabel("")
-            axes[4 * row].set_ylabel(label(name), fontweight="bold")
+            axes[4 * row].set_ylabel(lines_of(name), fontweight="bold")
         figure = axes[0].figure
         assert isinstance(figure, Figure)
         figure.colorbar(

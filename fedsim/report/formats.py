@@ -10,11 +10,13 @@ from rich.text import Text
 from fedsim.report.grids import Grid
 from fedsim.report.labels import written
 from fedsim.report.markdown import plain
-from fedsim.report.significance import FEWEST, all_pairs, sentences
+from fedsim.report.significance import NO_TEST, all_pairs, sentences
 
 BEST, SECOND = "best", "second"
 _LATEX = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    **{letter: f"{{{letter}}}" for letter in "[]"},  # a row that begins with one would be an option of the line before
+    "|": r"\textbar{}",
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -74,13 +76,14 @@ def caption(grid: Grid) -> str:
 
 def verdicts(grid: Grid) -> list[str]:
     """Return lines on the rows that the seeds cannot tell from the best one, for each compared column."""
-    lines, chosen = [], grid.selection
-    for column in grid.compared:
-        told = sentences(grid.column(column), percent=chosen.in_percent, lower=chosen.lower_is_better)
-        lines += [f"{column}: {told[0]}", *told[1:]] if told else []
-    if not lines and len(grid.rows) > 1:
-        return [f"no test of which rows the seeds can tell apart: they share fewer than {FEWEST}"]
-    return lines
+    chosen = grid.selection
+    told = {
+        column: sentences(grid.column(column), percent=chosen.in_percent, lower=chosen.lower_is_better)
+        for column in grid.compared
+    }
+    if told and all(lines == [NO_TEST] for lines in told.values()):
+        return [NO_TEST]
+    return [line for column, lines in told.items() if lines for line in (f"{column}: {lines[0]}", *lines[1:])]
 
 
 def pairs(grid: Grid) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from fedsim.config.composition import load
@@ -40,7 +41,7 @@ def _settings(choice: Choice, seed: int, overrides: Sequence[str], run_dir: Path
     wanted = OmegaConf.create({**load(choice.run.run_dir), "out_dir": str(run_dir), "resume": None, "seed": seed})
     try:
         wanted.merge_with_dotlist(list(overrides))
-    except (ValueError, YAMLError) as error:
+    except (ValueError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"--set {' '.join(overrides)} cannot be read: write KEY=VALUE.") from error
     container = OmegaConf.to_container(wanted)
     assert isinstance(container, dict)

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -135,6 +136,13 @@ def make_all(runs: Sequence[PlannedRun], made: Made | None = None, *, keep_going
                 raise
             made.failures.append((each, error))
     return made
+
+
+def told_failures(made: Made) -> int:
+    """Print which runs have failed, and why, and return the exit status of a command that made them."""
+    for run, error in made.failures:
+        print(f"{run.label} seed={run.seed} failed: {error}", file=sys.stderr)
+    return FedsimError.exit_status if made.failures else 0
 
 
 @contextmanager

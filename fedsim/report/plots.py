@@ -244,7 +244,7 @@ def plot_tuning(table: pd.DataFrame, key: str, chosen: Mapping[str, Any], path: 
             )
             at_the_bottom = axes.get_xaxis_transform()
             axes.plot(failed["place"], [0.0] * len(failed), "x", color=look["color"], transform=at_the_bottom)
-            mine = done[done["place"] == places[chosen[str(method)]]]
+            mine = best[best["place"] == places[chosen[str(method)]]]
             axes.plot(
                 mine["place"], 100 * mine["mean"], "o", markersize=10, markerfacecolor="none", color=look["color"]
             )

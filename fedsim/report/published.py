@@ -4,21 +4,21 @@ The runs bring the published table with them (``fedsim.config.published``); a ro
 every word of the row holds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from fedsim.config.composition import NOT_CHOSEN, compose, load
 from fedsim.config.kinds import OF_THE_PLACE
 from fedsim.config.overrides import parse
-from fedsim.config.published import Published, Row
+from fedsim.config.published import Accuracy, Published, Row
 from fedsim.core.errors import UserError
 from fedsim.core.files import write_atomically
+from fedsim.core.names import MEAN
 from fedsim.core.nested import flattened as by_dotted_name
 from fedsim.output.results import Result
 from fedsim.output.terminal import print_line, print_whole
@@ -27,6 +27,9 @@ from fedsim.report.labels import comparable, flattened, written
 from fedsim.report.markdown import plain
 
 LINES = ("published", "ours", "difference")
+DOMAINS = "dataset.domains"
+MEAN_OF_OTHERS = "mean of other domains"
+"""The head of a published mean over other domains than ours, from which ours has no difference."""
 COLUMNS = ("table", "label", "head", "published", "published_std", "ours", "std", "runs", "difference")
 NO_DEVIATION = (*OF_THE_PLACE, "shots")
 """Settings that say where images lie and what is written: no paper's numbers depend on them."""
@@ -64,14 +67,44 @@ def published_table(groups: Mapping[str, list[Result]]) -> pd.DataFrame:
         published, row = found
         rounds = [run.summary["best" if published.round == "best" else "final"] for run in runs]
         ours = pd.DataFrame([accuracies_by_head(each) for each in rounds]) * 100
-        for head, accuracy in row.accuracies.items():
-            if head not in ours:
-                continue
-            mean, deviation = ours[head].mean(), ours[head].std()
-            difference = mean - accuracy.mean
-            of_paper = (accuracy.mean, accuracy.deviation)
-            rows.append((published.table, label, head, *of_paper, mean, deviation, len(ours), difference))
+        other = _other_domains(load(runs[0].run_dir), published, row)
+        for head, accuracy, values in _beside(row.accuracies, ours, other_domains=other):
+            of_paper, of_ours = (accuracy.mean, accuracy.deviation), (values.mean(), values.std(), values.count())
+            difference = float("nan") if head == MEAN_OF_OTHERS else of_ours[0] - accuracy.mean
+            rows.append((published.table, label, head, *of_paper, *of_ours, difference))
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _beside(
+    accuracies: Mapping[str, Accuracy], ours: pd.DataFrame, *, other_domains: bool
+) -> Iterator[tuple[str, Accuracy, pd.Series]]:
+    """Yield each head that both have, with the published accuracy and ours of each run.
+
+    Of other domains than the paper's no total is comparable: in its place is the mean over the domains that both have.
+    """
+    of_domains = [head for head in accuracies if not is_total(head)]
+    shared = [head for head in of_domains if head in ours]
+    for head in shared:
+        yield head, accuracies[head], ours[head]
+    if other_domains or shared != of_domains:
+        if len(shared) > 1:
+            mean = Accuracy(sum(accuracies[head].mean for head in shared) / len(shared))
+            yield f"mean of {len(shared)} shared", mean, ours[shared].mean(axis=1)
+        elif MEAN in accuracies and MEAN in ours:
+            yield MEAN_OF_OTHERS, accuracies[MEAN], ours[MEAN]
+        return
+    for head, accuracy in accuracies.items():
+        if is_total(head) and head in ours:
+            yield head, accuracy, ours[head]
+
+
+def _other_domains(config: Mapping[str, Any], published: Published, row: Row) -> bool:
+    """Return whether a run was made on other domains than its experiment's."""
+    try:
+        wanted = compose([f"experiment={published.experiment}", *row.run.split()])
+    except UserError:  # of another version
+        return False
+    return bool(flattened(config).get(DOMAINS) != flattened(wanted).get(DOMAINS))
 
 
 def row_of(run_dir: Path) -> tuple[Published, Row] | None:
@@ -146,13 +179,13 @@ def _is_younger(key: str, run: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:
     """Return the numbers of one published table as texts: three lines for each label, a column for each head."""
-    heads = sorted(dict.fromkeys(table["head"]), key=is_total)  # totals last
+    heads = sorted(dict.fromkeys(table["head"]), key=lambda head: is_total(head) or head.startswith(f"{MEAN} of "))
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for cell in table.to_dict("records"):
         texts = (
             _with_deviation(cell["published"], cell["published_std"]),
             _with_deviation(cell["ours"], cell["std"]),
-            f"{cell['difference']:+.1f}",
+            "" if pd.isna(cell["difference"]) else f"{round(cell['difference'], 1) + 0.0:+.1f}",
         )
         for line, text in zip(LINES, texts, strict=True):
             name = f"{line} ({cell['runs']} run{'s' if cell['runs'] > 1 else ''})" if line == "ours" else line
@@ -166,16 +199,16 @@ def _with_deviation(mean: float, deviation: float | None) -> str:
 
 
 def _render(name: str, cells: pd.DataFrame) -> Table:
-    shown = Table(title=f"published beside ours: {escape(name)} (%)", box=SIMPLE_HEAD, pad_edge=False)
+    shown = Table(title=f"published beside ours: {name} (%)", box=SIMPLE_HEAD, pad_edge=False)
     shown.add_column("")
     shown.add_column("")
     for head in cells.columns:
-        shown.add_column(escape(head), justify="right")
+        shown.add_column(head, justify="right")
     for (label, line), *texts in cells.itertuples():
         first = line == LINES[0]
         if first:
             shown.add_section()
-        shown.add_row(escape(label) if first else "", line, *texts)
+        shown.add_row(label if first else "", line, *texts)
     return shown
 
 
@@ -184,7 +217,7 @@ def _markdown(table: pd.DataFrame, told: list[str]) -> str:
     parts = []
     for name, rows in table.groupby("table", sort=False):
         cells = wide(rows)
-        lines = [f"**{name}** (%)", "", "| | | " + " | ".join(cells.columns) + " |"]
+        lines = [f"**{name}** (%)", "", "| | | " + " | ".join(map(plain, cells.columns)) + " |"]
         lines.append("|---|---|" + "---:|" * len(cells.columns))
         for (label, line), *texts in cells.itertuples():
             shown = f"`{label}`" if line == LINES[0] else ""

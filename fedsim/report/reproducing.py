@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from fedsim.app.sweep import is_begun
@@ -25,7 +24,7 @@ from fedsim.core.files import writing
 from fedsim.output.terminal import never_fail_to_print, print_line, print_whole
 from fedsim.report.comparison import write_comparison
 from fedsim.report.labels import group_by_settings
-from fedsim.report.planned_runs import Made, PlannedRun, ended_after, folder_name, make_all
+from fedsim.report.planned_runs import Made, PlannedRun, ended_after, folder_name, make_all, told_failures
 from fedsim.report.seeds import read_seeds
 
 A_YEAR = 60 * 24 * 365
@@ -175,11 +174,11 @@ def _try_all(runs: Sequence[PlannedRun]) -> None:
 
 
 def _listed(published: Published, rows: Sequence[Row]) -> Table:
-    shown = Table(title=escape(published.table), box=SIMPLE_HEAD)
+    shown = Table(title=published.table, box=SIMPLE_HEAD)
     shown.add_column("row")
     shown.add_column("published (%)", justify="right")
     for row in rows:
-        shown.add_row(escape(row.run), ", ".join(f"{head} {accuracy}" for head, accuracy in row.accuracies.items()))
+        shown.add_row(row.run, ", ".join(f"{head} {accuracy}" for head, accuracy in row.accuracies.items()))
     return shown
 
 
@@ -188,10 +187,9 @@ def _told(runs: Sequence[PlannedRun], made: Made, out: Path) -> int:
     finished = [result for result in made.results if result is not None]
     if finished:
         write_comparison(group_by_settings(finished), out)
-    for run, error in made.failures:
-        print(f"{run.label} seed={run.seed} failed: {error}", file=sys.stderr)
+    status = told_failures(made)
     left = len(runs) - len(finished) - len(made.failures)
     if left:
         print_line(f"{left} of {len(runs)} runs are left: the same command goes on")
         return LEFT
-    return FedsimError.exit_status if made.failures else 0
+    return status

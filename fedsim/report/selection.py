@@ -4,6 +4,7 @@ A metric is a column of ``clients.csv`` (such as ``accuracy``, ``loss``, ``reali
 value for each client, or else any column of ``rounds.csv`` (such as ``bytes_up``, ``client_accuracy_worst``).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import pandas as pd
 from datasets.shots import SHOTS
 from fedsim.core.errors import UserError
 from fedsim.core.names import GLOBAL, MEAN, left_out, title
+from fedsim.metrics.metric import Metric
 from fedsim.metrics.registry import FURTHER_METRICS
 from fedsim.output.results import Result
 
@@ -38,14 +40,23 @@ class Selection:
     @property
     def in_percent(self) -> bool:
         """Whether the metric is shown in percent, as every accuracy is."""
-        further = any(each.percent and self.metric.endswith(name) for name, each in FURTHER_METRICS.items())
-        return ACCURACY in self.metric or self.metric.rpartition("_")[2] in SHOTS or further
+        return self._further.percent if self._further else self._is_accuracy
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether smaller values are better: of everything but accuracies, and of the spread of accuracies."""
-        accuracy = ACCURACY in self.metric or self.metric.rpartition("_")[2] in SHOTS
-        return not accuracy or self.metric.endswith("_std")
+        """Whether smaller values are better: of spreads, and of all but accuracies and metrics like them."""
+        higher = self._further.higher_is_better if self._further else self._is_accuracy
+        return not higher or self.metric.endswith("_std")
+
+    @property
+    def _is_accuracy(self) -> bool:
+        return ACCURACY in self.metric or self.metric.rpartition("_")[2] in SHOTS
+
+    @property
+    def _further(self) -> Metric | None:
+        """The further metric whose name is part of the column's, as in ``client_ece_mean`` and ``domain_ece.photo``."""
+        named = (each for name, each in FURTHER_METRICS.items() if re.search(rf"(^|_){name}($|[_.])", self.metric))
+        return next(named, None)
 
     @property
     def places(self) -> int:

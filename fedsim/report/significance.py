@@ -10,6 +10,7 @@ import pandas as pd
 LEVEL = 0.05
 FEWEST = 3
 """Shared seeds below which there is no test: two differences hardly determine a deviation."""
+NO_TEST = f"no test of which rows the seeds can tell apart: they share fewer than {FEWEST}"
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,6 @@ class Comparison:
         return self.p < LEVEL
 
 
-def best_of(values: Mapping[str, Mapping[int, float]]) -> str:
-    """Return the method with the highest mean over its seeds."""
-    return max(values, key=lambda method: float(np.mean(list(values[method].values()))))
-
-
 def compare(method: str, values: Mapping[int, float], reference: Mapping[int, float]) -> Comparison | None:
     """Compare the values of a method, by seed, with those of another; ``None`` for fewer than three shared seeds."""
     shared = sorted(values.keys() & reference.keys())
@@ -53,14 +49,15 @@ def compare(method: str, values: Mapping[int, float], reference: Mapping[int, fl
     return Comparison(method, mean, effect, p, len(shared))
 
 
-def against_best(values: Mapping[str, Mapping[int, float]]) -> list[Comparison]:
-    """Compare every other method with the best, where they share at least three seeds.
+def against_best(values: Mapping[str, Mapping[int, float]]) -> tuple[str, list[Comparison]]:
+    """Return the method with the highest mean, and compare the others with it where they share at least three seeds.
 
-    ``values`` is by method and seed.
+    A method with fewer seeds is not the best one if any other has three. ``values`` is by method and seed.
     """
-    best = best_of(values)
+    tested = {method: by_seed for method, by_seed in values.items() if len(by_seed) >= FEWEST} or values
+    best = max(tested, key=lambda method: float(np.mean(list(tested[method].values()))))
     found = [compare(method, by_seed, values[best]) for method, by_seed in values.items() if method != best]
-    return [each for each in found if each is not None]
+    return best, [each for each in found if each is not None]
 
 
 def all_pairs(values: Mapping[str, Mapping[int, float]]) -> pd.DataFrame:
@@ -77,24 +74,29 @@ def all_pairs(values: Mapping[str, Mapping[int, float]]) -> pd.DataFrame:
 
 
 def sentences(values: Mapping[str, Mapping[int, float]], *, percent: bool = True, lower: bool = False) -> list[str]:
-    """Return lines about which methods do not differ significantly from the best one.
+    """Return lines about which methods do not differ significantly from the best one, and which were not tested.
 
-    There are none where there are too few seeds or one method.
+    There are none for one method.
 
     Args:
         values: By method and seed.
         percent: Whether they are accuracies from 0 to 1, whose differences are shown in percentage points.
         lower: Whether the best one is the lowest.
     """
+    if len(values) < 2:
+        return []
     if lower:
         values = {method: {seed: -value for seed, value in mine.items()} for method, mine in values.items()}
-    comparisons = against_best(values)
+    best, comparisons = against_best(values)
     if not comparisons:
-        return []
-    best, alike = best_of(values), [each for each in comparisons if not each.told_apart]
-    head = f"{best} has the {'lowest' if lower else 'highest'} mean"
+        return [NO_TEST]
+    untested = values.keys() - {best, *(each.method for each in comparisons)}
+    few = [f"  not tested, since they share fewer than {FEWEST} seeds with it: {', '.join(sorted(untested))}"]
+    head = f"{best} has the {'lowest' if lower else 'highest'} mean{' of those tested' if untested else ''}"
+    alike = [each for each in comparisons if not each.told_apart]
     if not alike:
-        return [f"{head}; every other is told apart from it (paired t-tests, p < {LEVEL:g})"]
+        others = "every other one of them" if untested else "every other"
+        return [f"{head}; {others} is told apart from it (paired t-tests, p < {LEVEL:g})", *(few if untested else [])]
     sign, scale, form = -1 if lower else 1, 100 if percent else 1, ".1f" if percent else ".3g"
     return [
         f"{head}; not told apart from it (paired t-tests, p ≥ {LEVEL:g}):",
@@ -103,4 +105,5 @@ def sentences(values: Mapping[str, Mapping[int, float]], *, percent: bool = True
             f"d = {sign * each.effect + 0.0:.1f}, p = {each.p:.2f}, {each.seeds} seeds"
             for each in alike
         ),
+        *(few if untested else []),
     ]

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from fedsim.config.composition import GROUPS
@@ -29,7 +28,7 @@ from fedsim.report.choice import Choice, choose, point
 from fedsim.report.comparison import write_comparison
 from fedsim.report.further_seeds import further_runs
 from fedsim.report.labels import compared_settings, group_by_settings
-from fedsim.report.planned_runs import make_all
+from fedsim.report.planned_runs import PlannedRun, make_all, told_failures
 from fedsim.report.plots import plot_tuning
 from fedsim.report.seeds import read_seeds
 
@@ -51,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         out = folders[0] if options.out is None else Path(expanded("--out", options.out))
         keys = _tuned(options.over)
         inside = (out / TESTS).resolve()  # resolved, as the runs' directories are
-        table = tuning_table([run for run in find_runs(folders) if inside not in run.run_dir.parents], keys)
+        table = tuning_table(find_runs(folders, besides=inside), keys)
         choices = choose(table, keys)
         seeds = _further_seeds(options.seeds, table)
         _refuse_overrides(options.set, keys)
@@ -75,11 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "validation images stay held out of the runs on further seeds: --set split.validation=0 trains on them"
             )
         if runs:
-            groups: dict[str, list[Result]] = {}
-            for each, result in zip(runs, make_all(runs).results, strict=True):
-                assert result is not None
-                groups.setdefault(each.label, []).append(result)
-            write_comparison(groups, out)
+            return _further(runs, out)
     except FedsimError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
@@ -87,6 +82,18 @@ def main(arguments: list[str] | None = None) -> int:
         print("stopped; what was recorded is intact, and the same command goes on", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _further(runs: Sequence[PlannedRun], out: Path) -> int:
+    """Make the runs on further seeds, compare those that came to their end, and return the exit status."""
+    made = make_all(runs, keep_going=True)  # one that diverges leaves the others
+    groups: dict[str, list[Result]] = {}
+    for each, result in zip(runs, made.results, strict=True):
+        if result is not None:
+            groups.setdefault(each.label, []).append(result)
+    if groups:
+        write_comparison(groups, out)
+    return told_failures(made)
 
 
 def _tuned(text: str) -> list[str]:
@@ -111,8 +118,10 @@ def tuning_table(runs: Sequence[Result], keys: Sequence[str]) -> pd.DataFrame:
     failed, as they do when their model is no longer finite, has a validation accuracy of 0.
 
     Raises:
-        UserError: If a run has no validation images, was stopped, or lacks a key.
+        UserError: If there is no run, or one has no validation images, was stopped, or lacks a key.
     """
+    if not runs:
+        raise UserError("there are no runs of a sweep, but for those on further seeds: name the folder of the sweep.")
     rows = []
     for method, members in group_by_settings(list(runs), besides=keys).items():
         for run in members:
@@ -126,6 +135,9 @@ def tuning_table(runs: Sequence[Result], keys: Sequence[str]) -> pd.DataFrame:
                 raise UserError(
                     f"{run.run_dir} was stopped in round {final['round']}: go on with resume={run.run_dir}."
                 )
+            lists = [key for key in keys if isinstance(settings.get(key), list)]
+            if lists:
+                raise UserError(f"--over={','.join(keys)} is not possible: {lists[0]} is a list; choose others.")
             missing = [key for key in keys if key not in settings]
             if missing:
                 raise UserError(
@@ -146,12 +158,13 @@ def tuning_table(runs: Sequence[Result], keys: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _failed(run: Result) -> bool:
-    """Return whether a client failed in the round that the run did not finish."""
+def _failed(run: Result) -> str:
+    """Return what a client failed with in the round that the run did not finish; empty if none has."""
     if "fault" not in run.clients:
-        return False
+        return ""
     faults = run.clients[run.clients["fault"].fillna("") != ""]
-    return bool((faults["round"] > run.rounds["round"].max()).any())
+    last = faults[faults["round"] > run.rounds["round"].max()]["fault"]
+    return str(last.iloc[0]) if len(last) else ""
 
 
 def render(choices: Sequence[Choice]) -> Table:
@@ -162,13 +175,16 @@ def render(choices: Sequence[Choice]) -> Table:
     shown.add_column("validation", justify="right")
     for each in choices:
         deviation = "" if np.isnan(each.deviation) else f" ± {100 * each.deviation:.1f}"
-        shown.add_row(escape(each.method), escape(each.written), f"{100 * each.validation:.1f}{deviation}")
+        shown.add_row(each.method, each.written, f"{100 * each.validation:.1f}{deviation}")
     return shown
 
 
 def _which(table: pd.DataFrame, keys: Sequence[str]) -> str:
     failed = table[table["failed"]]
-    told = [f"{row['method']} {point(keys, [row[key] for key in keys])}" for _, row in failed.iterrows()]
+    told = [
+        f"{row['method']} {point(keys, [row[key] for key in keys])} ({_failed(row['run'])})"
+        for _, row in failed.iterrows()
+    ]
     return ", ".join(dict.fromkeys(told))
 
 

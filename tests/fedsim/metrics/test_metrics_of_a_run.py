@@ -132,6 +132,7 @@ class MeanConfidence:
     """The mean of the largest probability, told as it is; undefined for a test set of more than 100 images."""
 
     percent = False
+    higher_is_better = True
 
     def length(self, num_classes: int) -> int:
         return 1

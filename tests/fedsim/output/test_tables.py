@@ -4,6 +4,7 @@ import csv
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -200,3 +201,32 @@ def test_without_rows_nothing_is_written(path: Path) -> None:
     before = path.read_bytes()
     table.append([])
     assert path.read_bytes() == before
+
+
+def test_rows_are_one_block_in_which_no_kill_cuts_them(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table(path)
+    table.append([{"round": 0, "value": 0.5}])
+    blocks: list[bytes] = []
+    opened = Path.open
+
+    class Noting:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __enter__(self) -> "Noting":
+            return self
+
+        def __exit__(self, *exc: object) -> None:
+            self.file.close()
+
+        def write(self, block: memoryview) -> int:
+            blocks.append(bytes(block))
+            return int(self.file.write(block))
+
+    monkeypatch.setattr(Path, "open", lambda self, *how, **options: Noting(opened(self, *how, **options)))
+    rows = [{"round": number, "value": number / 7} for number in range(1, 2000)]
+    table.append(rows)
+    monkeypatch.undo()
+    assert len(blocks) == 1
+    assert len(blocks[0]) > 16_000  # more than a buffer
+    assert len(table.read()) == 2000

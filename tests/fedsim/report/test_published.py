@@ -39,14 +39,34 @@ def test_differences_are_ours_minus_the_row_whose_words_hold(groups: dict[str, l
     assert svhn["difference"] == pytest.approx(0.6)
     assert svhn["runs"] == 2
     assert table.loc[(silo, "svhn"), "published"] == 71.3  # not FedAvg's 71.6: one more word holds
-    assert table.loc[(silo, "mean"), "difference"] == pytest.approx(83.0 - 86.5)
-    assert {head for label, head in table.index if label == won} == {"mnist", "svhn", "mean"}  # no font, no SynthDigits
+    assert table.loc[(silo, "mean of 2 shared"), "difference"] == pytest.approx(83.0 - (96.2 + 71.3) / 2)
+    assert table.loc[(won, "mean of 2 shared"), "ours"] == pytest.approx((97.0 + 78.0) / 2)  # without our fonts
+    assert {head for label, head in table.index if label == won} == {"mnist", "svhn", "mean of 2 shared"}
+
+
+def test_totals_are_compared_over_the_same_domains_alone(tmp_path: Path, make_run: MakeRun) -> None:
+    all_of_them = {"mnist": 0.97, "svhn": 0.77, "usps": 0.9, "synth_digits": 0.8, "mnist_m": 0.7}
+    make_run(tmp_path / "a", *WON, accuracy=all_of_them)
+    make_run(tmp_path / "b", *WON, "dataset.domains=[mnist,svhn]", "seed=1", accuracy=all_of_them)
+    for name, heads in (("a", {"mean"}), ("b", {"mean of 5 shared"})):
+        table = published_table({name: find_runs([tmp_path / name])})
+        assert set(table["head"]) - set(all_of_them) == heads
+    own, told = ("experiment=fedbn_digits5",), {"mnist": 0.9, "fonts": 0.8}
+    make_run(tmp_path / "c", *own, "dataset.domains=[mnist,fonts]", accuracy=told)
+    table = published_table({"c": find_runs([tmp_path / "c"])})  # of whose paper the mean alone was at hand
+    assert list(table["head"]) == ["mean of other domains"]
+    assert table["difference"].isna().all()
+    assert list(wide(table).loc["c"]["mean of other domains"]) == ["84.0 ± 1.5", "85.0", ""]
+    make_run(tmp_path / "d", *own, accuracy=told)
+    table = published_table({"d": find_runs([tmp_path / "d"])})
+    assert list(table["head"]) == ["mean"]
+    assert table["difference"].tolist() == pytest.approx([1.0])
 
 
 def test_each_line_of_the_table_is_written_as_papers_write_it(groups: dict[str, list[Result]]) -> None:
     cells = wide(published_table(groups))
     won = next(label for label in groups if label.startswith("fedwon"))
-    assert list(cells.columns) == ["mnist", "svhn", "mean"]
+    assert list(cells.columns) == ["mnist", "svhn", "mean of 2 shared"]
     assert list(cells.loc[won].index) == ["published", "ours (2 runs)", "difference"]
     assert list(cells.loc[won]["svhn"]) == ["77.4 ± 0.1", "78.0 ± 1.4", "+0.6"]
 

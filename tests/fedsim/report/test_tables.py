@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from fedsim.core.errors import UserError
+from fedsim.metrics.balanced_accuracy import BalancedAccuracy
+from fedsim.metrics.registry import FURTHER_METRICS
 from fedsim.output.progress import Reporter
 from fedsim.output.results import Result, find_runs
 from fedsim.report.command import main
@@ -135,6 +137,12 @@ def test_runs_that_differ_in_more_than_the_seed_do_not_share_a_cell(runs: list[R
         grid([*runs[:1], *copied], Selection("bytes_up", None), [], [])
 
 
+class TopTwo(BalancedAccuracy):
+    """Of a name without the word accuracy."""
+
+    percent = False
+
+
 @pytest.mark.parametrize(
     ("metric", "better", "percent"),
     [
@@ -142,11 +150,19 @@ def test_runs_that_differ_in_more_than_the_seed_do_not_share_a_cell(runs: list[R
         ("client_accuracy_std", "lower", True),
         ("realigned_few", "higher", True),
         ("ece", "lower", True),
+        ("client_ece_mean", "lower", True),
+        ("domain_ece.plain", "lower", True),
+        ("balanced_accuracy", "higher", True),
+        ("top_two", "higher", False),
+        ("adapted_top_two", "higher", False),
         ("global_loss", "lower", False),
         ("bytes_up", "lower", False),
     ],
 )
-def test_which_values_are_better_and_in_percent(metric: str, better: str, percent: bool) -> None:
+def test_which_values_are_better_and_in_percent(
+    metric: str, better: str, percent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FURTHER_METRICS, "top_two", TopTwo())
     chosen = Selection(metric, None)
     assert chosen.lower_is_better == (better == "lower")
     assert chosen.in_percent == percent

@@ -1,12 +1,14 @@
 """Hyperparameters chosen on validation images."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
-from fedsim.output.results import find_runs, read_result
+from fedsim.output.results import Result, find_runs, read_result
 from fedsim.report import command as report
 from fedsim.report import tuning as tune
 from tests.fedsim.conftest import MakeRun
@@ -92,6 +94,7 @@ def test_two_settings_are_tuned_together_and_null_is_a_value(tmp_path: Path, mak
             "--set norm.name=gn is not possible: it is what a choice is",
         ),
         (["--seeds", "3", "--set", "rounds=["], "--set rounds=[ cannot be read: write KEY=VALUE."),
+        (["--seeds", "3", "--set", "metrics[9]=x"], "--set metrics[9]=x cannot be read: write KEY=VALUE."),
     ],
 )
 def test_wrong_words_are_refused_in_a_sentence(
@@ -99,6 +102,16 @@ def test_wrong_words_are_refused_in_a_sentence(
 ) -> None:
     assert tune.main([str(sweep), *words]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_list_is_nothing_to_choose_by_validation(
+    tmp_path: Path, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("dataset=digits5", "dataset.domains=[mnist,svhn]", "split.validation=0.2")
+    make_run(tmp_path / "a", *words, accuracy={"mnist": 0.1}, validation_accuracy_mean=0.1)
+    assert tune.main([str(tmp_path), "--over", "dataset.domains"]) == 2
+    sentence = "error: --over=dataset.domains is not possible: dataset.domains is a list; choose others.\n"
+    assert capsys.readouterr().err == sentence
 
 
 def test_unequal_budgets_missing_seeds_and_missing_validation_are_refused(
@@ -130,7 +143,8 @@ def test_a_run_that_diverged_counts_as_nothing_and_one_that_was_stopped_is_to_go
     assert read_result(tmp_path / "diverged").clients["fault"].dropna().str.contains("update_limit").any()
     assert tune.main([str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "1 runs failed before their last round and count as 0: fedavg lr=1e+30" in said
+    assert "1 runs failed before their last round and count as 0: fedavg lr=1e+30 (" in said
+    assert "update_limit" in said  # why it failed
     assert pd.read_csv(tmp_path / "tuning.csv").set_index("lr")["validation"][1e30] == 0
     assert tune.main([f"{tmp_path}/diverged"]) == 2
     assert "fedavg has failed at every setting that was tried: try others" in capsys.readouterr().err
@@ -157,6 +171,45 @@ def test_the_home_folder_may_be_written_as_a_tilde(
         assert f"{sweep}/none holds no run" in capsys.readouterr().err
     assert {path.name for path in (sweep / "all").iterdir()} >= {"tuning.csv", "comparison.csv"}
     assert not (sweep / "~").exists()
+
+
+def test_runs_of_further_seeds_are_not_read_with_the_sweep_nor_taken_for_one(
+    sweep: Path, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("split.validation=0.2", "strategy=fedbn", "lr=0.1", "seed=7")
+    begun = sweep / "test" / "fedbn" / "7"
+    make_run(begun, *words, accuracy={"plain": 0.1}, validation_accuracy_mean=0.1)
+    with (begun / "clients.csv").open("a", encoding="utf-8") as file:
+        file.write("cut by a ki")
+    assert tune.main([str(sweep)]) == 0
+    (begun / "clients.csv").write_text("round\n", encoding="utf-8")
+    assert tune.main([str(sweep / "test"), "--out", str(sweep)]) == 2
+    assert "error: there are no runs of a sweep, but for those on further seeds" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_further_run_that_fails_leaves_the_others_and_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fedsim
+    from fedsim.server import simulation
+    from fedsim.server.preparation import Prepared
+
+    small = ("rounds=1", "engine=inline", "pictures=false", "dataset.train_per_domain=20", "dataset.test_per_domain=20")
+    fedsim.simulate(*small, "split.validation=0.2", f"out_dir={tmp_path}/sweep/0")
+    run = simulation.run
+
+    def run_but_for_one(prepared: Prepared, *others: Any) -> Result:
+        if prepared.settings.seed == 5:
+            prepared = replace(prepared, settings=replace(prepared.settings, update_limit=1e-9))
+        return run(prepared, *others)
+
+    monkeypatch.setattr(simulation, "run", run_but_for_one)
+    assert tune.main([str(tmp_path / "sweep"), "--seeds", "5,6"]) == 1
+    said = capsys.readouterr()
+    assert re.search(r"^fedavg lr=[\d.]+ seed=5 failed: .*update_limit", said.err, re.M)
+    assert "comparison.md" in said.out
+    assert set(pd.read_csv(tmp_path / "sweep" / "comparison.csv")["runs"]) == {1}
 
 
 @pytest.mark.nightly
