@@ -20,7 +20,7 @@ from fedsim.report.labels import (
     stopped_in,
     written,
 )
-from fedsim.report.selection import CLIENT, DOMAIN, TOTALS, Selection
+from fedsim.report.selection import CLIENT, DOMAIN, TOTALS, Selection, best_by
 
 SEED = "seed"
 STRATEGY = "strategy"
@@ -47,6 +47,8 @@ class Grid:
     settings: Mapping[str, object] = field(default_factory=dict)
     """Settings for the caption, by their names on the command line"""
     seeds: tuple[int, ...] = ()
+    best_by: str = ""
+    """By which images the best rounds were chosen, in words"""
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -60,7 +62,7 @@ class Grid:
         by = self.selection.by
         totals = {None: "", DOMAIN: ", mean over clients", CLIENT: ", mean over clients"}
         over = totals.get(by, ", global model") if self.by_setting else f" by {by}" if by else ""
-        return self.selection.words(over)
+        return self.selection.words(over, self.best_by)
 
     def column(self, column: str) -> dict[str, Values]:
         """Return the values of the rows in one column."""
@@ -142,6 +144,7 @@ def grid(runs: Sequence[Result], selection: Selection, rows: Sequence[str], colu
         by_setting=bool(columns),
         settings=told_settings(runs),
         seeds=tuple(sorted(set(table[SEED]))),
+        best_by=best_by(runs),
     )
 
 

@@ -5,7 +5,7 @@ value for each client, or else any column of ``rounds.csv`` (such as ``bytes_up`
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -15,6 +15,7 @@ from fedsim.core.errors import UserError
 from fedsim.core.names import GLOBAL, MEAN, left_out, title
 from fedsim.metrics.metric import Metric
 from fedsim.metrics.registry import FURTHER_METRICS
+from fedsim.metrics.round_metrics import VALIDATION
 from fedsim.output.results import Result
 
 ACCURACY = "accuracy"
@@ -63,9 +64,9 @@ class Selection:
         """How many decimal places are shown."""
         return 1 if self.in_percent else 3
 
-    def words(self, over: str) -> str:
+    def words(self, over: str, best_by: str = "") -> str:
         """Return what is shown, in words: ``accuracy (%) by domain, last round``, where ``over`` is *by domain*."""
-        rounds = {FINAL: "last round", BEST: "best round"}
+        rounds = {FINAL: "last round", BEST: f"best round {best_by}".rstrip()}
         unit = " (%)" if self.in_percent else ""
         return f"{self.metric.replace('_', ' ')}{unit}{over}, {rounds.get(str(self.round), f'round {self.round}')}"
 
@@ -170,6 +171,12 @@ class Selection:
     def _unknown(self, where: str, run: Result, known: list[str]) -> UserError:
         names = ", ".join(name for name in dict.fromkeys(known) if "." not in name) or "another --by"
         return UserError(f"--metric={self.metric} is not known by {where} in {run.run_dir}: choose {names}.")
+
+
+def best_by(runs: Iterable[Result]) -> str:
+    """Return by which images the best rounds of runs were chosen, in words; by test images it flatters a run."""
+    found = {"by validation" if VALIDATION in run.summary[BEST] else "by test images" for run in runs}
+    return " or ".join(sorted(found, reverse=True))
 
 
 def metrics_of_clients(run: Result) -> list[str]:

@@ -58,5 +58,8 @@ def test_two_seeds_are_no_test_and_equal_runs_are_not_told_apart() -> None:
     assert sentences({"a": {0: 0.9, 1: 0.8}}) == []
     same = {0: 0.9, 1: 0.8, 2: 0.7}
     assert "not told apart" in sentences({"a": same, "b": dict(same)})[0]
+    rounded_off = {0: 0.9 + 1e-16, 1: 0.8 + 1e-16, 2: 0.7 + 1e-16}
+    assert rounded_off != same
+    assert "not told apart" in sentences({"a": same, "b": rounded_off})[0]
     _, (lower,) = against_best({"a": same, "b": {seed: value - 0.5 for seed, value in same.items()}})
     assert lower.told_apart

@@ -250,6 +250,7 @@ def test_a_caption_has_what_all_runs_share(runs: list[Result], plain: list[Resul
     assert "rounds=2" in words
     assert not [word for word in words if word.startswith(("strategy=", "norm=", "seed=", "momentum="))]
     assert "norm=bn" in caption(grid(plain, Selection(), [], []))
+    assert "best round by test images" in caption(grid(runs, Selection(round="best"), ["strategy"], ["norm"]))
 
 
 @pytest.mark.nightly
