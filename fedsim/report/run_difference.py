@@ -13,6 +13,7 @@ from rich.table import Table
 
 from fedsim.config.composition import NOT_CHOSEN, load
 from fedsim.core.errors import UserError
+from fedsim.core.nested import flattened
 from fedsim.output.results import Result, find_runs
 from fedsim.output.terminal import print_line, print_whole
 from fedsim.report.heads import accuracies_by_head, shown_under
@@ -59,7 +60,7 @@ def different_settings(a: Result, b: Result) -> pd.DataFrame:
 def differing_settings(runs: Mapping[str, Result]) -> pd.DataFrame:
     """Return the settings in which any of the runs differ, as texts, with a column for each run; empty where a run has
     no such setting."""
-    configs = [_flat(load(run.run_dir)) for run in runs.values()]
+    configs = [flattened(load(run.run_dir)) for run in runs.values()]
     keys = dict.fromkeys(key for config in configs for key in config)
     rows = {}
     for key in keys:
@@ -68,17 +69,6 @@ def differing_settings(runs: Mapping[str, Result]) -> pd.DataFrame:
         if len({(key in config, comparable(config.get(key, ""))) for config in configs}) > 1:
             rows[key.removesuffix(".name")] = [written(config[key]) if key in config else "" for config in configs]
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(runs))
-
-
-def _flat(config: Mapping[str, object], above: str = "") -> dict[str, object]:
-    """Return all settings by their dotted names."""
-    flat: dict[str, object] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{above}{key}.")
-        else:
-            flat[f"{above}{key}"] = value
-    return flat
 
 
 def results(a: Result, b: Result) -> pd.DataFrame:
@@ -102,6 +92,10 @@ def since(a: Result, b: Result) -> list[str]:
     lines = []
     if len(rows[0]) != len(rows[1]):
         lines.append(f"rounds: {rows[0].index.max()} in A and {rows[1].index.max()} in B")
+    for which, mine, theirs in (("A", rows[0], rows[1]), ("B", rows[1], rows[0])):
+        alone = [str(name) for name in mine.columns.difference(theirs.columns) if mine[name].notna().any()]
+        if alone:
+            lines.append(f"only {which} has {', '.join(alone)}")
     names = [name for name in rows[0].columns.intersection(rows[1].columns) if name not in OF_THE_MACHINE]
     one, other = (each.loc[shared, names].select_dtypes("number") for each in rows)
     names = list(one.columns.intersection(other.columns))

@@ -81,7 +81,7 @@ def domain_lines(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
     return Figure("domains", "Accuracy of each domain over rounds", drawn, DOMAINS)
 
 
-def client_heat_map(bins: Bins, methods: Sequence[str], clients: int) -> Figure:
+def client_heat_map(cells: pd.DataFrame, bins: Bins, methods: Sequence[str], clients: int) -> Figure:
     """Return the accuracy of each client in each round, for one method."""
     base = chart_of(MAPS).add_params(choice("method", "method", methods)).transform_filter(ONE_METHOD)
     axis = alt.Axis(labelOverlap=True, ticks=False)
@@ -92,7 +92,8 @@ def client_heat_map(bins: Bins, methods: Sequence[str], clients: int) -> Figure:
     ]
     row = alt.Y("client:O", axis=axis, scale=alt.Scale(padding=0))
     column = alt.X("round:O", axis=alt.Axis(labelOverlap=True, ticks=False, labelAngle=0), scale=alt.Scale(padding=0))
-    drawn = heat_map(base, row, column, "accuracy", told, form="~%")
+    span = [float(cells["value"].min()), float(cells["value"].max())]  # one for all methods, so that they compare
+    drawn = heat_map(base, row, column, "accuracy", told, form="~%", domain=span)
     height = max(120, min(480, 22 * ceil(clients / bins.rows)))
     title = "Accuracy of each client in each round"
     return Figure("client_rounds", title, drawn.properties(height=height), MAPS, canvas=True)

@@ -52,7 +52,7 @@ def _clients(groups: Groups) -> Section:
     points, every = last_accuracies(groups)
     methods, clients = list(groups), max(run.clients["client"].nunique() for _, _, run in numbered(groups))
     figures = [
-        accuracy_figures.client_heat_map(bins, methods, clients),
+        accuracy_figures.client_heat_map(cells, bins, methods, clients),
         accuracy_figures.last_round(points, methods),
     ]
     told = _told_of_bins(bins, "rounds")

@@ -1,5 +1,6 @@
 """``--compare A B``: settings, results and the round from which on two runs differ, against their own files."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +80,13 @@ def test_the_last_stretch_in_which_one_is_ahead(
         for value, each in zip(rounds["client_accuracy_mean"], differences, strict=True)
     ]
     assert since(a, replace(a, rounds=rounds))[-1] == f"the mean accuracy of the clients {told}"
+
+
+def test_columns_that_one_run_alone_has_are_named(played: Callable[..., Result]) -> None:
+    a = played()
+    b = replace(a, rounds=a.rounds.assign(density=0.5, nothing=math.nan))
+    assert since(a, b) == ["only B has density", "the same numbers in all of 3 rounds (rounds.csv but for its times)"]
+    assert since(b, a)[0] == "only A has density"
 
 
 def test_a_run_with_fewer_rounds_is_compared_as_far_as_it_goes(played: Callable[..., Result]) -> None:
