@@ -164,7 +164,8 @@ def last_accuracies(groups: Groups) -> tuple[pd.DataFrame, int]:
     """
     parts = []
     for method, runs in groups.items():
-        lasts = [(tests := tests_of(run))[tests["round"] == tests["round"].max()] for run in runs]
+        # The round of the table beside it: clients.csv has one more after a crash before rounds.csv was written.
+        lasts = [(tests := tests_of(run))[tests["round"] == run.summary["final"]["round"]] for run in runs]
         means = pd.concat(lasts).groupby("client").agg(domain=("domain", "first"), accuracy=("accuracy", "mean"))
         parts.append(means.reset_index().assign(method=method))
     every = -(-sum(map(len, parts)) // MOST_CLIENTS)
