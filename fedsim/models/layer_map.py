@@ -9,9 +9,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsim.config.binding import instantiate
 from fedsim.models.pretrained import network_options
+from fedsim.norms.ibn import NormalizedSum
+from fedsim.norms.residual import ScaledResidual
 
-WRAPPER = ".block."
-"""A residual block that is wrapped in another module (``ScaledResidual``) has its layers one level deeper."""
+WRAPPERS = (ScaledResidual, NormalizedSum)
+"""The types of modules that have a residual block of the network as written as their ``block``."""
 SITES = (_BatchNorm, nn.LayerNorm)
 """The types of layers in whose places ``norm=`` puts others."""
 
@@ -47,4 +49,12 @@ def replaced_layers(written: nn.Module, model: nn.Module) -> list[tuple[str, str
 
 
 def _by_written_name(model: nn.Module) -> dict[str, nn.Module]:
-    return {name.replace(WRAPPER, "."): layer for name, layer in model.named_modules(remove_duplicate=False)}
+    """Return the layers of the model by their names as written: those of a wrapped block are one level deeper here."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    wrapped = {f"{name}.block.": f"{name}." for name, layer in modules.items() if isinstance(layer, WRAPPERS)}
+
+    def written(name: str) -> str:
+        deeper = next((prefix for prefix in wrapped if name.startswith(prefix)), None)
+        return name if deeper is None else wrapped[deeper] + name.removeprefix(deeper)
+
+    return {written(name): layer for name, layer in modules.items()}

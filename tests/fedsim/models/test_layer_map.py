@@ -7,7 +7,7 @@ from torch import nn
 from fedsim.config.composition import compose
 from fedsim.config.settings import Settings
 from fedsim.models import build_model
-from fedsim.models.layer_map import as_written, norm_sites, replaced_layers
+from fedsim.models.layer_map import SITES, as_written, norm_sites, replaced_layers
 
 SmallSettings = Callable[..., Settings]
 SHAPE = (3, 32, 32)
@@ -62,3 +62,20 @@ def test_the_sites_of_a_transformer_are_its_layer_norms(small_settings: SmallSet
     assert sites == {name: model.get_submodule(name) for name in ("blocks.0.norm1", "blocks.0.norm2", "norm")}
     rows = replaced_layers(plain, model)
     assert {name for name, _, _ in rows} == (set() if norm == "ln" else set(sites))
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"])
+def test_modules_that_the_network_itself_calls_block_keep_their_names(name: str) -> None:
+    plain, model = (written(f"torchvision/{name}") for _ in range(2))
+    assert any(".block." in each for each, _ in plain.named_modules())
+    assert replaced_layers(plain, model) == []
+    sites = norm_sites(plain, model)
+    own = [each for each, layer in plain.named_modules() if isinstance(layer, SITES)]
+    assert sites == {each: model.get_submodule(each) for each in own}
+    assert len(sites) > 20
+
+
+def test_the_layers_of_wrapped_blocks_are_told_by_their_names_as_written(small_settings: SmallSettings) -> None:
+    model = build_model(small_settings("model=resnet18", "norm=ibn_b"), 10, SHAPE)
+    rows = replaced_layers(written("resnet18"), model)
+    assert [name for name, _, _ in rows] == ["bn1"]
