@@ -90,10 +90,23 @@ def refuse_layer_norm(model: nn.Module, norm: str) -> None:
         )
 
 
-def keep_activation(replaced: Any, norm: nn.Module) -> nn.Module:
+def keep_activation(replaced: nn.Module, norm: nn.Module) -> nn.Module:
     """Return ``norm``, followed by the dropout and the activation that timm's layers of norm and activation have."""
-    activation = getattr(replaced, "act", None)
-    return nn.Sequential(norm, replaced.drop, activation) if isinstance(activation, nn.Module) else norm
+    behind = activation_of(replaced)
+    return nn.Sequential(norm, *behind) if behind else norm
+
+
+def activated(layer: nn.Module, normalized: torch.Tensor) -> torch.Tensor:
+    """Return the output of ``layer`` for a normalized input: the same, or an activation of it in some of timm's."""
+    for each in activation_of(layer):
+        normalized = each(normalized)
+    return normalized
+
+
+def activation_of(layer: Any) -> tuple[nn.Module, ...]:
+    """Return the dropout and the activation of one of timm's layers of norm and activation; none of another layer."""
+    activation = getattr(layer, "act", None)
+    return (layer.drop, activation) if isinstance(activation, nn.Module) else ()
 
 
 class OnePixel(nn.Module):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedsim.norms.replace import activated
 from fedsim.norms.shapes import all_but_channels, per_channel
 
 MEAN, VARIANCE = "/mean", "/variance"
@@ -50,11 +51,10 @@ def synchronized(model: nn.Module, known: Tensors) -> Iterator[dict[str, torch.T
             if name + VARIANCE not in known:
                 return None
             output = centred * per_channel(torch.rsqrt(known[name + VARIANCE] + layer.eps), input)
-            if layer.weight is None:
-                return output
-            return output * per_channel(layer.weight, input) + (
-                0 if layer.bias is None else per_channel(layer.bias, input)
-            )
+            if layer.weight is not None:
+                shift = 0 if layer.bias is None else per_channel(layer.bias, input)
+                output = output * per_channel(layer.weight, input) + shift
+            return activated(layer, output)
 
         hooks.append(layer.register_forward_hook(replace))
     try:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsim.core.errors import UserError
+from fedsim.norms.replace import activated
 from fedsim.norms.statistics import batch_norms
 from fedsim.tta.adaptation import Adaptation, Batches, check_batch_size, check_running_statistics
 
@@ -54,7 +55,7 @@ def _mixing(layer: _BatchNorm, alpha: float) -> Callable[[torch.Tensor], torch.T
         assert layer.running_var is not None
         others = [axis for axis in range(input.dim()) if axis != 1]
         variance, mean = torch.var_mean(input, dim=others, correction=0)
-        return F.batch_norm(
+        normalized = F.batch_norm(
             input,
             torch.lerp(layer.running_mean, mean, alpha),
             torch.lerp(layer.running_var, variance, alpha),
@@ -62,5 +63,6 @@ def _mixing(layer: _BatchNorm, alpha: float) -> Callable[[torch.Tensor], torch.T
             layer.bias,
             eps=layer.eps,
         )
+        return activated(layer, normalized)
 
     return forward

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import timm.layers
 import torch
 from torch import nn
 
@@ -65,6 +66,17 @@ def test_statistics_of_the_test_batch_are_mixed_in(adaptation: AlphaBN | BatchSt
     model, batch = small_model(), images()
     with adaptation.adapting(model, nothing), torch.no_grad():
         logits = model(batch)
+    np.testing.assert_allclose(logits.numpy(), by_statistics(model, batch, share), rtol=1e-10)
+
+
+@pytest.mark.parametrize(("adaptation", "share"), [(BatchStatistics(64), 1.0), (AlphaBN(0.1, 64), 0.1)])
+def test_timms_norms_keep_their_activation(adaptation: AlphaBN | BatchStatistics, share: float) -> None:
+    model, batch = small_model(), images()
+    with_activation = timm.layers.BatchNormAct2d(6).double().eval()
+    with_activation.load_state_dict(model[1].state_dict())
+    one = nn.Sequential(model[0], with_activation, *model[3:])
+    with adaptation.adapting(one, nothing), torch.no_grad():
+        logits = one(batch)
     np.testing.assert_allclose(logits.numpy(), by_statistics(model, batch, share), rtol=1e-10)
 
 
