@@ -91,9 +91,15 @@ def refuse_layer_norm(model: nn.Module, norm: str) -> None:
 
 
 def keep_activation(replaced: nn.Module, norm: nn.Module) -> nn.Module:
-    """Return ``norm``, followed by the dropout and the activation that timm's layers of norm and activation have."""
+    """Return ``norm``, followed by the dropout and the activation that timm's layers of norm and activation have.
+
+    They are taken out of ``replaced``, in place, since it may still be a part of ``norm``.
+    """
     behind = activation_of(replaced)
-    return nn.Sequential(norm, *behind) if behind else norm
+    if not behind:
+        return norm
+    replaced.drop, replaced.act = nn.Identity(), nn.Identity()
+    return nn.Sequential(norm, *behind)
 
 
 def activated(layer: nn.Module, normalized: torch.Tensor) -> torch.Tensor:

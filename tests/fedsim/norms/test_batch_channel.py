@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm.layers
 import torch
 from torch import nn
 from torchvision.models import resnet18
@@ -93,3 +94,24 @@ def test_estimated_batch_norms_have_the_eps_of_those_they_replace() -> None:
 def test_groups_that_do_not_divide_the_channels_are_refused() -> None:
     with pytest.raises(UserError, match=r"norm\.groups=3 does not divide the 8 channels"):
         use_batch_channel_norm(nn.Sequential(nn.BatchNorm2d(8)), groups=3)
+
+
+@pytest.mark.parametrize("estimated", [False, True])
+def test_the_activation_of_timms_batch_norms_comes_once_and_last(estimated: bool) -> None:
+    own = timm.layers.BatchNormAct2d(8, act_layer=nn.SiLU, drop_layer=nn.Dropout).double()
+    nn.init.uniform_(own.weight, 0.5, 1.5)
+    scale = own.weight.detach().numpy().copy()[:, None, None]
+    mean, variance = (np.linspace(*bounds, 8)[:, None, None] for bounds in ((-1, 1), (0.5, 2)))
+    model = use_batch_channel_norm(nn.Sequential(own), groups=2, estimated=estimated).double().eval()
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            buffer.copy_(torch.from_numpy((mean if name.endswith("mean") else variance).ravel()))
+    images = 2 * torch.randn(5, 8, 3, 3, dtype=torch.float64) + 1
+    x = scale * (images.numpy() - mean) / np.sqrt(variance + own.eps)
+    groups = x.reshape(5, 2, -1)
+    centred = groups - groups.mean(-1, keepdims=True)
+    normalized = (centred / np.sqrt(groups.var(-1, keepdims=True) + own.eps)).reshape(x.shape)
+    expected = normalized / (1 + np.exp(-normalized))
+    np.testing.assert_allclose(model(images).detach().numpy(), expected, rtol=1e-10, atol=1e-12)
+    behind = [type(layer) for layer in model.modules() if isinstance(layer, nn.Dropout | nn.SiLU)]
+    assert behind == [nn.Dropout, nn.SiLU]
