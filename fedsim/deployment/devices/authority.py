@@ -37,7 +37,7 @@ from fedsim.deployment.devices.certificates import (
     root_certificate,
     server_certificate,
 )
-from fedsim.deployment.devices.checks import ALWAYS, check_days, check_name, check_port, parse_hosts
+from fedsim.deployment.devices.checks import ALWAYS, check_days, check_name, check_port, listening_address, parse_hosts
 from fedsim.deployment.devices.scripts import (
     SERVER_ENV,
     START,
@@ -114,7 +114,7 @@ class Authority:
             _write_secret(new / "server.key", key_bytes(server_key))
             certificate = server_certificate(server_key, names, server_days, root, root_key)
             _write(new / "server.pem", certificate_bytes(certificate))
-            _write_texts(new, server_files(folder, hosts[0], port))
+            _write_texts(new, server_files(folder, listening_address(hosts), hosts[0], port))
             (new / "devices").mkdir(mode=0o700)
             for name in devices:
                 cls(new).add(name, plan)
@@ -159,7 +159,7 @@ class Authority:
         path = self.folder / SERVER_ENV
         if not os.path.lexists(path):  # made by an older version
             hosts = [host for host in hosts_of(self.server) if host not in ALWAYS]
-            return address_of(str((hosts or ALWAYS)[-1]), PORT)
+            return address_of(str(hosts[-1] if hosts else ALWAYS[1]), PORT)
         with reading(path, "put back the file that `init` has made"):
             said = read_env(path).get("SUPERLINK")
         if not said:

@@ -3,15 +3,17 @@
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from cryptography import x509
 
 from fedsim.core.errors import UserError
 from fedsim.deployment.devices.certificates import Host
 
-ALWAYS: tuple[Host, ...] = ("localhost", ip_address("127.0.0.1"))
-"""The hosts at which the SuperLink's own subprocesses reach it, whatever the devices call it."""
+ALWAYS: tuple[Host, ...] = ("localhost", ip_address("127.0.0.1"), ip_address("::1"))
+"""The hosts at which the SuperLink's own subprocesses reach it, whatever the devices call it.
+
+They take a loopback address where it listens on all addresses."""
 
 DOMAIN = re.compile(r"[\w.-]{0,64}")
 """The allowed names of a device's images in tables and names of columns."""
@@ -38,6 +40,22 @@ def parse_hosts(hosts: Sequence[str]) -> list[Host]:
         UserError: If a host is neither a DNS name nor an address at which a server can be reached.
     """
     return list(dict.fromkeys([*map(_parse_host, hosts), *ALWAYS]))
+
+
+def listening_address(hosts: Sequence[str]) -> str:
+    """Return the address that the SuperLink has to listen on: the only one of ``hosts``, or all of the first's family.
+
+    Flower takes one address. A name is none: many systems know their own name as a loopback address.
+
+    Raises:
+        UserError: If a host is neither a DNS name nor an address at which a server can be reached.
+    """
+    first, *further = dict.fromkeys(map(_parse_host, hosts))
+    if first == "localhost" and not further:
+        return "127.0.0.1"  # nobody else is to reach it
+    if further or isinstance(first, str):
+        return str(IPv6Address(0) if isinstance(first, IPv6Address) else IPv4Address(0))
+    return str(first)
 
 
 def check_days(option: str, days: int, root: x509.Certificate | None = None) -> None:

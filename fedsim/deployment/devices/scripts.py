@@ -88,8 +88,14 @@ def address_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def server_files(folder: Path, host: str, port: int) -> dict[str, str]:
-    """Return the texts of the server's files by name; ``folder`` is the folder that will hold them.
+def server_files(folder: Path, listening: str, host: str, port: int) -> dict[str, str]:
+    """Return the texts of the server's files by name.
+
+    Args:
+        folder: The folder that will hold them.
+        listening: The address that the SuperLink listens on.
+        host: The host at which devices reach it.
+        port: Its port.
 
     Raises:
         UserError: If the path of the folder has control characters.
@@ -98,9 +104,9 @@ def server_files(folder: Path, host: str, port: int) -> dict[str, str]:
     if not here.isprintable():
         raise UserError(f"{here!r} is not allowed: name a folder whose path has no control characters.")
     venv = sys.prefix if (Path(sys.prefix) / "bin" / "flower-superlink").exists() else ""
-    values = {"HOST": host, "PORT": str(port), "SUPERLINK": address_of(host, port), "VENV": venv}
+    values = {"HOST": listening, "PORT": str(port), "SUPERLINK": address_of(host, port), "VENV": venv}
     comments = {
-        "HOST": "The address that the SuperLink listens on",
+        "HOST": "The address of this machine that the SuperLink listens on; 0.0.0.0: all of IPv4, :: all of IPv6",
         "PORT": "Its port",
         "SUPERLINK": "HOST:PORT by which devices reach it, for those that are added",
         "VENV": "The virtual environment that fedsim is installed in; nothing where its commands are on the PATH",

@@ -63,7 +63,7 @@ def shake_hands(server: Path, trusted: Path, host: str) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("host", [*HOSTS, "localhost", "127.0.0.1"])
+@pytest.mark.parametrize("host", [*HOSTS, "localhost", "127.0.0.1", "::1"])
 def test_a_device_trusts_the_server_under_each_of_its_hosts(lab: Authority, host: str) -> None:
     assert shake_hands(lab.folder, lab.folder / "devices" / "pi1" / "ca.crt", host) is None
 

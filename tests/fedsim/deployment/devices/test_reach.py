@@ -114,7 +114,7 @@ def test_a_server_of_another_authority(lab: Path, tmp_path: Path) -> None:
 def test_a_server_whose_certificate_is_for_another_host(lab: Path) -> None:
     with serving(lab, host="127.0.0.2") as port:
         sentence = fault(f"127.0.0.2:{port}", lab / "ca.crt")
-    assert "has a certificate for lab.example.org, localhost, 127.0.0.1 and not for 127.0.0.2: write one" in sentence
+    assert "has a certificate for lab.example.org, localhost, 127.0.0.1, ::1 and not for 127.0.0.2: write" in sentence
 
 
 def test_certificates_that_have_ended_and_that_are_not_valid_yet(

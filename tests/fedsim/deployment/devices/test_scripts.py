@@ -84,6 +84,26 @@ def test_a_virtual_environment_may_be_in_the_home_and_what_is_not_there_is_said(
     assert subprocess.run([script], env=home, capture_output=True, timeout=60, check=False).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("hosts", "listening"),
+    [
+        (["10.0.0.1"], "10.0.0.1"),
+        (["10.0.0.1", "10.0.0.1"], "10.0.0.1"),
+        (["fd00::1"], "fd00::1"),
+        (["lab"], "0.0.0.0"),  # which /etc/hosts may have as 127.0.1.1
+        (["10.0.0.1", "10.9.0.1"], "0.0.0.0"),
+        (["10.0.0.1", "lab"], "0.0.0.0"),
+        (["127.0.0.1", "10.0.0.1"], "0.0.0.0"),
+        (["fd00::1", "lab"], "::"),
+        (["localhost"], "127.0.0.1"),
+    ],
+)
+def test_the_superlink_listens_where_devices_look_for_it(hosts: list[str], listening: str, tmp_path: Path) -> None:
+    lab = Authority.create(tmp_path / "lab", hosts)
+    assert read_env(lab.folder / "server.env")["HOST"] == listening
+    assert lab.superlink == ("[fd00::1]:8000" if hosts[0] == "fd00::1" else f"{hosts[0]}:8000")
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 @pytest.mark.parametrize("name", ["lab", "my lab 100% $x"])
 def test_systemd_reads_the_units(name: str, tmp_path: Path) -> None:
