@@ -9,6 +9,8 @@ from typing import Protocol
 from flwr.app import Error, Message
 
 from fedsim.deployment.error_text import one_line
+from fedsim.deployment.joining import SHOWN_CLIENTS
+from fedsim.deployment.reminder import Reminder
 from fedsim.messages.errors import UNKNOWN
 from fedsim.messages.packing import unpacked
 
@@ -18,6 +20,8 @@ REFRESH = 3.0
 """Seconds between queries of which nodes are connected."""
 POLL, SIMULATED_POLL = 1.0, 0.1
 ATTEMPTS = 5
+FIRST_WORD = 60.0
+"""Seconds until the log first says whose answers are missing: most devices train for less."""
 GONE = (3, 4, 5)
 """Flower's ``MESSAGE_UNAVAILABLE``, ``REPLY_MESSAGE_UNAVAILABLE`` and ``NODE_UNAVAILABLE``: the node is dead."""
 
@@ -31,6 +35,9 @@ class Nodes(Protocol):
     def refresh(self) -> None: ...
 
     def node_of(self, partition: int) -> int | None: ...
+
+    @property
+    def strangers(self) -> list[str]: ...
 
     def given_up(self, partition: int) -> str | None: ...
 
@@ -48,7 +55,10 @@ class Delivery:
 
     def __init__(self, nodes: Nodes, messages: list[Message], timeout: float | None) -> None:
         self.nodes = nodes
-        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.started = time.monotonic()
+        self.deadline = None if timeout is None else self.started + timeout
+        self.limit = "" if timeout is None else f" of round_timeout={timeout}"
+        self.reminder = Reminder(FIRST_WORD)
         self.late = f"it has not answered within round_timeout={timeout} seconds"
         self.waiting = list(messages)
         self.out: dict[str, Message] = {}
@@ -72,7 +82,21 @@ class Delivery:
                 self.replies[id(each)] = _failed(each, self.late)
             self.waiting, self.out = [], {}
         if self.out or self.waiting:
+            self._remind()
             time.sleep(SIMULATED_POLL if self.nodes.simulated else POLL)
+
+    def _remind(self) -> None:
+        """Log whose answers are missing; not in a simulation, where the progress shows all that there is."""
+        waited = time.monotonic() - self.started
+        if not self.nodes.simulated and self.reminder.due(waited):
+            clients = sorted(each.metadata.dst_node_id for each in (*self.waiting, *self.out.values()))
+            text = f"waiting for {waited:.0f}{self.limit} seconds for {self._shown(clients)}"
+            log.warning("%s", "; ".join([text, *self.nodes.strangers]))
+
+    def _shown(self, clients: list[int]) -> str:
+        nodes = [(client, self.nodes.node_of(client)) for client in clients[:SHOWN_CLIENTS]]
+        shown = ", ".join(f"client {client} ({'no node' if id_ is None else f'node {id_}'})" for client, id_ in nodes)
+        return shown + (f" and {len(clients) - SHOWN_CLIENTS} more" if len(clients) > SHOWN_CLIENTS else "")
 
     def _send(self) -> None:
         busy = {self.nodes.node_of(each.metadata.dst_node_id) for each in self.out.values()}

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from fedsim.core.errors import FedsimError
 from fedsim.deployment.node_registry import NodeRegistry
+from fedsim.deployment.reminder import Reminder
 
 log = logging.getLogger(__name__)
 
 POLL = 0.2
-FIRST_WORD, MOST_BETWEEN = 15.0, 300.0
-"""Seconds until the log first says which clients are missing; then the intervals double, up to five minutes."""
+FIRST_WORD = 15.0
+"""Seconds until the log first says which clients are missing."""
 SETTLED = 10.0
 """Where the set of clients is open: seconds without a node that joins or leaves, before the run begins.
 
@@ -30,7 +31,7 @@ def await_nodes(roll: NodeRegistry, join_timeout: float | None) -> None:
         FedsimError: If by then no client has a node, or the numbers of an open set have a gap.
     """
     start = settled = time.monotonic()
-    word = FIRST_WORD
+    reminder = Reminder(FIRST_WORD)
     present: set[int] = set()
     while True:
         roll.refresh()
@@ -45,9 +46,8 @@ def await_nodes(roll: NodeRegistry, join_timeout: float | None) -> None:
         waited = now - start
         if join_timeout is not None and waited > join_timeout:
             break
-        if waited > word:
+        if reminder.due(waited):
             log.warning("%s", _waiting(roll, waited, join_timeout))
-            word += min(word, MOST_BETWEEN)
         time.sleep(POLL)
     _begin(roll, join_timeout)
 

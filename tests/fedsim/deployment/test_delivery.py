@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from fedsim.messages.arrays import to_record, to_tensors
 from fedsim.messages.packing import PACKED, Packer, unpacked
 from fedsim.messages.schema import ARRAYS, PACKED_REPLY, TRAIN, arrays_of, config_of, message
-from tests.fedsim.deployment.nodes import ask, device, grid_of, node_that_answered
+from tests.fedsim.deployment.nodes import Clock, ask, device, grid_of, node_that_answered
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -33,6 +33,53 @@ def test_a_node_that_stays_away_is_an_error_after_a_while_and_may_come_back_late
     assert replies[1].metadata.src_node_id == 1
     behind.nodes[101] = device(1)
     assert not any(reply.has_error() for reply in ask(grid, range(3)))
+
+
+@pytest.mark.parametrize("timeout", [None, 3000])
+def test_whose_answer_is_missing_is_said_at_longer_and_longer_intervals(
+    timeout: float | None, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    behind, grid = grid_of(0, 1, 2, timeout=timeout)
+    behind.silent.add(102)
+
+    def time_passes() -> list[int]:
+        if clock.now > started + 2000:
+            behind.silent.clear()
+        return list(behind.nodes)
+
+    started = clock.now
+    behind.get_node_ids = time_passes  # type: ignore[method-assign]
+    assert not any(reply.has_error() for reply in ask(grid, range(3)))
+    lines = [record.getMessage() for record in caplog.records]
+    limit = " of round_timeout=3000" if timeout else ""
+    assert lines[0] == f"waiting for 61{limit} seconds for client 2 (node 102)"
+    assert [int(line.split()[2]) for line in lines] == [61, 121, 241, 481, 781, 1081, 1381, 1681, 1981]
+
+
+def test_who_could_be_a_client_without_a_node_is_named_while_it_is_waited_for(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a limit a node that never says who it is keeps a round waiting for ever."""
+    behind, grid = grid_of(0, 1, 2, join_timeout=None)
+    behind.nodes = {100: device(0), 102: device(2), 9: device(1)}
+    behind.silent.add(9)
+
+    def time_passes() -> list[int]:
+        if clock.now > started + 400:
+            behind.silent.clear()
+        return list(behind.nodes)
+
+    started = clock.now
+    behind.get_node_ids = time_passes  # type: ignore[method-assign]
+    assert not any(reply.has_error() for reply in ask(grid, range(3)))
+    assert "waiting for 61 seconds for client 1 (no node); node 9 is online, was asked 61 seconds ago" in caplog.text
+
+
+def test_of_many_missing_answers_the_first_are_named(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    behind, grid = grid_of(*range(15), timeout=100, clients=15)
+    behind.silent = set(behind.nodes)
+    ask(grid, range(15))
+    assert "client 9 (node 109) and 5 more" in caplog.text
 
 
 def test_a_silent_node_is_an_error_after_the_timeout() -> None:
