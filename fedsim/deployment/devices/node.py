@@ -130,14 +130,12 @@ class NodeProfile:
         """Read a profile from the config of a reply.
 
         Raises:
-            ValueError: If the config is of another form.
+            ValueError: If the config is of another form, or has numbers that no ``NodeConfig`` allows.
         """
         try:
             images = told["images"]
-            assert isinstance(images, list)
-            train, validation, test = map(int, images)
-            assert DOMAIN.fullmatch(str(told["domain"]))  # it stands in tables and in names of columns
-            return cls(
+            train, validation, test = map(int, images if isinstance(images, list) else [])
+            profile = cls(
                 partition=int(str(told["partition"])),
                 num_partitions=int(str(told["num_partitions"])),
                 simulated=told["simulated"] is True,
@@ -145,8 +143,25 @@ class NodeProfile:
                 domain=str(told["domain"]),
                 images=(train, validation, test),
             )
-        except (AssertionError, KeyError, OverflowError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise ValueError(f"it does not say who it is ({error})") from error
+        if impossible := profile._impossible():
+            raise ValueError(f"it does not say who it is ({impossible})")
+        return profile
+
+    def _impossible(self) -> str:
+        """Return the entry that cannot be, as a text; nothing where there is none.
+
+        Whoever sends it has no ``NodeConfig`` that was checked, and one such node could end the run of all others.
+        """
+        if self.partition < 0:
+            return f"partition={self.partition}"
+        if self.num_partitions < 0 or 0 < self.num_partitions <= self.partition:
+            return f"num_partitions={self.num_partitions}"
+        if min(self.images) < 0:
+            return f"images={list(self.images)}"
+        # It stands in tables and in names of columns.
+        return "" if DOMAIN.fullmatch(self.domain) else f"domain={self.domain}"
 
 
 def confined(settings: Settings, node: NodeConfig) -> Settings:

@@ -1,10 +1,12 @@
 """The beginning of a run on nodes: who is waited for, for how long, and what is said of it."""
 
 import pytest
+from flwr.app import Message, RecordDict
 
 from fedsim.core.errors import FedsimError
 from fedsim.deployment.joining import named
 from fedsim.deployment.partition_grid import PartitionGrid
+from fedsim.messages.schema import CONFIG
 from tests.fedsim.deployment.nodes import Clock, FlowersGrid, device, grid_of
 
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -82,6 +84,25 @@ def test_why_a_node_cannot_say_who_it_is_is_said(clock: Clock, caplog: pytest.Lo
     with pytest.raises(FedsimError, match=f"has said which client it plays within join_timeout=600 seconds; {why}"):
         PartitionGrid(behind, 1, join_timeout=600)
     assert f"waiting for 15 of join_timeout=600 seconds for client 0; {why}" in caplog.text
+
+
+def test_one_that_plays_an_impossible_client_does_not_end_a_run_of_an_open_set(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    behind = FlowersGrid()
+    behind.nodes = {100: device(0), 101: device(1), 9: device(0)}
+    honest = behind._answer
+
+    def answer(node: int, sent: Message) -> RecordDict:
+        told = honest(node, sent)
+        if node == 9:
+            told.config_records[CONFIG]["partition"] = -1
+        return told
+
+    behind._answer = answer  # type: ignore[method-assign]
+    grid = PartitionGrid(behind, None, join_timeout=600)
+    assert sorted(grid.nodes) == [0, 1]
+    assert "node 9 is left out for now: it does not say who it is (partition=-1)" in caplog.text
 
 
 def test_where_it_is_open_who_takes_part_all_that_are_online_do(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:

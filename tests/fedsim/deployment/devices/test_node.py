@@ -61,6 +61,25 @@ def test_the_server_is_told_no_path_of_the_device() -> None:
         NodeProfile.of(ConfigRecord({"partition": 1}))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("partition", -1),
+        ("num_partitions", -2),
+        ("num_partitions", 3),
+        ("images", [5, 0, -2]),
+        ("images", [5, 0]),
+        ("images", 5),
+        ("domain", "a/b"),
+    ],
+)
+def test_a_profile_that_no_node_has_is_refused(key: str, value: Any) -> None:
+    told = NodeConfig.of({"partition-id": 3}).profile((5, 0, 2)).told()
+    told[key] = value
+    with pytest.raises(ValueError, match="does not say who it is"):
+        NodeProfile.of(told)
+
+
 def test_a_device_plays_its_own_client_and_a_simulated_node_every_second_one() -> None:
     device, simulated = (
         NodeConfig.of({"partition-id": 1}),
