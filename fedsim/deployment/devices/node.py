@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord
 from omegaconf import DictConfig, OmegaConf
 
 from fedsim.config.composition import CONFIG_DIR
-from fedsim.config.paths import OPTIONS
+from fedsim.config.paths import OPTIONS, expanded
 from fedsim.config.settings import Settings
 from fedsim.core.errors import Refusal
 from fedsim.deployment.devices.checks import DOMAIN
@@ -63,6 +63,7 @@ class NodeConfig:
 
         Raises:
             Refusal: If a key is missing, unknown (it may be misspelt) or has a value that is not possible; names it.
+            UserError: If a path cannot be one here. It names the path, which is not for the server.
         """
         for key, value in node_config.items():
             kind = KEYS.get(key)
@@ -85,7 +86,7 @@ class NodeConfig:
             )
         for key in ("data_dir", "state_dir"):
             if key in given:
-                given[key] = Path(given[key]).expanduser()
+                given[key] = Path(expanded(f"node-config {key.replace('_', '-')}", given[key]))
         if count is not None and not simulated:
             raise Refusal("node-config num-partitions is for Flower's simulation: a device plays the client it names.")
         return cls(partition=partition, simulated=simulated, **given)

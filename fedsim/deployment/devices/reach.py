@@ -74,6 +74,9 @@ class Server:
         correct = f"correct SUPERLINK in {DEVICE_ENV}"
         try:
             return socket.create_connection((self.host, self.port), TIMEOUT)
+        except UnicodeError:  # a label that is empty or too long: it is not even asked for
+            why = f"{self.host} is no name of a host"
+            remedy = f"{correct}."
         except socket.gaierror as error:
             why = f"the name {self.host} is not known here ({error.strerror})"
             remedy = f"{correct}, or look whether this device is in the network and knows its name server."

@@ -141,7 +141,8 @@ def _program(folder: Path, venv: str) -> str:
         UserError: If it does not find it.
     """
     if venv:
-        program = Path(venv).expanduser() / "bin" / "flower-supernode"
+        # As start.sh has it, in which ~ is the home of who starts it, and ~NAME a folder of that name.
+        program = Path(os.path.expanduser(venv) if venv.startswith("~/") else venv) / "bin" / "flower-supernode"
         found = str(program) if os.access(program, os.X_OK) else None
     else:
         found = shutil.which("flower-supernode")

@@ -8,7 +8,7 @@ import pytest
 from flwr.app import ConfigRecord
 
 from fedsim.config.settings import Settings
-from fedsim.core.errors import UserError
+from fedsim.core.errors import Refusal, UserError
 from fedsim.deployment.devices.node import NodeConfig, NodeProfile, confined
 
 MakeSettings = Callable[..., Settings]
@@ -49,6 +49,13 @@ def test_what_cannot_be_is_refused_in_a_sentence(said: dict[str, Any], sentence:
     with pytest.raises(UserError, match=sentence) as caught:
         NodeConfig.of(said)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["data-dir", "state-dir"])
+def test_a_home_that_is_not_here_is_a_sentence_for_the_device_s_own_log(key: str) -> None:
+    with pytest.raises(UserError, match=f"node-config {key}=~nobody_here/x names a home folder that is not") as caught:
+        NodeConfig.of({"partition-id": 0, key: "~nobody_here/x"})
+    assert not isinstance(caught.value, Refusal)
 
 
 def test_the_server_is_told_no_path_of_the_device() -> None:

@@ -62,6 +62,12 @@ def test_a_name_that_is_not_known(lab: Path) -> None:
     assert "cannot be reached, the name no-such-host.invalid is not known here (" in sentence
 
 
+@pytest.mark.parametrize("host", ["lab..x", ".lab", "l" * 64])
+def test_a_name_that_can_be_none(host: str, lab: Path) -> None:
+    sentence = fault(f"{host}:8000", lab / "ca.crt")
+    assert sentence == (f"{host}:8000 cannot be reached, {host} is no name of a host: correct SUPERLINK in device.env.")
+
+
 def test_nobody_listens(lab: Path) -> None:
     port = free_port()
     sentence = fault(f"127.0.0.1:{port}", lab / "ca.crt")
