@@ -27,6 +27,10 @@ NOT_SENT = ("engine", "out_dir", "resume", "quiet", "hydra")
 STARTED = re.compile(r"Successfully started run (\d+)")
 LAST_WORDS = 20
 """How many of Flower's last lines are shown if a run ends without an event that says so."""
+FRAME = ("\u2500", "\u257f")
+"""The first and the last of the characters of which frames are drawn."""
+CORNER, SIDE = "\u256d", "\u2502"
+"""What a frame's first line begins with, in which its title is, and the lines inside."""
 
 
 def follow(settings: Settings, overrides: Sequence[str], run_dir: Path, reporter: Reporter) -> Result:
@@ -107,11 +111,21 @@ def _play(events: Iterable[Event | str], run_dir: Path, reporter: Reporter, addr
                         reporter.say(f"run {number} on {address}")
                 elif _take(event, files, reporter):
                     return
-            raise FedsimError(f"the run on {address} ended without a result: {'; '.join(others)}")
+            raise FedsimError(f"the run on {address} ended without a result: {_in_one_line(others)}")
     except KeyboardInterrupt:
         if number is not None:
             print(f"run {number} goes on without you: flwr log {number}, or flwr stop {number}", file=sys.stderr)
         raise
+
+
+def _in_one_line(lines: Iterable[str]) -> str:
+    """Return Flower's lines as one, without the frames that it draws around the sentences of its errors."""
+    text = ""
+    for line in lines:
+        inside = " ".join("".join(" " if FRAME[0] <= each <= FRAME[1] else each for each in line).split())
+        if inside:
+            text += f"{' ' if line.startswith(SIDE) else '; '}{inside}{':' if line.startswith(CORNER) else ''}"
+    return text.removeprefix("; ")
 
 
 def _take(event: Event, files: ReceivedFiles, reporter: Reporter) -> bool:

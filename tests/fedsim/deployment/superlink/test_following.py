@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
+from rich.panel import Panel
 
 from fedsim import simulate
 from fedsim.app import cli
@@ -166,6 +167,17 @@ def test_a_run_without_a_last_word_ends_with_flowers_last_lines(tmp_path: Path) 
     assert str(ended.value) == f"the run on lab:8000 ended without a result: {told}"
     assert ended.value.exit_status == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_frames_around_flowers_errors_are_left_out(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    sentence = "Connection to the SuperLink is unavailable. Please check the address of the SuperLink in the file."
+    Console(file=stream, width=60).print(Panel(sentence, title="Error", title_align="left"))
+    assert "─" in stream.getvalue()
+    with pytest.raises(FedsimError) as ended:
+        play(["Using SuperLink: lab\n", *stream.getvalue().splitlines(keepends=True), "Bye\n"], tmp_path)
+    told = f"Using SuperLink: lab; Error: {sentence}; Bye"
+    assert str(ended.value) == f"the run on lab:8000 ended without a result: {told}"
 
 
 @pytest.mark.parametrize(("status", "kind"), [(1, FedsimError), (2, UserError)])
