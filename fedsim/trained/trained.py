@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from datasets.examples import evaluation_batches
+from fedsim.config.paths import expanded
 from fedsim.methods.interfaces import PLAIN
 from fedsim.trained.export import export
 from fedsim.trained.models import Models
@@ -98,7 +99,7 @@ class Trained:
         return self._last[1]
 
     def export(self, path: Path | str, client: int | None = None, *, predictor: str = PLAIN) -> Path:
-        """Write a model as ``.onnx`` or ``.pt2``, for batches of any size; return where it is.
+        """Write a model as ``.onnx`` or ``.pt2``, for batches of any size; return where it is. ``~`` is the home.
 
         The input ``images`` are normalized: float32, pixels from 0 to 1 less ``mean`` over ``std``, which stand with
         the ``classes`` in the file's metadata ``fedsim.json``. The output is ``logits``.
@@ -107,7 +108,7 @@ class Trained:
             UserError: If there is no such model or predictor, the file has another ending, or a package is missing.
             FileError: If the file cannot be written.
         """
-        transform = self._models.transform
+        file, transform = Path(expanded("export", path)), self._models.transform
         metadata = {"classes": self.classes, "mean": transform.mean, "std": transform.std}
-        export(self.model(client, predictor=predictor), Path(path), self._models.image_shape, metadata)
-        return Path(path)
+        export(self.model(client, predictor=predictor), file, self._models.image_shape, metadata)
+        return file

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedsim.config.paths import expanded
 from fedsim.core.errors import FedsimError, FileError, UserError
 from fedsim.deployment.devices.authority import CA_DAYS, PORT, REGISTERED, SERVER_DAYS, Authority, Device
 from fedsim.deployment.devices.certificates import hosts_of
@@ -30,6 +31,7 @@ from fedsim.deployment.devices.scripts import (
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
+        options.folder = Path(expanded("the folder", options.folder))
         return _check(options.folder, options.words) if options.command == "check" else _operate(options)
     except (FileError, OSError) as error:
         reason = error if isinstance(error, FileError) else f"{error.strerror}: {error.filename}"

@@ -70,6 +70,18 @@ def test_a_further_predictor_can_be_exported(tmp_path: Path) -> None:
         torch.testing.assert_close(program(images(3)), trained.model()(images(3)), atol=1e-5, rtol=0)
 
 
+def test_a_file_in_the_home_folder_is_not_in_one_that_is_called_so(
+    fedbn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    trained = fedsim.load(fedbn)
+    assert trained.export("~/models/m.pt2") == tmp_path / "models" / "m.pt2"
+    assert (tmp_path / "models" / "m.pt2").is_file()
+    with pytest.raises(UserError, match=r"export=~nobody_here/m\.pt2 names a home folder that is not here"):
+        trained.export("~nobody_here/m.pt2")
+
+
 def test_another_ending_is_refused(fedbn: Path, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"export=.*model\.h5 is not possible: choose a file that ends in \.onnx or \.pt2"

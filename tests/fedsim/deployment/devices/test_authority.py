@@ -260,6 +260,19 @@ def test_renewing_changes_the_servers_certificate_and_nothing_else(lab: Authorit
     assert shake_hands(lab.folder, lab.folder / "ca.crt", HOSTS[0]) is not None
 
 
+def test_a_folder_in_quotes_is_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert main(["init", "~/lab", "--host", "10.0.0.1"]) == 0
+    assert (tmp_path / "home" / "lab" / "ca.key").is_file()
+    assert not (tmp_path / "~").exists()
+    capsys.readouterr()
+    assert main(["list", "~nobody_here/lab"]) == 2
+    assert_one_sentence(capsys, "the folder=~nobody_here/lab names a home folder that is not here")
+
+
 def test_the_command_line_works_without_torch(tmp_path: Path) -> None:
     """An operator's machine need not have it; what it prints next can be typed."""
     (tmp_path / "torch.py").write_text("raise ImportError('not here')")
