@@ -29,6 +29,8 @@ KEYS: dict[str, type] = {
 EMBEDDED = "datasets.digits.load"
 """The data set that needs no files"""
 OWN_FUNCTION = "tensors"
+NO_PATHS = ("name", "_target_", "classes")
+"""Entries of ``dataset`` that may have any text: classes are compared with the names of folders, and not opened."""
 WORDS = {int: "a whole number of at least 0", str: "a text in quotes", bool: "true or false"}
 
 
@@ -192,7 +194,7 @@ def confined(settings: Settings, node: NodeConfig) -> Settings:
         return replace(settings, download=False)
     inside = node.data_dir.resolve()
     for key, value in settings.dataset.items():
-        if key not in ("name", "_target_"):
+        if key not in NO_PATHS:
             _refuse_ways_out(f"dataset.{key}", value, inside)
     model = settings.model
     if model.get(OPTION) is not None:

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord
+from PIL import Image
 
+from datasets.source import Part
 from fedsim.config.settings import Settings
 from fedsim.core.errors import Refusal, UserError
 from fedsim.deployment.devices.node import NodeConfig, NodeProfile, confined
+from fedsim.deployment.devices.own_federation import federation_of
 
 MakeSettings = Callable[..., Settings]
 
@@ -137,6 +140,20 @@ def test_no_setting_leads_out_of_its_folder(
     node = NodeConfig.of({"partition-id": 0, "data-dir": str(tmp_path / "data")})
     with pytest.raises(UserError, match=sentence):
         confined(small_settings(*words, small=False), node)
+
+
+def test_a_class_may_have_any_name(small_settings: MakeSettings, tmp_path: Path) -> None:
+    """It is no path: a folder that has another name is never opened."""
+    images, names = tmp_path / "data", ["n01:cat", "~dog"]
+    for part in ("train", "test"):
+        for number, name in enumerate(names):
+            (images / part / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8), (200 + number, 0, 0)).save(images / part / name / "0.png")
+    node = NodeConfig.of({"partition-id": 0, "data-dir": str(images)})
+    settings = small_settings("dataset=devices", f"dataset.classes={names}", "dataset.image_size=8", small=False)
+    followed = confined(settings, node)
+    assert followed.dataset["classes"] == names
+    assert federation_of(settings, node).num_images(0, Part.TRAIN) == 2
 
 
 def test_pretrained_weights_are_read_from_its_own_folder(small_settings: MakeSettings, tmp_path: Path) -> None:
