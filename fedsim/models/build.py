@@ -15,6 +15,9 @@ from fedsim.norms.policy import layer_options
 if TYPE_CHECKING:
     from fedsim.config.settings import Settings
 
+CHANGES = ("norm", "attention", "head", "reparam")
+"""The groups that change the network."""
+
 
 def build_model(settings: "Settings", num_classes: int, image_shape: ImageShape = (3, 28, 28)) -> nn.Module:
     """Return the initial model: the same on the server and on every client, since both build it from the same seed.
@@ -24,8 +27,8 @@ def build_model(settings: "Settings", num_classes: int, image_shape: ImageShape 
     loaded before these, or, if it holds a network that was changed by them, such as another run's, after them.
 
     Raises:
-        UserError: If options are wrong or contradict each other, the network does not accept the images, or the
-            pretrained weights are another network's.
+        UserError: If options are wrong or contradict each other, the network does not accept the images, the pretrained
+            weights are another network's, or nothing tells whether they are from before or after these changes.
     """
 
     def build(shape: ImageShape) -> nn.Module:
@@ -38,8 +41,9 @@ def build_model(settings: "Settings", num_classes: int, image_shape: ImageShape 
     with global_seed(settings.seeds.model, "model"):
         network = build(image_shape)
         first_pass(network, build, settings, num_classes, image_shape)
-        difference = None if pretrained is None else pretrained.difference(network)
-        if pretrained is not None and difference is None:
+        as_written = pretrained is not None and pretrained.difference(network) is None
+        whole = pretrained is not None and pretrained.is_whole(network)
+        if pretrained is not None and as_written:
             pretrained.load(network)
         network = instantiate("norm", layer_options(settings.norm), network)
         check_pixels(network, settings.norm["name"], image_shape)
@@ -49,6 +53,11 @@ def build_model(settings: "Settings", num_classes: int, image_shape: ImageShape 
         if settings.train_only is not None:
             network = train_only(network, settings.train_only, redraw=pretrained is None)
         assert isinstance(network, nn.Module)
-        if pretrained is not None and difference is not None:
+        if pretrained is None:
+            return network
+        # Without a bias, the classifier of a changed network looked above like one that is missing.
+        if not as_written or (pretrained.is_whole(network) and not whole):
             pretrained.load(network)
+        else:
+            pretrained.check_same(network, ", ".join(f"{key}={getattr(settings, key)['name']}" for key in CHANGES))
     return network

@@ -98,6 +98,33 @@ class Pretrained:
                 return f"its {name} has the shape {tuple(theirs.shape)}, and this network's {tuple(own.shape)}"
         return None
 
+    def is_whole(self, model: nn.Module) -> bool:
+        """Return whether the file holds all of the state of ``model``, with its classifier, and nothing else."""
+        return self.difference(model) is None and not self._spared(model)
+
+    def check_same(self, model: nn.Module, changes: str) -> None:
+        """Refuse the file if it fits ``model``, into which it was loaded as written, and holds other numbers.
+
+        It may then be of the changed network, and nothing tells which of the two it is.
+
+        Args:
+            model: The network after the groups that change it.
+            changes: These groups, for the error message.
+
+        Raises:
+            UserError: If a number differs.
+        """
+        if self.difference(model) is not None:
+            return
+        state, spared = model.state_dict(), self._spared(model)
+        for name in self.tensors.keys() - spared:
+            if not torch.equal(state[name], self.tensors[name].to(state[name].dtype)):
+                raise UserError(
+                    f"{self.key}={self.path} has the same names before and after {changes}, by which numbers become "
+                    "others, so that it may be of either network: choose groups that leave the network as it is, or "
+                    "that add names to it, such as reparam.learnable=true."
+                )
+
     def load(self, model: nn.Module) -> None:
         """Copy the weights into ``model``, in place, and store on it where they are from and what was left.
 

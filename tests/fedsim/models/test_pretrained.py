@@ -17,6 +17,7 @@ from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
 from fedsim.models import CNNSmall, build_model
 from fedsim.models.layer_map import as_written
+from fedsim.models.pretrained import origin_of
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
@@ -110,6 +111,51 @@ def test_another_run_of_the_same_norm_goes_on_where_it_ended(small_settings: Mak
     run(prepared, tmp_path / "b", Reporter())
     before, after = (pd.read_csv(tmp_path / name / "rounds.csv")["global_loss"] for name in ("a", "b"))
     assert after.iloc[0] == before.iloc[-1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("head=cosine",),
+        ("head=cosine", "head.learnable=true"),
+        ("head=etf",),
+        ("head=projected_etf",),
+        ("head=stochastic", "strategy=fedsr"),
+        ("head=cosine", "norm=gn"),
+        ("head=etf", "attention=se"),
+        ("reparam=weight_compander", "reparam.a=0.3", "reparam.b=0.1"),
+        ("head=etf", "reparam=weight_compander"),
+        ("train_only=norm_and_head", "head=cosine"),
+    ],
+    ids=" ".join,
+)
+def test_the_model_of_another_run_is_taken_whole(
+    small_settings: MakeSettings, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Also if its classifier has the shape of the one as written, and no bias."""
+    first = build_model(small_settings(*words, "seed=5"), 10)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.mul_(0.9)
+    state = first.state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "model.safetensors")
+    second = build_model(small_settings(*words, "seed=6", f"model.pretrained={tmp_path / 'model.safetensors'}"), 10)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in second.state_dict().items())
+    assert origin_of(second) == "from model.safetensors"
+    images = torch.rand(4, 3, 28, 28)
+    assert torch.equal(first.eval()(images), second.eval()(images))
+
+
+def test_what_may_be_of_either_network_is_refused(small_settings: MakeSettings, weights: Path) -> None:
+    """A constant weight compander adds no names, and its trained parameters are not the weights."""
+    words = ("reparam=weight_compander", "reparam.learnable=false", "reparam.a=5")
+    sentence = r"^model\.pretrained=.* has the same names before and after norm=bn, .* by which numbers become others"
+    with pytest.raises(UserError, match=sentence):
+        built(small_settings(*words, f"model.pretrained={weights}"))
+    save_file(other(7).state_dict(), weights)
+    with pytest.raises(UserError, match=sentence):
+        built(small_settings(*words, f"model.pretrained={weights}"))
+    built(small_settings(*words[:1], *words[2:], f"model.pretrained={weights}"))
 
 
 def test_personal_parts_of_every_client_start_from_it(
