@@ -16,7 +16,7 @@ from fedsim.norms.ibn import InstanceBatchNorm2d, use_ibn_a, use_ibn_b
 from fedsim.norms.instance import use_instance_norm
 from fedsim.norms.layer import use_layer_norm
 from fedsim.norms.none import remove_norm
-from fedsim.norms.pixels import check_pixels, refuse_batch_of_one
+from fedsim.norms.pixels import check_pixels, single_values_refused
 from fedsim.norms.policy import NormPolicy
 from fedsim.norms.power import GroupScaling, PowerNorm, use_power_norm
 from fedsim.norms.registry import norm_layers
@@ -52,8 +52,8 @@ __all__ = [
     "mixtures_seen",
     "norm_layers",
     "norm_names",
-    "refuse_batch_of_one",
     "remove_norm",
+    "single_values_refused",
     "skew_erasers",
     "use_batch_channel_norm",
     "use_crms_norm",

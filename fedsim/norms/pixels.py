@@ -1,8 +1,11 @@
 """Checks that no layer would normalize a single value.
 
 Layers that normalize each channel of an image, or a group of one channel, by itself need more than one pixel; layers
-that normalize over the batch need more than one image.
+that normalize over the batch and its pixels need more than one image of a single pixel.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -11,17 +14,29 @@ from fedsim.core.errors import UserError
 from fedsim.norms.registry import Over, batch_layers, layers_over
 
 
-def refuse_batch_of_one(model: nn.Module, norm: str) -> None:
-    """Refuse a network for training with ``batch_size=1`` if it has a layer that cannot train on a single image.
+@contextmanager
+def single_values_refused(model: nn.Module, norm: str) -> Iterator[None]:
+    """Refuse, inside the block, a forward pass of one image in which a batch would be a single value of each channel.
+
+    A layer that normalizes over the batch and its pixels makes nothing of such values.
 
     Raises:
-        UserError: If there is such a layer.
+        UserError: If a layer that cannot train on them gets such values.
     """
+
+    def refuse(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if args[0].numel() == args[0].shape[1]:
+            raise UserError(
+                f"batch_size=1 gives norm={norm} no batch to normalize over: choose at least 2, or another norm."
+            )
+
     types = batch_layers()
-    if any(isinstance(layer, types) for layer in model.modules()):
-        raise UserError(
-            f"batch_size=1 gives norm={norm} no batch to normalize over: choose at least 2, or another norm."
-        )
+    hooks = [layer.register_forward_pre_hook(refuse) for layer in model.modules() if isinstance(layer, types)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def check_pixels(model: nn.Module, norm: str, image_shape: tuple[int, int, int]) -> None:

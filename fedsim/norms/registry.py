@@ -57,7 +57,7 @@ class NormLayer:
     gathered: bool = False
     """Whether its running statistics are gathered by the strategy, and not by the layer in training."""
     needs_batch: bool = False
-    """Whether it cannot train on a single image: after a linear layer the deviation over the batch would be zero."""
+    """Whether it cannot train on one value of each channel, as of one image behind a linear layer: no deviation."""
     over: Over | None = None
 
     @property
@@ -131,7 +131,7 @@ def statistics_layers() -> Types:
 
 
 def batch_layers() -> Types:
-    """Return the types of all layers that cannot train on a single image."""
+    """Return the types of all layers that cannot train on one value of each channel."""
     return _types(layer for layer in LAYERS if layer.needs_batch)
 
 

@@ -26,7 +26,6 @@ from fedsim.methods.training import ServerTraining
 from fedsim.models import build_model
 from fedsim.models.layer_map import as_written, replaced_layers
 from fedsim.models.pretrained import origin_of
-from fedsim.norms import refuse_batch_of_one
 from fedsim.norms.factory import grouping
 from fedsim.norms.gathered import refuse_ungathered
 from fedsim.norms.policy import NormPolicy
@@ -117,8 +116,6 @@ def prepare(settings: Settings, federation: Federation | None = None) -> Prepare
     adaptation = adaptation_of(settings.tta)
     if adaptation is not None:
         adaptation.check(model)
-    if settings.batch_size == 1:
-        refuse_batch_of_one(model, settings.norm["name"])
     costs = CostTracker(model_cost(model, federation.source.image_shape), federation, settings)
     asked = 1.0 if faults is None else faults.over_selection
     strategy, sizes = _strategy_within_budget(method, settings, model, federation, costs, asked)

@@ -6,7 +6,7 @@ images.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +20,7 @@ from fedsim.core.errors import UserError
 from fedsim.methods.interfaces import ClientContext, LocalTrainer
 from fedsim.models.first_pass import check_answer, reason_of
 from fedsim.models.restored import undisturbed
+from fedsim.norms.pixels import single_values_refused
 from fedsim.norms.policy import NormPolicy
 from fedsim.tta import adaptation_of
 
@@ -58,7 +59,9 @@ def try_smallest_batches(
             not return one logit for each image and class in training.
     """
     trial = _Trial(settings, federation, model, trainer)
-    trial.run(trial.train, _trained(federation, settings.batch_size, settings.drop_last))
+    refused = single_values_refused(model, trial.norm) if settings.batch_size == 1 else nullcontext()
+    with refused:
+        trial.run(trial.train, _trained(federation, settings.batch_size, settings.drop_last))
     if queried_share:
         trial.run(trial.train, _asked(federation, queried_share))
     if trial.policy.reestimates:

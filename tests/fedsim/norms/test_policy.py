@@ -247,7 +247,7 @@ def test_with_estimated_statistics_a_batch_may_be_a_single_image(
     small_settings: MakeSettings, federation: Federation
 ) -> None:
     with pytest.raises(UserError, match="batch_size=1 gives norm=bcn no batch to normalize over"):
-        prepare(small_settings("norm=bcn", "batch_size=1"))
+        prepare(small_settings("model=cnn6", "norm=bcn", "batch_size=1"))
     prepared = prepare(small_settings("norm=bcn", "norm.estimated=true", "batch_size=1"))
     client = Client(prepared.settings, federation)
     sent = dict(client.host.initial)

@@ -8,8 +8,8 @@ import pytest
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["batch_size=1"], "batch_size=1 gives norm=bn no batch to normalize over"),
-        (["batch_size=1", "norm=evonorm_b0"], "batch_size=1 gives norm=evonorm_b0 no batch to normalize over"),
+        (["model=cnn6", "batch_size=1"], "batch_size=1 gives norm=bn no batch to normalize over"),
+        (["model=cnn6", "batch_size=1", "norm=dse"], "batch_size=1 gives norm=dse no batch to normalize over"),
         (["model=torchvision/resnet18", "norm=in"], "norm=in normalizes over the pixels of each channel, of which"),
         (["norm.policy=x"], "norm.policy=x is not known: choose fedavg, fedbn, silobn, fixbn, or null."),
         (["norm=gn", "norm.policy=silobn"], "norm.affine=shared is about layers with running statistics"),

@@ -2,16 +2,16 @@
 
 import copy
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
-from timm.layers.evo_norm import EvoNorm2dB0
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsim.core.errors import UserError
 from fedsim.models.freeze import train_only
-from fedsim.norms import ErasingLayer, norm_names, refuse_batch_of_one, use_norm
+from fedsim.norms import ErasingLayer, norm_names, single_values_refused, use_norm
 from fedsim.norms.registry import LAYERS, TABLE, norm_layers, statistics_layers
 from tests.fedsim.norms.test_every_norm import IMAGES, IN_RESNETS_ONLY, NOT_IN_RESNETS, small, three_stages
 
@@ -107,12 +107,36 @@ def test_what_has_statistics_says_how_a_batch_moves_them(name: str) -> None:
                 assert layer.of_a_batch(IMAGES).keys() <= dict(made.named_buffers()).keys()
 
 
-@pytest.mark.parametrize("name", norm_names())
-def test_one_image_at_a_time_is_refused_where_the_batch_is_normalized_over(name: str) -> None:
+def training_on_one_image(model: nn.Module) -> torch.Tensor:
+    return model.train()(IMAGES[:1])  # type: ignore[no-any-return]
+
+
+def torch_refuses(model: nn.Module) -> bool:
+    try:
+        training_on_one_image(copy.deepcopy(model))
+    except ValueError as error:
+        return str(error).startswith("Expected more than 1 value per channel when training")
+    return False
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(module._forward_pre_hooks) for module in model.modules())
+
+
+@pytest.mark.parametrize("name", sorted({*norm_names()} - {"evonorm_b0"}))
+def test_one_image_at_a_time_is_refused_where_torch_refuses_it(name: str) -> None:
+    sentence = f"batch_size=1 gives norm={name} no batch to normalize over: choose at least 2, or another norm."
     for model in models_with(name):
-        if any(isinstance(layer, (_BatchNorm, EvoNorm2dB0)) for layer in model.modules()):
-            sentence = f"batch_size=1 gives norm={name} no batch to normalize over: choose at least 2, or another norm."
-            with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
-                refuse_batch_of_one(model, name)
-        else:
-            refuse_batch_of_one(model, name)
+        before = hooks(model)
+        refused = pytest.raises(UserError, match=f"^{re.escape(sentence)}$") if torch_refuses(model) else nullcontext()
+        with refused, single_values_refused(model, name):
+            training_on_one_image(model)
+        assert hooks(model) == before
+
+
+def test_it_is_refused_too_where_evonorm_would_divide_by_a_deviation_of_zero() -> None:
+    model = use_norm(nn.Sequential(nn.AvgPool2d(9), nn.BatchNorm2d(3), nn.ReLU()), "evonorm_b0")
+    with pytest.raises(UserError, match=r"^batch_size=1 gives"), single_values_refused(model, "evonorm_b0"):
+        training_on_one_image(model)
+    with single_values_refused(model, "evonorm_b0"):
+        model.train()(IMAGES)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from datasets.federation import Federation
@@ -143,6 +144,48 @@ def test_what_fails_in_training_alone_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         prepare(own(small_settings(), InTraining, what=what), federation)
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (("model=cnn6",), True),
+        (("model=cnn6", "model.linear_norm=false"), False),
+        (("model=resnet20",), False),
+        (("model=torchvision/resnet18",), True),  # one pixel is left of these images
+        (("model=vit_tiny", "model.width=6", "norm=bn"), False),  # over the tokens of the image
+        (("model=vit_tiny", "model.width=6", "model.patch=16", "norm=bn"), True),
+        (("norm=evonorm_b0",), False),
+        (("model=cnn6", "norm=evonorm_b0"), True),
+        (("model=cnn6", "norm=gn"), False),
+    ],
+    ids=str,
+)
+def test_batches_of_one_image_are_refused_where_a_channel_has_one_value(
+    words: tuple[str, ...], refused: bool, small_settings: MakeSettings, federation: Federation
+) -> None:
+    settings = small_settings("batch_size=1", *words)
+    if not refused:
+        prepare(settings, federation)
+        return
+    with pytest.raises(
+        UserError, match=r"^batch_size=1 gives norm=\w+ no batch to normalize over: choose at least 2, or"
+    ):
+        prepare(settings, federation)
+    prepare(small_settings("batch_size=2", *words), federation)
+
+
+def test_by_one_image_at_a_time_batch_norm_trains_as_instance_norm_does(
+    small_settings: MakeSettings, federation: Federation, tmp_path: Path
+) -> None:
+    words = ("batch_size=1", "rounds=1", "engine=inline", "lr=0.001")
+    for norm in ("bn", "in"):
+        run(prepare(small_settings(f"norm={norm}", *words), federation), tmp_path / norm, Reporter())
+    by_batch, by_image = (load_file(tmp_path / norm / "model.safetensors") for norm in ("bn", "in"))
+    initial = build_model(small_settings(), 10, IMAGE_SHAPE).state_dict()
+    assert (by_image["head.weight"] - initial["head.weight"]).abs().max() > 1e-3
+    for name, tensor in by_image.items():
+        torch.testing.assert_close(tensor, by_batch[name], rtol=1e-3, atol=1e-5)
 
 
 def depends(settings: Settings, federation: Federation) -> bool:
