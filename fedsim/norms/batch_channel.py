@@ -7,7 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsim.core.errors import UserError
 from fedsim.norms.groups import groups_in
-from fedsim.norms.replace import hold, keep_affine, replace_batch_norm
+from fedsim.norms.replace import fitted, hold, keep_affine, replace_batch_norm
 from fedsim.norms.shapes import all_but_channels, per_channel
 
 
@@ -107,6 +107,7 @@ def use_batch_channel_norm(
             speed = next((each for each in (moving_speed, layer.momentum) if each is not None), 0.1)
             batch = keep_affine(layer, EstimatedBatchNorm(layer.num_features, speed, layer.eps))
         channel = ChannelNorm(number, layer.eps)
+        fitted(layer, channel)
         _hand_on(batch, channel)
         return nn.Sequential(batch, channel)
 

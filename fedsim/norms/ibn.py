@@ -7,7 +7,7 @@ from torch import nn
 
 from fedsim.core.errors import UserError
 from fedsim.core.loaded import loaded
-from fedsim.norms.replace import affine_of, channels_of, eps_of, keep_affine
+from fedsim.norms.replace import affine_of, channels_of, eps_of, fitted, keep_affine
 from fedsim.norms.residual import RESNET, residual_blocks, residual_branch, shortcut
 
 
@@ -59,7 +59,7 @@ def use_ibn_a(model: nn.Module) -> nn.Module:
     for stage in _stages(model, "ibn_a")[:3]:
         for block in stage:
             assert isinstance(block.bn1, nn.BatchNorm2d)
-            block.bn1 = InstanceBatchNorm2d.like(block.bn1)
+            block.bn1 = fitted(block.bn1, InstanceBatchNorm2d.like(block.bn1))
     return model
 
 
@@ -77,7 +77,9 @@ def use_ibn_b(model: nn.Module) -> nn.Module:
         last = stage[-1]
         assert isinstance(last, residual_blocks())
         norms = [layer for name, layer in last.named_children() if name.startswith("bn")]
-        stage[-1] = NormalizedSum(last, channels_of(norms[-1]))
+        summed = NormalizedSum(last, channels_of(norms[-1])).train(last.training)
+        fitted(norms[-1], summed.norm)
+        stage[-1] = summed
     return model
 
 

@@ -41,18 +41,28 @@ def replace_layers(
 ) -> nn.Module:
     """Replace each layer of the given types by ``make(layer)``, in place, and return the model.
 
-    A layer that is registered several times is replaced by one new layer.
+    A layer that is registered several times is replaced by one new layer. A new one is as ``fitted`` to the old one.
     """
     if isinstance(model, types):
-        return make(model)
+        return fitted(model, make(model))
     made: dict[nn.Module, nn.Module] = {}
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):  # named_children omits a second name of a layer
             if isinstance(child, types):
                 if child not in made:
-                    made[child] = make(child)
+                    made[child] = fitted(child, make(child))
                 setattr(parent, name, made[child])
     return model
+
+
+def fitted(replaced: nn.Module, made: nn.Module) -> nn.Module:
+    """Convert a new layer to the type of numbers, the device and the mode of the one that it replaces, and return it.
+
+    A layer without floating-point numbers tells neither type nor device.
+    """
+    numbers = (tensor for tensor in (*replaced.parameters(), *replaced.buffers()) if tensor.is_floating_point())
+    known = next(numbers, None)
+    return (made if known is None else made.to(known)).train(replaced.training)
 
 
 def has_layers(model: nn.Module, kind: type[nn.Module]) -> bool:
@@ -139,8 +149,8 @@ def replace_with_relu(model: nn.Module, norm: str, make: Callable[[nn.Module], n
             continue
         for (place, layer), (after, activation) in pairwise(list(parent._modules.items())):
             if isinstance(layer, _BatchNorm) and isinstance(activation, nn.ReLU):
-                setattr(parent, place, make(layer))
-                setattr(parent, after, nn.Identity())
+                setattr(parent, place, fitted(layer, make(layer)))
+                setattr(parent, after, fitted(activation, nn.Identity()))
                 replaced += 1
     left = [path for path, layer in model.named_modules() if isinstance(layer, _BatchNorm)]
     if left or not replaced:
@@ -174,15 +184,14 @@ def keep_affine(replaced: nn.Module, norm: nn.Module, channels: slice = slice(No
 
     A network may depend on them: in some the last scale of a residual branch starts at zero. If the layer has none
     (``affine=False``), those of ``norm`` become constants, one and zero. A shift is not copied to a norm without a
-    shift. ``norm`` gets their type of numbers and their device.
+    shift. ``norm`` is ``fitted`` to the layer.
 
     Args:
         replaced: The BatchNorm or LayerNorm.
         norm: The layer that replaces it.
         channels: The channels of the BatchNorm that it replaces.
     """
-    if isinstance(replaced.weight, torch.Tensor):
-        norm.to(replaced.weight)
+    fitted(replaced, norm)
     for name in ("weight", "bias"):
         own, initial = norm._parameters.get(name), getattr(replaced, name)
         if own is None:

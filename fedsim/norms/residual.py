@@ -9,6 +9,7 @@ from torch import nn
 from fedsim.core.errors import UserError
 from fedsim.core.loaded import loaded
 from fedsim.norms.checks import check_positive
+from fedsim.norms.replace import fitted
 
 RESNET = "torchvision.models.resnet"
 
@@ -80,7 +81,7 @@ def scale_residuals(model: nn.Module, alpha: float) -> nn.Module:
             if not isinstance(block, types):
                 continue
             found = True
-            setattr(parent, name, ScaledResidual(block, alpha, beta=1 / math.sqrt(variance)))
+            setattr(parent, name, fitted(block, ScaledResidual(block, alpha, beta=1 / math.sqrt(variance))))
             variance = (1.0 if block.downsample is not None else variance) + alpha**2
     if not found:
         raise UserError("norm.residual=nf needs residual blocks: choose a resnet, or norm.residual=plain.")

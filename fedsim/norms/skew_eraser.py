@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsim.core.errors import UserError
 from fedsim.norms.checks import check_count
+from fedsim.norms.replace import fitted
 
 KERNEL_SIZE = 3
 """Of the depthwise convolution behind a convolution; behind a linear layer it is 1."""
@@ -111,7 +112,7 @@ def use_skew_erasers(model: nn.Module, ratio: int = 2) -> nn.Module:
             plain = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
             if isinstance(norm, _BatchNorm) and plain:
                 assert isinstance(layer, nn.Conv2d | nn.Linear)
-                setattr(parent, place, ErasingLayer(layer, ratio))
+                setattr(parent, place, fitted(layer, ErasingLayer(layer, ratio)))
                 left.remove(f"{path}.{after}" if path else after)
     if left:
         raise UserError(

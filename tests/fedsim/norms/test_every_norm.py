@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from fedsim.core.errors import UserError
@@ -141,6 +142,57 @@ def test_two_batches_may_pass_before_one_goes_back(name: str) -> None:
     model = small(name)
     (model(IMAGES).square().sum() + model(IMAGES.flip(0)).square().sum()).backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def plain(name: str) -> nn.Module:
+    """What ``small`` gives to the norm."""
+    torch.manual_seed(0)
+    return three_stages() if name in IN_RESNETS_ONLY else small("bn")
+
+
+@every_norm
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_model_in_float64_stays_in_it(name: str, affine: bool) -> None:
+    """As if it had been converted afterwards, but for scales that float32 does not have."""
+    models = plain(name), plain(name).double()
+    for layer in (layer for model in models for layer in model.modules() if isinstance(layer, _BatchNorm)):
+        if affine:
+            nn.init.constant_(layer.weight, 1 / 3)
+        else:
+            layer.affine, layer.weight, layer.bias = False, None, None
+    torch.manual_seed(1)
+    afterwards = with_norm(models[0], name).double()
+    torch.manual_seed(1)
+    model = with_norm(models[1], name)
+    numbers = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    assert {tensor.dtype for tensor in numbers} == {torch.float64}
+    assert all((tensor == 1 / 3).all() for tensor in numbers if ((tensor - 1 / 3).abs() < 1e-6).all())
+    ours, theirs = (each.train()(IMAGES.double()) for each in (model, afterwards))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@every_norm
+def test_a_model_in_evaluation_stays_in_it(name: str) -> None:
+    for training in (True, False):
+        model = with_norm(plain(name).train(training), name)
+        assert all(module.training == training for module in model.modules())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model(IMAGES)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"bcn", MICRO_BATCHES}))  # which compare scales
+def test_a_model_on_another_device_stays_there(name: str) -> None:
+    model = with_norm(plain(name).to("meta"), name)
+    assert all(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+
+
+@pytest.mark.parametrize("norm", ["none", "sws"])
+def test_scaled_branches_are_in_the_numbers_of_their_model(norm: str) -> None:
+    model = use_norm(three_stages().double().eval(), norm, residual="nf")
+    assert not any(module.training for module in model.modules())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+    assert model(IMAGES.double()).dtype == torch.float64
 
 
 @every_norm
