@@ -7,6 +7,7 @@ from torch import nn
 from fedsim.core.errors import UserError
 from fedsim.core.loaded import loaded
 from fedsim.norms import norm_layers
+from fedsim.norms.replace import fitted
 from fedsim.norms.residual import has_bottleneck, residual_blocks
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = (
@@ -47,7 +48,7 @@ def place_attention(model: nn.Module, name: str, make: Callable[[int], nn.Module
     # All places are found before the first insertion, since layers of an attention are not places.
     places = _residual_branches(model) or _inverted_residuals(model) or _behind_activations(model, name)
     for parent, layer, channels in places:
-        setattr(parent, layer, nn.Sequential(parent.get_submodule(layer), make(channels)))
+        setattr(parent, layer, nn.Sequential(parent.get_submodule(layer), fitted(parent, make(channels))))
     return model
 
 

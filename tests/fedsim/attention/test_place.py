@@ -11,7 +11,7 @@ from torchvision import models
 from torchvision.models.resnet import Bottleneck
 from torchvision.models.vision_transformer import VisionTransformer
 
-from fedsim.attention import EfficientLocalAttention, SpatialChannelSE, SqueezeExcitation, use_se
+from fedsim.attention import EfficientLocalAttention, SpatialChannelSE, SqueezeExcitation, use_ela, use_scse, use_se
 from fedsim.config.composition import choices
 from fedsim.config.settings import Settings
 from fedsim.core.errors import UserError
@@ -45,6 +45,21 @@ def test_behind_each_activation_and_before_the_pooling() -> None:
     seen = seen_by_attention(model, torch.randn((2, 3, 16, 16), generator=torch.Generator().manual_seed(0)))
     assert [each.shape[1:] for each in seen] == [(32, 16, 16), (64, 8, 8), (64, 4, 4)]
     assert all(each.min() == 0 for each in seen)
+
+
+@pytest.mark.parametrize("make", [use_se, use_scse, use_ela])
+@pytest.mark.parametrize("network", [lambda: CNNSmall(image_shape=(3, 16, 16)), resnet18])
+def test_a_model_in_float64_stays_in_it(
+    make: Callable[[nn.Module], nn.Module], network: Callable[[], nn.Module]
+) -> None:
+    torch.manual_seed(0)
+    afterwards = make(network()).double().eval()
+    torch.manual_seed(0)
+    model = make(network().double().eval())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    torch.testing.assert_close(model(images), afterwards(images))
+    assert all(parameter.is_meta for parameter in make(network().to("meta")).parameters())
 
 
 @pytest.mark.parametrize(("model", "count"), [(CNN6(), 3), (AlexNet(image_shape=(3, 63, 63)), 5), (vgg11(), 8)])
