@@ -25,36 +25,32 @@ def has_statistics(model: nn.Module) -> bool:
 def own_statistics(model: nn.Module, batches: Iterable[torch.Tensor]) -> Iterator[None]:
     """Set every layer's running statistics to those of these batches of images inside the block.
 
-    Every batch has the same weight. During the estimation each batch is normalized by its own statistics. Inside the
-    block BatchNorms without running statistics normalize by the estimated ones, too. Buffers and options of the layers
-    are restored after the block; weights and modes do not change.
+    Every batch has the same weight, and so has every call of a layer that is called several times in a pass. During the
+    estimation each batch is normalized by its own statistics. Inside the block BatchNorms without running statistics
+    normalize by the estimated ones, too. Buffers and options of the layers are restored after the block; weights and
+    modes do not change.
     """
     others = _others(model)
     kept = [(buffer, buffer.clone()) for layer in others for buffer in layer.buffers()]
     sums: dict[nn.Module, Statistics] = {layer: {} for layer in others}
-    seen = 0
-
-    def counted() -> Iterator[torch.Tensor]:
-        nonlocal seen
-        for images in batches:
-            seen += 1
-            yield images
+    counts = dict.fromkeys(others, 0)
 
     def measure(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         """Add the batch's statistics to the sums, and let the layer normalize by them; a forward pre-hook."""
         for name, value in others[layer](args[0]).items():
             layer.get_buffer(name).copy_(value)
             sums[layer][name] = sums[layer].get(name, torch.zeros_like(value)) + value
+        counts[layer] += 1
 
     try:
         with ExitStack() as measuring:
             for layer in others:
                 measuring.callback(layer.register_forward_pre_hook(measure).remove)
-            with reestimated_statistics(model, counted()):
+            with reestimated_statistics(model, batches):
                 measuring.close()
                 for layer, totals in sums.items():
                     for name, total in totals.items():
-                        layer.get_buffer(name).copy_(total / seen)
+                        layer.get_buffer(name).copy_(total / counts[layer])
                 yield
     finally:
         for buffer, before in kept:
