@@ -7,7 +7,7 @@ not available and no code of it was found. The arctangent with its two hyperpara
 memory; the initial values, one pair of them for each layer, and the choice of layers are decisions made here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import pi
 from typing import Any
 
@@ -76,7 +76,8 @@ def use_weight_compander(
 
     Biases and norm layers do not change. The trained parameter starts at :math:`v = b \tan(w / a)`, so that the initial
     weights are the same. A standardized convolution (``norm=sws``, ``ws``) standardizes the companded weight, which
-    removes the effect of ``a``, up to the eps of the standardization; only the shape of the curve remains.
+    removes the effect of ``a``, up to the eps of the standardization; only the shape of the curve remains. Layers that
+    share a weight share ``a`` and ``b``, too.
 
     Args:
         model: The network.
@@ -87,8 +88,8 @@ def use_weight_compander(
         train_only: The setting ``train_only``, which is refused.
 
     Raises:
-        UserError: If ``a`` or ``b`` is not above 0, an initial weight is not below the bound, or there is nothing to
-            compand, as with ``train_only``.
+        UserError: If ``a`` or ``b`` is not above 0, an initial weight is not below the bound, a layer of another kind
+            shares a weight, or there is nothing to compand, as with ``train_only``.
     """
     for key, value in (("a", a), ("b", b)):
         if not value > 0:
@@ -108,7 +109,13 @@ def use_weight_compander(
             f"reparam=weight_compander needs convolutions or linear layers that are trained, and "
             f"{type(model).__name__} has none: choose another model, or reparam=none."
         )
+    _refuse_other_users(model, chosen)
+    done: dict[int, nn.Module] = {}
     for path, layer in chosen.items():
+        first = done.setdefault(id(layer.weight), layer)
+        if first is not layer:
+            _share(first, layer)
+            continue
         largest = layer.weight.detach().abs().max().item()
         if not largest < a * pi / 2:
             raise UserError(
@@ -117,6 +124,33 @@ def use_weight_compander(
             )
         _compand_layer(layer, a, b, learnable)
     return model
+
+
+def _refuse_other_users(model: nn.Module, chosen: Mapping[str, nn.Module]) -> None:
+    """Refuse weights that a layer reads which is not companded, such as an embedding: it would read what is trained.
+
+    Raises:
+        UserError: If there is one.
+    """
+    weights = {id(layer._parameters["weight"]): path for path, layer in chosen.items()}
+    companded = set(chosen.values())
+    for path, module in model.named_modules():
+        for parameter in module._parameters.values() if module not in companded else ():
+            if id(parameter) in weights:
+                raise UserError(
+                    f"reparam=weight_compander would compand the weight of {weights[id(parameter)]}, which "
+                    f"{path} ({type(module).__name__}) shares: choose another model, or reparam=none."
+                )
+
+
+def _share(first: nn.Module, layer: nn.Module) -> None:
+    """Compand a layer with the weight of ``first``, which is companded."""
+    for name in ("a", "b"):
+        if name in first._parameters:
+            layer.register_parameter(name, first._parameters[name])
+        else:
+            layer.register_buffer(name, first._buffers[name], persistent=False)
+    layer.__class__ = _companded(type(layer))
 
 
 def _compand_layer(layer: nn.Module, a: float, b: float, learnable: bool) -> None:

@@ -67,6 +67,40 @@ def test_a_network_starts_as_it_was(small_settings: MakeSettings) -> None:
     assert set(changed.state_dict()) == set(plain.state_dict()) | added
 
 
+@pytest.mark.parametrize("learnable", [True, False])
+def test_a_shared_weight_is_companded_once(learnable: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).double()
+    model[2].weight = model[0].weight
+    initial, x = model[0].weight.detach().clone(), torch.randn(5, 4, dtype=torch.float64)
+    biases = [model[0].bias.detach(), model[2].bias.detach()]
+    before = model(x).detach()
+    use_weight_compander(model, a=0.75, b=0.5, learnable=learnable).double()
+    torch.testing.assert_close(model(x), before)
+    trained, again = (dict(model[each].named_parameters())["weight"] for each in (0, 2))
+    assert trained is again
+    torch.testing.assert_close(trained.detach(), 0.5 * torch.tan(initial / 0.75))
+    copied = copy.deepcopy(model)
+    torch.testing.assert_close(copied(x), before)
+    assert len(list(copied.parameters())) == (5 if learnable else 3)
+    model(x).square().sum().backward()
+    v, a, b = (each.detach().clone().requires_grad_() for each in (trained, model[0].a, model[0].b))
+    w = a * torch.atan(v / b)
+    expected = ((x @ w.T + biases[0]).tanh() @ w.T + biases[1]).square().sum()
+    by_hand = torch.autograd.grad(expected, (v, a, b))
+    torch.testing.assert_close(trained.grad, by_hand[0])
+    if learnable:
+        torch.testing.assert_close(torch.stack([model[2].a.grad, model[0].b.grad]), torch.stack(by_hand[1:]))
+
+
+def test_a_weight_that_an_embedding_reads_is_refused() -> None:
+    model = nn.ModuleDict({"words": nn.Embedding(6, 4), "logits": nn.Linear(4, 6)})
+    model["logits"].weight = model["words"].weight
+    with pytest.raises(UserError, match=r"^reparam=weight_compander .* of logits, which words \(Embedding\) shares"):
+        use_weight_compander(model, a=5)
+    assert not companded(model)
+
+
 def test_weights_stay_within_their_bound() -> None:
     torch.manual_seed(0)
     layer = use_weight_compander(nn.Linear(4, 3), a=0.6)
