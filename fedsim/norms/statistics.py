@@ -5,7 +5,7 @@ called inside the block.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
@@ -33,33 +33,38 @@ def statistics_entries(model: nn.Module) -> list[str]:
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Normalize every batch by its own mean and biased variance inside the block, also in eval mode."""
-    kept = [(layer, layer.running_mean, layer.running_var) for layer in batch_norms(model)]
-    for layer, _, _ in kept:
-        layer.running_mean = layer.running_var = None  # without them torch uses the batch's
+    kept = [(layer, _buffers(layer)) for layer in batch_norms(model)]
+    for layer, _ in kept:
+        # Without statistics torch uses the batch's; without the counter training does not count the batch.
+        layer.running_mean = layer.running_var = layer.num_batches_tracked = None
     try:
         yield
     finally:
-        for layer, mean, variance in kept:
-            layer.running_mean, layer.running_var = mean, variance
+        for layer, buffers in kept:
+            _set_buffers(layer, buffers)
 
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Normalize by the running statistics inside the block, also in train mode, without updating them (FixBN).
 
-    Gamma and beta are trained.
+    Gamma and beta are trained. The modes of the layers do not change.
     """
-    # A training loop calls model.train() after this, so the layers are set to eval mode just before each call.
-    hooks = [layer.register_forward_pre_hook(_to_evaluation) for layer in batch_norms(model)]
-    try:
+    modes: dict[nn.Module, bool] = {}
+
+    def to_evaluation(layer: nn.Module, _: object) -> None:
+        modes[layer] = layer.training
+        layer.eval()
+
+    def restore(layer: nn.Module, _: object, __: object) -> None:
+        layer.train(modes[layer])
+
+    # A training loop calls model.train() after this, so the layers are in eval mode during each call alone.
+    with ExitStack() as frozen:
+        for layer in batch_norms(model):
+            frozen.callback(layer.register_forward_pre_hook(to_evaluation).remove)
+            frozen.callback(layer.register_forward_hook(restore, always_call=True).remove)
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _to_evaluation(layer: nn.Module, _: object) -> None:
-    layer.eval()
 
 
 @contextmanager
@@ -76,21 +81,27 @@ def reestimated_statistics(model: nn.Module, batches: Iterable[torch.Tensor]) ->
         layer.num_batches_tracked = torch.zeros((), dtype=torch.long, device=layer.running_var.device)
         layer.train()
     try:
-        with torch.no_grad():
-            for images in batches:
-                model(images)
-        for module, training in modes:
-            module.training = training
+        try:
+            with torch.no_grad():
+                for images in batches:
+                    model(images)
+        finally:
+            for module, training in modes:
+                module.training = training
         yield
     finally:
         for layer, momentum, tracked, buffers in kept:
             layer.momentum, layer.track_running_stats = momentum, tracked
-            for name, tensor in buffers.items():
-                setattr(layer, name, tensor)
+            _set_buffers(layer, buffers)
 
 
 def _buffers(layer: _BatchNorm) -> dict[str, torch.Tensor | None]:
     return {name: getattr(layer, name) for name in BUFFERS}
+
+
+def _set_buffers(layer: _BatchNorm, buffers: dict[str, torch.Tensor | None]) -> None:
+    for name, tensor in buffers.items():
+        setattr(layer, name, tensor)
 
 
 def forget_running_statistics(model: nn.Module) -> nn.Module:

@@ -1,5 +1,7 @@
 """Which statistics BatchNorm uses, against sums in float64, and that the stored ones are never touched."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -126,4 +128,46 @@ def test_forgotten_statistics_leave_only_gamma_and_beta(model: nn.Module) -> Non
         output = model(images)
     expected = by_hand(model, images, input_statistics(model, images, correction=1))
     torch.testing.assert_close(output.double(), expected, rtol=1e-4, atol=1e-4)
+    assert unchanged(model, before)
+
+
+def test_batches_are_not_counted_while_they_are_normalized_by_themselves(model: nn.Module) -> None:
+    before, images = stored(model), torch.randn(12, 3, 8, 8)
+    model.train()
+    model[6].eval()  # dropout
+    with batch_statistics(model):
+        output = model(images)
+    assert unchanged(model, before)
+    expected = by_hand(model, images, input_statistics(model, images, correction=0))
+    torch.testing.assert_close(output.double(), expected, rtol=1e-4, atol=1e-4)
+    model.train()(images)
+    assert [layer.num_batches_tracked.item() for layer in batch_norms(model)] == [4, 4]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_frozen_statistics_leave_the_modes_as_they_are(model: nn.Module, training: bool) -> None:
+    images, plain = torch.randn(12, 3, 8, 8), deepcopy(model)
+    model.train(training)
+    model[1].train(not training)
+    modes = [module.training for module in model.modules()]
+    before = stored(model)
+    with frozen_statistics(model):
+        model(images)
+        assert [module.training for module in model.modules()] == modes
+        with pytest.raises(ValueError, match="expected 4D input"):
+            model[1](images[0])
+    assert [module.training for module in model.modules()] == modes
+    assert unchanged(model, before)
+    for network in (model, plain):
+        network.train()(images)
+    assert unchanged(model, stored(plain))  # statistics move again, as if nothing had been frozen
+
+
+def test_modes_are_restored_where_a_batch_cannot_be_computed(model: nn.Module) -> None:
+    model.eval()
+    model[6].train()
+    modes, before = [module.training for module in model.modules()], stored(model)
+    with pytest.raises(RuntimeError), reestimated_statistics(model, [torch.randn(4, 3, 8, 8), torch.randn(4, 2, 8, 8)]):
+        pass
+    assert [module.training for module in model.modules()] == modes
     assert unchanged(model, before)
