@@ -127,6 +127,7 @@ ELSEWHERE = {
     "choose norm=gn or norm=ln": "for BatchNorm of another number of dimensions, in test_replace.py",
     "fedsim/norms/tokens.py": "for a LayerNorm of somebody's own, in test_tokens.py",
     "fedsim/models/timm_models.py": "for networks that cannot be built, in test_timm_models.py",
+    "choose groups that leave the network as it is": "for a file of weights, in test_pretrained.py",
     "fedsim/norms/pixels.py": "for images of one pixel, in test_pixels.py",
     "datasets/readers/domain_folders.py": "for data that are not here, in test_domain_folders.py",
     "datasets/splits/pipeline.py": "for data that are not here, in test_pipeline.py",
