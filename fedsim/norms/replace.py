@@ -52,7 +52,26 @@ def replace_layers(
                 if child not in made:
                     made[child] = fitted(child, make(child))
                 setattr(parent, name, made[child])
+    _leave_fast_path(model)
     return model
+
+
+def _leave_fast_path(model: nn.Module) -> None:
+    """Let torch's transformer layers without LayerNorm call their layers at evaluation, too, in place.
+
+    Their fast path reads the scale, shift and eps of two LayerNorms instead.
+    """
+    others: set[Any] = {
+        layer
+        for layer in model.modules()
+        if isinstance(layer, nn.TransformerEncoderLayer)
+        and not (isinstance(layer.norm1, nn.LayerNorm) and isinstance(layer.norm2, nn.LayerNorm))
+    }
+    for layer in others:
+        layer.activation_relu_or_gelu = 0  # what torch asks first; the activation itself is another attribute
+    for encoder in model.modules():
+        if isinstance(encoder, nn.TransformerEncoder) and not others.isdisjoint(encoder.layers):
+            encoder.use_nested_tensor = False
 
 
 def fitted(replaced: nn.Module, made: nn.Module) -> nn.Module:

@@ -180,3 +180,38 @@ def test_every_norm_layer_of_timm_is_known() -> None:
     assert len(layers) > 20
     unknown = {name for name, layer in layers.items() if not issubclass(layer, norm_layers())}
     assert unknown <= {*blocks, "GlobalResponseNormMlp", "NormMlpClassifierHead"}
+
+
+@pytest.mark.parametrize("name", OF_TOKENS)
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_torchs_encoder_computes_the_same_in_evaluation(name: str, norm_first: bool) -> None:
+    """Without gradients and with a mask of what is no token, where torch would read the scales of LayerNorms itself."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0, batch_first=True, norm_first=norm_first)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=not norm_first)
+    model, tokens = use_norm(encoder, name).eval(), torch.randn(3, 5, 8)
+    absent = torch.arange(5) >= torch.tensor([5, 3, 4])[:, None]
+
+    def by_hand(hidden: torch.Tensor, block: nn.Module) -> torch.Tensor:
+        def attended(given: torch.Tensor) -> torch.Tensor:
+            queries, keys, values = (
+                each.unflatten(2, (2, 4)).transpose(1, 2)
+                for each in (given @ block.self_attn.in_proj_weight.T + block.self_attn.in_proj_bias).chunk(3, dim=2)
+            )
+            weights = (queries @ keys.transpose(2, 3) / 2).masked_fill(absent[:, None, None], -torch.inf).softmax(3)
+            return block.self_attn.out_proj((weights @ values).transpose(1, 2).flatten(2))
+
+        def widened(given: torch.Tensor) -> torch.Tensor:
+            return block.linear2(block.linear1(given).relu())
+
+        if norm_first:
+            hidden = hidden + attended(block.norm1(hidden))
+            return hidden + widened(block.norm2(hidden))
+        hidden = block.norm1(hidden + attended(hidden))
+        return block.norm2(hidden + widened(hidden))
+
+    with torch.no_grad():
+        expected = by_hand(by_hand(tokens, model.layers[0]), model.layers[1])
+        given = model(tokens, src_key_padding_mask=absent)
+        torch.testing.assert_close(given[~absent], expected[~absent], rtol=1e-4, atol=1e-5)
+        assert model(tokens).shape == tokens.shape
