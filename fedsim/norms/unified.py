@@ -20,8 +20,9 @@ class UnifiedNorm(nn.Module):
         v = \Big(\prod_{j = i - M + 1}^{i} \psi^2_j\Big)^{1/M}
 
     but :math:`v = \psi^2_i` while i < ``warmup``, while :math:`i \le M`, and for an outlier. With ``outlier_filter``, a
-    batch from number ``warmup`` on is an outlier if, in any channel, the arithmetic mean of the window with it exceeds
-    the geometric mean by more than M times the variance of the roots of the whole window before it. Its slot in the
+    batch from number max(``warmup``, M + 1) on is an outlier if, in any channel, the arithmetic mean of the window with
+    it exceeds the geometric mean by more than M times the variance of the roots of the whole window before it. (With a
+    shorter warm-up than the window, which the authors do not have, there is no whole window before.) Its slot in the
     window then gets the running mean :math:`\bar v`, which becomes :math:`m \bar v + (1 - m) v` after every batch, and
     replaces v at evaluation. Backward, with
 
@@ -101,7 +102,8 @@ class UnifiedNorm(nn.Module):
         if not self.outlier_filter:
             return torch.zeros_like(batch, dtype=torch.bool)
         excess = window.mean(0) - _geometric_mean(window)
-        skipped = (batch >= self.warmup) & (excess > variance * self.window).any()
+        # Slots that no batch has filled are zero, beside which every batch would be an outlier.
+        skipped = (batch >= max(self.warmup, self.window + 1)) & (excess > variance * self.window).any()
         window.index_copy_(0, slot, torch.where(skipped, self.running_var, mean_square)[None])
         self.num_batches_skipped += skipped
         return skipped

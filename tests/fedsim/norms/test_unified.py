@@ -36,7 +36,7 @@ class Reference:
         variance = sum((root - middle) ** 2 for root in roots) / (len(roots) - 1)
         self.squares[slot] = psi
         skip = False
-        if self.outliers and i >= self.warmup:
+        if self.outliers and i >= self.warmup and i > self.window:
             for c in channels:
                 excess = sum(self.squares[:, c]) / self.window - math.prod(self.squares[:, c]) ** (1 / self.window)
                 skip = skip or excess > variance * self.window
@@ -132,6 +132,20 @@ def test_a_batch_that_is_filtered_out_is_normalized_by_itself_with_the_true_grad
     torch.testing.assert_close(ours, true)
     assert layer.num_batches_skipped.item() == skipped + 1
     assert layer.window_mean_square.max() <= window.max()  # the outlier is not in it
+
+
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_no_batch_is_an_outlier_before_the_window_is_full(warmup: int) -> None:
+    torch.manual_seed(0)
+    layer, batches = UnifiedNorm(3, window=4, warmup=warmup).double(), 10 * torch.randn(4, 64, 3, 8, 8).double()
+    for batch in batches:
+        torch.testing.assert_close(layer(batch), batch / (batch.square().mean((0, 2, 3), keepdim=True) + EPS).sqrt())
+    assert layer.num_batches_skipped == 0
+    squares = batches.square().mean((1, 3, 4))
+    torch.testing.assert_close(layer.window_mean_square, squares.roll(1, 0))  # the fourth batch is in slot 0
+    torch.testing.assert_close(layer.running_var, 0.9**4 + sum(0.1 * 0.9 ** (3 - i) * squares[i] for i in range(4)))
+    layer(1000 * batches[0])
+    assert layer.num_batches_skipped == 1
 
 
 def test_it_stands_for_every_batch_norm() -> None:
