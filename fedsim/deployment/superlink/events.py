@@ -5,6 +5,7 @@ Flower transfers nothing of a run but its log. So the finished run directory is 
 
 import base64
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -81,26 +82,46 @@ class EventReporter(Reporter):
         self.emit("failed", sentence=sentence, exit_status=exit_status)
 
     def finished(self, run_dir: Path) -> None:
-        """Send the files of the run directory, except checkpoints, hidden files and files that are too large."""
+        """Send the files of the run directory, except checkpoints, hidden files and those that ``_content`` leaves."""
         left: list[str] = []
         sent = 0
-        for path in sorted(path for path in run_dir.rglob("*") if path.is_file()):
+        for path in _files(run_dir):
             parts = path.relative_to(run_dir).parts
             if parts[0] == "checkpoints" or any(part.startswith(".") for part in parts):
                 continue
-            name, size = "/".join(parts), path.stat().st_size
-            if size > LARGEST_FILE:
+            name, content = "/".join(parts), _content(path)
+            if content is None:
                 left.append(name)
                 continue
-            self.emit("file", name=name, size=size)
-            with path.open("rb") as file:
-                while piece := file.read(PIECE):
-                    self.emit("piece", data=base64.b64encode(piece).decode())
-                    sent += len(piece)
-                    if sent >= BREATH:
-                        self._pause(PAUSE)
-                        sent = 0
+            self.emit("file", name=name, size=len(content))
+            for start in range(0, len(content), PIECE):
+                piece = content[start : start + PIECE]
+                self.emit("piece", data=base64.b64encode(piece).decode())
+                sent += len(piece)
+                if sent >= BREATH:
+                    self._pause(PAUSE)
+                    sent = 0
         self.emit("finished", run_dir=str(run_dir), left=left)
+
+
+def _files(run_dir: Path) -> list[Path]:
+    """Return the files in and below a folder; what is deleted meanwhile is passed over."""
+    there = (Path(folder, name) for folder, _, names in os.walk(run_dir) for name in names)
+    return sorted(path for path in there if path.is_file())
+
+
+def _content(path: Path) -> bytes | None:
+    """Return a file's bytes as they are at this moment; ``None`` if they are too many or cannot be read.
+
+    The processes of a tracker may write logs into the run directory after the run, so that a file that is read in
+    pieces has not the size that it had at first.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return file.read(size) if size <= LARGEST_FILE else None
+    except OSError:
+        return None
 
 
 def events_in(lines: Iterable[str]) -> Iterator[Event | str]:

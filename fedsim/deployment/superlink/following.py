@@ -146,7 +146,8 @@ def _take(event: Event, files: ReceivedFiles, reporter: Reporter) -> bool:
     else:
         files.end()
         for name in values["left"]:
-            reporter.warn(f"{name} is too large to come along: it is in {values['run_dir']} on the server")
+            why = "is too large to come along, or was not there to be read"
+            reporter.warn(f"{name} {why}: look for it in {values['run_dir']} on the server")
     return bool(kind == "finished")
 
 

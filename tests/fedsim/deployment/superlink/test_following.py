@@ -22,7 +22,7 @@ from fedsim.app import cli
 from fedsim.config.composition import compose, repeatable
 from fedsim.core.errors import FedsimError, UserError
 from fedsim.deployment.superlink.connection import SuperLink
-from fedsim.deployment.superlink.events import LARGEST_FILE, MARK, EventReporter, events_in
+from fedsim.deployment.superlink.events import LARGEST_FILE, MARK, PIECE, EventReporter, events_in
 from fedsim.deployment.superlink.following import _play
 from fedsim.deployment.superlink.receiving import check_receiving_dir
 from fedsim.output.progress import Reporter
@@ -156,7 +156,36 @@ def test_what_is_too_large_stays_and_is_named(tmp_path: Path) -> None:
     play(lines, tmp_path / "run", heard)
     assert not contents(tmp_path / "run")
     where = tmp_path / "server"
-    assert heard.calls == [("say", f"model.safetensors is too large to come along: it is in {where} on the server")]
+    told = f"model.safetensors is too large to come along, or was not there to be read: look for it in {where} on the"
+    assert heard.calls == [("say", f"{told} server")]
+
+
+@pytest.mark.parametrize("change", ["grows", "shrinks", "vanishes"])
+def test_a_file_that_changes_while_it_is_sent_loses_no_run(change: str, tmp_path: Path) -> None:
+    server = tmp_path / "server"
+    server.mkdir()
+    for name in ("a.log", "b.csv"):
+        (server / name).write_bytes(b"1234" * PIECE)
+    lines: list[str] = []
+
+    def write(text: str) -> None:
+        lines.append(text + "\n")
+        if change == "grows" and len(lines) < 5:
+            for name in ("a.log", "b.csv"):
+                with (server / name).open("ab") as log:
+                    log.write(b"more")
+        elif change == "shrinks":
+            (server / "a.log").write_bytes(b"")
+        elif change == "vanishes":
+            (server / "b.csv").unlink(missing_ok=True)
+
+    EventReporter(write, lambda seconds: None).finished(server)
+    heard = Heard()
+    play(lines, tmp_path / "run", heard)
+    arrived = contents(tmp_path / "run")
+    assert arrived["a.log"] == b"1234" * PIECE
+    assert ("b.csv" in arrived) == (change != "vanishes")
+    assert [call[1].split()[0] for call in heard.calls] == (["b.csv"] if change == "vanishes" else [])
 
 
 def test_a_run_without_a_last_word_ends_with_flowers_last_lines(tmp_path: Path) -> None:
