@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ class Tracking:
                 event(tracker)
             except Exception as error:  # whatever a package of others raises, the run is worth more
                 self._trackers.remove(tracker)
+                with suppress(Exception):  # else its run would be shown as one that goes on, for ever
+                    tracker.finish(None)
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
                 log.warning("tracker=%s has failed and is told nothing more of this run (%s)", tracker.name, reason)
 

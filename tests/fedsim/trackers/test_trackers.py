@@ -4,7 +4,7 @@ import importlib
 import json
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import pytest
 import fedsim
 from fedsim.core.errors import RoundFailed
 from fedsim.output.results import Result
+from fedsim.trackers.tracker import TrackedRun, Tracker
+from fedsim.trackers.tracking import Tracking
 from tests.conftest import SMALL
 
 History = dict[str, dict[int, float]]
@@ -231,6 +233,37 @@ def test_a_missing_package_is_refused_before_the_run(
     monkeypatch.setitem(sys.modules, name, None)  # as Python has it for what cannot be imported
     assert refusal(f"tracker={name}").startswith(f"tracker={name} cannot be used (")
     assert refusal(f"tracker={name}").endswith(f"): install it with pip install -e '.[{name}]'.")
+
+
+class Forgetful(Tracker):
+    """Fails to log a round, and to end."""
+
+    name = "forgetful"
+
+    def __init__(self) -> None:
+        self.ended: list[object] = []
+
+    def start(self, run: TrackedRun) -> str | None:
+        return None
+
+    def log(self, round: int, metrics: Mapping[str, float]) -> None:
+        raise OSError("no network")
+
+    def finish(self, summary: Mapping[str, float] | None) -> None:
+        self.ended.append(summary)
+        raise OSError("no network")
+
+
+def test_a_tracker_that_has_failed_is_ended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = Forgetful()
+    tracking = Tracking([tracker])
+    tracking.start(tmp_path, {}, 0)
+    tracking.round({"round": 0})
+    tracking.finish({})
+    assert tracker.ended == [None]
+    assert [record.getMessage() for record in caplog.records] == [
+        "tracker=forgetful has failed and is told nothing more of this run (OSError: no network)"
+    ]
 
 
 def test_a_tracker_that_fails_ends_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
