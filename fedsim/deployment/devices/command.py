@@ -14,6 +14,7 @@ from fedsim.config.paths import expanded
 from fedsim.core.errors import FedsimError, FileError, UserError
 from fedsim.deployment.devices.authority import CA_DAYS, PORT, REGISTERED, SERVER_DAYS, Authority, Device
 from fedsim.deployment.devices.certificates import hosts_of
+from fedsim.deployment.devices.checks import listening_address
 from fedsim.deployment.devices.scripts import (
     DEVICE_ENV,
     SERVER_ENV,
@@ -21,6 +22,7 @@ from fedsim.deployment.devices.scripts import (
     SUPERLINK_UNIT,
     SUPERNODE_UNIT,
     DevicePlan,
+    address_of,
     read_env,
     shell_path,
     superlink_command,
@@ -66,6 +68,8 @@ def _operate(options: argparse.Namespace) -> int:
     else:
         authority.renew(options.host, options.server_days)
         print(f"{authority.folder / 'server.pem'} is new: {_server(authority)}. Start the SuperLink again with it.")
+        if options.host:
+            print(_moving(authority, options.host))
     return 0
 
 
@@ -200,6 +204,21 @@ def _leaving(device: Device, authority: Authority) -> str:
             f"Client {device.partition} is nobody's now: `add` a device, which will play it, or write "
             f"partition-id={device.partition} in {DEVICE_ENV} on {later[-1]}."
         )
+    return "\n".join(lines)
+
+
+def _moving(authority: Authority, hosts: Sequence[str]) -> str:
+    """Return what has to be written where the old hosts stand, in files that may have been edited since."""
+    port = authority.superlink.rpartition(":")[2]
+    address = f"  SUPERLINK={shlex.quote(address_of(hosts[0], int(port) if port.isdecimal() else PORT))}"
+    devices = ", ".join(device.name for device in authority.devices)
+    lines = [
+        f"For its hosts write in {authority.folder / SERVER_ENV}, before any device is added:",
+        f"  HOST={listening_address(hosts)}",
+        address,
+    ]
+    if devices:
+        lines += [f"and in {DEVICE_ENV} on {devices}, and in their folders here:", address]
     return "\n".join(lines)
 
 

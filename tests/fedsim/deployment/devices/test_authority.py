@@ -248,14 +248,24 @@ def test_a_registration_that_failed_is_none(lab: Authority, answer: str) -> None
     assert [device.node_id for device in lab.devices] == [None, None]
 
 
-def test_renewing_changes_the_servers_certificate_and_nothing_else(lab: Authority) -> None:
+def test_renewing_changes_the_servers_certificate_and_nothing_else(
+    lab: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
     before, old = files(lab.folder), lab.server
     assert main(["renew", str(lab.folder), "--server-days", "30"]) == 0
     assert {name for name, data in files(lab.folder).items() if before[name] != data} == {"server.pem 644"}
     assert lab.server.serial_number != old.serial_number
     for host in HOSTS:
         assert shake_hands(lab.folder, lab.folder / "ca.crt", host) is None
+    assert "SUPERLINK" not in capsys.readouterr().out
     assert main(["renew", str(lab.folder), "--host", "10.0.0.1"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[2:] == [
+        "  HOST=10.0.0.1",
+        "  SUPERLINK=10.0.0.1:8000",
+        "and in device.env on pi1, pi2, and in their folders here:",
+        "  SUPERLINK=10.0.0.1:8000",
+    ]
     assert shake_hands(lab.folder, lab.folder / "ca.crt", "10.0.0.1") is None
     assert shake_hands(lab.folder, lab.folder / "ca.crt", HOSTS[0]) is not None
 
