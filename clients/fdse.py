@@ -13,6 +13,7 @@ from fedsim.core.errors import UserError
 from fedsim.methods.interfaces import TrainingContext
 from fedsim.methods.training import LocalTraining
 from fedsim.norms import deskewed_norms
+from fedsim.norms.moments import precise
 from fedsim.norms.shapes import all_but_channels
 
 SMALLEST = 1e-8
@@ -100,7 +101,7 @@ def _channel_means(layers: list[_BatchNorm]) -> Iterator[list[torch.Tensor]]:
     seen: list[torch.Tensor] = []
 
     def see(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        seen.append(args[0].mean(all_but_channels(args[0])))
+        seen.append(precise(args[0]).mean(all_but_channels(args[0])))
 
     hooks = [layer.register_forward_pre_hook(see) for layer in layers]
     try:

@@ -11,6 +11,11 @@ Statistics = dict[str, torch.Tensor]
 OfABatch = Callable[[torch.Tensor], Statistics]
 
 
+def precise(input: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of half precision as float32, in which torch's BatchNorm computes its statistics, else itself."""
+    return input.to(torch.promote_types(input.dtype, torch.float32))
+
+
 def moments(input: torch.Tensor) -> Statistics:
     """Return mean and biased variance over the batch and its pixels."""
     over = all_but_channels(input)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedsim.norms.moments import Statistics, moments
+from fedsim.norms.moments import Statistics, moments, precise
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -129,7 +129,7 @@ def averages_of_batches(model: nn.Module) -> Iterator[None]:
     counts = dict.fromkeys(sums, 0)
 
     def add(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        for name, value in moments(args[0].detach()).items():
+        for name, value in moments(precise(args[0].detach())).items():
             sums[layer][name] = sums[layer].get(name, 0) + value.double()
         counts[layer] += 1
 

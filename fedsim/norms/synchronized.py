@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedsim.norms.moments import precise
 from fedsim.norms.replace import activated
 from fedsim.norms.shapes import all_but_channels, per_channel
 
@@ -42,7 +43,7 @@ def synchronized(model: nn.Module, known: Tensors) -> Iterator[dict[str, torch.T
 
         def replace(layer: nn.Module, args: tuple[torch.Tensor, ...], _: object, name: str = name) -> object:
             assert isinstance(layer, _BatchNorm)
-            input, over = args[0], all_but_channels(args[0])
+            input, over = precise(args[0]), all_but_channels(args[0])
             own[name + MEAN] = input.mean(over)
             if name + MEAN not in known:
                 return None
@@ -54,7 +55,7 @@ def synchronized(model: nn.Module, known: Tensors) -> Iterator[dict[str, torch.T
             if layer.weight is not None:
                 shift = 0 if layer.bias is None else per_channel(layer.bias, input)
                 output = output * per_channel(layer.weight, input) + shift
-            return activated(layer, output)
+            return activated(layer, output.to(args[0].dtype))
 
         hooks.append(layer.register_forward_hook(replace))
     try:

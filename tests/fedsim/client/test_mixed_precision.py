@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -11,9 +12,12 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from clients.fdse import _channel_means as channel_means
 from fedsim.client.mixed_precision import training_in
 from fedsim.core.errors import UserError
 from fedsim.models.classifier import classifier_of, note_classifier
+from fedsim.norms.statistics import averages_of_batches
+from fedsim.norms.synchronized import synchronized
 from fedsim.output.progress import Reporter
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
@@ -91,6 +95,30 @@ def test_features_are_float32(network: nn.Module) -> None:
         classifier_of(network, "the test")[1].register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
         network(IMAGES)
     assert [each.dtype for each in seen] == [torch.float32]
+
+
+def test_statistics_that_a_method_takes_are_exact_ones_of_rounded_inputs(network: nn.Module) -> None:
+    norm = network.train()[1]
+    nn.init.constant_(network[0].bias, 3)  # far from zero, so that bfloat16 would round the means visibly
+    inputs: list[torch.Tensor] = []
+    outputs: list[torch.Tensor] = []
+    with training_in("bf16", network):
+        norm.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach()))
+        with synchronized(network, {}) as own, channel_means([norm]) as seen, averages_of_batches(network):
+            network(IMAGES)
+        known = {name: own[name].detach() for name in own}
+        with synchronized(network, known) as own:
+            network(IMAGES)
+        known = {name: own[name].detach() for name in own}
+        with synchronized(network, known):
+            norm.register_forward_hook(lambda _, args, output: outputs.append(output))
+            network(IMAGES)
+    assert inputs[0].dtype == outputs[0].dtype == torch.bfloat16
+    pixels = inputs[0].double().movedim(1, 0).flatten(1).numpy()
+    for mean in (norm.running_mean, seen[0], known["1/mean"]):
+        np.testing.assert_allclose(mean.detach().double().numpy(), pixels.mean(1), rtol=1e-6)
+    for variance in (norm.running_var, known["1/variance"]):
+        np.testing.assert_allclose(variance.double().numpy(), pixels.var(1), rtol=1e-5)
 
 
 @every_norm
