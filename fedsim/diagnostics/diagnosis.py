@@ -1,6 +1,7 @@
 """The server side of a diagnosis: queries clients, and makes rows of ``diagnostics.csv`` from their replies."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from fedsim.messages.schema import (
 )
 from fedsim.methods.federated_model import FederatedModel
 from fedsim.methods.interfaces import ServerStrategy
-from fedsim.models.classifier import classifier_of
+from fedsim.models.classifier import classifier_of, weight_in
 
 Row = dict[str, Any]
 Tensors = Mapping[str, torch.Tensor]
@@ -46,7 +47,8 @@ class Diagnosis:
         self.federation = federation
         self.rounds, self.every = rounds, every
         self.parameters = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        self.classifier, _ = classifier_of(model, "diagnostics=true")
+        self.classifier, layer = classifier_of(model, "diagnostics=true")
+        self._layer = deepcopy(layer)
         self.order = {name: place for place, (name, _) in enumerate(model.named_modules())}
         step = -(-len(federation.clients) // MOST_CLIENTS)
         self.clients = federation.clients[::step]
@@ -158,5 +160,5 @@ class Diagnosis:
             images += number(metrics, NUM_IMAGES)
             scatter += number(metrics, "scatter")
             disagreeing += number(metrics, "disagreeing")
-        weight = to_tensors(model)[f"{self.classifier}.weight"]
-        return collapse_metrics(classes, weight.cpu(), scatter / images, disagreeing / images)
+        weight = weight_in(self._layer, self.classifier, to_tensors(model))
+        return collapse_metrics(classes, weight, scatter / images, disagreeing / images)

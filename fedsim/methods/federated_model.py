@@ -55,11 +55,6 @@ class FederatedModel:
             kept = ClientState(state).personal
             yield client, {name: kept.get(name, self.initial[name]) for name in self.initial if name in self.personal}
 
-    def personal_entry(self, name: str) -> Iterator[torch.Tensor]:
-        """Yield one entry of each client's personal part."""
-        for state in (self.states or {}).values():
-            yield ClientState(state).personal.get(name, self.initial[name])
-
     def ages(self, round: int) -> list[int]:
         """Return, for each client, the number of rounds since its personal part was last trained."""
         return [round - ClientState(state).trained for state in (self.states or {}).values()] if self.personal else []

@@ -1,6 +1,7 @@
 """Rows of ``classes.csv``, and the accuracy on classes with many, medium and few training images."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from fedsim.core.threads import one_thread
 from fedsim.methods.federated_model import FederatedModel
 from fedsim.metrics.measured import Evaluation, Measured, pool
 from fedsim.metrics.round_metrics import Row
-from fedsim.models.classifier import class_layers
+from fedsim.models.classifier import class_layers, weight_in
 
 
 class ClassTracker:
@@ -23,7 +24,9 @@ class ClassTracker:
         self.images = [0] * len(self.names) if federation.on_devices else federation.label_counts().sum(axis=0).tolist()
         tail = long_tailed(self.images) and not federation.on_devices
         self.shots = SHOT_RULES[shots](self.images) if tail else [""] * len(self.images)
-        self.layers = class_layers(model, federation.num_classes)
+        self.layers = {
+            name: deepcopy(model.get_submodule(name)) for name in class_layers(model, federation.num_classes)
+        }
 
     def metrics(self, evaluation: Evaluation) -> Row:
         """Return the global model's accuracy on the classes in ``many``, ``medium`` and ``few``, for long-tailed data.
@@ -79,14 +82,22 @@ class ClassTracker:
             for row, (examples, right) in zip(rows, measured.by_class, strict=True):
                 row[f"{name}accuracy"] = right / examples if examples else None
         for layer in self.layers:
-            entry = f"{layer}.weight"
-            if entry not in model.complete:  # a reparametrization may rename it
+            if f"{layer}.weight" not in model.complete:  # a reparametrization may rename it
                 continue
-            own = entry in model.personal
-            for name, values in _geometry(model.personal_entry(entry) if own else [model.complete[entry]]).items():
+            for name, values in _geometry(self._weights(layer, model)).items():
                 for row, value in zip(rows, values, strict=True):
                     row[f"{layer}_{name}"] = value
         return rows
+
+    def _weights(self, name: str, model: FederatedModel) -> Iterator[torch.Tensor]:
+        """Yield the weight of a layer, (classes, features), or if something of it is personal that of each client."""
+        layer = self.layers[name]
+        assert isinstance(layer, nn.Linear)
+        if not any(entry.startswith(f"{name}.") for entry in model.personal):
+            yield weight_in(layer, name, model.complete)
+            return
+        for _, part in model.personal_parts():
+            yield weight_in(layer, name, {**model.complete, **part})
 
 
 def _geometry(weights: Iterable[torch.Tensor]) -> dict[str, list[float]]:

@@ -6,7 +6,7 @@ attribute of the model once, when it is built, so that later calls cost nothing;
 it, too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -161,6 +161,22 @@ def logit_parameters(model: nn.Module) -> list[nn.Parameter]:
 def class_layers(model: nn.Module, num_classes: int) -> list[str]:
     """Return the names of the linear layers that compute a logit for each class from the classifier's features."""
     return [name for name in ends_of(model).alternatives if model.get_submodule(name).out_features == num_classes]
+
+
+def weight_in(layer: nn.Linear, name: str, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the weight by which a linear layer multiplies its inputs, in a model of this state.
+
+    It is not always that of the state: a layer may compute it from what is trained.
+
+    Args:
+        layer: A copy of the layer, into which its entries of the state are loaded.
+        name: The layer's name in the model.
+        state: The entries of the model.
+    """
+    prefix = f"{name}." if name else ""
+    own = {entry.removeprefix(prefix): tensor for entry, tensor in state.items() if entry.startswith(prefix)}
+    layer.load_state_dict(own, strict=False)
+    return layer.weight.detach().clone()
 
 
 @contextmanager

@@ -129,6 +129,25 @@ def test_neural_collapse_is_that_of_the_saved_model(
     assert told["nc4"] == pytest.approx((nearest != predicted).mean(), abs=1.5 / len(labels))
 
 
+def test_a_companded_classifier_is_diagnosed_by_the_weight_that_is_used(
+    diagnosed: Callable[..., pd.DataFrame], tmp_path: Path
+) -> None:
+    told = diagnosed("rounds=1", "reparam=weight_compander", "reparam.a=0.2", "reparam.b=0.05").loc[(1, "head")]
+    saved = {name: each.double().numpy() for name, each in load_file(tmp_path / "run" / "model.safetensors").items()}
+    trained = saved["head.weight"]
+    used = saved["head.a"] * np.arctan(trained / saved["head.b"])
+
+    def spread(weight: np.ndarray) -> float:
+        norms = np.linalg.norm(weight, axis=1)
+        return float(norms.std(ddof=1) / norms.mean())
+
+    assert told["nc2_norms_weights"] == pytest.approx(spread(used), rel=1e-4)
+    assert spread(trained) != pytest.approx(spread(used), rel=1e-3)
+    cosines = (used @ used.T) / np.outer(*2 * [np.linalg.norm(used, axis=1)])
+    between = cosines[np.triu_indices(10, 1)]
+    assert told["nc2_angles_weights"] == pytest.approx(np.abs(between + 1 / 9).mean(), rel=1e-4)
+
+
 def test_updates_are_diagnosed_where_they_travel(diagnosed: Callable[..., pd.DataFrame]) -> None:
     table = diagnosed("strategy=fedbn")
     updated = table.loc[2]["update_cosine"].dropna()

@@ -15,6 +15,7 @@ from fedsim.methods.client_state import PERSONAL
 from fedsim.methods.federated_model import FederatedModel
 from fedsim.metrics.class_metrics import ClassTracker
 from fedsim.metrics.measured import Evaluation, Measured
+from fedsim.reparam import use_weight_compander
 
 MODEL = nn.Sequential(nn.Flatten(), nn.Linear(2, 3))
 REALIGNED = {
@@ -111,3 +112,28 @@ def test_a_reparametrized_classifier_is_left_out(federation: Federation) -> None
     model = FederatedModel({}, to_record({"1.original": torch.zeros(3, 2)}), frozenset(), {})
     rows = ClassTracker(MODEL, federation, "share").rows(0, EVALUATION, model)
     assert not any(name.startswith("1_") for name in rows[0])
+
+
+@pytest.mark.parametrize("personal", [False, True])
+def test_of_a_companded_classifier_it_is_the_weight_that_is_used(federation: Federation, personal: bool) -> None:
+    network = use_weight_compander(nn.Sequential(nn.Flatten(), nn.Linear(2, 3)), a=2.0)
+    trained = [torch.tensor([[3.0, 0.0], [0.0, 5.0], [1.0, 1.0]]), torch.tensor([[1.0, 2.0], [4.0, 0.0], [0.0, 7.0]])]
+    scales = [(0.5, 2.0), (1.5, 0.25)]
+    states = [
+        {"1.weight": v, "1.bias": torch.zeros(3), "1.a": torch.tensor(a), "1.b": torch.tensor(b)}
+        for v, (a, b) in zip(trained, scales, strict=True)
+    ]
+    if personal:
+        kept = {client: RecordDict({PERSONAL: to_record(state)}) for client, state in enumerate(states)}
+        model = FederatedModel(dict(network.state_dict()), ArrayRecord(), frozenset(states[0]), kept)
+    else:
+        model = FederatedModel({}, to_record(states[0]), frozenset(), {})
+    rows = ClassTracker(network, federation, "share").rows(0, EVALUATION, model)
+    used = [
+        [[a * math.atan(each / b) for each in row] for row in v.tolist()]
+        for v, (a, b) in zip(trained, scales, strict=True)
+    ][: 2 if personal else 1]
+    for c, row in enumerate(rows):
+        assert row["1_norm"] == pytest.approx(sum(math.hypot(*weight[c]) for weight in used) / len(used))
+    angles = [[abs(math.atan2(*weight[0]) - math.atan2(*weight[c])) * 180 / math.pi for c in (1, 2)] for weight in used]
+    assert rows[0]["1_nearest"] == pytest.approx(sum(map(min, angles)) / len(used), abs=1e-3)
