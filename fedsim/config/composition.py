@@ -6,7 +6,7 @@ and converts Hydra's report of a wrong override into one sentence.
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
@@ -61,6 +61,8 @@ RENAMED = {("dataset", "percent"): "share", ("dataset", "validation_percent"): "
 """Options of groups in the configurations of older runs, and what they are called now."""
 YOUNGER_OPTIONS = {("strategy", "fedwon"): {"standardized": True}}
 """Options that older runs with this choice of a group do not have, and what those runs did."""
+UNUSED_BESIDE = {"norm.alpha": ("norm.residual", "plain"), "norm.moving_speed": ("norm.estimated", False)}
+"""Settings that older runs may have beside this value of another, where they have no effect and are refused now."""
 YOUNGER = ("faults", "tracker")
 """Groups that older runs do not have."""
 NOT_CHOSEN = ("._target_", ".server", ".client", ".steps", ".trackers")
@@ -188,8 +190,16 @@ def _as_called_now(key: str, group: Any) -> Any:
         return group
     group = {RENAMED.get((key, str(option)), option): value for option, value in group.items()}
     group = {**group, **{k: v for k, v in YOUNGER_OPTIONS.get((key, group.get("name")), {}).items() if k not in group}}
+    flat = {f"{key}.{option}": value for option, value in group.items()}
+    group = {option: None if is_unused(f"{key}.{option}", flat) else value for option, value in group.items()}
     old = next((old for old in MOVED if str(group.get("_target_")).startswith(old)), None)
     return group if old is None else {**group, "_target_": str(group["_target_"]).replace(old, MOVED[old], 1)}
+
+
+def is_unused(key: str, settings: Mapping[str, Any]) -> bool:
+    """Return whether the value of this key has no effect in an older run's settings, which are by dotted names."""
+    other = UNUSED_BESIDE.get(key)
+    return other is not None and other in settings.items()
 
 
 @cache

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedsim.config.composition import load
+from fedsim.config.composition import is_unused, load
 from fedsim.config.kinds import OF_THE_CALL, OF_THE_RUN
 from fedsim.config.paths import KEYS, expanded
 from fedsim.core.errors import UserError
@@ -82,14 +82,14 @@ def kept_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def refuse_changes(run_dir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse to go on with other ``kept_settings`` than a checkpoint was made with.
 
-    One that only one of them has is of another version of fedsim.
+    One that only one of them has is of another version of fedsim, as is one that had no effect.
 
     Raises:
         UserError: If there is another one; names the first.
     """
     for key, value in now.items():
         is_now, was = (json.dumps(each).strip('"') for each in (value, before.get(key, value)))
-        if is_now != was:
+        if is_now != was and not is_unused(key, before):
             raise UserError(
                 f"{run_dir / 'config.yaml'} has {key}={is_now}, and its checkpoint was made with {key}={was}: put back "
                 "the file that the run has written, or start a new run."

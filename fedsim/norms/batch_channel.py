@@ -94,10 +94,16 @@ def use_batch_channel_norm(
     constant, by default the momentum of the BatchNorm.
 
     Raises:
-        UserError: As ``groups_in``, if the network has no BatchNorm, or if the speed is not in (0, 1].
+        UserError: As ``groups_in``, if the network has no BatchNorm, or if the speed is not in (0, 1], or given without
+            ``estimated``.
     """
     if moving_speed is not None and not 0 < moving_speed <= 1:
         raise UserError(f"norm.moving_speed={moving_speed} is not possible: choose a number above 0, 1 at most.")
+    if moving_speed is not None and not estimated:
+        raise UserError(
+            f"norm.moving_speed={moving_speed} moves the statistics of norm.estimated=true, and without it nothing: "
+            "choose norm.estimated=true, or leave norm.moving_speed out."
+        )
 
     def make(layer: nn.Module) -> nn.Module:
         number = groups_in(layer, groups, channels_per_group)

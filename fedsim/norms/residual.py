@@ -11,6 +11,8 @@ from fedsim.core.loaded import loaded
 from fedsim.norms.checks import check_positive
 from fedsim.norms.replace import fitted
 
+ALPHA = 0.2
+"""The default of ``norm.alpha``."""
 RESNET = "torchvision.models.resnet"
 
 
@@ -91,11 +93,16 @@ def scale_residuals(model: nn.Module, alpha: float) -> nn.Module:
 RESIDUALS = ("plain", "nf")
 
 
-def check_residual(residual: str) -> None:
-    """Check the option ``norm.residual``.
+def check_residual(residual: str, alpha: float | None = None) -> None:
+    """Check the options ``norm.residual`` and ``norm.alpha``.
 
     Raises:
-        UserError: If it is unknown.
+        UserError: If ``residual`` is unknown, or does not use the ``alpha`` that is given.
     """
     if residual not in RESIDUALS:
         raise UserError(f"norm.residual={residual} is not known: choose {' or '.join(RESIDUALS)}.")
+    if alpha is not None and residual != "nf":
+        raise UserError(
+            f"norm.alpha={alpha} scales the branches of norm.residual=nf, and with norm.residual={residual} nothing: "
+            "choose norm.residual=nf, or leave norm.alpha out."
+        )

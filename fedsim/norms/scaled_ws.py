@@ -90,7 +90,11 @@ KINDS: dict[type[_ConvNd], type[StandardizedConvolution]] = {
 
 
 def use_scaled_ws(
-    model: nn.Module, gamma: float = RELU_GAIN, eps: float = 1e-4, residual: str = "plain", alpha: float = 0.2
+    model: nn.Module,
+    gamma: float = RELU_GAIN,
+    eps: float = 1e-4,
+    residual: str = "plain",
+    alpha: float | None = None,
 ) -> nn.Module:
     """Remove every BatchNorm and standardize every convolution; linear layers do not change.
 

@@ -9,13 +9,14 @@ from omegaconf import OmegaConf
 import fedsim
 from fedsim.app.sweep import is_finished
 from fedsim.config.composition import CONFIG_DIR, compose, load
-from fedsim.config.resuming import kept_freeze, with_more_rounds
+from fedsim.config.resuming import kept_freeze, kept_settings, with_more_rounds
 from fedsim.config.settings import settings_of
 from fedsim.core.errors import UserError
 from fedsim.output.progress import Reporter
 from fedsim.output.recorder import Recorder
 from fedsim.output.results import find_runs, read_summary
 from fedsim.report.labels import group_by_settings
+from fedsim.server import checkpoints
 from fedsim.server.preparation import prepare
 from fedsim.server.simulation import run
 from tests.conftest import SMALL
@@ -140,6 +141,27 @@ def test_a_setting_changed_in_the_file_of_the_run_is_refused(
     OmegaConf.update(config, key, before)
     OmegaConf.save(config, file)
     fedsim.simulate(f"resume={tmp_path}", "rounds=3", progress=False)  # what is advised
+
+
+@pytest.mark.parametrize(
+    ("word", "key", "value"), [("norm=none", "norm.alpha", 0.2), ("norm=bcn", "norm.moving_speed", 0.01)]
+)
+def test_an_older_run_goes_on_with_a_setting_that_had_no_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, key: str, value: float
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    with monkeypatch.context() as before:
+        before.setattr(checkpoints, "kept_settings", lambda config: {**kept_settings(config), key: value})
+        fedsim.simulate(*INLINE, word, f"out_dir={old}", progress=False)
+    config = OmegaConf.load(old / "config.yaml")
+    OmegaConf.update(config, key, value)
+    OmegaConf.save(config, old / "config.yaml")
+    fedsim.simulate(*INLINE, word, f"out_dir={new}", progress=False)
+    assert load(old) == load(new)
+    assert len(group_by_settings(find_runs([old, new]))) == 1
+    for folder in (old, new):
+        fedsim.simulate(f"resume={folder}", "rounds=3", progress=False)
+    assert (old / "model.safetensors").read_bytes() == (new / "model.safetensors").read_bytes()
 
 
 def test_a_refused_run_is_described_as_before(tmp_path: Path) -> None:

@@ -16,6 +16,12 @@ import pytest
         (["norm=gn", "norm.groups=5"], "norm.groups=5 does not divide the 32 channels"),
         (["model=vit_tiny", "model.width=6", "norm=gn"], "norm=gn takes the place of BatchNorm between convolutions"),
         (["model=vit_tiny", "model.width=6", "strategy=fedwon"], "norm=sws takes the place of BatchNorm between"),
+        (
+            ["norm=none", "norm.alpha=9"],
+            "norm.alpha=9 scales the branches of norm.residual=nf, and with norm.residual=pl",
+        ),
+        (["norm=sws", "norm.alpha=0.2"], "norm.alpha=0.2 scales the branches of norm.residual=nf, and with norm.resid"),
+        (["norm=bcn", "norm.moving_speed=0.01"], "norm.moving_speed=0.01 moves the statistics of norm.estimated=true"),
         (["norm=crms", "norm.recentre=true"], "norm.recentre=true converts norm=crms of timm's plain pre-LN vision"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -1,5 +1,7 @@
 """IBN-Net's layers and the scaled branches of normalization-free networks, against their definitions."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -83,6 +85,12 @@ def test_betas_follow_the_expected_variance() -> None:
     assert betas == pytest.approx([variance**-0.5 for variance in variances])
 
 
+@pytest.mark.parametrize("use", [remove_norm, use_scaled_ws])
+def test_without_an_alpha_it_is_a_fifth(use: Callable[..., nn.Module]) -> None:
+    blocks = [each for each in use(ResNet20(), residual="nf").modules() if isinstance(each, ScaledResidual)]
+    assert [block.alpha for block in blocks] == [0.2] * 9
+
+
 def test_a_scaled_block_computes_its_formula() -> None:
     torch.manual_seed(0)
     block = remove_norm(resnet18(weights=None), residual="nf", alpha=0.5).layer2[0]
@@ -115,6 +123,7 @@ def test_a_scaled_network_begins_as_its_shortcuts_and_learns_the_gains() -> None
     ("model", "options", "sentence"),
     [
         (ResNet20(), {"residual": "skip"}, r"norm\.residual=skip is not known: choose plain or nf\."),
+        (ResNet20(), {"alpha": 0.2}, r"norm\.alpha=0\.2 scales the branches of norm\.residual=nf, and with norm\."),
         (ResNet20(), {"residual": "nf", "alpha": 0}, r"norm\.alpha=0 is not possible: choose a number above 0\."),
         (nn.Sequential(nn.Conv2d(3, 4, 3)), {"residual": "nf"}, r"norm\.residual=nf needs residual blocks"),
     ],
