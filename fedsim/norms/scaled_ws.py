@@ -108,4 +108,6 @@ def use_scaled_ws(
     check_positive("gamma", gamma)
     check_positive("eps", eps)
     refuse_layer_norm(model, "sws")
-    return standardize_convolutions(remove_batch_norm(model, residual, alpha), "sws", KINDS, gamma=gamma, eps=eps)
+    return standardize_convolutions(
+        remove_batch_norm(model, "sws", residual, alpha), "sws", KINDS, gamma=gamma, eps=eps
+    )

@@ -81,12 +81,13 @@ def use_ws(model: nn.Module, eps: float = 1e-5, rho: float = 1.0) -> nn.Module:
     """Remove every BatchNorm and standardize every convolution.
 
     Raises:
-        UserError: As ``standardize_convolutions`` and ``refuse_layer_norm``, and if ``eps`` or ``rho`` is not above 0.
+        UserError: As ``standardize_convolutions``, ``refuse_layer_norm`` and ``remove_batch_norm``, and if ``eps`` or
+            ``rho`` is not above 0.
     """
     check_positive("eps", eps)
     check_positive("rho", rho)
     refuse_layer_norm(model, "ws")
-    return standardize_convolutions(remove_batch_norm(model), "ws", KINDS, eps=eps, rho=rho)
+    return standardize_convolutions(remove_batch_norm(model, "ws"), "ws", KINDS, eps=eps, rho=rho)
 
 
 def use_ws_group_norm(
